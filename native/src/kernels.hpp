@@ -1,0 +1,130 @@
+// The table of kernels that one instruction-set level provides, and the records they work on.
+//
+// Everything above this header is compiled once for the baseline processor; everything below it is
+// compiled once per level, in a translation unit with its own flags (isa_*.cpp).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace opengte {
+
+enum class Precision : int { fp32 = 0, bf16 = 1, int8 = 2 };
+enum class Activation : int { identity = 0, gelu, gelu_tanh, silu, relu, tanh };
+
+// What the GEMM of a precision reads as its left operand.
+enum class OperandKind : int {
+  f32,   // float rows, used where they lie
+  bf16,  // bfloat16 rows, used where they lie
+  u8,    // asymmetric 8 bits, one scale and one lowest value per row
+  s16,   // the same values widened to 16 bits, for processors without byte dot products
+};
+
+constexpr std::size_t operand_bytes(OperandKind kind) {
+  return kind == OperandKind::f32 ? 4 : kind == OperandKind::u8 ? 1 : 2;
+}
+
+// How packed weights lie in memory: panels of `panel` outputs; inside a panel, groups of `group`
+// inputs, each group holding all outputs of the panel. One dot-product instruction eats one group.
+struct Layout {
+  int panel;
+  int group;
+  int element;  // bytes of a weight
+  OperandKind operand;
+};
+
+// A packed matrix of `outputs` rows and `inputs` columns. With `gated`, a panel holds half a panel
+// of gate rows, then the up rows that belong to them, and `outputs` counts the pairs.
+struct Linear {
+  Precision precision = Precision::fp32;
+  bool gated = false;
+  int outputs = 0, inputs = 0;
+  int panels = 0, steps = 0;            // steps = groups along the inputs
+  const std::uint8_t* weights = nullptr;
+  const float* scale = nullptr;         // int8: per output
+  const float* sum = nullptr;           // int8: scale * sum of the output's quantised weights
+  const float* bias = nullptr;          // zeros where the layer has none
+};
+
+// Rows of activations. `stride` in bytes; scale and low only for the quantised kinds, where a value
+// is q * scale + low.
+struct Operand {
+  const void* data;
+  std::ptrdiff_t stride;
+  const float* scale;
+  const float* low;
+};
+
+// What happens to a product before it is stored. `gate` needs a gated Linear.
+struct Epilogue {
+  enum Kind : int { store, residual, activate, gate } kind = store;
+  Activation activation = Activation::identity;
+  bool exact = true;    // full-precision activations; otherwise to about bfloat16's precision
+  bool to_bf16 = false; // out holds bfloat16 instead of float
+  void* out = nullptr;
+  std::ptrdiff_t stride = 0;  // elements
+};
+
+struct GemmArgs {
+  const Linear* linear;
+  Operand a;
+  int rows;
+  int first_panel, last_panel;
+  Epilogue then;
+};
+
+struct NormArgs {
+  const float* weight;
+  const float* bias;  // null: none
+  float eps;
+  bool rms;
+  int width;
+};
+
+// Attention of some query rows of one head over one sequence's packed keys and values.
+struct AttendArgs {
+  const void* q;              // first row of this head
+  std::ptrdiff_t q_stride;    // elements
+  int first, last;            // query rows, by their position in the sequence
+  const void* keys;           // as pack_keys left them
+  const void* values;
+  int length;                 // keys in the sequence
+  int head_dim;
+  float scale;                // of the scores
+  bool causal;
+  int window;                 // tokens to either side; negative: all
+  void* out;                  // as q: row `first` of this head; may be q itself
+  std::ptrdiff_t out_stride;  // elements
+  float* scratch;             // attend_scratch(head_dim) floats, 64-byte aligned
+};
+
+struct Kernels {
+  const char* name;
+  int lanes;                    // floats in a vector
+  Layout layouts[3];            // by Precision
+  bool attention_bf16;          // attention of bf16 and int8 models reads bfloat16, not float
+  int query_rows;               // query rows that attention takes at a time
+
+  void (*gemm)(const GemmArgs&);
+  void (*norm)(const float* x, float* y, const NormArgs&);
+  void (*add)(float* x, const float* y, int n);                 // x += y
+  void (*scale)(float* x, float factor, int n);
+  void (*activate)(float* x, int n, Activation);
+  void (*quantise)(const float* x, int n, OperandKind, void* q, float* scale, float* low);
+  void (*to_bf16)(const float* x, int n, std::uint16_t* y);
+  void (*from_bf16)(const std::uint16_t* x, int n, float* y);
+  void (*rotate)(float* x, const float* cosine, const float* sine, int half);
+  std::size_t (*keys_elements)(bool bf16, int length, int head_dim);
+  std::size_t (*values_elements)(bool bf16, int length, int head_dim);
+  void (*pack_keys)(bool bf16, const void* k, std::ptrdiff_t stride, int length, int head_dim, void* to);
+  void (*pack_values)(bool bf16, const void* v, std::ptrdiff_t stride, int length, int head_dim, void* to);
+  std::size_t (*attend_scratch)(int head_dim);
+  void (*attend)(bool bf16, const AttendArgs&);
+};
+
+// Null where the build or the processor lacks the level.
+const Kernels* kernels_portable();
+const Kernels* kernels_avx2();
+const Kernels* kernels_avx512();
+
+}  // namespace opengte

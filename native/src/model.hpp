@@ -1,0 +1,95 @@
+// A plan with its prepared weights: what the forward pass interprets. Owns no weights; whoever
+// builds it keeps the buffers alive.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels.hpp"
+#include "packing.hpp"
+
+namespace opengte {
+
+enum class Pooling : int { none = 0, cls, mean, last, latent };
+
+struct Norm {
+  bool present = false;
+  NormArgs args{};
+};
+
+// Angular frequencies of one rotary embedding; the engine keeps the tables.
+struct Rope {
+  std::vector<float> inverse;
+};
+
+struct Embedding {
+  int vocabulary = 0, width = 0;
+  int positions = 0, position_offset = 0, types = 0;
+  const void* word = nullptr;
+  Dtype word_dtype = Dtype::f32;
+  const float* position = nullptr;
+  const float* type = nullptr;
+  Norm norm;
+};
+
+struct Layer {
+  bool post_norm = true;
+  Norm attention_norm, ffn_norm, q_norm, k_norm;
+  Linear qkv, out, up, down;
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  bool causal = false;
+  int window = -1;
+  int rope = -1;  // index into Model::ropes
+  bool log_n = false, log_n_at_least_one = false;
+  float log_n_trained = 0.0f;
+  int inner = 0;
+  Activation activation = Activation::gelu;
+
+  int qkv_width() const { return (heads + 2 * kv_heads) * head_dim; }
+  bool touches_queries() const { return rope >= 0 || q_norm.present || log_n; }
+};
+
+struct Latent {
+  bool present = false;
+  int latents = 0, heads = 0, head_dim = 0, inner = 0;
+  Norm query_norm, context_norm, ffn_norm;
+  Linear q, kv, out, up, down;
+  const float* latent_rows = nullptr;
+  int latent_width = 0;
+};
+
+struct Dense {
+  Linear linear;
+  Activation activation = Activation::identity;
+};
+
+struct Score {
+  bool present = false;
+  Pooling pooling = Pooling::cls;
+  bool has_dense = false;
+  Dense dense;
+  Norm norm;
+  Linear out;
+  bool probability = false;  // of the first output, instead of its logit
+};
+
+struct Model {
+  Precision precision = Precision::fp32;
+  Embedding embedding;
+  std::vector<Layer> layers;
+  std::vector<Rope> ropes;
+  Norm final_norm;
+  Pooling pooling = Pooling::none;
+  Latent latent;
+  std::vector<Dense> dense;
+  bool sparse = false;
+  Linear sparse_head;
+  int token_width = 0;
+  Linear token_head;
+  Score score;
+
+  int width() const { return embedding.width; }
+  int dimension() const { return dense.empty() ? width() : dense.back().linear.outputs; }
+};
+
+}  // namespace opengte

@@ -1,0 +1,41 @@
+// Checkpoint rows -> the packed form that the kernels read. Runs once per model; the result can be
+// kept in a file and mapped.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels.hpp"
+
+namespace opengte {
+
+enum class Dtype : int { f32 = 0, f16 = 1, bf16 = 2 };
+
+constexpr std::size_t dtype_bytes(Dtype d) { return d == Dtype::f32 ? 4 : 2; }
+
+void to_float(const void* x, Dtype dtype, std::size_t n, float* y);
+
+// A packed matrix in one buffer: weights, then scale, sum and bias per output, 64-byte aligned.
+struct PackedLinear {
+  Layout layout;
+  Precision precision;
+  bool gated;
+  int outputs, inputs;  // of the checkpoint: a gated matrix has 2 * inner outputs
+
+  int panels() const;
+  int steps() const { return (inputs + layout.group - 1) / layout.group; }
+  std::size_t weight_bytes() const;
+  std::size_t vector_bytes() const;
+  std::size_t bytes() const { return weight_bytes() + 3 * vector_bytes(); }
+
+  // Where output `row` of the checkpoint lies: panel * layout.panel + column.
+  std::size_t place(int row) const;
+
+  // Both want `to` zeroed before the first call, and take any runs of rows in any order.
+  void pack_weights(const void* rows, Dtype dtype, int first, int count, std::uint8_t* to) const;
+  void pack_bias(const void* values, Dtype dtype, int first, int count, std::uint8_t* to) const;
+
+  Linear view(const std::uint8_t* from) const;
+};
+
+}  // namespace opengte

@@ -1,0 +1,114 @@
+#include "threads.hpp"
+
+#include <unistd.h>
+
+#include <chrono>
+
+namespace opengte {
+namespace {
+
+constexpr long long poll_every = 20'000'000;  // nanoseconds
+constexpr int spins = 4000;                   // some tens of microseconds before giving way
+
+long long now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+Stop::Stop(std::function<bool()> poll) : poll_(std::move(poll)), last_(now()) {}
+
+void Stop::check() {
+  const long long time = now();
+  if (time - last_ < poll_every) return;
+  last_ = time;
+  if (poll_ && poll_()) request();
+}
+
+void Team::barrier() {
+  const unsigned round = round_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+    arrived_.store(0, std::memory_order_relaxed);
+    next_.store(0, std::memory_order_relaxed);
+    round_.store(round + 1, std::memory_order_release);
+    return;
+  }
+  for (int i = 0; round_.load(std::memory_order_acquire) == round; ++i) {
+    if (i < spins) pause();
+    else std::this_thread::yield();
+  }
+}
+
+ThreadPool::ThreadPool(int threads) : owner_(getpid()) {
+  threads_.reserve(threads - 1);
+  for (int i = 1; i < threads; ++i) threads_.emplace_back([this, i] { work(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  if (owner_ != getpid()) {
+    for (auto& t : threads_) t.detach();
+    return;
+  }
+  {
+    std::lock_guard lock(mutex_);
+    quit_ = true;
+    ticket_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  for (auto& t : threads_) t.join();
+}
+
+int ThreadPool::size() const {
+  return owner_ == getpid() ? static_cast<int>(threads_.size()) + 1 : 1;
+}
+
+void ThreadPool::run(int members, const std::function<void(int)>& job) {
+  if (members <= 1) {
+    job(0);
+    return;
+  }
+  {
+    std::lock_guard lock(mutex_);
+    job_ = &job;
+    members_ = members;
+    running_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
+    ticket_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  job(0);
+  for (int i = 0; running_.load(std::memory_order_acquire) != 0; ++i) {
+    if (i < spins) pause();
+    else std::this_thread::yield();
+  }
+}
+
+void ThreadPool::work(int member) {
+  unsigned seen = 0;
+  for (;;) {
+    for (int i = 0; i < spins && ticket_.load(std::memory_order_acquire) == seen; ++i) pause();
+    const std::function<void(int)>* job;
+    int members;
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [&] { return ticket_.load(std::memory_order_acquire) != seen; });
+      seen = ticket_.load(std::memory_order_acquire);
+      if (quit_) return;
+      job = job_;
+      members = members_;
+    }
+    if (member < members) (*job)(member);
+    running_.fetch_sub(1, std::memory_order_acq_rel);
+  }
+}
+
+}  // namespace opengte

@@ -1,0 +1,61 @@
+"""Architectures as data: `config.json` -> plan, and the names of its checkpoint tensors.
+
+Useful for: knowing what a checkpoint computes, without weights and without torch. To add an
+architecture, write a module with one `plan` function and one `Naming`, and list it here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from opengte.arch import bert, decoder, modernbert, new, nvembed
+from opengte.arch.plan import Dense, Plan
+from opengte.arch.settings import Config
+from opengte.arch.tensors import Naming
+from opengte.errors import UnsupportedModelError
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to read one `model_type`: its plan from the config, its tensors by name."""
+
+    plan: Callable[[Config], Plan]
+    naming: Naming
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "bert": Architecture(bert.bert, bert.BERT),
+    "roberta": Architecture(bert.roberta, bert.BERT),
+    "xlm-roberta": Architecture(bert.roberta, bert.BERT),
+    "new": Architecture(new.new, new.NEW),
+    "gte": Architecture(new.new, new.NEW),
+    "modernbert": Architecture(modernbert.modernbert, modernbert.MODERNBERT),
+    "qwen2": Architecture(decoder.qwen2, decoder.DECODER),
+    "qwen3": Architecture(decoder.qwen3, decoder.DECODER),
+    "mistral": Architecture(decoder.mistral, decoder.DECODER),
+    "nvembed": Architecture(nvembed.nvembed, nvembed.NVEMBED),
+}
+
+
+def architecture_of(config: Config) -> Architecture:
+    """Return the architecture that a config names.
+
+    Raises UnsupportedModelError, with the list of known types, for any other.
+    """
+    name = config.get("model_type")
+    if name not in ARCHITECTURES:
+        raise UnsupportedModelError(
+            f"config.json: `model_type` is {name!r}, expected one of {', '.join(ARCHITECTURES)}. "
+            "See CONTRIBUTING.md for how to add an architecture."
+        )
+    return ARCHITECTURES[name]
+
+
+def plan_of(config: Config) -> Plan:
+    """Return the plan of a parsed `config.json`."""
+    return architecture_of(config).plan(config)
+
+
+def with_dense(naming: Naming, modules: tuple[tuple[str, Dense], ...]) -> Naming:
+    """Name the tensors of projection modules kept in folders of their own, such as `2_Dense`."""
+    named = {f"dense.{i}": (f"{folder}:linear",) for i, (folder, _) in enumerate(modules)}
+    return replace(naming, heads={**naming.heads, **named})

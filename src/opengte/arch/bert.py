@@ -1,0 +1,114 @@
+"""BERT (arXiv 1810.04805), RoBERTa and XLM-R (arXiv 1911.02116): gte v1, BGE, E5, MiniLM."""
+
+from opengte.arch import settings
+from opengte.arch.plan import Attention, Dense, Embedding, FeedForward, Layer, Norm, Plan, ScoreHead
+from opengte.arch.settings import Config
+from opengte.arch.tensors import Naming
+
+BERT = Naming(
+    body={
+        "embedding.word": ("embeddings.word_embeddings.weight",),
+        "embedding.position": ("embeddings.position_embeddings.weight",),
+        "embedding.token_type": ("embeddings.token_type_embeddings.weight",),
+        "embedding.norm": ("embeddings.LayerNorm",),
+        "layers.{i}.qkv": (
+            (
+                "encoder.layer.{i}.attention.self.query",
+                "encoder.layer.{i}.attention.self.key",
+                "encoder.layer.{i}.attention.self.value",
+            ),
+        ),
+        "layers.{i}.out": ("encoder.layer.{i}.attention.output.dense",),
+        "layers.{i}.attention_norm": ("encoder.layer.{i}.attention.output.LayerNorm",),
+        "layers.{i}.up": ("encoder.layer.{i}.intermediate.dense",),
+        "layers.{i}.down": ("encoder.layer.{i}.output.dense",),
+        "layers.{i}.ffn_norm": ("encoder.layer.{i}.output.LayerNorm",),
+        "score.dense": ("pooler.dense",),  # XLM-R keeps its dense among the heads
+    },
+    heads={
+        "score.dense": ("classifier.dense",),
+        "score.out": ("classifier.out_proj", "classifier"),
+        "sparse": ("sparse_linear.pt:",),
+        "tokens": ("colbert_linear.pt:",),
+    },
+    prefixes=("bert.", "roberta.", "model.", ""),
+    unused=(
+        r"embeddings\.position_ids",
+        r"pooler\.dense\.(weight|bias)",
+        r"cls\..*",
+        r"lm_head\..*",
+    ),
+)
+
+
+def bert(config: Config) -> Plan:
+    """Describe a BERT encoder, or its sequence classifier with a tanh pooler."""
+    return _plan(config, "bert", position_offset=0)
+
+
+def roberta(config: Config) -> Plan:
+    """Describe a RoBERTa or XLM-R encoder, or its sequence classifier.
+
+    Positions start after the padding index.
+    """
+    return _plan(config, "xlm-roberta", settings.count(config, "pad_token_id", 1, at_least=0) + 1)
+
+
+def _plan(config: Config, name: str, position_offset: int) -> Plan:
+    settings.one_of(config, "position_embedding_type", ("absolute",))
+    settings.one_of(config, "is_decoder", (False,))
+    width = settings.count(config, "hidden_size", 768)
+    norm = Norm("layer", settings.number(config, "layer_norm_eps", 1e-12), bias=True)
+    positions = settings.count(config, "max_position_embeddings", 512)
+    layer = _layer(config, width, norm)
+    return Plan(
+        architecture=name,
+        embedding=Embedding(
+            vocabulary=settings.count(config, "vocab_size"),
+            width=width,
+            positions=positions,
+            position_offset=position_offset,
+            types=settings.count(config, "type_vocab_size", 2, at_least=0),
+            norm=norm,
+        ),
+        layers=(layer,) * settings.count(config, "num_hidden_layers", 12),
+        final_norm=None,
+        max_positions=positions - position_offset,
+        score=_score(config, width),
+    )
+
+
+def _layer(config: Config, width: int, norm: Norm) -> Layer:
+    heads = settings.count(config, "num_attention_heads", 12)
+    return Layer(
+        post_norm=True,
+        attention_norm=norm,
+        attention=Attention(
+            heads=heads,
+            kv_heads=heads,
+            head_dim=settings.head_dim(config, width, heads),
+            qkv_bias=True,
+            out_bias=True,
+            causal=False,
+            rope=None,
+            window=None,
+            qk_norm=None,
+            logn=None,
+        ),
+        ffn_norm=norm,
+        ffn=FeedForward(
+            inner=settings.count(config, "intermediate_size", 4 * width),
+            gated=False,
+            activation=settings.activation(config, "hidden_act", "gelu"),
+            up_bias=True,
+            down_bias=True,
+        ),
+    )
+
+
+def _score(config: Config, width: int) -> ScoreHead | None:
+    if not settings.is_classifier(config):
+        return None
+    dense = Dense(width, bias=True, activation="tanh")
+    labels = settings.labels(config)
+    return ScoreHead(pooling="cls", dense=dense, norm=None, outputs=labels, bias=True)

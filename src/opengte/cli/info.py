@@ -1,0 +1,52 @@
+"""`gte info`: what is this model?"""
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from opengte.cli import show
+from opengte.cli.options import json_option, where_options
+
+
+@click.command("info")
+@click.argument("model", required=False, envvar="GTE_MODEL")
+@json_option
+@where_options
+def command(model: str | None, as_json: bool, revision: str | None, offline: bool | None) -> None:
+    """Print a model's card: architecture, sizes, prompts, licence, fingerprint.
+
+    Reads the model's files without loading its weights, and fetches them first where they are not
+    on this machine. Without MODEL: the default model.
+
+    \b
+    Examples:
+      gte info
+      gte info Alibaba-NLP/gte-multilingual-base --json
+    """
+    from opengte import checkpoint, hub
+
+    card = asdict(
+        checkpoint.read(model or hub.DEFAULT_MODEL, revision=revision, offline=offline).card
+    )
+    values = {name: value for name, value in card.items() if name not in _OF_AN_ENGINE}
+    if as_json:
+        show.json_line(values)
+        return
+    width = max(map(len, values))
+    for name, value in values.items():
+        click.echo(f"{name.replace('_', ' '):{width}}  {_shown(value)}")
+
+
+_OF_AN_ENGINE = ("engine", "precision", "device", "threads")  # known once a model is loaded
+
+
+def _shown(value: Any) -> str:
+    """Write a value for people; texts with their white space visible."""
+    if isinstance(value, dict):
+        return ", ".join(f"{role}: {text!r}" for role, text in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "-" if value is None else repr(value) if "\n" in value else str(value)

@@ -1,0 +1,60 @@
+"""`gte models`: which models are there?"""
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from opengte.cli import show
+from opengte.cli.options import json_option
+
+
+@click.command("models")
+@click.option("--cached", is_flag=True, help="Only those that are on this machine.")
+@json_option
+def command(cached: bool, as_json: bool) -> None:
+    """List the known models, or those on this machine.
+
+    Other checkpoints of a known architecture load too, from the Hub or from a folder.
+
+    \b
+    Examples:
+      gte models
+      gte models --cached --json
+    """
+    rows = _cached() if cached else _known()
+    if as_json:
+        for row in rows:
+            show.json_line(row)
+    elif rows:
+        header = [name.replace("_", " ") for name in rows[0]]
+        show.table(header, [[_shown(value) for value in row.values()] for row in rows])
+    else:
+        click.echo("no model is on this machine; `gte pull MODEL` fetches one", err=True)
+
+
+def _known() -> list[dict[str, Any]]:
+    from opengte.hub import ALIASES
+    from opengte.known import KNOWN, find
+
+    aliases = {known.id: name for name in ALIASES if (known := find(name))}
+    columns = ("kind", "parameters", "dimension", "max_length", "dimensions", "licence", "good_for")
+    rows = []
+    for known in KNOWN:
+        values = asdict(known)
+        row = {"model": known.id, "alias": aliases.get(known.id)}
+        rows.append(row | {name: values[name] for name in columns})
+    return rows
+
+
+def _cached() -> list[dict[str, Any]]:
+    from opengte.hub import cached
+
+    return [
+        {"model": one.name, "size": one.size, "source": one.source, "folder": str(one.folder)}
+        for one in cached()
+    ]
+
+
+def _shown(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value

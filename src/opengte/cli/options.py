@@ -1,0 +1,186 @@
+"""Options that several commands share, and the records that they become.
+
+A decorator adds a group of options to a command and hands the command one frozen record.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from opengte import Encoder, Reranker
+    from opengte.types import Embeddings
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model to load, and how to run it."""
+
+    model: str | None
+    engine: str
+    precision: str
+    threads: int | None
+    device: str | None
+    revision: str | None
+    max_length: int | None
+    offline: bool | None
+
+    def load_encoder(self) -> "Encoder":
+        """Load the encoder that was asked for, or the default one."""
+        import opengte
+
+        return opengte.Encoder.load(self.name, **self._settings())
+
+    def load_reranker(self) -> "Reranker":
+        """Load the reranker that was asked for."""
+        import opengte
+
+        return opengte.Reranker.load(self.name, **self._settings())
+
+    @property
+    def name(self) -> str:
+        """Return the model that was asked for, or the default one."""
+        from opengte.hub import DEFAULT_MODEL
+
+        return self.model or DEFAULT_MODEL
+
+    def _settings(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model"}
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """What happens to a text on its way to a vector."""
+
+    role: str | None
+    instruction: str | None
+    dimensions: int | None
+    truncation: str
+
+    def embed(
+        self, encoder: "Encoder", texts: list[str], outputs: tuple[str, ...] = ("dense",)
+    ) -> "Embeddings":
+        """Embed texts in the way that was asked for."""
+        options: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return encoder.embed(texts, outputs=outputs, progress=False, **options)  # type: ignore[arg-type]
+
+
+def gathered(
+    record: "type[DataclassInstance]", parameter: str, *options: Function
+) -> Callable[[Function], Function]:
+    """Return a decorator that adds options and hands their values over as one record."""
+
+    def decorate(command: Function) -> Function:
+        @functools.wraps(command)
+        def wrapper(**values: Any) -> Any:
+            mine = {field.name: values.pop(field.name) for field in fields(record)}
+            return command(**{parameter: record(**mine)}, **values)
+
+        return stacked(*options)(wrapper)
+
+    return decorate
+
+
+def stacked(*options: Function) -> Callable[[Function], Function]:
+    """Return a decorator that adds options, in the order in which help shows them."""
+    return lambda command: functools.reduce(lambda f, option: option(f), reversed(options), command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON Lines.")
+
+where_options = stacked(
+    click.option("--revision", metavar="NAME", help="Branch, tag or commit of a Hub model."),
+    click.option(
+        "--offline",
+        is_flag=True,
+        flag_value=True,
+        default=None,
+        help="Use only what is on this machine.",
+    ),
+)
+
+_run_options = stacked(
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "native", "torch"]),
+        default="auto",
+        show_default=True,
+        help="What computes.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),
+        default="auto",
+        show_default=True,
+        help="Number format of the computation.",
+    ),
+    click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads."),
+    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ..."),
+    click.option(
+        "--max-length",
+        type=click.IntRange(1),
+        metavar="TOKENS",
+        help="Cut texts at fewer tokens than the model takes.",
+    ),
+    where_options,
+)
+
+encoder_options = gathered(
+    ModelOptions,
+    "options",
+    click.option(
+        "-m",
+        "--model",
+        envvar="GTE_MODEL",
+        show_envvar=True,
+        metavar="MODEL",
+        help="Hub id, folder, pypi:NAME or short name.  [default: minilm]",
+    ),
+    _run_options,
+)
+
+reranker_options = gathered(
+    ModelOptions,
+    "options",
+    click.option(
+        "-m",
+        "--model",
+        required=True,
+        envvar="GTE_RERANKER",
+        show_envvar=True,
+        metavar="MODEL",
+        help="Hub id, folder or pypi:NAME of a reranker.",
+    ),
+    _run_options,
+)
+
+text_options = gathered(
+    TextOptions,
+    "text",
+    click.option(
+        "--role",
+        type=click.Choice(["query", "document"]),
+        help="Add the model's prompt for this side of a search.",
+    ),
+    click.option("--instruction", metavar="TEXT", help="The task, for models that take one."),
+    click.option(
+        "--dimensions",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Keep the first N dimensions (Matryoshka models).",
+    ),
+    click.option(
+        "--truncation",
+        type=click.Choice(["right", "left", "error"]),
+        default="right",
+        show_default=True,
+        help="Which end of a text that is too long is cut off.",
+    ),
+)

@@ -1,0 +1,37 @@
+"""`gte pull`: fetch a model, to run it later without a network."""
+
+import click
+
+from opengte.cli import show
+from opengte.cli.options import json_option, where_options
+
+
+@click.command("pull")
+@click.argument("model", required=False, envvar="GTE_MODEL")
+@json_option
+@where_options
+def command(model: str | None, as_json: bool, revision: str | None, offline: bool | None) -> None:
+    """Fetch a model and print the folder that it is in.
+
+    What is already on this machine is not fetched again. Without MODEL: the default model.
+
+    \b
+    Examples:
+      gte pull
+      gte pull Alibaba-NLP/gte-multilingual-base --revision main
+    """
+    from opengte import hub
+
+    location = hub.fetch(model or hub.DEFAULT_MODEL, revision=revision, offline=offline)
+    if as_json:
+        show.json_line(
+            {
+                "model": location.name,
+                "folder": str(location.folder),
+                "source": location.source,
+                "revision": location.revision,
+            }
+        )
+    else:
+        click.echo(f"{location.name}: {location.source}", err=True)
+        click.echo(str(location.folder))

@@ -1,0 +1,62 @@
+"""`gte rerank`: these documents, in the order of how well they answer the query."""
+
+import click
+
+from opengte.cli import failures, show
+from opengte.cli.inputs import Input, input_options
+from opengte.cli.options import ModelOptions, json_option, reranker_options
+from opengte.cli.rows import BadRow, Row
+
+
+@click.command("rerank", no_args_is_help=True)
+@click.argument("query")
+@input_options
+@click.option("-k", "--top", type=click.IntRange(1), metavar="N", help="Only the N best.")
+@click.option("--instruction", metavar="TEXT", help="The task, for models that take one.")
+@json_option
+@reranker_options
+def command(
+    query: str,
+    source: Input,
+    top: int | None,
+    instruction: str | None,
+    as_json: bool,
+    options: ModelOptions,
+) -> None:
+    """Order documents by how well they answer a query, with a reranker.
+
+    A reranker reads the query and a document together: slower than comparing vectors, and more
+    exact. Documents come from the command line, from stdin (`-`) or from a file.
+
+    \b
+    Examples:
+      gte rerank -m Alibaba-NLP/gte-reranker-modernbert-base "capital of China" Beijing Paris
+      gte rerank -m BAAI/bge-reranker-v2-m3 "opening hours" --input passages.jsonl --top 3 --json
+    """
+    source.check()
+    rows, failed = _rows(source)
+    reranker = options.load_reranker()
+    texts = [row.text for row in rows]
+    for rank, ranked in enumerate(reranker.rank(query, texts, top, instruction=instruction), 1):
+        row = rows[ranked.index]
+        if as_json:
+            score = show.score(ranked.score)
+            show.json_line({"rank": rank, "score": score, "id": row.id, "text": row.text})
+        else:
+            label = show.one_line(f"{row.id}  {row.text}", 15)
+            click.echo(f"{rank:3}  {ranked.score:8.4f}  {label}")
+    if failed:
+        click.echo(f"ranked {len(rows):,} documents; {failed:,} failed", err=True)
+        raise click.exceptions.Exit(failures.FAILED)
+
+
+def _rows(source: Input) -> tuple[list[Row], int]:
+    """Return the usable rows, and the number of those that were reported instead."""
+    rows, failed = [], 0
+    for row in source.rows():
+        if isinstance(row, BadRow):
+            click.echo(f"error: {source.name}:{row.number}: {row.reason}", err=True)
+            failed += 1
+        else:
+            rows.append(row)
+    return rows, failed

@@ -1,0 +1,163 @@
+"""`gte search`: which files answer the query?"""
+
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from opengte.cli import failures, show
+from opengte.cli.options import ModelOptions, encoder_options, json_option
+from opengte.errors import InputError
+from opengte.search.files import MAX_BYTES, Document, Skipped, read
+
+if TYPE_CHECKING:
+    from opengte.search.folder import Found, Hit
+
+SHOWN = 280  # characters of a passage that people get to see
+
+
+@dataclass
+class _Left:
+    """What gave no document, by reason, and how much of it should have."""
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    failed: int = 0
+
+
+@click.command("search", no_args_is_help=True)
+@click.argument("query")
+@click.argument(
+    "paths",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    metavar="PATHS...",
+)
+@click.option(
+    "-k",
+    "--top",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Results.",
+)
+@click.option("--instruction", metavar="TEXT", help="The task, for models that take one.")
+@click.option(
+    "--passage-tokens",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Longest passage.  [default: what the model takes, at most 512]",
+)
+@click.option(
+    "--max-bytes",
+    type=click.IntRange(1),
+    default=MAX_BYTES,
+    show_default=True,
+    metavar="N",
+    help="Leave out larger files.",
+)
+@json_option
+@encoder_options
+def command(
+    query: str,
+    paths: tuple[Path, ...],
+    top: int,
+    instruction: str | None,
+    passage_tokens: int | None,
+    max_bytes: int,
+    as_json: bool,
+    options: ModelOptions,
+) -> None:
+    """Search files and folders for what answers a query, without an index.
+
+    Reads whole documents (.txt .md .rst .py .html .json, and each line of .jsonl), cuts them into
+    passages at paragraphs and sentences, and ranks a document by its best passage. The search is
+    exact, and embeds everything each time.
+
+    \b
+    Examples:
+      gte search "how do I undo a commit?" notes/
+      gte search "opening hours" site/ handbook.html --top 3 --json
+    """
+    from opengte.search.folder import search
+
+    encoder = options.load_encoder()
+    left = _Left()
+    with _progress_bar() as bar:
+        found = search(
+            encoder,
+            query,
+            _documents(paths, max_bytes, left),
+            k=top,
+            instruction=instruction,
+            passage_tokens=passage_tokens,
+            advance=bar.update,
+        )
+    for rank, hit in enumerate(found.hits, 1):
+        _print_json(rank, hit) if as_json else _print(rank, hit)
+    _summarise(found, left, paths)
+
+
+def _documents(paths: tuple[Path, ...], max_bytes: int, left: _Left) -> Iterator[Document]:
+    """Yield documents; report what should have been one, and count what was passed over."""
+    for item in read(paths, max_bytes):
+        if isinstance(item, Document):
+            yield item
+            continue
+        if item.failed:
+            left.failed += 1
+            click.echo(f"error: {_place(item)}: {item.reason}", err=True)
+        else:
+            left.reasons[item.reason] += 1
+
+
+def _place(item: Document | Skipped) -> str:
+    return f"{item.path}:{item.line}" if item.line else str(item.path)
+
+
+def _print(rank: int, hit: "Hit") -> None:
+    click.echo(f"{rank:3}  {hit.score:.4f}  {_place(hit.document)}")
+    text = textwrap.shorten(_passage(hit), SHOWN, placeholder=" …")
+    click.echo(textwrap.fill(text, 88, initial_indent=" " * 13, subsequent_indent=" " * 13))
+
+
+def _print_json(rank: int, hit: "Hit") -> None:
+    show.json_line(
+        {
+            "rank": rank,
+            "score": show.score(hit.score),
+            "file": str(hit.document.path),
+            "line": hit.document.line,
+            "start": hit.passage.start,
+            "end": hit.passage.end,
+            "passage": _passage(hit),
+        }
+    )
+
+
+def _passage(hit: "Hit") -> str:
+    return hit.document.text[hit.passage.start : hit.passage.end]
+
+
+def _progress_bar() -> "tqdm[object]":
+    from tqdm import tqdm
+
+    return tqdm(unit=" passages", disable=None, leave=False, file=sys.stderr, delay=1)
+
+
+def _summarise(found: "Found", left: _Left, paths: tuple[Path, ...]) -> None:
+    parts = [f"searched {found.documents:,} documents, {found.passages:,} passages"]
+    parts += [f"{found.truncated:,} truncated"] * bool(found.truncated)
+    parts += [f"{count:,} files left out ({reason})" for reason, count in left.reasons.items()]
+    parts += [f"{left.failed:,} failed"] * bool(left.failed)
+    click.echo("; ".join(parts), err=True)
+    if not found.documents:
+        raise InputError(f"no text found in {', '.join(f'`{path}`' for path in paths)}")
+    if left.failed:
+        raise click.exceptions.Exit(failures.FAILED)

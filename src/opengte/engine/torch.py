@@ -1,0 +1,105 @@
+"""The PyTorch engine: every architecture, on CPU or GPU."""
+
+import threading
+
+import numpy as np
+import torch
+
+from opengte.checkpoint import Checkpoint
+from opengte.engine.base import EngineResult
+from opengte.errors import EngineError
+from opengte.reference.layers import Packed, pack
+from opengte.reference.load import load as load_model
+from opengte.reference.load import read_pickle
+from opengte.reference.model import Model
+from opengte.types import Floats, Output, PackedBatch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CPU_BATCH_TOKENS = 4096
+GPU_BATCH_TOKENS = 65536
+
+
+class TorchEngine:
+    """A model in PyTorch."""
+
+    name = "torch"
+
+    def __init__(self, model: Model, precision: str, device: torch.device) -> None:
+        self.precision = precision
+        self.device = str(device)
+        self.threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self.max_batch_tokens = CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
+        self._model = model
+        self._device = device
+        # CPU kernels use all threads already: two batches at once would only evict each other
+        self._lock = threading.Lock()
+
+    def run(self, batch: PackedBatch, outputs: frozenset[Output]) -> EngineResult:
+        """Compute the wanted outputs of an encoder."""
+        with self._lock, torch.inference_mode():
+            packed = pack(batch, self._device)
+            states = self._model(packed)
+            return EngineResult(
+                dense=_numpy(self._model.pool(states, packed)) if "dense" in outputs else None,
+                sparse=_numpy(self._model.sparse_weights(states)) if "sparse" in outputs else None,
+                tokens=_numpy(self._model.token_vectors(states)) if "tokens" in outputs else None,
+                states=_numpy(states) if "states" in outputs else None,
+            )
+
+    def score(self, batch: PackedBatch) -> EngineResult:
+        """Compute the scores of a reranker's pairs."""
+        with self._lock, torch.inference_mode():
+            packed: Packed = pack(batch, self._device)
+            return EngineResult(score=_numpy(self._model.scores(self._model(packed), packed)))
+
+
+def _numpy(x: torch.Tensor) -> Floats:
+    result: Floats = x.float().cpu().numpy()
+    return np.ascontiguousarray(result)
+
+
+def load(
+    checkpoint: Checkpoint,
+    *,
+    precision: str = "auto",
+    threads: int | None = None,
+    device: str | None = None,
+) -> TorchEngine:
+    """Load a checkpoint's weights into PyTorch.
+
+    `auto` keeps bf16 where the file is bf16, takes fp16 files as fp16 on a GPU and fp32 on a CPU,
+    and runs everything else in fp32. The number of CPU threads is one setting for all of PyTorch.
+    """
+    place = _device(device)
+    chosen = _precision(precision, checkpoint.stored_dtype, place)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = load_model(checkpoint.plan, checkpoint.chunks(read_pickle), DTYPES[chosen], place)
+    return TorchEngine(model, chosen, place)
+
+
+def _device(device: str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise EngineError(
+            f"device is {device!r}, which PyTorch cannot use here: {str(error).splitlines()[0]}. "
+            "Use 'cpu', or install a PyTorch build for this device."
+        ) from None
+    return place
+
+
+def _precision(wanted: str, stored: str, device: torch.device) -> str:
+    if wanted == "auto":
+        if stored == "bf16":
+            return "bf16"
+        return "fp16" if stored == "fp16" and device.type != "cpu" else "fp32"
+    if wanted not in DTYPES:
+        raise EngineError(
+            f"precision is {wanted!r}, which the torch engine does not have: "
+            f"expected auto, {', '.join(DTYPES)}"
+        )
+    return wanted

@@ -1,0 +1,107 @@
+"""Every error and warning that OpenGTE raises on purpose.
+
+    OpenGTEError
+    ├── CheckpointError            files of a model are missing, unreadable or contradict each other
+    │   ├── WeightsError           a tensor is missing, unexpected, misshapen, cut off or not finite
+    │   └── UnsupportedModelError  the architecture, or one of its settings, is not known
+    ├── DownloadError              a model could not be fetched
+    │   ├── NotFoundError          no such model, revision, file or package
+    │   ├── UnauthorizedError      the model is gated or private
+    │   ├── OfflineError           offline mode, and the files are not in the cache
+    │   └── IntegrityError         what arrived is not what was announced
+    ├── InputError                 a text, argument or file from the caller (also a ValueError)
+    │   └── TruncationError        an input is too long and truncation="error"
+    ├── CapabilityError            the model cannot do what was asked (no sparse head)
+    ├── EngineError                no engine can run the model here, or an engine failed
+    └── MissingExtraError          an optional dependency is not installed (also an ImportError)
+
+    OpenGTEWarning (a UserWarning)
+    ├── CheckpointWarning          files of a model contradict the table of known checkpoints
+    ├── DimensionWarning           a vector was cut to a size that the model was not trained for
+    ├── FallbackWarning            a slower engine or a lower precision than asked for is used
+    └── TruncationWarning          inputs lost tokens, and the caller's method cannot report which
+
+Messages name the argument, the value received, what was expected and what to do.
+"""
+
+
+class OpenGTEError(Exception):
+    """Base of all errors raised by OpenGTE."""
+
+
+class CheckpointError(OpenGTEError):
+    """Files of a model are missing, unreadable or contradict each other."""
+
+
+class WeightsError(CheckpointError):
+    """A tensor is missing, unexpected, misshapen, truncated or not finite."""
+
+
+class UnsupportedModelError(CheckpointError):
+    """The architecture, or one of its settings, is not known."""
+
+
+class DownloadError(OpenGTEError):
+    """A model could not be fetched."""
+
+
+class NotFoundError(DownloadError):
+    """There is no such model, revision, file or package."""
+
+
+class UnauthorizedError(DownloadError):
+    """The model is gated or private."""
+
+
+class OfflineError(DownloadError):
+    """Offline mode is on and the files are not in the cache."""
+
+
+class IntegrityError(DownloadError):
+    """What arrived is not what was announced."""
+
+
+class InputError(OpenGTEError, ValueError):
+    """A text, argument or file from the caller cannot be used."""
+
+
+class TruncationError(InputError):
+    """An input is longer than the model takes and truncation is ``error``."""
+
+
+class CapabilityError(OpenGTEError):
+    """The model cannot do what was asked."""
+
+
+class EngineError(OpenGTEError):
+    """No engine can run the model here, or an engine failed."""
+
+
+class MissingExtraError(OpenGTEError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package `{package}`, which is not installed. "
+            f"Install it with `pip install 'opengte[{extra}]'`."
+        )
+
+
+class OpenGTEWarning(UserWarning):
+    """Base of all warnings issued by OpenGTE."""
+
+
+class CheckpointWarning(OpenGTEWarning):
+    """Files of a model contradict the table of known checkpoints."""
+
+
+class DimensionWarning(OpenGTEWarning):
+    """A vector was cut to a size that the model was not trained for."""
+
+
+class FallbackWarning(OpenGTEWarning):
+    """A slower engine or a lower precision than asked for is used."""
+
+
+class TruncationWarning(OpenGTEWarning):
+    """Inputs lost tokens, and the method that was called cannot report which."""

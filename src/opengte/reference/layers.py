@@ -1,0 +1,229 @@
+"""The mechanisms, each once, as functions of tensors: norms, rotary positions, packed attention.
+
+Letters in shapes: N sequences, T tokens of all of them, H query heads, K key-value heads,
+D head dimension, C width, L the length of one sequence.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+
+from opengte.arch.plan import Activation, Attention, LogN, Norm, Rope
+from opengte.types import PackedBatch
+
+QUERY_BLOCK = 512  # queries that local attention takes at once
+_VARLEN_OPTIONS = inspect.signature(varlen_attn).parameters
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring sequences of equal length: the first token, their number, the length."""
+
+    start: int
+    count: int
+    length: int
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A packed batch on a device.
+
+    ids, type_ids, positions, owners (T,) int64, where owners says which sequence a token is of;
+    cu_seqlens (N + 1,) int32; lengths, pool_from (N,) int64; runs covers all tokens, in order.
+    """
+
+    ids: Tensor
+    type_ids: Tensor
+    positions: Tensor
+    owners: Tensor
+    cu_seqlens: Tensor
+    lengths: Tensor
+    pool_from: Tensor
+    runs: tuple[Run, ...]
+    longest: int
+
+
+def pack(batch: PackedBatch, device: torch.device) -> Packed:
+    """Move a batch to a device and lay out its sequences."""
+    cu_seqlens = torch.from_numpy(batch.cu_seqlens).to(device)
+    lengths = cu_seqlens.diff().long()
+    owners = torch.repeat_interleave(torch.arange(len(batch), device=device), lengths)
+    tokens = torch.arange(len(batch.ids), device=device)
+    return Packed(
+        ids=torch.from_numpy(batch.ids).to(device).long(),
+        type_ids=torch.from_numpy(batch.type_ids).to(device).long(),
+        positions=tokens - cu_seqlens.long()[owners],
+        owners=owners,
+        cu_seqlens=cu_seqlens,
+        lengths=lengths,
+        pool_from=torch.from_numpy(batch.pool_from).to(device).long(),
+        runs=_runs(batch),
+        longest=int(batch.lengths.max(initial=0)),
+    )
+
+
+def _runs(batch: PackedBatch) -> tuple[Run, ...]:
+    runs: list[Run] = []
+    for start, length in zip(batch.cu_seqlens.tolist(), batch.lengths.tolist(), strict=False):
+        if runs and runs[-1].length == length:
+            runs[-1] = Run(runs[-1].start, runs[-1].count + 1, length)
+        else:
+            runs.append(Run(start, 1, length))
+    return tuple(runs)
+
+
+def activate(x: Tensor, kind: Activation) -> Tensor:
+    """Apply an activation; `gelu` is the exact one (erf)."""
+    return _ACTIVATIONS[kind](x)
+
+
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "identity": lambda x: x,
+}
+
+
+def normalise(x: Tensor, norm: Norm, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply LayerNorm or RMSNorm over the last axis."""
+    if norm.kind == "rms":
+        return F.rms_norm(x, (x.shape[-1],), weight, norm.eps)
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, norm.eps)
+
+
+def rotary_table(rope: Rope, head_dim: int, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines (T, 1, D) float32 of the angles at each position."""
+    frequencies = torch.tensor(rope.inverse_frequencies(head_dim), device=positions.device)
+    angles = positions.float()[:, None] * frequencies
+    angles = torch.cat((angles, angles), dim=-1)[:, None, :]
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate the halves of each head of x (T, H, D) by the angles of the table."""
+    cos, sin = table[0].to(x.dtype), table[1].to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def scale_queries(q: Tensor, logn: LogN, packed: Packed) -> Tensor:
+    """Scale queries (T, H, D) by log(length of the sequence) / log(trained length)."""
+    scale = packed.lengths.float().log() / torch.tensor(float(logn.trained_length)).log()
+    if logn.at_least_one:
+        scale = scale.clamp(min=1.0)
+    return q * scale[packed.owners][:, None, None].to(q.dtype)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: Attention) -> Tensor:
+    """Attend within each sequence: q (T, H, D), k and v (T, K, D) -> (T, H, D).
+
+    Memory grows with T, not with the square of a length.
+    """
+    if _has_varlen(q):
+        return _attend_varlen(q, k, v, packed, attention)
+    return _attend_runs(q, k, v, packed, attention)
+
+
+def _has_varlen(q: Tensor) -> bool:
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    return q.is_cuda and half and q.shape[-1] <= 256 and "window_size" in _VARLEN_OPTIONS
+
+
+def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: Attention) -> Tensor:
+    reach = -1 if attention.window is None else attention.window
+    invariant = {"num_splits": 1} if "num_splits" in _VARLEN_OPTIONS else {}
+    result = varlen_attn(
+        q,
+        k,
+        v,
+        packed.cu_seqlens,
+        packed.cu_seqlens,
+        packed.longest,
+        packed.longest,
+        window_size=(reach, 0 if attention.causal else reach),
+        enable_gqa=k.shape[1] != q.shape[1],
+        **invariant,
+    )
+    assert isinstance(result, Tensor)
+    return result
+
+
+@torch.compiler.disable  # the runs differ from batch to batch: compiled code would be specialised
+def _attend_runs(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: Attention) -> Tensor:
+    parts = []
+    for run in packed.runs:
+        tokens = slice(run.start, run.start + run.count * run.length)
+        shape = (run.count, run.length, -1, q.shape[-1])
+        parts.append(_attend_run(*(x[tokens].view(shape) for x in (q, k, v)), attention))
+    return torch.cat(parts)
+
+
+def _attend_run(q: Tensor, k: Tensor, v: Tensor, attention: Attention) -> Tensor:
+    """Attend within sequences of equal length: q (N, L, H, D) -> (N * L, H, D)."""
+    length, group = q.shape[1], attention.heads // attention.kv_heads
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    if group > 1:
+        k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+    if attention.window is None or attention.window >= length - 1:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=attention.causal and length > 1)
+    else:
+        out = _attend_window(q, k, v, attention.window, attention.causal)
+    return out.transpose(1, 2).flatten(0, 1)
+
+
+def _attend_window(q: Tensor, k: Tensor, v: Tensor, window: int, causal: bool) -> Tensor:
+    """Attend to keys at most `window` tokens away, a block of queries at a time: (N, H, L, D)."""
+    length = q.shape[2]
+    parts = []
+    for start in range(0, length, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, length)
+        first, last = max(0, start - window), stop if causal else min(length, stop + window)
+        rows = torch.arange(start, stop, device=q.device)[:, None]
+        columns = torch.arange(first, last, device=q.device)
+        seen = (rows - columns).abs() <= window
+        if causal:
+            seen &= columns <= rows
+        keys, values = k[:, :, first:last], v[:, :, first:last]
+        parts.append(F.scaled_dot_product_attention(q[:, :, start:stop], keys, values, seen))
+    return torch.cat(parts, dim=2)
+
+
+def attend_naive(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: Attention) -> Tensor:
+    """Do what `attend` does, one sequence and one full score matrix at a time: the oracle."""
+    group = attention.heads // attention.kv_heads
+    result = torch.empty_like(q)
+    bounds = packed.cu_seqlens.tolist()
+    for start, stop in zip(bounds, bounds[1:], strict=False):
+        offsets = torch.arange(stop - start)[:, None] - torch.arange(stop - start)
+        seen = torch.ones_like(offsets, dtype=torch.bool)
+        if attention.causal:
+            seen &= offsets >= 0
+        if attention.window is not None:
+            seen &= offsets.abs() <= attention.window
+        for head in range(attention.heads):
+            keys = k[start:stop, head // group]
+            scores = q[start:stop, head] @ keys.T / q.shape[-1] ** 0.5
+            weights = scores.masked_fill(~seen, float("-inf")).softmax(dim=-1)
+            result[start:stop, head] = weights @ v[start:stop, head // group]
+    return result
+
+
+def pool(states: Tensor, packed: Packed, kind: str) -> Tensor:
+    """Pool token states (T, C) to one vector a sequence (N, C): `cls`, `last` or `mean`."""
+    if kind == "cls":
+        return states[packed.cu_seqlens[:-1].long()]
+    if kind == "last":
+        return states[packed.cu_seqlens[1:].long() - 1]
+    kept = packed.positions >= packed.pool_from[packed.owners]
+    kept_states = states.float() * kept[:, None]
+    total = kept_states.new_zeros(len(packed.lengths), states.shape[1])
+    total = total.index_add(0, packed.owners, kept_states)
+    return (total / (packed.lengths - packed.pool_from)[:, None]).to(states.dtype)

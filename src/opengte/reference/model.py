@@ -1,0 +1,224 @@
+"""A plan, executed in plain PyTorch: the oracle, the GPU engine, the thing that trains.
+
+Parameter names are the plan's slots. What a network is lives in `arch`; nothing here knows the name
+of a model.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from opengte.arch.plan import Attention, Embedding, LatentAttention, Layer, Norm, Plan, ScoreHead
+from opengte.reference import layers
+from opengte.reference.layers import Packed
+
+RotaryTables = dict[Attention, tuple[Tensor, Tensor]]
+
+
+class Scale(nn.Module):
+    """A norm with its weights."""
+
+    def __init__(self, norm: Norm, width: int) -> None:
+        super().__init__()
+        self.norm = norm
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if norm.bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        return layers.normalise(x, self.norm, self.weight, self.bias)
+
+
+class Embed(nn.Module):
+    """Ids to vectors: word + position + type, normalised."""
+
+    def __init__(self, plan: Embedding) -> None:
+        super().__init__()
+        self.plan = plan
+        self.word = nn.Parameter(torch.empty(plan.vocabulary, plan.width))
+        self.position = _table(plan.positions, plan.width)
+        self.token_type = _table(plan.types, plan.width)
+        self.norm = Scale(plan.norm, plan.width) if plan.norm else None
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Return the first states (T, C)."""
+        x = F.embedding(packed.ids, self.word)
+        if self.token_type is not None:
+            x = x + F.embedding(packed.type_ids, self.token_type)
+        if self.position is not None:
+            x = x + F.embedding(packed.positions + self.plan.position_offset, self.position)
+        return self.norm(x) if self.norm else x
+
+
+def _table(rows: int, width: int) -> nn.Parameter | None:
+    return nn.Parameter(torch.empty(rows, width)) if rows else None
+
+
+class Block(nn.Module):
+    """One layer."""
+
+    def __init__(self, plan: Layer, width: int) -> None:
+        super().__init__()
+        self.plan = plan
+        a, f = plan.attention, plan.ffn
+        queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim
+        self.attention_norm = Scale(plan.attention_norm, width) if plan.attention_norm else None
+        self.qkv = nn.Linear(width, queries + 2 * keys, a.qkv_bias)
+        self.q_norm = Scale(a.qk_norm, a.head_dim) if a.qk_norm else None
+        self.k_norm = Scale(a.qk_norm, a.head_dim) if a.qk_norm else None
+        self.out = nn.Linear(queries, width, a.out_bias)
+        self.ffn_norm = Scale(plan.ffn_norm, width)
+        self.up = nn.Linear(width, f.inner * (2 if f.gated else 1), f.up_bias)
+        self.down = nn.Linear(f.inner, width, f.down_bias)
+
+    def forward(self, x: Tensor, packed: Packed, rotary: RotaryTables) -> Tensor:
+        """Return the next states (T, C)."""
+        if self.plan.post_norm:
+            attended = x + self.attend(x, packed, rotary)
+            x = self.attention_norm(attended) if self.attention_norm else attended
+            return self.ffn_norm(x + self.feed(x))  # type: ignore[no-any-return]
+        x = x + self.attend(self.attention_norm(x) if self.attention_norm else x, packed, rotary)
+        return x + self.feed(self.ffn_norm(x))
+
+    def attend(self, x: Tensor, packed: Packed, rotary: RotaryTables) -> Tensor:
+        """Project to heads, attend, project back."""
+        a = self.plan.attention
+        heads = self.qkv(x).view(len(x), -1, a.head_dim)
+        q, k, v = heads.split((a.heads, a.kv_heads, a.kv_heads), dim=1)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if a.rope is not None:
+            q, k = layers.rotate(q, rotary[a]), layers.rotate(k, rotary[a])
+        if a.logn is not None:
+            q = layers.scale_queries(q, a.logn, packed)
+        attended: Tensor = self.out(layers.attend(q, k, v, packed, a).flatten(1))
+        return attended
+
+    def feed(self, x: Tensor) -> Tensor:
+        """Apply the feed-forward part."""
+        f = self.plan.ffn
+        inner = self.up(x)
+        if f.gated:
+            gate, up = inner.chunk(2, dim=-1)
+            inner = layers.activate(gate, f.activation) * up
+        else:
+            inner = layers.activate(inner, f.activation)
+        fed: Tensor = self.down(inner)
+        return fed
+
+
+class LatentPool(nn.Module):
+    """Latent-attention pooling (arXiv 2405.17428, section 3.1) up to the mean."""
+
+    def __init__(self, plan: LatentAttention, width: int) -> None:
+        super().__init__()
+        self.plan = plan
+        inner = plan.heads * plan.head_dim
+        norm = Norm("layer", plan.eps, bias=True)
+        self.latents = nn.Parameter(torch.empty(plan.latents, plan.latent_width))
+        self.query_norm = Scale(norm, width)
+        self.context_norm = Scale(norm, plan.latent_width)
+        self.q = nn.Linear(width, inner, bias=False)
+        self.kv = nn.Linear(plan.latent_width, 2 * inner, bias=False)
+        self.out = nn.Linear(inner, width, bias=False)
+        self.ffn_norm = Scale(norm, width)
+        self.up = nn.Linear(width, 2 * plan.inner)
+        self.down = nn.Linear(plan.inner, width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Let each token state (T, C) attend to the latents, then feed it forward."""
+        heads = (-1, self.plan.heads, self.plan.head_dim)
+        q = self.q(self.query_norm(states)).view(heads).transpose(0, 1)
+        k, v = self.kv(self.context_norm(self.latents)).chunk(2, dim=-1)
+        k, v = (x.view(heads).transpose(0, 1) for x in (k, v))
+        attended = F.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+        states = states + self.out(attended.transpose(0, 1).flatten(1))
+        gate, up = self.up(self.ffn_norm(states)).chunk(2, dim=-1)
+        return states + self.down(F.gelu(gate) * up)  # type: ignore[no-any-return]
+
+
+class Score(nn.Module):
+    """A reranker's head: one number a sequence."""
+
+    def __init__(self, plan: ScoreHead, width: int) -> None:
+        super().__init__()
+        self.plan = plan
+        self.dense = nn.Linear(width, plan.dense.outputs, plan.dense.bias) if plan.dense else None
+        width = plan.dense.outputs if plan.dense else width
+        self.norm = Scale(plan.norm, width) if plan.norm else None
+        self.out = nn.Linear(width, plan.outputs, plan.bias)
+
+    def forward(self, states: Tensor, packed: Packed) -> Tensor:
+        """Return scores (N,): a logit, or the probability of the first vocabulary row."""
+        x = layers.pool(states, packed, self.plan.pooling)
+        if self.dense is not None and self.plan.dense is not None:
+            x = layers.activate(self.dense(x), self.plan.dense.activation)
+        if self.norm is not None:
+            x = self.norm(x)
+        logits = self.out(x).float()
+        scores = logits.softmax(dim=-1) if self.plan.vocabulary_rows else logits
+        return scores[:, 0]  # type: ignore[no-any-return]
+
+
+class Model(nn.Module):
+    """A whole network with its pooling and heads."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+        self.embedding = Embed(plan.embedding)
+        self.layers = nn.ModuleList(Block(layer, plan.width) for layer in plan.layers)
+        self.final_norm = Scale(plan.final_norm, plan.width) if plan.final_norm else None
+        self.latent = LatentPool(plan.latent, plan.width) if plan.latent else None
+        widths = [plan.width, *(dense.outputs for dense in plan.dense)]
+        self.dense = nn.ModuleList(
+            nn.Linear(width, dense.outputs, dense.bias)
+            for width, dense in zip(widths, plan.dense, strict=False)
+        )
+        self.sparse = nn.Linear(plan.width, 1) if plan.sparse else None
+        self.tokens = nn.Linear(plan.width, plan.token_width) if plan.token_width else None
+        self.score = Score(plan.score, plan.width) if plan.score else None
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Return the final token states (T, C)."""
+        rotary = self._rotary_tables(packed)
+        x = self.embedding(packed)
+        for layer in self.layers:
+            x = layer(x, packed, rotary)
+        return self.final_norm(x) if self.final_norm else x
+
+    def _rotary_tables(self, packed: Packed) -> RotaryTables:
+        attentions = {layer.attention for layer in self.plan.layers}
+        return {
+            a: layers.rotary_table(a.rope, a.head_dim, packed.positions)
+            for a in attentions
+            if a.rope is not None
+        }
+
+    def pool(self, states: Tensor, packed: Packed) -> Tensor:
+        """Return the dense vectors (N, d) of final states, projected, not normalised."""
+        assert self.plan.pooling is not None
+        kind = self.plan.pooling
+        if self.latent is not None:
+            states, kind = self.latent(states), "mean"
+        x = layers.pool(states, packed, kind)
+        for linear, dense in zip(self.dense, self.plan.dense, strict=True):
+            x = layers.activate(linear(x), dense.activation)
+        return x
+
+    def sparse_weights(self, states: Tensor) -> Tensor:
+        """Return the weight of each token (T,), never negative."""
+        assert self.sparse is not None
+        return F.relu(self.sparse(states)).squeeze(-1)
+
+    def token_vectors(self, states: Tensor) -> Tensor:
+        """Return the late-interaction vector of each token (T, d'), not normalised."""
+        assert self.tokens is not None
+        vectors: Tensor = self.tokens(states)
+        return vectors
+
+    def scores(self, states: Tensor, packed: Packed) -> Tensor:
+        """Return the reranking scores (N,) of final states."""
+        assert self.score is not None
+        scores: Tensor = self.score(states, packed)
+        return scores

@@ -1,0 +1,192 @@
+"""Which texts are in these files and folders? Documents, and what was left out and why.
+
+Reads plain text (.txt .md .rst .py), HTML without its markup, and the strings of JSON and JSON
+Lines, where each line is a document. One file is held in memory at a time, and none over the limit.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 16 * 2**20
+SNIFFED = 8192  # bytes in which a NUL marks a file as binary
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text, the file it is in and, where a file holds several, its line (from 1)."""
+
+    path: Path
+    line: int | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file or line that gave no document, or not all of it; `failed`: it should have."""
+
+    path: Path
+    line: int | None
+    reason: str
+    failed: bool
+
+
+Item = Document | Skipped
+
+
+def read(paths: Iterable[Path], max_bytes: int = MAX_BYTES) -> Iterator[Item]:
+    """Yield the documents of files and folders, in the order of their names.
+
+    A file that is named is read whatever its suffix; one found in a folder only if its suffix is
+    known. Hidden files and folders inside a folder are not looked at.
+    """
+    for path in paths:
+        if path.is_dir():
+            for found in _walk(path):
+                yield from _read_found(found, max_bytes)
+        else:
+            yield from read_file(path, max_bytes)
+
+
+def read_file(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[Item]:
+    """Yield the documents of one file."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        yield Skipped(path, None, error.strerror or str(error), failed=True)
+        return
+    if len(content) > max_bytes:
+        yield Skipped(path, None, f"larger than {max_bytes:,} bytes", failed=False)
+    elif b"\0" in content[:SNIFFED]:
+        yield Skipped(path, None, "binary", failed=False)
+    else:
+        yield from _parse(path, content)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not _ignored(name))
+        yield from (Path(root, name) for name in sorted(files) if not _ignored(name))
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith(".") or name == "__pycache__"
+
+
+def _read_found(path: Path, max_bytes: int) -> Iterator[Item]:
+    if path.suffix.lower() not in _PARSERS:
+        yield Skipped(path, None, "not a known kind of text", failed=False)
+    elif path.is_file():
+        yield from read_file(path, max_bytes)
+    else:
+        yield Skipped(path, None, "not a regular file", failed=False)
+
+
+def _parse(path: Path, content: bytes) -> Iterator[Item]:
+    """Decode a file and hand it to the reader of its kind; what cannot be decoded is replaced."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        yield Skipped(path, line, "not UTF-8; such bytes are read as U+FFFD", failed=True)
+        text = content.decode("utf-8-sig", errors="replace")
+    yield from _PARSERS.get(path.suffix.lower(), _plain)(path, text)
+
+
+def _plain(path: Path, text: str) -> Iterator[Item]:
+    yield Document(path, None, text)
+
+
+def _html(path: Path, text: str) -> Iterator[Item]:
+    parser = _Text()
+    parser.feed(text)
+    parser.close()
+    yield Document(path, None, "".join(parser.parts))
+
+
+def _json(path: Path, text: str) -> Iterator[Item]:
+    try:
+        yield Document(path, None, "\n".join(_strings(json.loads(text))))
+    except (ValueError, RecursionError) as error:
+        yield Skipped(path, None, f"not JSON: {error}", failed=True)
+
+
+def _json_lines(path: Path, text: str) -> Iterator[Item]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield Skipped(path, number, f"not JSON: {error}", failed=True)
+            continue
+        if isinstance(value, dict) and isinstance(value.get("text"), str):
+            value = value["text"]
+        yield Document(path, number, "\n".join(_strings(value)))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield the strings in a JSON value, in order, without its keys."""
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str(text):
+                yield text
+            case list(items):
+                waiting.extend(reversed(items))
+            case dict(fields):
+                waiting.extend(reversed(fields.values()))
+
+
+class _Text(HTMLParser):
+    """Collects what a reader of a page sees, a line for each block."""
+
+    hidden = frozenset({"script", "style", "template", "noscript"})
+    inline = frozenset(
+        "a abbr b bdi bdo cite code data del dfn em i ins kbd label mark q s samp small span strong "
+        "sub sup time tt u var wbr".split()
+    )
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self.depth = 0  # of hidden elements around what comes next
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Start a line at a block, and hide what is not text."""
+        self.depth += tag in self.hidden
+        self._break(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """End a line at a block."""
+        self.depth = max(0, self.depth - (tag in self.hidden))
+        self._break(tag)
+
+    def handle_data(self, data: str) -> None:
+        """Keep text that is not hidden."""
+        if not self.depth:
+            self.parts.append(data)
+
+    def _break(self, tag: str) -> None:
+        if tag not in self.inline:
+            self.parts.append("\n\n" if tag in ("p", "h1", "h2", "h3", "h4", "h5", "h6") else "\n")
+
+
+_PARSERS: dict[str, Callable[[Path, str], Iterator[Item]]] = {
+    ".txt": _plain,
+    ".text": _plain,
+    ".md": _plain,
+    ".markdown": _plain,
+    ".rst": _plain,
+    ".py": _plain,
+    ".html": _html,
+    ".htm": _html,
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+}

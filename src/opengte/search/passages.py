@@ -1,0 +1,79 @@
+"""Where can a long text be cut? Passages that fit a model, with their places in the text.
+
+A passage ends where a paragraph ends, else a sentence, else a line, else a word, and it is as long
+as the limit allows. Passages follow each other without overlap and leave out only white space.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+Count = Callable[[Sequence[str]], Sequence[int]]
+Span = tuple[int, int]
+
+_CUTS = (
+    re.compile(r"\n[ \t\r]*\n\s*"),  # after the blank lines between paragraphs
+    re.compile(r"[.!?…]+[\"'”’)\]]*\s+|[。！？]+[”’」』）]*\s*"),  # after a sentence
+    re.compile(r"\n\s*"),  # after a line
+)
+_SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A part of a text: text[start:end]."""
+
+    start: int
+    end: int
+
+
+def split(text: str, count: Count, limit: int) -> list[Passage]:
+    """Cut a text into passages of at most `limit` tokens.
+
+    `count` returns the tokens of each of several texts, special tokens left out.
+    """
+    spans = _pack(text, (0, len(text)), 0, count, max(1, limit))
+    stripped = (_strip(text, span) for span in spans)
+    return [Passage(start, end) for start, end in stripped if start < end]
+
+
+def _pack(text: str, span: Span, level: int, count: Count, limit: int) -> Iterator[Span]:
+    """Join neighbouring pieces while they fit; cut a piece that does not fit one level finer."""
+    pieces = _cut(text, span, level, limit)
+    start, end, used = span[0], span[0], 0
+    for (left, right), size in zip(pieces, count([text[a:b] for a, b in pieces]), strict=True):
+        if used + size > limit and start < end:
+            yield start, end
+            start, used = left, 0
+        if size > limit and level < len(_CUTS):
+            yield from _pack(text, (left, right), level + 1, count, limit)
+            start, end, used = right, right, 0
+        else:
+            end, used = right, used + size
+    if start < end:
+        yield start, end
+
+
+def _cut(text: str, span: Span, level: int, limit: int) -> list[Span]:
+    """Cut a span into pieces that follow each other without gaps."""
+    if level < len(_CUTS):
+        ends = [match.end() for match in _CUTS[level].finditer(text, *span)]
+    else:
+        ends = list(_word_ends(text, span, max(1, limit // 4)))
+    edges = sorted({span[0], *ends, span[1]})
+    return list(zip(edges, edges[1:], strict=False))
+
+
+def _word_ends(text: str, span: Span, size: int) -> Iterator[int]:
+    """Yield cuts at most `size` characters apart, after white space where there is some."""
+    start, stop = span
+    while stop - start > size:
+        tile = text[start : start + size]
+        start += max((match.end() for match in _SPACE.finditer(tile)), default=size)
+        yield start
+
+
+def _strip(text: str, span: Span) -> Span:
+    piece = text[slice(*span)]
+    start = span[0] + len(piece) - len(piece.lstrip())
+    return start, start + len(piece.strip())

@@ -1,0 +1,375 @@
+"""Checkpoint files as tensors, and tensors into a plan's slots: strict, memory-mapped, streamed.
+
+The only module that opens weight files. A safetensors file is a length, a JSON header and raw data;
+it is mapped, never copied whole. What does not match is an error that names the tensor.
+"""
+
+import hashlib
+import json
+import mmap
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from opengte.errors import WeightsError
+
+Array = npt.NDArray[Any]
+
+# bfloat16 travels as uint16: NumPy has no such type
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+NAMES = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+
+MAX_HEADER = 100 << 20  # bytes, the bound of the format's own implementation
+CHUNK = 16 << 20  # bytes a chunk of rows has at most, so that a load never holds a tensor twice
+SAMPLES = 16  # blocks of a large tensor that the fingerprint reads
+BLOCK = 4096  # bytes
+
+
+class Piece(Protocol):
+    """Rows [start, stop) of one tensor, with the tensor's expected shape (-1: any extent)."""
+
+    @property
+    def tensor(self) -> str: ...  # noqa: D102
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def start(self) -> int: ...  # noqa: D102
+    @property
+    def stop(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where one tensor lies: its file, dtype tag, shape and bytes [start, stop) of the file."""
+
+    file: "TensorFile"
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive rows of a slot: values (rows, ...) in the stored dtype, bf16 as uint16."""
+
+    slot: str
+    row: int
+    values: Array
+    dtype: str
+
+    def as_float32(self) -> npt.NDArray[np.float32]:
+        """Return the values as float32."""
+        if self.dtype == "BF16":
+            wide = self.values.astype(np.uint32) << 16
+            return wide.view(np.float32)
+        return self.values.astype(np.float32)
+
+
+@dataclass(eq=False)
+class TensorFile:
+    """One memory-mapped file."""
+
+    path: Path
+    mapping: mmap.mmap | bytes
+
+    def read(self, tensor: Tensor, start: int, stop: int) -> Array:
+        """Return rows [start, stop) of a tensor as a view of the mapped file."""
+        rest = tensor.shape[1:]
+        dtype = DTYPES[tensor.dtype]
+        row = int(np.prod(rest, dtype=np.int64))
+        offset = tensor.start + start * row * dtype.itemsize
+        flat = np.frombuffer(self.mapping, dtype, count=(stop - start) * row, offset=offset)
+        return (flat if flat.flags.aligned else flat.copy()).reshape(stop - start, *rest)
+
+    def forget(self, start: int, stop: int) -> None:
+        """Let the system drop the resident pages of bytes [start, stop)."""
+        if not isinstance(self.mapping, mmap.mmap) or not hasattr(self.mapping, "madvise"):
+            return
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = stop // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if length > 0:
+            self.mapping.madvise(mmap.MADV_DONTNEED, first, length)
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """All tensors of a checkpoint by name; those of a side file as `file:name`."""
+
+    tensors: Mapping[str, Tensor]
+    label: str = "checkpoint"
+    pickles: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """Return the number of floating-point values in the files."""
+        return sum(
+            int(np.prod(tensor.shape, dtype=np.int64))
+            for tensor in self.tensors.values()
+            if tensor.dtype in NAMES
+        )
+
+    @property
+    def dtype(self) -> str:
+        """Return the dtype that most bytes are stored in: fp32, bf16, fp16 or fp64."""
+        sizes: dict[str, int] = {}
+        for tensor in self.tensors.values():
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.stop - tensor.start
+        stored = max(sizes, key=lambda dtype: sizes[dtype]) if sizes else "F32"
+        return NAMES.get(stored, stored.lower())
+
+
+def open_safetensors(path: Path) -> dict[str, Tensor]:
+    """Map one safetensors file and return its tensors.
+
+    Raises WeightsError, naming the file and the tensor, when header and data do not agree.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        prefix = handle.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+        if not 2 <= length <= min(MAX_HEADER, size - 8):
+            raise WeightsError(
+                f"`{path}` is no safetensors file or is cut off: {size} bytes, header of {length}"
+            )
+        header = _parse_header(path, handle.read(length))
+        data = 8 + length
+        # copy-on-write: nothing writes, but consumers want arrays that claim to be writable
+        mapping = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+    file = TensorFile(path, mapping)
+    return {
+        name: _tensor(file, name, entry, data, size)
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(raw)
+    except ValueError as error:
+        raise WeightsError(f"the header of `{path}` is not JSON: {error}") from None
+    if not isinstance(header, dict):
+        raise WeightsError(f"the header of `{path}` is not an object")
+    return header
+
+
+def _tensor(file: TensorFile, name: str, entry: Any, data: int, size: int) -> Tensor:
+    where = f"tensor `{name}` of `{file.path}`"
+    try:
+        dtype, shape = entry["dtype"], tuple(entry["shape"])
+        start, stop = (data + int(offset) for offset in entry["data_offsets"])
+    except (KeyError, TypeError, ValueError):
+        raise WeightsError(f"{where} has no dtype, shape or offsets: {entry!r:.200}") from None
+    if dtype not in DTYPES:
+        known = ", ".join(DTYPES)
+        raise WeightsError(f"{where} has dtype {dtype!r:.50}, expected one of {known}")
+    if not all(isinstance(extent, int) and 0 <= extent < 2**40 for extent in shape):
+        raise WeightsError(f"{where} has shape {shape!r:.200}, expected whole numbers")
+    needed = DTYPES[dtype].itemsize
+    for extent in shape:
+        needed *= extent
+    if stop - start != needed or start < data:
+        raise WeightsError(f"{where} has {stop - start} bytes, expected {needed} for shape {shape}")
+    if stop > size:
+        raise WeightsError(f"{where} is truncated: it ends at byte {stop} of {size} in the file")
+    return Tensor(file, dtype, shape, start, stop)
+
+
+PickleReader = Callable[[Path], Mapping[str, tuple[Array, str]]]
+
+
+def open_weights(
+    folder: Path, sides: Mapping[str, Path], read_pickle: PickleReader | None = None
+) -> Weights:
+    """Open the weights of a checkpoint folder, and side files under a name each.
+
+    `model.safetensors`, or the shards that `model.safetensors.index.json` lists; failing those
+    `pytorch_model.bin`, whole or sharded, through read_pickle. A folder that has pickles and no
+    reader gives Weights whose tensors are missing and whose pickles say which files they are.
+    """
+    tensors: dict[str, Tensor] = {}
+    pickles: dict[str, Path] = {}
+    files = {f"{i}|": path for i, path in enumerate(weight_files(folder))}
+    for label, path in {**files, **{f"{name}:": path for name, path in sides.items()}}.items():
+        prefix = "" if label.endswith("|") else label
+        if path.suffix == ".safetensors":
+            found = open_safetensors(path)
+        elif read_pickle is None:
+            pickles[prefix] = path
+            continue
+        else:
+            found = _from_arrays(path, read_pickle(path))
+        _merge(tensors, found, prefix, path)
+    _check_index(folder, tensors)
+    return Weights(tensors, folder.name, pickles)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the model's weights.
+
+    Raises WeightsError when there are none, or when an index names a file that is not there.
+    """
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        single = folder / f"{stem}.{suffix}"
+        index = folder / f"{stem}.{suffix}.index.json"
+        if index.is_file():
+            return _shards(index)
+        if single.is_file():
+            return [single]
+    raise WeightsError(
+        f"`{folder}` has no weights: expected model.safetensors, model.safetensors.index.json with "
+        "its shards, or pytorch_model.bin"
+    )
+
+
+def _index_map(index: Path) -> dict[str, str]:
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
+            raise TypeError("weight_map is not an object of file names")
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"`{index}` cannot be read: {error}") from None
+    return names
+
+
+def _shards(index: Path) -> list[Path]:
+    names = sorted(set(_index_map(index).values()))
+    for name in names:
+        if Path(name).name != name:
+            raise WeightsError(f"`{index}` names a file outside its folder: {name!r}")
+        if not (index.parent / name).is_file():
+            raise WeightsError(f"`{index}` lists the shard `{name}`, which is not in the folder")
+    return [index.parent / name for name in names]
+
+
+def _check_index(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    for name, file in _index_map(index).items():
+        if name not in tensors or tensors[name].file.path.name != file:
+            raise WeightsError(f"`{index}` places tensor `{name}` in `{file}`, which lacks it")
+
+
+def _merge(into: dict[str, Tensor], found: Mapping[str, Tensor], prefix: str, path: Path) -> None:
+    for name, tensor in found.items():
+        if prefix + name in into:
+            raise WeightsError(f"tensor `{name}` of `{path}` is also in another shard")
+        into[prefix + name] = tensor
+
+
+def _from_arrays(path: Path, arrays: Mapping[str, tuple[Array, str]]) -> dict[str, Tensor]:
+    result = {}
+    for name, (values, dtype) in arrays.items():
+        buffer = np.ascontiguousarray(values).tobytes()
+        file = TensorFile(path, buffer)
+        result[name] = Tensor(file, dtype, tuple(values.shape), 0, len(buffer))
+    return result
+
+
+def check(
+    weights: Weights, sources: Mapping[str, Iterable[Piece]], unexpected: Iterable[str]
+) -> None:
+    """Raise WeightsError unless every piece has its shape and nothing else is in the files."""
+    for slot, pieces in sources.items():
+        for piece in pieces:
+            found = weights.tensors[piece.tensor]
+            same = len(found.shape) == len(piece.shape) and all(
+                want in (-1, have) for want, have in zip(piece.shape, found.shape, strict=True)
+            )
+            if not same or not piece.start < piece.stop <= found.shape[0]:
+                raise WeightsError(
+                    f"tensor `{piece.tensor}` has shape {found.shape}, expected {piece.shape} "
+                    f"for `{slot}`. config.json and the weights do not belong together."
+                )
+            if found.dtype not in NAMES:
+                raise WeightsError(
+                    f"tensor `{piece.tensor}` is stored as {found.dtype}, expected "
+                    f"{', '.join(NAMES)}. Quantised checkpoints are not read; use the original."
+                )
+    extra = list(unexpected)
+    if extra:
+        raise WeightsError(
+            f"the checkpoint has {len(extra)} tensors that its architecture does not: "
+            f"`{'`, `'.join(extra[:5])}`{' …' if len(extra) > 5 else ''}"
+        )
+
+
+def stream(weights: Weights, sources: Mapping[str, Iterable[Piece]]) -> Iterator[Chunk]:
+    """Yield every slot's values in chunks of rows, in slot order, and drop pages behind them.
+
+    A chunk is a view of the mapped file: copy it before taking the next. Raises WeightsError,
+    naming the tensor, at a value that is not finite.
+    """
+    for slot, pieces in sources.items():
+        row = 0
+        for piece in pieces:
+            tensor = weights.tensors[piece.tensor]
+            width = (tensor.stop - tensor.start) // max(1, tensor.shape[0])
+            step = max(1, CHUNK // max(1, width))
+            for start in range(piece.start, piece.stop, step):
+                stop = min(start + step, piece.stop)
+                values = tensor.file.read(tensor, start, stop)
+                _check_finite(values, tensor, piece.tensor, start)
+                yield Chunk(slot, row, values, tensor.dtype)
+                row += stop - start
+                tensor.file.forget(tensor.start + start * width, tensor.start + stop * width)
+
+
+def _check_finite(values: Array, tensor: Tensor, name: str, row: int) -> None:
+    if tensor.dtype == "BF16":
+        finite = (values & np.uint16(0x7F80)) != 0x7F80
+    else:
+        finite = np.isfinite(values)
+    if not finite.all():
+        where = np.unravel_index(int(np.argmin(finite)), values.shape)
+        place = (int(where[0]) + row, *map(int, where[1:]))
+        raise WeightsError(
+            f"tensor `{name}` of `{tensor.file.path}` is not finite at {list(place)}: "
+            "the file is damaged, or the training that wrote it diverged"
+        )
+
+
+def fingerprint(weights: Weights) -> str:
+    """Return a hash of names, shapes, dtypes and values.
+
+    Small tensors are read whole, large ones in 16 blocks spread over them, so that 14 GB take well
+    under a second: it tells models apart, and is no defence against tampering.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights.tensors):
+        tensor = weights.tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+        for start, stop in _sampled(tensor.start, tensor.stop):
+            digest.update(tensor.file.mapping[start:stop])
+    for label, path in sorted(weights.pickles.items()):
+        digest.update(f"{label} {path.stat().st_size}\n".encode())
+        with path.open("rb") as handle:
+            for start, stop in _sampled(0, path.stat().st_size):
+                handle.seek(start)
+                digest.update(handle.read(stop - start))
+    return digest.hexdigest()
+
+
+def _sampled(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    if stop - start <= SAMPLES * BLOCK:
+        yield start, stop
+        return
+    for i in range(SAMPLES):
+        first = start + (stop - start - BLOCK) * i // (SAMPLES - 1)
+        yield first, first + BLOCK

@@ -1,0 +1,113 @@
+"""Packed attention and pooling against their slow, obvious twins."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opengte.arch.plan import Attention, LogN
+from opengte.reference import layers
+from opengte.types import PackedBatch
+
+
+def batch_of(lengths: list[int], pool_from: list[int] | None = None) -> PackedBatch:
+    cu_seqlens = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    ids = np.zeros(cu_seqlens[-1], np.int32)
+    return PackedBatch(ids, cu_seqlens, ids, np.array(pool_from or [0] * len(lengths), np.int32))
+
+
+def attention(heads: int, kv_heads: int, head_dim: int, **changes) -> Attention:
+    settings = {
+        "qkv_bias": True,
+        "out_bias": True,
+        "causal": False,
+        "rope": None,
+        "window": None,
+        "qk_norm": None,
+        "logn": None,
+        **changes,
+    }
+    return Attention(heads=heads, kv_heads=kv_heads, head_dim=head_dim, **settings)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    kv_heads=st.integers(1, 3),
+    group=st.sampled_from([1, 2, 7]),
+    head_dim=st.sampled_from([2, 6, 16]),
+    causal=st.booleans(),
+    window=st.sampled_from([None, 0, 1, 5, 100]),
+    seed=st.integers(0, 99),
+)
+def test_packed_attention_is_naive_attention(
+    lengths, kv_heads, group, head_dim, causal, window, seed
+):
+    packed = layers.pack(batch_of(lengths), torch.device("cpu"))
+    plan = attention(kv_heads * group, kv_heads, head_dim, causal=causal, window=window)
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (
+        torch.randn(sum(lengths), heads, head_dim, generator=generator, dtype=torch.float64)
+        for heads in (plan.heads, kv_heads, kv_heads)
+    )
+    found = layers.attend(q, k, v, packed, plan)
+    torch.testing.assert_close(found, layers.attend_naive(q, k, v, packed, plan))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_local_attention_crosses_query_blocks(causal, monkeypatch):
+    monkeypatch.setattr(layers, "QUERY_BLOCK", 16)
+    packed = layers.pack(batch_of([70, 33]), torch.device("cpu"))
+    plan = attention(2, 1, 8, causal=causal, window=5)
+    q, k, v = (torch.randn(103, heads, 8, dtype=torch.float64) for heads in (2, 1, 1))
+    found = layers.attend(q, k, v, packed, plan)
+    torch.testing.assert_close(found, layers.attend_naive(q, k, v, packed, plan))
+
+
+def test_runs_join_neighbours_of_equal_length():
+    packed = layers.pack(batch_of([3, 3, 2, 3]), torch.device("cpu"))
+    assert packed.runs == (layers.Run(0, 2, 3), layers.Run(6, 1, 2), layers.Run(8, 1, 3))
+    assert packed.positions.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 0, 1, 2]
+    assert packed.owners.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
+
+
+def test_pooling_kinds():
+    packed = layers.pack(batch_of([2, 3], pool_from=[0, 1]), torch.device("cpu"))
+    states = torch.arange(10.0).view(5, 2)
+    assert layers.pool(states, packed, "cls").tolist() == [[0, 1], [4, 5]]
+    assert layers.pool(states, packed, "last").tolist() == [[2, 3], [8, 9]]
+    assert layers.pool(states, packed, "mean").tolist() == [[1, 2], [7, 8]]
+
+
+@pytest.mark.parametrize(("clip", "expected"), [(False, [0.5, 2.0]), (True, [1.0, 2.0])])
+def test_log_n_scales_queries_by_their_own_sequence(clip, expected):
+    packed = layers.pack(batch_of([4, 256]), torch.device("cpu"))
+    scaled = layers.scale_queries(torch.ones(260, 1, 2), LogN(16, clip), packed)
+    torch.testing.assert_close(scaled[[0, 4], 0, 0], torch.tensor(expected))
+
+
+def test_compiled_model_gives_the_same_states():
+    from opengte.arch import plan_of
+    from opengte.reference.model import Model
+
+    plan = plan_of(
+        {
+            "model_type": "modernbert",
+            "vocab_size": 30,
+            "hidden_size": 16,
+            "num_attention_heads": 2,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "local_attention": 4,
+        }
+    )
+    torch.manual_seed(0)
+    model = Model(plan).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    compiled = torch.compile(model, backend="eager")
+    for lengths in ([5, 3], [9], [2, 2, 7]):
+        packed = layers.pack(batch_of(lengths), torch.device("cpu"))
+        with torch.inference_mode():
+            torch.testing.assert_close(compiled(packed), model(packed))
