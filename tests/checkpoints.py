@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
-from tests import tokenizers_for_tests
 from tokenizers import Tokenizer
+
+from tests import tokenizers_for_tests
 
 Config = dict[str, Any]
 Tensors = dict[str, torch.Tensor]
+Arrays = dict[str, npt.NDArray[np.float64]]
 
 VOCABULARY = 512  # more than the tokenizers of `tokenizers_for_tests` have
 
@@ -159,12 +162,12 @@ def tensors_of(folder: Path) -> Tensors:
     return dict(load_file(folder / "model.safetensors"))
 
 
-def arrays_of(folder: Path) -> dict[str, np.ndarray]:
+def arrays_of(folder: Path) -> Arrays:
     """Return the same as float64 arrays, for `naive`."""
     return as_arrays(tensors_of(folder))
 
 
-def as_arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+def as_arrays(tensors: Mapping[str, torch.Tensor]) -> Arrays:
     return {name: tensor.to(torch.float64).numpy() for name, tensor in tensors.items()}
 
 
@@ -394,7 +397,8 @@ _NEW_HEADS = {"NewForTokenClassification", "NewForSequenceClassification"}
 def new_tensors(config: Config, seed: int = 0, *, prefix: bool | None = None) -> Tensors:
     """Return a `new` checkpoint's tensors; heads follow `architectures`, and bring the prefix."""
     heads = _NEW_HEADS & set(config["architectures"])
-    width, before = config["hidden_size"], "new." if (prefix if prefix is not None else heads) else ""
+    before = "new." if (prefix if prefix is not None else heads) else ""
+    width = config["hidden_size"]
     shapes = {before + name: shape for name, shape in _new_shapes(config)}
     if heads:
         shapes |= {"classifier.weight": (1, width), "classifier.bias": (1,)}
@@ -406,7 +410,7 @@ def new_tensors(config: Config, seed: int = 0, *, prefix: bool | None = None) ->
 
 def new_model(
     folder: Path, *, seed: int = 0, prefix: bool | None = None, **changes: Any
-) -> tuple[Config, dict[str, np.ndarray]]:
+) -> tuple[Config, Arrays]:
     """Write a `new` checkpoint; return its config, and its tensors for `naive`."""
     config = NEW_CONFIG | {"num_labels": 1} | changes
     tensors = new_tensors(config, seed, prefix=prefix)
@@ -489,9 +493,7 @@ def _latent_shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield f"{feed}.fn.net.2.bias", (width,)
 
 
-def nvembed_model(
-    folder: Path, *, seed: int = 0, **changes: Any
-) -> tuple[Config, dict[str, np.ndarray]]:
+def nvembed_model(folder: Path, *, seed: int = 0, **changes: Any) -> tuple[Config, Arrays]:
     """Write an NV-Embed checkpoint; return its config, and its tensors for `naive`."""
     config = NVEMBED_CONFIG | changes
     shapes = {f"embedding_model.{n}": s for n, s in _mistral_shapes(config["text_config"])}

@@ -74,8 +74,13 @@ def environment(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", CHUNK)
     yield
-    if close := getattr(huggingface_hub, "close_session", None):
-        close()
+    forget_connections()
+
+
+def forget_connections() -> None:
+    """Close what huggingface_hub keeps open; it has called this by two names."""
+    older = getattr(huggingface_hub.utils, "reset_sessions", lambda: None)
+    getattr(huggingface_hub, "close_session", older)()
 
 
 @pytest.fixture
@@ -351,7 +356,7 @@ def test_nobody_listens(monkeypatch, waits):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
-        with pytest.raises(DownloadError, match="could not be fetched: ConnectError"):
+        with pytest.raises(DownloadError, match=r"could not be fetched: Connect\w*Error"):
             hub.fetch(NAME)
 
 
@@ -393,7 +398,7 @@ def test_a_file_that_is_listed_but_gone(server):
 
 
 def test_too_small_a_disk_is_noticed_before_the_download(server, monkeypatch, tmp_path):
-    usage = shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000)  # type: ignore[attr-defined]
+    usage = shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(DownloadError) as caught:
         hub.fetch(NAME)
@@ -422,11 +427,13 @@ def test_a_disk_that_fills_up_leaves_nothing_that_passes_for_a_file(server, monk
             return self.file.write(data)
 
     def write_until_full(url, file, **settings):
-        return real(url, Full(file), **settings)
+        return real(url, Full(file), **settings)  # type: ignore[arg-type]
 
+    left = len(WEIGHTS) - 3 * CHUNK
+    expected = f"No space left on the disk of the cache .*: {left} bytes are needed, .*HF_HOME"
     with monkeypatch.context() as patch:
         patch.setattr(huggingface_hub.file_download, "http_get", write_until_full)
-        with pytest.raises(DownloadError, match="No space left on the disk of the cache .*HF_HOME"):
+        with pytest.raises(DownloadError, match=expected):
             hub.fetch(NAME)
     assert hub_server.sha256(WEIGHTS) not in blobs(tmp_path)
     with pytest.raises(OfflineError):
@@ -471,6 +478,7 @@ def test_offline_with_the_files(server, monkeypatch, no_network_later, variable)
 
 def test_offline_in_the_library_but_not_here(server, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    forget_connections()
     with pytest.raises(OfflineError, match="HF_HUB_OFFLINE was set.*gte pull org/tiny"):
         hub.fetch(NAME)
 
@@ -614,7 +622,7 @@ def test_a_file_is_not_a_folder(tmp_path):
         ("-rf", None),
         ("org/na..me", None),
         ("org/na--me", None),
-        ("org/n\0", None),
+        ("org/n\0", "org/n"),
         ("pypi:", None),
         ("pypi:--index-url", None),
         ("pypi:name>=1", None),

@@ -1,9 +1,9 @@
 """Plans of published configurations have as many weights as the published files, to the unit."""
 
 import pytest
-from tests.published_configs import CONFIGS
 
 from opengte.arch import plan_of
+from tests.published_configs import CONFIGS
 
 
 def _bert_pooler(width):

@@ -104,7 +104,7 @@ def save_mistral(folder: Path, *, add_eos_token: bool = False) -> int:
 def _byte_level_bpe() -> Tokenizer:
     """Return a Qwen2 tokenizer over the 256 bytes and `WORDS`."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab, merges = _with_merges(alphabet, [*WORDS, *("Ġ" + word for word in WORDS)])
+    vocab, merges = _with_merges(alphabet, [*("Ġ" + word for word in WORDS), *WORDS])
     tokenizer = Tokenizer(models.BPE(vocab, merges))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

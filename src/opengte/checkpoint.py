@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from opengte import arch, hub, weights
 from opengte.arch import decoder
@@ -21,7 +21,8 @@ from opengte.arch.settings import ACTIVATIONS
 from opengte.arch.tensors import Naming, sources, unexpected
 from opengte.errors import CheckpointError, CheckpointWarning, InputError, UnsupportedModelError
 from opengte.known import WEB_SEARCH, Known, find
-from opengte.text import Prompts, Tokenizer, load_tokenizer, read_prompts
+from opengte.text.prompts import Prompts, read_prompts
+from opengte.text.tokenizer import Tokenizer, load_tokenizer
 from opengte.types import ModelCard, Output
 from opengte.weights import Chunk, PickleReader, Weights
 
@@ -242,6 +243,7 @@ def _modules(folder: Path) -> tuple[Path, list[Path]]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"`{path}` is not a list of modules: {error!r}") from None
     pooling, dense = folder / "1_Pooling", []
+    _check_order(path, [kind for kind, _ in kinds])
     for kind, name in kinds:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise CheckpointError(f"`{path}` names a folder outside the checkpoint: {name!r}")
@@ -249,12 +251,19 @@ def _modules(folder: Path) -> tuple[Path, list[Path]]:
             pooling = folder / name
         elif kind == "Dense":
             dense.append(folder / name)
-        elif kind not in ("Transformer", "Normalize"):
-            raise UnsupportedModelError(
-                f"`{path}` has a module of type {kind!r}, expected Transformer, Pooling, Dense or "
-                "Normalize"
-            )
     return pooling, dense
+
+
+def _check_order(path: Path, kinds: list[str]) -> None:
+    if not re.fullmatch("(Transformer )?(Pooling )?(Dense )*(Normalize )?", _spaced(kinds)):
+        raise UnsupportedModelError(
+            f"`{path}` lists the modules {', '.join(kinds)}, expected Transformer, Pooling, any "
+            "number of Dense and at most one Normalize, in this order"
+        )
+
+
+def _spaced(words: list[str]) -> str:
+    return "".join(f"{word} " for word in words)
 
 
 def _pooling(folder: Path) -> PoolingKind | None:
@@ -350,13 +359,14 @@ def _prompts(folder: Path, known: Known | None) -> Prompts:
         query, document = query or known.query, document or known.document
     if template is not None:
         query, default = "", default or WEB_SEARCH
+    pooled = _read_optional(_modules(folder)[0] / "config.json").get("include_prompt", True)
     return Prompts(
         query=query,
         document=document,
         plain=known.plain if known else "",
         template=template,
         default_instruction=default if template else None,
-        mask=known.mask_prompt if known else False,
+        mask=pooled is False or (known is not None and known.mask_prompt),
     )
 
 
@@ -383,6 +393,4 @@ def _licence(folder: Path) -> str | None:
     head = card.read_bytes()[:65536].decode("utf-8", "replace")
     front = re.match(r"---\n(.*?)\n---", head, re.DOTALL)
     found = re.search(r"^license:\s*(\S+)", front[1], re.MULTILINE) if front else None
-    return cast(str, found[1]) if found else None
-
-
+    return str(found[1]) if found else None

@@ -27,8 +27,8 @@ from opengte.errors import (
     TruncationWarning,
 )
 from opengte.known import WEB_SEARCH, allows_dimension
-from opengte.text import Tokenizer
 from opengte.text.judge import PREFIX, SUFFIX, question
+from opengte.text.tokenizer import Tokenizer
 from opengte.types import (
     Embeddings,
     Floats,
@@ -333,7 +333,7 @@ class Encoder(_Loaded):
                 offset += len(items)
 
     def _wanted(self, outputs: Sequence[Output]) -> frozenset[Output]:
-        names = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        names: tuple[Any, ...] = (outputs,) if isinstance(outputs, str) else tuple(outputs)
         for name in names:
             if name not in self.card.outputs:
                 raise CapabilityError(

@@ -76,7 +76,7 @@ def join(parts: Sequence[Embeddings]) -> Embeddings:
         return first
 
     return Embeddings(
-        dense=None if first.dense is None else np.concatenate([p.dense for p in parts]),  # type: ignore[misc]
+        dense=None if first.dense is None else np.concatenate([p.dense for p in parts]),
         sparse=_chain(first.sparse, (p.sparse for p in parts)),
         tokens=_chain(first.tokens, (p.tokens for p in parts)),
         states=_chain(first.states, (p.states for p in parts)),

@@ -85,7 +85,7 @@ class TensorFile:
     """One memory-mapped file."""
 
     path: Path
-    mapping: mmap.mmap | bytes
+    mapping: mmap.mmap | memoryview
 
     def read(self, tensor: Tensor, start: int, stop: int) -> Array:
         """Return rows [start, stop) of a tensor as a view of the mapped file."""
@@ -276,7 +276,7 @@ def _merge(into: dict[str, Tensor], found: Mapping[str, Tensor], prefix: str, pa
 def _from_arrays(path: Path, arrays: Mapping[str, tuple[Array, str]]) -> dict[str, Tensor]:
     result = {}
     for name, (values, dtype) in arrays.items():
-        buffer = np.ascontiguousarray(values).tobytes()
+        buffer = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
         file = TensorFile(path, buffer)
         result[name] = Tensor(file, dtype, tuple(values.shape), 0, len(buffer))
     return result

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from tests import checkpoints
 from transformers import (
     BertConfig,
     BertModel,
@@ -19,14 +19,16 @@ from transformers import (
     XLMRobertaModel,
 )
 
-_ENCODER = {
+from tests import checkpoints
+
+_ENCODER: dict[str, Any] = {
     "vocab_size": checkpoints.VOCABULARY,
     "hidden_size": 48,
     "num_hidden_layers": 2,
     "num_attention_heads": 3,
     "intermediate_size": 40,
 }
-_DECODER = _ENCODER | {
+_DECODER: dict[str, Any] = _ENCODER | {
     "num_attention_heads": 6,
     "num_key_value_heads": 2,
     "intermediate_size": 56,

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+
 from tests import checkpoints
 
 Ids = npt.NDArray[np.int32]

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tests.parity.oracle import Array, Ids, random_ids
 
 from opengte import checkpoint
 from opengte.engine import torch as torch_engine
 from opengte.engine.base import Engine
 from opengte.types import PackedBatch
+from tests.parity.oracle import Array, Ids, random_ids
 
 FP32 = 1e-5  # largest difference of states of unit size
 EDGES = (1, 2, 3, 17, 511, 512)

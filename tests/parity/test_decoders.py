@@ -1,8 +1,6 @@
 """Qwen2, Qwen3 and Mistral against transformers: both directions of attention, grouped heads."""
 
 import pytest
-from tests import checkpoints
-from tests.parity import oracle, packed
 from transformers import (
     MistralConfig,
     MistralModel,
@@ -12,6 +10,9 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3Model,
 )
+
+from tests import checkpoints
+from tests.parity import oracle, packed
 
 # What says that a Qwen2 checkpoint attends in both directions.
 GTE_QWEN = {"auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}}
@@ -102,7 +103,9 @@ def test_sliding_window_from_a_certain_layer_on(tmp_path, from_layer):
 @pytest.mark.parametrize(("heads", "kv_heads"), GROUPS)
 def test_qwen3(tmp_path, heads, kv_heads):
     settings = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": 16}
-    model = checkpoints.transformers_model(tmp_path, Qwen3Model(Qwen3Config(**_settings(**settings))))
+    model = checkpoints.transformers_model(
+        tmp_path, Qwen3Model(Qwen3Config(**_settings(**settings)))
+    )
     _check_causal(tmp_path, model)
 
 

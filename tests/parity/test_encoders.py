@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from tests import checkpoints
-from tests.parity import oracle, packed
 from transformers import (
     BertConfig,
     BertModel,
@@ -12,6 +10,9 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaModel,
 )
+
+from tests import checkpoints
+from tests.parity import oracle, packed
 
 # heads and head dimensions that fill no vector register, inner widths that are no multiple of 8
 SHAPES = {
@@ -35,7 +36,7 @@ def _settings(shape, **changes):
 
 def _xlm_roberta(shape, **changes):
     settings = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
-    return _settings(shape, **settings, **changes)
+    return _settings(shape, **settings | changes)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -73,7 +74,7 @@ def test_xlm_roberta(tmp_path, shape):
 
 
 def test_xlm_roberta_longer_than_512(tmp_path):
-    config = XLMRobertaConfig(**_xlm_roberta(SHAPES["one layer"]) | {"max_position_embeddings": 802})
+    config = XLMRobertaConfig(**_xlm_roberta(SHAPES["one layer"], max_position_embeddings=802))
     model = checkpoints.transformers_model(tmp_path, XLMRobertaModel(config))
     rows = packed.rows_of((800, 513))
     packed.check_states(packed.load(tmp_path), rows, lambda ids: oracle.states(model, ids))

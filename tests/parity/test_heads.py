@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
+
 from tests import checkpoints, naive
 from tests.parity import oracle, packed
-from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
 
 WIDTH = 48
 LENGTHS = (1, 2, 3, 50)

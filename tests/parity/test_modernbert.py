@@ -1,9 +1,10 @@
 """ModernBERT against transformers: alternating attention, two RoPE bases, no first norm."""
 
 import pytest
+from transformers import ModernBertConfig, ModernBertModel
+
 from tests import checkpoints
 from tests.parity import oracle, packed
-from transformers import ModernBertConfig, ModernBertModel
 
 WINDOW_EDGES = (1, 2, 3, 63, 64, 65, 66, 128, 129, 130, 200)
 

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tests import checkpoints, naive
-from tests.parity import oracle
 from transformers import (
     BertConfig,
     BertModel,
@@ -14,6 +12,9 @@ from transformers import (
     MistralConfig,
     MistralModel,
 )
+
+from tests import checkpoints, naive
+from tests.parity import oracle
 
 CLOSE = {"rtol": 0, "atol": 1e-6}  # transformers computes its RoPE tables in float32
 

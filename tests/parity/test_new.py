@@ -1,6 +1,7 @@
 """The `new` architecture against `naive`, in every setting that a released model may have."""
 
 import pytest
+
 from tests import checkpoints, naive
 from tests.parity import packed
 
@@ -62,9 +63,7 @@ def test_token_types(tmp_path, types):
 
 
 @pytest.mark.parametrize("prefix", [True, False])
-@pytest.mark.parametrize(
-    "architectures", [["NewModel"], ["NewModel", "NewForTokenClassification"]]
-)
+@pytest.mark.parametrize("architectures", [["NewModel"], ["NewModel", "NewForTokenClassification"]])
 def test_prefix_or_none(tmp_path, prefix, architectures):
     config, tensors = checkpoints.new_model(tmp_path, prefix=prefix, architectures=architectures)
     rows = packed.rows_of((4, 1, 9))

@@ -2,16 +2,21 @@
 
 import numpy as np
 import pytest
+
 from tests import checkpoints, naive
 from tests.parity import packed
 
 
+def _changed(part, **changes):
+    return {part: checkpoints.NVEMBED_CONFIG[part] | changes}
+
+
 def _latent(**changes):
-    return {"latent_attention_config": checkpoints.NVEMBED_CONFIG["latent_attention_config"] | changes}
+    return _changed("latent_attention_config", **changes)
 
 
 def _text(**changes):
-    return {"text_config": checkpoints.NVEMBED_CONFIG["text_config"] | changes}
+    return _changed("text_config", **changes)
 
 
 CASES = {

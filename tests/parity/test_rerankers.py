@@ -1,8 +1,6 @@
 """Rerankers against transformers: classifier heads, and the yes/no head of a language model."""
 
 import pytest
-from tests import checkpoints, naive
-from tests.parity import oracle, packed
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -13,6 +11,9 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaForSequenceClassification,
 )
+
+from tests import checkpoints, naive
+from tests.parity import oracle, packed
 
 
 def _settings(**changes):

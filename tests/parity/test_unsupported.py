@@ -1,10 +1,10 @@
 """A setting that would change the result and is not known stops the load, by its name."""
 
 import pytest
-from tests.published_configs import CONFIGS
 
 from opengte.arch import plan_of
 from opengte.errors import UnsupportedModelError
+from tests.published_configs import CONFIGS
 
 BERT = "thenlper/gte-base"
 XLM_ROBERTA = "BAAI/bge-m3"

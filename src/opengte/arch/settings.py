@@ -78,12 +78,10 @@ def head_dim(config: Config, width: int, heads: int) -> int:
 def rope(config: Config, default_theta: float) -> Rope:
     """Return the unscaled rotary embedding of a decoder, in the old or the new style of config."""
     parameters = config.get("rope_parameters") or {}
-    scaling = config.get("rope_scaling") or parameters
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind != "default":
-        raise unsupported(
-            config, "rope_scaling", scaling, "no scaling (null) for this architecture"
-        )
+    for name in ("rope_scaling", "rope_parameters"):
+        scaling = config.get(name) or {}
+        if scaling.get("rope_type", scaling.get("type", "default")) != "default":
+            raise unsupported(config, name, scaling, "no scaling for this architecture")
     theta = parameters.get("rope_theta", config.get("rope_theta"))
     return Rope(number({"rope_theta": theta}, "rope_theta", default_theta))
 

@@ -1,8 +1,6 @@
 """`gte embed`: texts in, vectors out."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +12,7 @@ from opengte.cli import failures, formats, job
 from opengte.cli.inputs import Input, input_options
 from opengte.cli.journal import Header, Progress
 from opengte.cli.options import ModelOptions, TextOptions, encoder_options, text_options
+from opengte.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from opengte import Encoder
@@ -100,7 +99,7 @@ def command(
     else:
         header = _header(encoder, source, text, outputs, window) | {"output": output.name}
         target = job.Target(output, format, layout, header, not source.is_stdin, restart)
-        with _progress_bar() as advance:
+        with progress_bar(" rows") as advance:
             done = job.to_file(source.rows(), work, target, advance)
     _summarise(done)
 
@@ -131,15 +130,6 @@ def _header(
         "window": window,
         "input": source.identity(),
     }
-
-
-@contextmanager
-def _progress_bar() -> Iterator[job.Advance]:
-    """Show rows done and rows a second on stderr, where that is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(unit=" rows", disable=None, file=sys.stderr) as bar:
-        yield lambda rows: None if bar.update(rows) else None
 
 
 def _summarise(done: Progress) -> None:

@@ -81,7 +81,8 @@ def _json_line(block: Block, index: int, layout: Layout) -> bytes:
         parts.append(f'"dense": {_numbers(vectors.dense[index])}')
     if "sparse" in layout.outputs and vectors.sparse is not None:
         weights = sorted(vectors.sparse[index].items())
-        parts.append('"sparse": {%s}' % ", ".join(f'"{i}": {w:.9g}' for i, w in weights))
+        pairs = ", ".join(f'"{token}": {weight:.9g}' for token, weight in weights)
+        parts.append(f'"sparse": {{{pairs}}}')
     if "tokens" in layout.outputs and vectors.tokens is not None:
         rows = ", ".join(map(_numbers, vectors.tokens[index]))
         parts.append(f'"tokens": [{rows}]')

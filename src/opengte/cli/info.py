@@ -1,4 +1,4 @@
-"""`gte info`: what is this model?"""
+"""`gte info`: what a model is."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,9 +14,9 @@ from opengte.cli.options import json_option, where_options
 @json_option
 @where_options
 def command(model: str | None, as_json: bool, revision: str | None, offline: bool | None) -> None:
-    """Print a model's card: architecture, sizes, prompts, licence, fingerprint.
+    """Print what a model is.
 
-    Reads the model's files without loading its weights, and fetches them first where they are not
+    Architecture, sizes, prompts, licence, fingerprint. Reads the model's files without loading its weights, and fetches them first where they are not
     on this machine. Without MODEL: the default model.
 
     \b

@@ -90,7 +90,7 @@ def embedded(items: Items, work: Work) -> Iterator[tuple[list[Block], Progress]]
 
 
 def windows(items: Items, size: int, characters: int) -> Iterator[list[Row | BadRow]]:
-    """Cut rows into consecutive windows of at most so many rows and (but for one row) characters."""
+    """Cut rows into windows of at most so many rows and, one row excepted, characters."""
     window: list[Row | BadRow] = []
     held = 0
     for item in items:

@@ -1,4 +1,4 @@
-"""Where did the killed run stop, and is this the same run?
+"""Where a killed run stopped, and whether this is the same run.
 
 Beside OUTPUT lie, while it is being written, its part files and OUTPUT.journal: a first line that
 says what the run is (model, options, input), then one line per window with how far it came. A

@@ -1,4 +1,4 @@
-"""`gte models`: which models are there?"""
+"""`gte models`: which models there are."""
 
 from dataclasses import asdict
 from typing import Any

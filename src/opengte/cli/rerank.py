@@ -23,7 +23,7 @@ def command(
     as_json: bool,
     options: ModelOptions,
 ) -> None:
-    """Order documents by how well they answer a query, with a reranker.
+    """Order documents by how well they answer a query.
 
     A reranker reads the query and a document together: slower than comparing vectors, and more
     exact. Documents come from the command line, from stdin (`-`) or from a file.

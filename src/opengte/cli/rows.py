@@ -45,7 +45,7 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Fields:
-    """Names of the fields that hold a row's text and id; without an id field, `id` where present."""
+    """Names of the fields that hold a row's text and id; None: `id` where there is one."""
 
     text: str = "text"
     id: str | None = None

@@ -1,6 +1,5 @@
-"""`gte search`: which files answer the query?"""
+"""`gte search`: which files answer a query."""
 
-import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import click
 
 from opengte.cli import failures, show
 from opengte.cli.options import ModelOptions, encoder_options, json_option
+from opengte.cli.progress import progress_bar
 from opengte.errors import InputError
 from opengte.search.files import MAX_BYTES, Document, Skipped, read
 
@@ -74,7 +74,7 @@ def command(
     as_json: bool,
     options: ModelOptions,
 ) -> None:
-    """Search files and folders for what answers a query, without an index.
+    """Find the files that answer a query, without an index.
 
     Reads whole documents (.txt .md .rst .py .html .json, and each line of .jsonl), cuts them into
     passages at paragraphs and sentences, and ranks a document by its best passage. The search is
@@ -89,7 +89,7 @@ def command(
 
     encoder = options.load_encoder()
     left = _Left()
-    with _progress_bar() as bar:
+    with progress_bar(" passages") as advance:
         found = search(
             encoder,
             query,
@@ -97,7 +97,7 @@ def command(
             k=top,
             instruction=instruction,
             passage_tokens=passage_tokens,
-            advance=bar.update,
+            advance=advance,
         )
     for rank, hit in enumerate(found.hits, 1):
         _print_json(rank, hit) if as_json else _print(rank, hit)
@@ -143,12 +143,6 @@ def _print_json(rank: int, hit: "Hit") -> None:
 
 def _passage(hit: "Hit") -> str:
     return hit.document.text[hit.passage.start : hit.passage.end]
-
-
-def _progress_bar() -> "tqdm[object]":
-    from tqdm import tqdm
-
-    return tqdm(unit=" passages", disable=None, leave=False, file=sys.stderr, delay=1)
 
 
 def _summarise(found: "Found", left: _Left, paths: tuple[Path, ...]) -> None:

@@ -1,4 +1,4 @@
-"""`gte similarity`: how close are these texts?"""
+"""`gte similarity`: how close texts are."""
 
 import itertools
 
@@ -27,7 +27,7 @@ def command(
     text: TextOptions,
     options: ModelOptions,
 ) -> None:
-    """Compare the first text with each of the others, by cosine similarity.
+    """Compare texts by cosine similarity: the first with each other one.
 
     \b
     Examples:

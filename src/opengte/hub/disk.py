@@ -53,19 +53,23 @@ def verify(
 
 def require_space(needed: int, folder: Path) -> None:
     """Raise DownloadError unless the disk that holds `folder` has `needed` bytes free."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise no_space(folder, needed, free)
+    if free(folder) < needed:
+        raise no_space(folder, needed, free(folder))
 
 
-def no_space(folder: Path, needed: int | None, free: int | None = None) -> DownloadError:
+def free(folder: Path) -> int:
+    """Return the free bytes of the disk that holds a folder."""
+    return shutil.disk_usage(folder).free
+
+
+def no_space(folder: Path, needed: int | None, available: int | None = None) -> DownloadError:
     """Return the error for a full disk, with the way to another one."""
     wanted = "" if needed is None else f": {needed} bytes are needed"
-    wanted += "" if free is None else f", {free} are free"
+    wanted += "" if available is None else f", {available} are free"
     return DownloadError(
         f"No space left on the disk of the cache {folder}{wanted}. Free some space, or move the "
         "caches to another disk by setting HF_HOME (models of the Hub) and OPENGTE_CACHE "
-        "(models of package indexes), then run the command again: it continues where it was."
+        "(models of package indexes), then run the command again."
     )
 
 

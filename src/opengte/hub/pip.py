@@ -12,7 +12,9 @@ from opengte.errors import DownloadError, IntegrityError, NotFoundError, Unautho
 from opengte.hub import disk
 from opengte.hub.places import shows_progress
 
-# Pip says "no matching distribution" also after failing to connect, so the order matters.
+# Pip says "no matching distribution" also after failing to connect, and tells only its log why. So
+# the log is read too, and the order of the questions matters.
+_SKIPPED = re.compile(r"Could not fetch URL (?!.*404 Client Error).*(?= - skipping)")
 _FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded|Errno 122")
 _HASHES = re.compile(r"DO NOT MATCH THE HASHES|HashMismatch", re.IGNORECASE)
 _DENIED = re.compile(r"\b40[13]\b (Client )?Error|status code 40[13]|\b(401 Unauth|403 Forbid)")
@@ -30,10 +32,11 @@ class Unreachable(DownloadError):
 
 def download(requirement: str, folder: Path) -> Path:
     """Fetch the wheel of a requirement into a folder, and return it. Nothing is built or run."""
+    log = folder / "pip.log"
     arguments = ["download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
     quiet = {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     done = subprocess.run(
-        [*_command(requirement), *arguments, requirement],
+        [*_command(requirement), *arguments, "--log", str(log), requirement],
         env=os.environ | quiet,
         stdin=subprocess.DEVNULL,
         # Pip draws its progress on stdout, which is kept for our own results.
@@ -45,7 +48,8 @@ def download(requirement: str, folder: Path) -> Path:
     )
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        raise _explained(requirement, folder, done.stderr)
+        logged = log.read_text("utf-8", "replace") if log.exists() else ""
+        raise _explained(requirement, folder, "\n".join([*_SKIPPED.findall(logged), done.stderr]))
     return wheels[0]
 
 
@@ -92,5 +96,5 @@ def _explained(requirement: str, folder: Path, output: str) -> DownloadError:
 def _essence(output: str) -> str:
     """Return pip's own errors in one line; it keeps passwords out of them itself."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR")] or lines[-2:]
-    return " ".join(errors[-3:])[:800].rstrip(". ") + "." if errors else "pip said nothing."
+    errors = [line for line in lines if line.startswith(("ERROR", "Could not"))] or lines[-2:]
+    return " ".join(errors[:3])[:800].rstrip(". ") + "." if errors else "pip said nothing."

@@ -63,12 +63,25 @@ def _download(repository: str, revision: str, store: Path, has_copy: bool) -> Sn
         disk.require_space(sum(_bytes_left(file, store) for file in absent), store)
     with bars.only_on_terminals():
         for file in absent:
-            _retried(partial(_download_file, repository, commit, file, store))
+            _download_within(
+                partial(_download_file, repository, commit, file, store), absent, store
+            )
     for file in wanted:
         disk.verify(folder / file.name, f"{file.name} of {repository}", file.size, file.digest)
     snapshots.write_record(store.name, commit, wanted)
     snapshots.move_reference(store, revision, commit)
     return Snapshot(folder, commit, wanted)
+
+
+def _download_within(action: Callable[[], None], absent: list[RemoteFile], store: Path) -> None:
+    """Run a download; if the disk fills up meanwhile, say how much all of them need."""
+    try:
+        _retried(action)
+    except failures.caught() as error:
+        if disk.is_full(error):
+            needed = sum(_bytes_left(file, store) for file in absent)
+            raise disk.no_space(store, needed, disk.free(store)) from error
+        raise
 
 
 def _list(repository: str, revision: str) -> tuple[str, list[RemoteFile]]:

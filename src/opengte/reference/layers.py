@@ -7,6 +7,7 @@ D head dimension, C width, L the length of one sequence.
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
 from opengte.arch.plan import Activation, Attention, LogN, Norm, Rope
-from opengte.types import PackedBatch
+from opengte.types import Ints, PackedBatch
 
 QUERY_BLOCK = 512  # queries that local attention takes at once
 _VARLEN_OPTIONS = inspect.signature(varlen_attn).parameters
@@ -50,21 +51,25 @@ class Packed:
 
 def pack(batch: PackedBatch, device: torch.device) -> Packed:
     """Move a batch to a device and lay out its sequences."""
-    cu_seqlens = torch.from_numpy(batch.cu_seqlens).to(device)
+    cu_seqlens = _moved(batch.cu_seqlens, device)
     lengths = cu_seqlens.diff().long()
     owners = torch.repeat_interleave(torch.arange(len(batch), device=device), lengths)
     tokens = torch.arange(len(batch.ids), device=device)
     return Packed(
-        ids=torch.from_numpy(batch.ids).to(device).long(),
-        type_ids=torch.from_numpy(batch.type_ids).to(device).long(),
+        ids=_moved(batch.ids, device).long(),
+        type_ids=_moved(batch.type_ids, device).long(),
         positions=tokens - cu_seqlens.long()[owners],
         owners=owners,
         cu_seqlens=cu_seqlens,
         lengths=lengths,
-        pool_from=torch.from_numpy(batch.pool_from).to(device).long(),
+        pool_from=_moved(batch.pool_from, device).long(),
         runs=_runs(batch),
         longest=int(batch.lengths.max(initial=0)),
     )
+
+
+def _moved(values: Ints, device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device)  # copies: the array may be read-only
 
 
 def _runs(batch: PackedBatch) -> tuple[Run, ...]:
@@ -129,7 +134,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: Attention
     """
     if _has_varlen(q):
         return _attend_varlen(q, k, v, packed, attention)
-    return _attend_runs(q, k, v, packed, attention)
+    attended: Tensor = _attend_runs(q, k, v, packed, attention)
+    return attended
 
 
 def _has_varlen(q: Tensor) -> bool:
@@ -139,7 +145,7 @@ def _has_varlen(q: Tensor) -> bool:
 
 def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: Attention) -> Tensor:
     reach = -1 if attention.window is None else attention.window
-    invariant = {"num_splits": 1} if "num_splits" in _VARLEN_OPTIONS else {}
+    invariant: dict[str, Any] = {"num_splits": 1} if "num_splits" in _VARLEN_OPTIONS else {}
     result = varlen_attn(
         q,
         k,
@@ -156,14 +162,16 @@ def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: A
     return result
 
 
-@torch.compiler.disable  # the runs differ from batch to batch: compiled code would be specialised
+# the runs differ from batch to batch: compiled code would be specialised to each
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend_runs(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: Attention) -> Tensor:
     parts = []
     for run in packed.runs:
         tokens = slice(run.start, run.start + run.count * run.length)
         shape = (run.count, run.length, -1, q.shape[-1])
-        parts.append(_attend_run(*(x[tokens].view(shape) for x in (q, k, v)), attention))
-    return torch.cat(parts)
+        queries, keys, values = (x[tokens].view(shape) for x in (q, k, v))
+        parts.append(_attend_run(queries, keys, values, attention))
+    return torch.cat(parts) if parts else torch.empty_like(q)
 
 
 def _attend_run(q: Tensor, k: Tensor, v: Tensor, attention: Attention) -> Tensor:

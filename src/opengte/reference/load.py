@@ -1,5 +1,6 @@
 """Weights into a model: one parameter at a time, cast as it is placed, never two copies."""
 
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ _TAGS = {
 def read_pickle(path: Path) -> Mapping[str, tuple["np.typing.NDArray[Any]", str]]:
     """Read a `pytorch_model.bin` as data: only tensors are unpickled, no code runs."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        mapped = zipfile.is_zipfile(path)  # the format before PyTorch 1.6 cannot be mapped
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises many kinds for a damaged or hostile file
         raise WeightsError(f"`{path}` cannot be read as plain tensors: {error}") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

@@ -83,7 +83,7 @@ class Block(nn.Module):
     def attend(self, x: Tensor, packed: Packed, rotary: RotaryTables) -> Tensor:
         """Project to heads, attend, project back."""
         a = self.plan.attention
-        heads = self.qkv(x).view(len(x), -1, a.head_dim)
+        heads = self.qkv(x).view(len(x), a.heads + 2 * a.kv_heads, a.head_dim)
         q, k, v = heads.split((a.heads, a.kv_heads, a.kv_heads), dim=1)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -127,10 +127,10 @@ class LatentPool(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Let each token state (T, C) attend to the latents, then feed it forward."""
-        heads = (-1, self.plan.heads, self.plan.head_dim)
-        q = self.q(self.query_norm(states)).view(heads).transpose(0, 1)
+        heads = (self.plan.heads, self.plan.head_dim)
+        q = self.q(self.query_norm(states)).unflatten(-1, heads).transpose(0, 1)
         k, v = self.kv(self.context_norm(self.latents)).chunk(2, dim=-1)
-        k, v = (x.view(heads).transpose(0, 1) for x in (k, v))
+        k, v = (x.unflatten(-1, heads).transpose(0, 1) for x in (k, v))
         attended = F.scaled_dot_product_attention(q[None], k[None], v[None])[0]
         states = states + self.out(attended.transpose(0, 1).flatten(1))
         gate, up = self.up(self.ffn_norm(states)).chunk(2, dim=-1)
@@ -185,7 +185,7 @@ class Model(nn.Module):
         x = self.embedding(packed)
         for layer in self.layers:
             x = layer(x, packed, rotary)
-        return self.final_norm(x) if self.final_norm else x
+        return self.final_norm(x) if self.final_norm else x  # type: ignore[no-any-return]
 
     def _rotary_tables(self, packed: Packed) -> RotaryTables:
         attentions = {layer.attention for layer in self.plan.layers}

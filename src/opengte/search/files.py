@@ -148,8 +148,8 @@ class _Text(HTMLParser):
 
     hidden = frozenset({"script", "style", "template", "noscript"})
     inline = frozenset(
-        "a abbr b bdi bdo cite code data del dfn em i ins kbd label mark q s samp small span strong "
-        "sub sup time tt u var wbr".split()
+        "a abbr b bdi bdo cite code data del dfn em i ins kbd label mark q s samp small span "
+        "strong sub sup time tt u var wbr".split()
     )
 
     def __init__(self) -> None:

@@ -22,8 +22,7 @@ CHUNK = 2**20  # characters handed over at once; the library takes some 130 byte
 PIECE = 2**17  # characters of one piece of a very long text
 CUT = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")  # where a text may be cut, see `may_cut`
 
-# Expressions that never join a letter to the space after it: Qwen's and Llama 3's.
-SPLITS = tuple(
+QWEN_SPLIT, LLAMA3_SPLIT = (  # neither joins a letter to the space after it
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     + digits
     + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -120,7 +119,7 @@ def _ends_words(step: dict[str, Any]) -> bool:
             return bool(step.get("use_regex", True))
         case "Split":
             plain = step["behavior"] == "Isolated" and not step["invert"]
-            return plain and step["pattern"].get("Regex") in SPLITS
+            return plain and step["pattern"].get("Regex") in (QWEN_SPLIT, LLAMA3_SPLIT)
     return False
 
 

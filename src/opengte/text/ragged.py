@@ -42,7 +42,9 @@ def keep(texts: Ragged, lengths: Offsets, heads: Offsets | None = None) -> Ragge
 
 def pack(template: Template, parts: Sequence[Ragged], pool_from: Offsets) -> PackedBatch:
     """Join the k texts of each sequence and the template's special tokens, (n,) sequences."""
-    lengths = np.sum([part.lengths for part in parts], axis=0, dtype=np.int64) + template.size
+    lengths = np.full(len(pool_from), template.size)
+    for part in parts:
+        lengths += part.lengths
     cu_seqlens = np.zeros(len(lengths) + 1, dtype=np.int32)
     np.cumsum(lengths, out=cu_seqlens[1:])
     ids = np.empty(cu_seqlens[-1], dtype=np.int32)

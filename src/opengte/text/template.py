@@ -34,7 +34,7 @@ class Template:
 
 
 def probe(backend: "Backend") -> tuple[Template, Template]:
-    """Return the templates of one text and of a pair, as the tokenizer's post-processor has them."""
+    """Return the templates of one text and of a pair that the post-processor applies."""
     text = _probe_text(backend)
     single = _read(backend.encode(text, add_special_tokens=True), texts=1)
     pair = _read(backend.encode(text, text, add_special_tokens=True), texts=2)

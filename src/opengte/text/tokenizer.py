@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
@@ -43,7 +43,8 @@ def load_tokenizer(
     ever add to the template. CheckpointError if a file is missing, unreadable or contradictory,
     UnsupportedModelError if the kind of tokenizer is not known.
     """
-    from opengte.text.build import build_tokenizer, special_names
+    from opengte.text.build import build_tokenizer
+    from opengte.text.special import special_names
 
     folder = Path(folder)
     names = special_names(folder)
@@ -222,7 +223,7 @@ class Tokenizer:
         """Return the number of tokens, added ones included."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
-    @property
+    @cached_property
     def special_ids(self) -> frozenset[int]:
         """Return the ids that carry no text and that a sparse head drops."""
         named = (token for name, token in self.named.items() if name != "mask")
@@ -256,7 +257,7 @@ class Tokenizer:
         return heads
 
     def _fill(self, found: Ragged, total: Offsets, what: str) -> Ragged:
-        """Return the texts with an end or padding token in each that is empty, total (n,) tokens."""
+        """Return the texts with an end or padding token in each whose total, (n,), is zero."""
         empty = np.flatnonzero(total == 0)
         if len(empty) == 0:
             return found
@@ -280,7 +281,7 @@ class Tokenizer:
         return [text.lower() for text in good] if self.lowercase else good, repaired
 
     def _room(self, max_length: int, special: int, prompt: int, bodies: int = 1) -> int:
-        """Return how many tokens the special ones leave; InputError if not one of each text fits."""
+        """Return how many tokens the special ones leave; InputError if no text fits."""
         least = special + prompt + bodies
         if max_length < least:
             raise InputError(

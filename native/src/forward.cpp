@@ -1,0 +1,651 @@
+#include "forward.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace opengte {
+namespace {
+
+constexpr int panels_at_a_time = 2;  // a member's share of a product between two looks at the counter
+constexpr int query_block = 96;      // query rows at a time: also how often the stop flag is seen
+constexpr int latent_block = 32;
+
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+std::size_t pad64(std::size_t n) { return (n + 63) / 64 * 64; }
+
+struct Range {
+  int first, count;
+};
+
+Layout layout_of(const Context& c, const Linear& linear) {
+  return c.kernels->layouts[static_cast<int>(linear.precision)];
+}
+
+class Forward {
+ public:
+  Forward(const Context& c, const Batch& batch, const MicroBatch& micro, const Outputs& out,
+          Activations& acts, Scratch& own, Scratch& common, Crew crew)
+      : c_(c), m_(*c.model), k_(*c.kernels), batch_(batch), micro_(micro), out_(out), acts_(acts),
+        own_(own), common_(common), crew_(crew), first_token_(batch.starts[micro.first]),
+        tokens_(batch.starts[micro.last] - first_token_), width_(m_.width()),
+        x_(acts.x.as<float>()) {}
+
+  void run() {
+    blocks(tokens_, block_rows(m_), [&](Crew& crew, Scratch&, Range r) {
+      crew.each(r.count, [&](int i) { embed(r.first + i); });
+    });
+    for (const Layer& layer : m_.layers) {
+      if (crew_.stopped() && crew_.size() == 1) return;
+      run_layer(layer);
+    }
+    if (m_.final_norm.present) {
+      blocks(tokens_, block_rows(m_), [&](Crew& crew, Scratch&, Range r) {
+        norm_rows(crew, m_.final_norm, row(r.first), row(r.first), r.count);
+      });
+    }
+    finish();
+  }
+
+ private:
+  float* row(int i) const { return x_ + static_cast<std::ptrdiff_t>(i) * width_; }
+
+  // Cuts rows into blocks: each block by one member when there are plenty, otherwise each block by
+  // all. Which one does not change any result.
+  template <class F>
+  void blocks(int rows, int height, F&& f) {
+    const int n = ceil_div(rows, height);
+    const int even = ceil_div(rows, n);
+    const auto range = [&](int i) {
+      const int first = std::min(i * even, rows);
+      return Range{first, std::min(even, rows - first)};
+    };
+    if (crew_.size() > 1 && n < 2 * crew_.size()) {
+      for (int i = 0; i < n; ++i) f(crew_, common_, range(i));
+      return;
+    }
+    crew_.each(n, [&](int i) {
+      Crew alone = crew_.alone();
+      f(alone, own_, range(i));
+    });
+  }
+
+  void embed(int token) {
+    const Embedding& e = m_.embedding;
+    float* x = row(token);
+    const std::size_t id = batch_.ids[first_token_ + token];
+    to_float(static_cast<const std::uint8_t*>(e.word) + id * width_ * dtype_bytes(e.word_dtype),
+             e.word_dtype, width_, x);
+    if (e.type != nullptr) {
+      const std::size_t type = batch_.types[first_token_ + token];
+      k_.add(x, e.type + type * width_, width_);
+    }
+    if (e.position != nullptr) {
+      const std::size_t position = place(token).position + e.position_offset;
+      k_.add(x, e.position + position * width_, width_);
+    }
+    if (e.norm.present) k_.norm(x, x, e.norm.args);
+  }
+
+  struct Place {
+    int sequence, position;
+  };
+  Place place(int token) const {
+    const auto* begin = batch_.starts + micro_.first;
+    const auto* end = batch_.starts + micro_.last + 1;
+    const int sequence =
+        static_cast<int>(std::upper_bound(begin, end, first_token_ + token) - batch_.starts) - 1;
+    return {sequence, first_token_ + token - batch_.starts[sequence]};
+  }
+
+  void norm_rows(Crew& crew, const Norm& norm, const float* from, float* to, int rows) {
+    crew.each(rows, [&](int i) {
+      const auto at = static_cast<std::ptrdiff_t>(i) * width_;
+      k_.norm(from + at, to + at, norm.args);
+    });
+  }
+
+  // --- products ---
+
+  void multiply(Crew& crew, const Linear& linear, const Operand& a, int rows, const Epilogue& then) {
+    if (crew.size() == 1) {
+      k_.gemm({&linear, a, rows, 0, linear.panels, then});
+      return;
+    }
+    crew.each(ceil_div(linear.panels, panels_at_a_time), [&](int i) {
+      const int first = i * panels_at_a_time;
+      k_.gemm({&linear, a, rows, first, std::min(first + panels_at_a_time, linear.panels), then});
+    });
+  }
+
+  // Rows as the product of `linear` wants them. Rows that already have the right form are used
+  // where they lie.
+  Operand operand(Crew& crew, Scratch& s, const Linear& linear, const void* from, bool bf16,
+                  std::ptrdiff_t stride, int rows) {
+    const Layout layout = layout_of(c_, linear);
+    const OperandKind kind = layout.operand;
+    const int n = linear.inputs;
+    const bool as_is = bf16 ? kind == OperandKind::bf16 : kind == OperandKind::f32;
+    if (as_is && n % layout.group == 0) {
+      return {from, stride * (bf16 ? 2 : 4), s.scale.as<float>(), s.low.as<float>()};
+    }
+    const std::ptrdiff_t to_stride =
+        pad64(static_cast<std::size_t>(linear.steps) * layout.group * operand_bytes(kind));
+    auto* to = s.operand.as<std::uint8_t>();
+    const int padded = linear.steps * layout.group;
+    crew.each(rows, [&](int i) {
+      std::uint8_t* y = to + i * to_stride;
+      const float* x = static_cast<const float*>(from) + i * stride;
+      if (bf16) {
+        float* wide = s.state.as<float>() + static_cast<std::ptrdiff_t>(i) * n;
+        k_.from_bf16(static_cast<const std::uint16_t*>(from) + i * stride, n, wide);
+        x = wide;
+      }
+      if (kind == OperandKind::f32) {
+        std::memcpy(y, x, n * sizeof(float));
+      } else if (kind == OperandKind::bf16) {
+        k_.to_bf16(x, n, reinterpret_cast<std::uint16_t*>(y));
+      } else {
+        k_.quantise(x, n, kind, y, s.scale.as<float>() + i, s.low.as<float>() + i);
+      }
+      const std::size_t used = n * operand_bytes(kind);
+      std::memset(y + used, 0, padded * operand_bytes(kind) - used);
+    });
+    return {to, to_stride, s.scale.as<float>(), s.low.as<float>()};
+  }
+
+  // --- one layer ---
+
+  void run_layer(const Layer& layer) {
+    blocks(tokens_, block_rows(m_),
+           [&](Crew& crew, Scratch& s, Range r) { project(crew, s, layer, r); });
+    attend(layer);
+    blocks(tokens_, block_rows(m_), [&](Crew& crew, Scratch& s, Range r) {
+      mix(crew, s, layer, r);
+      feed_forward(crew, s, layer, r);
+    });
+  }
+
+  std::uint8_t* state(const Layer& layer, int token, int column) const {
+    const std::size_t at = static_cast<std::size_t>(token) * layer.qkv_width() + column;
+    return acts_.qkv.as<std::uint8_t>() + at * c_.state_bytes();
+  }
+
+  // Queries, keys and values of a block of rows.
+  void project(Crew& crew, Scratch& s, const Layer& layer, Range r) {
+    const float* in = row(r.first);
+    if (!layer.post_norm && layer.attention_norm.present) {
+      norm_rows(crew, layer.attention_norm, in, s.normed.as<float>(), r.count);
+      in = s.normed.as<float>();
+    }
+    const Operand a = operand(crew, s, layer.qkv, in, false, width_, r.count);
+    const bool later = c_.attention_bf16 && layer.touches_queries();
+    Epilogue then;
+    then.to_bf16 = c_.attention_bf16 && !later;
+    then.out = later ? s.wide.as<void>() : state(layer, r.first, 0);
+    then.stride = layer.qkv_width();
+    multiply(crew, layer.qkv, a, r.count, then);
+    if (!layer.touches_queries()) return;
+    crew.each(r.count, [&](int i) {
+      float* y = static_cast<float*>(then.out) + i * then.stride;
+      place_heads(layer, r.first + i, y);
+      if (later) {
+        k_.to_bf16(y, layer.qkv_width(),
+                   reinterpret_cast<std::uint16_t*>(state(layer, r.first + i, 0)));
+      }
+    });
+  }
+
+  // What a token's queries and keys undergo before they meet: norm, rotation, log-n scaling.
+  void place_heads(const Layer& layer, int token, float* y) {
+    const Place at = place(token);
+    const int d = layer.head_dim;
+    for (int h = 0; h < layer.heads + layer.kv_heads; ++h) {
+      const bool query = h < layer.heads;
+      NormArgs norm = query ? layer.q_norm.args : layer.k_norm.args;
+      if (layer.q_norm.present) k_.norm(y + h * d, y + h * d, norm);
+      if (layer.rope >= 0) {
+        const RopeTable& table = (*c_.ropes)[layer.rope];
+        const auto first = static_cast<std::ptrdiff_t>(at.position) * table.half;
+        k_.rotate(y + h * d, &table.cosine[first], &table.sine[first], table.half);
+      }
+    }
+    if (!layer.log_n) return;
+    const double length = batch_.length(at.sequence);
+    double factor = std::log(length) / std::log(static_cast<double>(layer.log_n_trained));
+    if (layer.log_n_at_least_one) factor = std::max(factor, 1.0);
+    k_.scale(y, static_cast<float>(factor), layer.heads * d);
+  }
+
+  // One head, query rows [first, first + query_block) of a sequence; the result replaces q.
+  AttendArgs attend_args(const Layer& layer, int sequence, int head, int first) const {
+    AttendArgs args{};
+    args.length = batch_.length(sequence);
+    args.first = first;
+    args.last = std::min(args.length, first + query_block);
+    args.q = state(layer, batch_.starts[sequence] - first_token_ + first, head * layer.head_dim);
+    args.q_stride = args.out_stride = layer.qkv_width();
+    args.out = const_cast<void*>(args.q);
+    args.head_dim = layer.head_dim;
+    args.scale = 1.0f / std::sqrt(static_cast<float>(layer.head_dim));
+    args.causal = layer.causal;
+    args.window = layer.window;
+    args.scratch = own_.attention.as<float>();
+    return args;
+  }
+
+  void pack(const Layer& layer, int sequence, int kv_head, void* keys, void* values) {
+    const int token = batch_.starts[sequence] - first_token_, d = layer.head_dim;
+    const int length = batch_.length(sequence);
+    const int k = (layer.heads + kv_head) * d, v = (layer.heads + layer.kv_heads + kv_head) * d;
+    k_.pack_keys(c_.attention_bf16, state(layer, token, k), layer.qkv_width(), length, d, keys);
+    k_.pack_values(c_.attention_bf16, state(layer, token, v), layer.qkv_width(), length, d, values);
+  }
+
+  void attend(const Layer& layer) {
+    const int sequences = micro_.last - micro_.first;
+    int longest = 0;
+    for (int i = micro_.first; i < micro_.last; ++i) longest = std::max(longest, batch_.length(i));
+    if (crew_.size() > 1 && longest > long_sequence) {
+      for (int i = micro_.first; i < micro_.last; ++i) attend_together(layer, i);
+      return;
+    }
+    const int group = layer.heads / layer.kv_heads;
+    crew_.each(sequences * layer.kv_heads, [&](int task) {
+      const int sequence = micro_.first + task / layer.kv_heads, kv_head = task % layer.kv_heads;
+      pack(layer, sequence, kv_head, own_.keys.as<void>(), own_.values.as<void>());
+      for (int h = kv_head * group; h < (kv_head + 1) * group; ++h) {
+        for (int first = 0; first < batch_.length(sequence) && crew_.proceed();
+             first += query_block) {
+          AttendArgs args = attend_args(layer, sequence, h, first);
+          args.keys = own_.keys.as<void>();
+          args.values = own_.values.as<void>();
+          k_.attend(c_.attention_bf16, args);
+        }
+      }
+    });
+  }
+
+  // One long sequence by the whole team: pack every head, then blocks of query rows.
+  void attend_together(const Layer& layer, int sequence) {
+    const int length = batch_.length(sequence), d = layer.head_dim;
+    const int group = layer.heads / layer.kv_heads;
+    const std::size_t keys = k_.keys_elements(c_.attention_bf16, length, d) * c_.state_bytes();
+    const std::size_t values = k_.values_elements(c_.attention_bf16, length, d) * c_.state_bytes();
+    auto* all_keys = acts_.keys.as<std::uint8_t>();
+    auto* all_values = acts_.values.as<std::uint8_t>();
+    crew_.each(layer.kv_heads, [&](int kv) {
+      pack(layer, sequence, kv, all_keys + kv * keys, all_values + kv * values);
+    });
+    const int parts = ceil_div(length, query_block);
+    crew_.each(parts * layer.heads, [&](int task) {
+      const int head = task / parts, part = task % parts;
+      AttendArgs args = attend_args(layer, sequence, head, part * query_block);
+      args.keys = all_keys + head / group * keys;
+      args.values = all_values + head / group * values;
+      k_.attend(c_.attention_bf16, args);
+    });
+  }
+
+  // x += out(attention)
+  void mix(Crew& crew, Scratch& s, const Layer& layer, Range r) {
+    const Operand a = operand(crew, s, layer.out, state(layer, r.first, 0), c_.attention_bf16,
+                              layer.qkv_width(), r.count);
+    multiply(crew, layer.out, a, r.count, residual(row(r.first)));
+    if (layer.post_norm && layer.attention_norm.present) {
+      norm_rows(crew, layer.attention_norm, row(r.first), row(r.first), r.count);
+    }
+  }
+
+  Epilogue residual(float* x) const {
+    Epilogue then;
+    then.kind = Epilogue::residual;
+    then.out = x;
+    then.stride = width_;
+    return then;
+  }
+
+  void feed_forward(Crew& crew, Scratch& s, const Layer& layer, Range r) {
+    const float* in = row(r.first);
+    if (!layer.post_norm) {
+      norm_rows(crew, layer.ffn_norm, in, s.normed.as<float>(), r.count);
+      in = s.normed.as<float>();
+    }
+    widen_and_narrow(crew, s, layer.up, layer.down, layer.inner, layer.activation, in,
+                     row(r.first), r.count);
+    if (layer.post_norm) {
+      norm_rows(crew, layer.ffn_norm, row(r.first), row(r.first), r.count);
+    }
+  }
+
+  // x += down(act(up(in)))
+  void widen_and_narrow(Crew& crew, Scratch& s, const Linear& up, const Linear& down, int inner,
+                        Activation activation, const float* in, float* x, int rows) {
+    const Operand a = operand(crew, s, up, in, false, width_, rows);
+    const Layout next = layout_of(c_, down);
+    Epilogue then;
+    then.kind = up.gated ? Epilogue::gate : Epilogue::activate;
+    then.activation = activation;
+    then.exact = m_.precision == Precision::fp32;
+    then.to_bf16 = next.operand == OperandKind::bf16;
+    then.out = s.wide.as<void>();
+    then.stride = inner;
+    multiply(crew, up, a, rows, then);
+    const Operand b = operand(crew, s, down, then.out, then.to_bf16, inner, rows);
+    multiply(crew, down, b, rows, residual(x));
+  }
+
+  // --- heads ---
+
+  void finish() {
+    if (out_.states != nullptr) {
+      crew_.each(1, [&](int) {
+        std::memcpy(out_.states + static_cast<std::size_t>(first_token_) * width_, x_,
+                    static_cast<std::size_t>(tokens_) * width_ * sizeof(float));
+      });
+    }
+    if (out_.sparse != nullptr) per_token(m_.sparse_head, out_.sparse, 1, Activation::relu);
+    if (out_.tokens != nullptr) {
+      per_token(m_.token_head, out_.tokens, m_.token_width, Activation::identity);
+    }
+    if (out_.score != nullptr) score();
+    if (out_.dense != nullptr) dense();
+  }
+
+  void per_token(const Linear& head, float* out, int width, Activation activation) {
+    blocks(tokens_, block_rows(m_), [&](Crew& crew, Scratch& s, Range r) {
+      const Operand a = operand(crew, s, head, row(r.first), false, width_, r.count);
+      float* to = out + static_cast<std::ptrdiff_t>(first_token_ + r.first) * width;
+      multiply(crew, head, a, r.count, activated(activation, to, width));
+    });
+  }
+
+  Epilogue activated(Activation activation, float* out, int stride) const {
+    Epilogue then;
+    then.kind = Epilogue::activate;
+    then.activation = activation;
+    then.out = out;
+    then.stride = stride;
+    return then;
+  }
+
+  // The pooled state of every sequence of the micro-batch, one after the other.
+  void pool(Pooling pooling, float* to) {
+    crew_.each(micro_.last - micro_.first, [&](int i) {
+      pool_one(pooling, micro_.first + i, to + static_cast<std::ptrdiff_t>(i) * width_);
+    });
+  }
+
+  void pool_one(Pooling pooling, int sequence, float* to) {
+    const int first = batch_.starts[sequence] - first_token_, length = batch_.length(sequence);
+    if (pooling == Pooling::cls || pooling == Pooling::last) {
+      const int at = pooling == Pooling::cls ? first : first + length - 1;
+      std::memcpy(to, row(at), width_ * sizeof(float));
+      return;
+    }
+    const int from = batch_.pool_from[sequence];
+    std::memset(to, 0, width_ * sizeof(float));
+    for (int t = from; t < length; ++t) k_.add(to, row(first + t), width_);
+    k_.scale(to, 1.0f / static_cast<float>(length - from), width_);
+  }
+
+  void apply_dense(const Dense& dense, const float* in, float* out, int rows) {
+    const Operand a{in, static_cast<std::ptrdiff_t>(dense.linear.inputs * sizeof(float)),
+                    common_.scale.as<float>(), common_.low.as<float>()};
+    multiply(crew_, dense.linear, a, rows, activated(dense.activation, out, dense.linear.outputs));
+  }
+
+  void dense() {
+    const int n = micro_.last - micro_.first;
+    float* result = out_.dense + static_cast<std::ptrdiff_t>(micro_.first) * m_.dimension();
+    if (m_.pooling == Pooling::latent) latent();
+    if (m_.dense.empty()) {
+      pool(m_.pooling, result);
+      return;
+    }
+    float* in = acts_.pooled.as<float>();
+    float* other = acts_.hidden.as<float>();
+    pool(m_.pooling, in);
+    for (std::size_t i = 0; i < m_.dense.size(); ++i) {
+      float* to = i + 1 == m_.dense.size() ? result : other;
+      apply_dense(m_.dense[i], in, to, n);
+      other = in;
+      in = to;
+    }
+  }
+
+  void score() {
+    const Score& head = m_.score;
+    const int n = micro_.last - micro_.first;
+    float* in = acts_.pooled.as<float>();
+    float* other = acts_.hidden.as<float>();
+    int width = width_;
+    pool(head.pooling, in);
+    if (head.has_dense) {
+      apply_dense(head.dense, in, other, n);
+      std::swap(in, other);
+      width = head.dense.linear.outputs;
+    }
+    if (head.norm.present) {
+      crew_.each(n, [&](int i) {
+        float* x = in + static_cast<std::ptrdiff_t>(i) * width;
+        k_.norm(x, x, head.norm.args);
+      });
+    }
+    const int outputs = head.out.outputs;
+    apply_dense({head.out, Activation::identity}, in, other, n);
+    crew_.each(n, [&](int i) {
+      const float* logits = other + static_cast<std::ptrdiff_t>(i) * outputs;
+      float result = logits[0];
+      if (head.probability) {
+        double total = 0.0;
+        for (int j = 0; j < outputs; ++j) total += std::exp(double{logits[j]} - logits[0]);
+        result = static_cast<float>(1.0 / total);
+      }
+      out_.score[micro_.first + i] = result;
+    });
+  }
+
+  // Every token attends to the trained latents, then passes a feed-forward; both are residual.
+  void latent() {
+    blocks(tokens_, latent_block, [&](Crew& crew, Scratch& s, Range r) {
+      attend_latents(crew, s, r);
+      norm_rows(crew, m_.latent.ffn_norm, row(r.first), s.normed.as<float>(), r.count);
+      widen_and_narrow(crew, s, m_.latent.up, m_.latent.down, m_.latent.inner, Activation::gelu,
+                       s.normed.as<float>(), row(r.first), r.count);
+    });
+  }
+
+  void attend_latents(Crew& crew, Scratch& s, Range r) {
+    const Latent& latent = m_.latent;
+    const int inner = latent.heads * latent.head_dim;
+    norm_rows(crew, latent.query_norm, row(r.first), s.normed.as<float>(), r.count);
+    const Operand a = operand(crew, s, latent.q, s.normed.as<float>(), false, width_, r.count);
+    Epilogue then;
+    then.to_bf16 = c_.attention_bf16;
+    then.out = s.wide.as<void>();
+    then.stride = inner;
+    multiply(crew, latent.q, a, r.count, then);
+    crew.each(latent.heads, [&](int h) {
+      AttendArgs args{};
+      args.q = args.out =
+          s.wide.as<std::uint8_t>() + static_cast<std::size_t>(h) * latent.head_dim * c_.state_bytes();
+      args.q_stride = args.out_stride = inner;
+      args.first = 0;
+      args.last = r.count;
+      args.length = latent.latents;
+      args.head_dim = latent.head_dim;
+      args.scale = 1.0f / std::sqrt(static_cast<float>(latent.head_dim));
+      args.window = -1;
+      args.keys = c_.latent->keys.as<std::uint8_t>() + h * c_.latent->key_bytes;
+      args.values = c_.latent->values.as<std::uint8_t>() + h * c_.latent->value_bytes;
+      args.scratch = own_.attention.as<float>();
+      k_.attend(c_.attention_bf16, args);
+    });
+    const Operand b = operand(crew, s, latent.out, s.wide.as<void>(), c_.attention_bf16, inner,
+                              r.count);
+    multiply(crew, latent.out, b, r.count, residual(row(r.first)));
+  }
+
+  const Context& c_;
+  const Model& m_;
+  const Kernels& k_;
+  const Batch& batch_;
+  const MicroBatch& micro_;
+  const Outputs& out_;
+  Activations& acts_;
+  Scratch& own_;
+  Scratch& common_;
+  Crew crew_;
+  int first_token_, tokens_, width_;
+  float* x_;
+};
+
+int widest_qkv(const Model& m) {
+  int widest = 0;
+  for (const Layer& l : m.layers) widest = std::max(widest, l.qkv_width());
+  return widest;
+}
+
+}  // namespace
+
+void RopeTable::grow(const Rope& rope, int to) {
+  half = static_cast<int>(rope.inverse.size());
+  if (to <= positions) return;
+  to = std::max(to, 2 * positions);
+  cosine.resize(static_cast<std::size_t>(to) * half);
+  sine.resize(cosine.size());
+  for (int p = positions; p < to; ++p) {
+    for (int i = 0; i < half; ++i) {
+      // the angle in single precision, as the models were trained; its cosine in double
+      const float angle = static_cast<float>(p) * rope.inverse[i];
+      const std::size_t at = static_cast<std::size_t>(p) * half + i;
+      cosine[at] = static_cast<float>(std::cos(double{angle}));
+      sine[at] = static_cast<float>(std::sin(double{angle}));
+    }
+  }
+  positions = to;
+}
+
+int block_rows(const Model& model) {
+  int inner = model.width();
+  for (const Layer& l : model.layers) inner = std::max(inner, l.inner);
+  // half a megabyte of widened rows; never so few that weights are read for little work
+  return std::clamp((1 << 19) / (4 * inner), 48, 240);
+}
+
+void Activations::reserve(const Context& c, const Batch& batch, const MicroBatch& micro,
+                          bool shared) {
+  const Model& m = *c.model;
+  const std::size_t tokens = batch.starts[micro.last] - batch.starts[micro.first];
+  const std::size_t sequences = micro.last - micro.first;
+  x.reserve(tokens * m.width() * sizeof(float));
+  qkv.reserve(tokens * widest_qkv(m) * c.state_bytes());
+  std::size_t widest = m.width();
+  for (const Dense& d : m.dense) widest = std::max<std::size_t>(widest, d.linear.outputs);
+  if (m.score.has_dense) widest = std::max<std::size_t>(widest, m.score.dense.linear.outputs);
+  if (m.score.present) widest = std::max<std::size_t>(widest, m.score.out.outputs);
+  pooled.reserve(sequences * widest * sizeof(float));
+  hidden.reserve(sequences * widest * sizeof(float));
+  if (!shared) return;
+  int longest = 0;
+  for (int i = micro.first; i < micro.last; ++i) longest = std::max(longest, batch.length(i));
+  if (longest <= long_sequence) return;
+  for (const Layer& l : m.layers) {
+    keys.reserve(c.kernels->keys_elements(c.attention_bf16, longest, l.head_dim) * l.kv_heads *
+                 c.state_bytes());
+    values.reserve(c.kernels->values_elements(c.attention_bf16, longest, l.head_dim) * l.kv_heads *
+                   c.state_bytes());
+  }
+}
+
+std::size_t Activations::bytes() const {
+  return x.bytes() + qkv.bytes() + keys.bytes() + values.bytes() + pooled.bytes() + hidden.bytes();
+}
+
+void Activations::release() {
+  for (Buffer* b : {&x, &qkv, &keys, &values, &pooled, &hidden}) b->release();
+}
+
+void Scratch::reserve(const Context& c, int longest) {
+  const Model& m = *c.model;
+  const std::size_t rows = block_rows(m) + 1;
+  std::size_t inputs = m.width(), wide = widest_qkv(m), states = 1;
+  for (const Layer& l : m.layers) {
+    inputs = std::max<std::size_t>({inputs, static_cast<std::size_t>(l.inner),
+                                    static_cast<std::size_t>(l.heads * l.head_dim)});
+    wide = std::max<std::size_t>(wide, l.inner);
+    states = std::max<std::size_t>(states, l.heads * l.head_dim);
+    attention.reserve(c.kernels->attend_scratch(l.head_dim) * sizeof(float));
+    keys.reserve(c.kernels->keys_elements(c.attention_bf16, longest, l.head_dim) * c.state_bytes());
+    values.reserve(c.kernels->values_elements(c.attention_bf16, longest, l.head_dim) *
+                   c.state_bytes());
+  }
+  std::size_t operand_room = rows * (inputs * sizeof(float) + 128);
+  std::size_t wide_room = rows * wide, state_room = rows * std::max(states, inputs);
+  if (m.latent.present) {
+    const std::size_t inner = static_cast<std::size_t>(m.latent.heads) * m.latent.head_dim;
+    const std::size_t most = std::max<std::size_t>(inner, m.latent.inner);
+    attention.reserve(c.kernels->attend_scratch(m.latent.head_dim) * sizeof(float));
+    operand_room = std::max(operand_room, (latent_block + 1) * (most * sizeof(float) + 128));
+    wide_room = std::max(wide_room, (latent_block + 1) * most);
+    state_room = std::max(state_room, (latent_block + 1) * most);
+  }
+  normed.reserve(rows * m.width() * sizeof(float));
+  operand.reserve(operand_room);
+  scale.reserve(rows * sizeof(float));
+  low.reserve(rows * sizeof(float));
+  this->wide.reserve(wide_room * sizeof(float));
+  state.reserve(state_room * sizeof(float));
+}
+
+void run_micro_batch(const Context& c, const Batch& batch, const MicroBatch& micro,
+                     const Outputs& out, Activations& acts, Scratch& own, Scratch& common,
+                     Crew crew) {
+  Forward(c, batch, micro, out, acts, own, common, crew).run();
+}
+
+void prepare_latent(Context& c, LatentKeys& to) {
+  const Latent& latent = c.model->latent;
+  const Kernels& k = *c.kernels;
+  const int n = latent.latents, d = latent.head_dim, inner = latent.heads * d;
+  const int width = latent.latent_width;
+  Buffer normed, kv, state;
+  normed.reserve(static_cast<std::size_t>(n) * width * sizeof(float));
+  kv.reserve(static_cast<std::size_t>(n) * 2 * inner * sizeof(float));
+  for (int i = 0; i < n; ++i) {
+    const auto at = static_cast<std::ptrdiff_t>(i) * width;
+    k.norm(latent.latent_rows + at, normed.as<float>() + at, latent.context_norm.args);
+  }
+  Epilogue then;
+  then.out = kv.as<void>();
+  then.stride = 2 * inner;
+  const Operand a{normed.as<void>(), static_cast<std::ptrdiff_t>(width * sizeof(float)),
+                  normed.as<float>(), normed.as<float>()};
+  k.gemm({&latent.kv, a, n, 0, latent.kv.panels, then});
+  const std::uint8_t* rows = kv.as<std::uint8_t>();
+  if (c.attention_bf16) {
+    const int total = 2 * inner;
+    state.reserve(static_cast<std::size_t>(n) * total * 2);
+    for (int i = 0; i < n; ++i) {
+      const auto at = static_cast<std::ptrdiff_t>(i) * total;
+      k.to_bf16(kv.as<float>() + at, total, state.as<std::uint16_t>() + at);
+    }
+    rows = state.as<std::uint8_t>();
+  }
+  to.key_bytes = pad64(k.keys_elements(c.attention_bf16, n, d) * c.state_bytes());
+  to.value_bytes = pad64(k.values_elements(c.attention_bf16, n, d) * c.state_bytes());
+  to.keys.reserve(to.key_bytes * latent.heads);
+  to.values.reserve(to.value_bytes * latent.heads);
+  for (int h = 0; h < latent.heads; ++h) {
+    const std::size_t key = static_cast<std::size_t>(h) * d * c.state_bytes();
+    const std::size_t value = (static_cast<std::size_t>(inner) + h * d) * c.state_bytes();
+    k.pack_keys(c.attention_bf16, rows + key, 2 * inner, n, d,
+                to.keys.as<std::uint8_t>() + h * to.key_bytes);
+    k.pack_values(c.attention_bf16, rows + value, 2 * inner, n, d,
+                  to.values.as<std::uint8_t>() + h * to.value_bytes);
+  }
+}
+
+}  // namespace opengte

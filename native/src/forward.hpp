@@ -1,0 +1,97 @@
+// The forward pass of one micro-batch of whole sequences, run by one thread or by a team.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "buffer.hpp"
+#include "model.hpp"
+#include "threads.hpp"
+
+namespace opengte {
+
+// Flat ids and where each sequence starts, as the caller gave them.
+struct Batch {
+  const std::int32_t* ids = nullptr;
+  const std::int32_t* starts = nullptr;  // sequences + 1
+  const std::int32_t* types = nullptr;
+  const std::int32_t* pool_from = nullptr;
+  int sequences = 0;
+
+  int tokens() const { return starts[sequences]; }
+  int length(int i) const { return starts[i + 1] - starts[i]; }
+};
+
+// Where results go, for the whole batch; null where not wanted.
+struct Outputs {
+  float* dense = nullptr;
+  float* sparse = nullptr;
+  float* tokens = nullptr;
+  float* states = nullptr;
+  float* score = nullptr;
+};
+
+// Sequences [first, last) of a batch.
+struct MicroBatch {
+  int first, last;
+};
+
+// Cosines and sines by position, half a head each.
+struct RopeTable {
+  std::vector<float> cosine, sine;
+  int half = 0, positions = 0;
+  void grow(const Rope& rope, int to);
+};
+
+// Keys and values that the latent pool attends to: the same for every text.
+struct LatentKeys {
+  Buffer keys, values;  // per head, one after the other
+  std::size_t key_bytes = 0, value_bytes = 0;
+};
+
+struct Context {
+  const Model* model;
+  const Kernels* kernels;
+  const std::vector<RopeTable>* ropes;
+  const LatentKeys* latent;
+  bool attention_bf16;
+
+  std::size_t state_bytes() const { return attention_bf16 ? 2 : 4; }
+};
+
+// Activations of one micro-batch.
+struct Activations {
+  Buffer x;       // tokens x width: the residual stream
+  Buffer qkv;     // tokens x widest qkv, floats or bfloat16; attention leaves its result in q's place
+  Buffer keys, values;  // packed, only when a long sequence is shared by a team
+  Buffer pooled, hidden;  // sequences x width
+
+  void reserve(const Context& c, const Batch& batch, const MicroBatch& micro, bool shared);
+  std::size_t bytes() const;
+  void release();
+};
+
+// Room for a block of rows and for a tile of attention.
+struct Scratch {
+  Buffer normed, operand, scale, low, wide, state;
+  Buffer attention, keys, values;
+
+  // longest: of the sequences that one thread attends to alone
+  void reserve(const Context& c, int longest);
+};
+
+// Rows that pass through the feed-forward at a time, so that what they widen to stays in cache.
+int block_rows(const Model& model);
+// Sequences longer than this are attended to by all members of a team.
+inline constexpr int long_sequence = 1024;
+
+// Runs a micro-batch. Every member of a crew calls it with the same arguments; `own` is the member's
+// scratch, `common` the same for all.
+void run_micro_batch(const Context& c, const Batch& batch, const MicroBatch& micro,
+                     const Outputs& out, Activations& acts, Scratch& own, Scratch& common,
+                     Crew crew);
+
+// Computes what LatentKeys holds.
+void prepare_latent(Context& c, LatentKeys& to);
+
+}  // namespace opengte
