@@ -78,7 +78,7 @@ def add_tokens(folder: Path, *texts: str) -> list[int]:
     tokenizer = Tokenizer.from_file(path)
     tokenizer.add_tokens(list(texts))
     tokenizer.save(path)
-    return [int(tokenizer.token_to_id(text)) for text in texts]
+    return [tokenizer.encode(text, add_special_tokens=False).ids[0] for text in texts]
 
 
 # --- folders --------------------------------------------------------------------------------------

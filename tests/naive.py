@@ -32,7 +32,7 @@ def silu(x: Array) -> Array:
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred**2).mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + eps) * weight + bias
+    return np.asarray(centred / np.sqrt(variance + eps) * weight + bias)
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
@@ -92,17 +92,13 @@ def columns(x: Array, head: int, head_dim: int) -> Array:
 
 def pool(states: Array, mode: str, skip: int = 0) -> Array:
     """Pool (L, H) to (H,): `cls`, `mean` without the first `skip` tokens, or `last`."""
-    if mode == "cls":
-        return states[0]
-    if mode == "last":
-        return states[-1]
-    if mode == "mean":
-        return np.asarray(states[skip:].sum(axis=0) / len(states[skip:]))
-    raise ValueError(mode)
+    kept = {"cls": states[:1], "mean": states[skip:], "last": states[-1:]}[mode]
+    return np.asarray(kept.sum(axis=0) / len(kept))
 
 
-def unit(vector: Array) -> Array:
-    return np.asarray(vector / np.sqrt((vector**2).sum(axis=-1, keepdims=True)))
+def unit(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return rows of length one."""
+    return np.asarray(vectors / np.sqrt((vectors**2).sum(axis=-1, keepdims=True)))
 
 
 def largest_weights(

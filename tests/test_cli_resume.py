@@ -79,9 +79,9 @@ def crash_at(monkeypatch, step: int) -> None:
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
 
 
-def crashes(run: Callable[[], object]) -> bool:
+def crashes(run: Callable[..., object], *arguments: object, **options: object) -> bool:
     try:
-        run()
+        run(*arguments, **options)
     except Crash:
         return True
     return False
@@ -98,7 +98,7 @@ def test_a_crash_at_any_step_changes_nothing_in_the_end(tmp_path, source, suffix
         output = folder / f"out{suffix}"
         with pytest.MonkeyPatch.context() as patch:
             crash_at(patch, step)
-            finished = not crashes(lambda: embed(source, output))
+            finished = not crashes(embed, source, output)
         result = embed(source, output)
         assert result.exit_code == 1, result.output  # for the two bad rows
         assert result.stderr.endswith("18 texts, 101 tokens; 1 truncated; 2 failed\n")
@@ -142,7 +142,7 @@ def killed(tmp_path, source):
     output = tmp_path / "out.jsonl"
     with pytest.MonkeyPatch.context() as patch:
         crash_at(patch, 7)
-        assert crashes(lambda: embed(source, output))
+        assert crashes(embed, source, output)
     assert (tmp_path / "out.jsonl.part").exists()
     return output
 
@@ -229,7 +229,7 @@ def test_stdin_cannot_be_continued_and_says_so(tmp_path):
     output, command = tmp_path / "out.npy", ["embed", "-", "--output", str(tmp_path / "out.npy")]
     with pytest.MonkeyPatch.context() as patch:
         crash_at(patch, 6)
-        assert crashes(lambda: CliRunner().invoke(main, command, input=b"one\n"))
+        assert crashes(CliRunner().invoke, main, command, input=b"one\n")
     result = CliRunner().invoke(main, command, input=b"one\ntwo\n")
     assert "standard input cannot be continued: starting again" in result.stderr
     assert output.stat().st_size == 128 + 2 * 8 * 4

@@ -60,6 +60,7 @@ def test_cosines(model, texts, cosines):
 def test_first_state(model, leading):
     encoder = Encoder.load(model, precision="fp32")
     states = encoder.embed(["What is Deep Learning?"], outputs=("states",)).states
+    assert states is not None
     assert states[0][0, : len(leading)] == pytest.approx(leading, abs=2e-3)
 
 

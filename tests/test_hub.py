@@ -243,8 +243,9 @@ def test_many_threads_fetch_each_file_once(server):
 
 
 def test_a_repository_without_weights_is_refused(server):
-    server.commit(NAME, {"config.json": b"{}", "onnx/model.onnx": b"onnx"})
-    expected = r"org/tiny \(revision main\) has no checkpoint.*found config.json, onnx/model.onnx"
+    head = {"2_Dense/model.safetensors": b"", "sparse_linear.pt": b""}
+    server.commit(NAME, {"config.json": b"{}", "onnx/model.onnx": b"onnx"} | head)
+    expected = r"org/tiny \(revision main\) has no checkpoint.*config.json, onnx/model.onnx"
     with pytest.raises(CheckpointError, match=expected):
         hub.fetch(NAME)
 

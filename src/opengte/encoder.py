@@ -238,7 +238,9 @@ class Encoder(_Loaded):
         items = [texts] if isinstance(texts, str) else _checked(texts)
         if not items:
             return self._empty(outputs, self._dimension(dimensions))
-        distinct, inverse = folding.fold(items)
+        # an error names the places of all texts that are too long: twins are not folded for it
+        every = items, np.arange(len(items))
+        distinct, inverse = every if truncation == "error" else folding.fold(items)
         parts = self._windows(
             distinct, role, instruction, outputs, dimensions, truncation, progress, len(distinct)
         )

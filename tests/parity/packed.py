@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from opengte import checkpoint
 from opengte.engine import torch as torch_engine
 from opengte.engine.base import Engine
-from opengte.types import PackedBatch
+from opengte.types import Floats, Output, PackedBatch
 from tests.parity.oracle import Array, Ids, random_ids
 
 FP32 = 1e-5  # largest difference of states of unit size
@@ -44,21 +43,24 @@ def load(folder: Path, *, precision: str = "fp32", kind: Any = None) -> Engine:
     return torch_engine.load(checkpoint.read(folder, kind=kind), precision=precision, device="cpu")
 
 
+def run(engine: Engine, batch: PackedBatch, *outputs: Output) -> list[Floats]:
+    """Return the named outputs, and check that there are no others."""
+    result = vars(engine.run(batch, frozenset(outputs)))
+    assert {name for name, value in result.items() if value is not None} == set(outputs)
+    return [result[name] for name in outputs]
+
+
 def states(engine: Engine, batch: PackedBatch) -> list[Array]:
     """Return the token states of every sequence."""
-    found = engine.run(batch, frozenset({"states"})).states
-    assert found is not None
-    return unpack(found, batch)
+    return unpack(run(engine, batch, "states")[0], batch)
 
 
-def dense(engine: Engine, batch: PackedBatch) -> npt.NDArray[np.float32]:
+def dense(engine: Engine, batch: PackedBatch) -> Floats:
     """Return the vector of every sequence."""
-    found = engine.run(batch, frozenset({"dense"})).dense
-    assert found is not None
-    return found
+    return run(engine, batch, "dense")[0]
 
 
-def scores(engine: Engine, batch: PackedBatch) -> npt.NDArray[np.float32]:
+def scores(engine: Engine, batch: PackedBatch) -> Floats:
     """Return the score of every pair."""
     found = engine.score(batch).score
     assert found is not None

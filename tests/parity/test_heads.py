@@ -1,5 +1,8 @@
 """Pooling, projection modules and the heads of bge-m3, over states that transformers gives."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +46,7 @@ def test_mean_leaves_leading_tokens_out(tmp_path):
         packed.close(vector, naive.pool(oracle.states(model, row), "mean", count))
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "torch.nn.modules.activation.Tanh": np.tanh,
     "torch.nn.modules.linear.Identity": lambda x: x,
 }
@@ -87,11 +90,11 @@ def test_bge_m3(tmp_path):
     sparse_linear, colbert_linear = map(checkpoints.as_arrays, heads.values())
     rows = packed.rows_of((2, 3, 50, 512))
     batch = packed.pack(rows)
-    found = packed.load(tmp_path).run(batch, frozenset({"dense", "sparse", "tokens"}))
-    sparse, tokens = (packed.unpack(part, batch) for part in (found.sparse, found.tokens))
+    vectors, *parts = packed.run(packed.load(tmp_path), batch, "dense", "sparse", "tokens")
+    sparse, tokens = (packed.unpack(part, batch) for part in parts)
     for i, row in enumerate(rows):
         states = oracle.states(model, row)
-        packed.close(found.dense[i], states[0])
+        packed.close(vectors[i], states[0])
         packed.close(sparse[i], naive.m3_sparse(sparse_linear, states))
         unit_tokens = naive.unit(tokens[i][1:]).astype(np.float32)
         packed.close(unit_tokens, naive.m3_tokens(colbert_linear, states))

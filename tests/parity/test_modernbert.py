@@ -1,5 +1,7 @@
 """ModernBERT against transformers: alternating attention, two RoPE bases, no first norm."""
 
+from typing import Any
+
 import pytest
 from transformers import ModernBertConfig, ModernBertModel
 
@@ -10,7 +12,7 @@ WINDOW_EDGES = (1, 2, 3, 63, 64, 65, 66, 128, 129, 130, 200)
 
 
 def _config(**changes):
-    settings = {
+    settings: dict[str, Any] = {
         "vocab_size": checkpoints.VOCABULARY,
         "hidden_size": 48,
         "num_hidden_layers": 4,

@@ -1,5 +1,7 @@
 """`naive` against transformers where it has a class, and against itself elsewhere."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from transformers import (
 from tests import checkpoints, naive
 from tests.parity import oracle
 
-CLOSE = {"rtol": 0, "atol": 1e-6}  # transformers computes its RoPE tables in float32
+CLOSE = 1e-6  # transformers computes its RoPE tables in float32
 
 
 def test_bert_agrees_with_transformers():
@@ -33,30 +35,31 @@ def test_bert_agrees_with_transformers():
     found = naive.bert_states(
         config.to_dict(), checkpoints.as_arrays(model.state_dict()), ids.tolist()
     )
-    np.testing.assert_allclose(found, oracle.states(model, ids), **CLOSE)
+    np.testing.assert_allclose(found, oracle.states(model, ids), rtol=0, atol=CLOSE)
 
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_mistral_agrees_with_transformers(causal):
-    config = MistralConfig(
-        vocab_size=checkpoints.VOCABULARY,
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        head_dim=8,
-        intermediate_size=40,
-        sliding_window=None,
-        attn_implementation="eager",
-    )
-    model = MistralModel(config).double().eval()
+    settings: dict[str, Any] = {
+        "vocab_size": checkpoints.VOCABULARY,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 40,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "sliding_window": None,
+        "attn_implementation": "eager",
+    }
+    model = MistralModel(MistralConfig(**settings)).double().eval()
     checkpoints.randomise(model, seed=0)
     ids = oracle.random_ids(9)
-    settings = config.to_dict() | {"rope_theta": config.rope_parameters["rope_theta"]}
     tensors = checkpoints.as_arrays(model.state_dict())
     found = naive.mistral_states(settings, tensors, ids.tolist(), causal=causal)
     wanted = oracle.states(model, ids) if causal else oracle.bidirectional_states(model, ids)
-    np.testing.assert_allclose(found, wanted, **CLOSE)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE)
 
 
 def _gte_config(config):

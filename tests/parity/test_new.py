@@ -2,6 +2,7 @@
 
 import pytest
 
+from opengte.types import Output
 from tests import checkpoints, naive
 from tests.parity import packed
 
@@ -88,7 +89,7 @@ def test_sparse_weights(tmp_path):
     rows = packed.rows_of((1, 7, 40))
     batch = packed.pack(rows)
     engine = packed.load(tmp_path)
-    found = packed.unpack(engine.run(batch, frozenset({"sparse"})).sparse, batch)
+    found = packed.unpack(packed.run(engine, batch, "sparse")[0], batch)
     for row, weights in zip(rows, found, strict=True):
         wanted = naive.new_sparse(tensors, naive.new_states(config, tensors, row.tolist()))
         packed.close(weights, wanted)
@@ -98,13 +99,11 @@ def test_sparse_weights(tmp_path):
 
 def test_outputs_of_one_run_are_those_of_separate_runs(tmp_path):
     checkpoints.new_model(tmp_path, architectures=["NewModel", "NewForTokenClassification"])
-    checkpoints.add_modules(tmp_path, "cls")
     engine, batch = packed.load(tmp_path), packed.pack(packed.rows_of((5, 2)))
-    together = engine.run(batch, frozenset({"dense", "sparse", "states"}))
-    packed.close(together.dense, packed.dense(engine, batch), 0)
-    packed.close(together.sparse, engine.run(batch, frozenset({"sparse"})).sparse, 0)
-    assert engine.run(batch, frozenset({"sparse"})).dense is None
-    assert together.tokens is None
+    outputs: tuple[Output, ...] = ("dense", "sparse", "states")
+    together = packed.run(engine, batch, *outputs)
+    for name, found in zip(outputs, together, strict=True):
+        packed.close(found, packed.run(engine, batch, name)[0], 0)
 
 
 @pytest.mark.parametrize("types", [0, 1])

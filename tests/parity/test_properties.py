@@ -42,10 +42,9 @@ def test_one_vector_in_any_batch_and_order(family):
 
 def test_states_and_vectors_of_one_run_are_those_of_separate_runs(family):
     engine, batch = packed.load(family), packed.pack(packed.rows_of((5, 1, 30)))
-    both = engine.run(batch, frozenset({"dense", "states"}))
-    packed.close(both.dense, packed.dense(engine, batch), 0)
-    packed.close(both.states, np.concatenate(packed.states(engine, batch)), 0)
-    assert (both.sparse, both.tokens, both.score) == (None, None, None)
+    dense, states = packed.run(engine, batch, "dense", "states")
+    packed.close(dense, packed.dense(engine, batch), 0)
+    packed.close(states, np.concatenate(packed.states(engine, batch)), 0)
 
 
 def test_inputs_are_left_alone(family):

@@ -16,8 +16,9 @@ from opengte.cli.options import json_option, where_options
 def command(model: str | None, as_json: bool, revision: str | None, offline: bool | None) -> None:
     """Print what a model is.
 
-    Architecture, sizes, prompts, licence, fingerprint. Reads the model's files without loading its weights, and fetches them first where they are not
-    on this machine. Without MODEL: the default model.
+    Architecture, sizes, prompts, licence, fingerprint. Reads the model's files without loading its
+    weights, and fetches them first where they are not on this machine. Without MODEL: the default
+    model.
 
     \b
     Examples:

@@ -1,5 +1,6 @@
 """Files on the disk: are they what was announced, and is there room for more."""
 
+import contextlib
 import errno
 import hashlib
 import shutil
@@ -91,8 +92,9 @@ def _named(digest: str) -> str:
 
 
 def _rejected(path: Path, label: str, expected: str, found: str) -> IntegrityError:
-    path.resolve().unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the error to report is the other one
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     return IntegrityError(
         f"{label} is not what was announced: expected {expected}, found {found}. The file was "
         "deleted; fetch the model again. If this repeats, something between here and the source "

@@ -39,6 +39,11 @@ def has_weights(name: str) -> bool:
     return name.endswith(_WEIGHT_SUFFIXES)
 
 
+def is_model_weights(name: str) -> bool:
+    """Return whether a file of a repository holds the model itself, not a module or a head."""
+    return name.startswith(("model", "pytorch_model")) and has_weights(name) and "/" not in name
+
+
 def missing(folder: Path) -> list[str]:
     """Return the files that a checkpoint folder would need to be whole, as far as it tells itself.
 

@@ -35,7 +35,7 @@ def fetch_repository(repository: str, revision: str, offline: bool) -> Location:
     if kept and (offline or (snapshots.is_commit(revision) and kept.files is not None)):
         return snapshots.use(repository, kept)
     try:
-        return snapshots.use(repository, _download(repository, revision, store, kept is not None))
+        return _download(repository, revision, store, has_copy=kept is not None)
     except failures.caught() as error:
         if kept is None or not failures.is_outage(error):
             raise failures.explained(error, repository, revision, store) from error
@@ -52,36 +52,38 @@ def _fall_back(repository: str, revision: str, kept: Snapshot, error: Exception)
     return snapshots.use(repository, kept)
 
 
-def _download(repository: str, revision: str, store: Path, has_copy: bool) -> Snapshot:
+def _download(repository: str, revision: str, store: Path, has_copy: bool) -> Location:
     # With a copy at hand one attempt is enough: offline users should not wait for the retries.
     waits = () if has_copy else _LIST_WAITS
     commit, wanted = _retried(partial(_list, repository, revision), waits)
-    folder = store / "snapshots" / commit
-    absent = [file for file in wanted if not (folder / file.name).exists()]
-    if absent:
-        store.mkdir(parents=True, exist_ok=True)
-        disk.require_space(sum(_bytes_left(file, store) for file in absent), store)
-    with bars.only_on_terminals():
-        for file in absent:
-            _download_within(
-                partial(_download_file, repository, commit, file, store), absent, store
-            )
-    for file in wanted:
-        disk.verify(folder / file.name, f"{file.name} of {repository}", file.size, file.digest)
+    snapshot = Snapshot(store / "snapshots" / commit, commit, wanted)
+    _complete(repository, snapshot, wanted)
+    snapshots.verify(repository, snapshot)
     snapshots.write_record(store.name, commit, wanted)
     snapshots.move_reference(store, revision, commit)
-    return Snapshot(folder, commit, wanted)
+    return snapshots.located(repository, snapshot)
 
 
-def _download_within(action: Callable[[], None], absent: list[RemoteFile], store: Path) -> None:
-    """Run a download; if the disk fills up meanwhile, say how much all of them need."""
+def _complete(repository: str, snapshot: Snapshot, wanted: list[RemoteFile]) -> None:
+    """Fetch the wanted files that a snapshot lacks."""
+    store = snapshot.folder.parent.parent
+    if not (absent := _absent(snapshot, wanted)):
+        return
+    store.mkdir(parents=True, exist_ok=True)
+    disk.require_space(sum(_bytes_left(file, store) for file in absent), store)
     try:
-        _retried(action)
+        with bars.only_on_terminals():
+            for file in absent:
+                _retried(partial(_download_file, repository, snapshot.commit, file, store))
     except failures.caught() as error:
-        if disk.is_full(error):
-            needed = sum(_bytes_left(file, store) for file in absent)
-            raise disk.no_space(store, needed, disk.free(store)) from error
-        raise
+        if not disk.is_full(error):
+            raise
+        needed = sum(_bytes_left(file, store) for file in _absent(snapshot, wanted))
+        raise disk.no_space(store, needed, disk.free(store)) from error
+
+
+def _absent(snapshot: Snapshot, wanted: list[RemoteFile]) -> list[RemoteFile]:
+    return [file for file in wanted if not (snapshot.folder / file.name).exists()]
 
 
 def _list(repository: str, revision: str) -> tuple[str, list[RemoteFile]]:
@@ -93,7 +95,7 @@ def _list(repository: str, revision: str) -> tuple[str, list[RemoteFile]]:
     )
     found = {sibling.rfilename: sibling for sibling in info.siblings or []}
     names = files.needed(found)
-    if "config.json" not in names or not any(map(files.has_weights, names)):
+    if "config.json" not in names or not any(map(files.is_model_weights, names)):
         raise _not_a_model(repository, revision, sorted(found))
     announced = [(found[name], found[name].lfs) for name in names]
     wanted = [

@@ -71,9 +71,19 @@ def use(repository: str, snapshot: Snapshot) -> Location:
     """Check the files of a snapshot, once for each, and say where it lies."""
     if snapshot.files is None:
         _warn_if_unknown(repository, snapshot)
+    verify(repository, snapshot)
+    return located(repository, snapshot)
+
+
+def verify(repository: str, snapshot: Snapshot) -> None:
+    """Raise IntegrityError unless the files of a snapshot are what was announced."""
     for file in snapshot.files or _files_of(snapshot.folder):
         label = f"{file.name} of {repository}"
         disk.verify(snapshot.folder / file.name, label, file.size, file.digest)
+
+
+def located(repository: str, snapshot: Snapshot) -> Location:
+    """Say where a snapshot lies."""
     source = f"hub {repository}@{snapshot.commit}"
     return Location(repository, snapshot.folder, source, snapshot.commit)
 

@@ -57,12 +57,12 @@ def fetch_package(target: str, offline: bool) -> Location:
         )
     try:
         return _located(_download(name, version))
-    except (DownloadError, OSError) as error:
-        if disk.is_full(error):
-            raise disk.no_space(_shelf(), None) from error
-        if kept is None or not isinstance(error, pip.Unreachable):
+    except pip.Unreachable as error:
+        if kept is None:
             raise
         return _fall_back(target, kept, error)
+    except OSError as error:
+        raise _not_stored(target, error) from error
 
 
 def cached_packages() -> list[Cached]:
@@ -138,6 +138,15 @@ def _fall_back(target: str, kept: Path, error: Exception) -> Location:
         stacklevel=4,
     )
     return _located(kept)
+
+
+def _not_stored(target: str, error: OSError) -> DownloadError:
+    if disk.is_full(error):
+        return disk.no_space(_shelf(), None)
+    return DownloadError(
+        f"`{target}` could not be stored in the cache {_shelf()}: {error}. Make the folder "
+        "writable, or choose another one with OPENGTE_CACHE."
+    )
 
 
 def _download(name: str, version: str | None) -> Path:

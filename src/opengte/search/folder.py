@@ -62,23 +62,25 @@ def search(
     """Return the k documents whose best passage is closest to the query."""
     asked = encoder.embed([query], role="query", instruction=instruction)
     assert asked.dense is not None
-    truncated, seen, last = len(asked.truncated), 0, -1
+    truncated, seen, groups = len(asked.truncated), 0, itertools.count()
     best, kept = nothing(1), dict[int, _Candidate]()
-    for window in _windows(_candidates(documents, *_budget(encoder, passage_tokens))):
+    numbered = zip(documents, groups, strict=False)
+    for window in _windows(_candidates(numbered, *_budget(encoder, passage_tokens))):
         vectors = encoder.embed([_text(one) for one in window], role="document", progress=False)
         assert vectors.dense is not None
-        rows = np.array([one.number for one in window])
-        groups = np.array([one.group for one in window])
-        best = merge(best, asked.dense, vectors.dense, rows, groups, k)
+        numbers = np.array([(one.number, one.group) for one in window])
+        best = merge(best, asked.dense, vectors.dense, numbers[:, 0], numbers[:, 1], k)
         kept = _keep(best, itertools.chain(kept.values(), window))
-        truncated, seen, last = truncated + len(vectors.truncated), seen + len(window), groups[-1]
+        truncated, seen = truncated + len(vectors.truncated), seen + len(window)
         advance(len(window))
-    return Found(_hits(best, kept), int(last) + 1, seen, truncated)
+    return Found(_hits(best, kept), next(groups), seen, truncated)
 
 
-def _candidates(documents: Iterable[Document], count: Count, limit: int) -> Iterator[_Candidate]:
+def _candidates(
+    documents: Iterable[tuple[Document, int]], count: Count, limit: int
+) -> Iterator[_Candidate]:
     numbers = itertools.count()
-    for group, document in enumerate(documents):
+    for document, group in documents:
         for passage in split(document.text, count, limit):
             yield _Candidate(next(numbers), group, document, passage)
 

@@ -45,7 +45,7 @@ def _pack(text: str, span: Span, level: int, count: Count, limit: int) -> Iterat
         if used + size > limit and start < end:
             yield start, end
             start, used = left, 0
-        if size > limit and level < len(_CUTS):
+        if size > limit and level <= len(_CUTS):
             yield from _pack(text, (left, right), level + 1, count, limit)
             start, end, used = right, right, 0
         else:
@@ -59,7 +59,8 @@ def _cut(text: str, span: Span, level: int, limit: int) -> list[Span]:
     if level < len(_CUTS):
         ends = [match.end() for match in _CUTS[level].finditer(text, *span)]
     else:
-        ends = list(_word_ends(text, span, max(1, limit // 4)))
+        size = limit if level == len(_CUTS) else max(1, limit // 4)  # tokens of 1, 1/4 characters
+        ends = list(_word_ends(text, span, size))
     edges = sorted({span[0], *ends, span[1]})
     return list(zip(edges, edges[1:], strict=False))
 

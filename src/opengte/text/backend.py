@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 CHUNK = 2**20  # characters handed over at once; the library takes some 130 bytes for each
 PIECE = 2**17  # characters of one piece of a very long text
+LOOKAHEAD = 2**12  # characters after a prompt that may change how it is tokenised
 CUT = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")  # where a text may be cut, see `may_cut`
 
 QWEN_SPLIT, LLAMA3_SPLIT = (  # neither joins a letter to the space after it
@@ -70,10 +71,12 @@ def encode(backend: "Tokenizer", texts: Sequence[str], *, cuttable: bool) -> Rag
     return Ragged(np.concatenate([part.ids for part in parts]), owned)
 
 
-def prefix_tokens(backend: "Tokenizer", text: str, characters: int, *, cuttable: bool) -> int:
-    """Return how many leading tokens of the text end within its first characters."""
-    place = CUT.search(text, characters + 1) if cuttable else None
-    start = text[: place.start()] if place else text
+def prefix_tokens(backend: "Tokenizer", text: str, characters: int) -> int:
+    """Return how many leading tokens of the text end within its first characters.
+
+    What follows much later in the text has no say in that, and is not looked at.
+    """
+    start = text[: characters + LOOKAHEAD]
     offsets = guarded(lambda: backend.encode(start, add_special_tokens=False)).offsets
     ends = np.array([end for _, end in offsets] + [characters + 1])
     return int(np.argmax(ends > characters))

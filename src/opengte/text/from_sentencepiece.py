@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from opengte.errors import UnsupportedModelError
+from opengte.errors import CheckpointError, UnsupportedModelError
 from opengte.text import sentencepiece as spm
 from opengte.text.files import read_json_if_there
 from opengte.text.special import (
@@ -29,15 +29,16 @@ def from_sentencepiece(path: Path) -> Tokenizer:
             "expected Unigram (1) or BPE (2) with neither changed. Convert it to tokenizer.json."
         )
     if kind == "XLMRoberta" and model.kind == spm.UNIGRAM:
-        return _xlm_roberta(model, path.parent)
+        return _xlm_roberta(model, path)
     if kind not in ("", "T5", "Llama") or path.name == "sentencepiece.bpe.model":
         raise unsupported(path, kind)
     tokenizer = _plain_sentencepiece(model)
-    if kind == "T5":
-        set_template(tokenizer, "$A:0 </s>:0", "$B:0 </s>:0")
+    names = special_names(path.parent)
     config = read_json_if_there(path.parent / "tokenizer_config.json")
-    if kind == "Llama" and config.get("add_bos_token", True):
-        set_template(tokenizer, "<s>:0 $A:0", "<s>:1 $B:1")
+    if kind == "T5":
+        set_template(tokenizer, f"$A:0 {names['eos']}:0", f"$B:0 {names['eos']}:0")
+    elif kind == "Llama" and config.get("add_bos_token", True) and "bos" in names:
+        set_template(tokenizer, f"{names['bos']}:0 $A:0", f"{names['bos']}:1 $B:1")
     return tokenizer
 
 
@@ -82,11 +83,19 @@ def _sentencepiece_bpe(model: spm.SentencePiece) -> models.BPE:
     )
 
 
-def _xlm_roberta(model: spm.SentencePiece, folder: Path) -> Tokenizer:
+def _xlm_roberta(model: spm.SentencePiece, path: Path) -> Tokenizer:
     """Return a tokenizer with XLM-R's ids, which are fairseq's: four special tokens come first."""
-    names = ROBERTA_NAMES | special_names(folder)
+    names = ROBERTA_NAMES | special_names(path.parent)
     specials = [names[name] for name in ("bos", "pad", "eos", "unk")]
-    pieces = [(piece.text, piece.score) for piece in model.pieces[3:]]
+    first, rest = model.pieces[:3], model.pieces[3:]
+    twice = {piece.text for piece in rest} & {*specials, names["mask"]}
+    if [piece.kind for piece in first] != [spm.UNKNOWN, spm.CONTROL, spm.CONTROL] or twice:
+        raise CheckpointError(
+            f"{path} starts with {[piece.text for piece in first]} and has {sorted(twice)} later; "
+            "expected <unk>, <s>, </s> and no other special tokens, as in XLM-R. Check that "
+            "tokenizer_class in tokenizer_config.json is right."
+        )
+    pieces = [(piece.text, piece.score) for piece in rest]
     vocab = [*((token, 0.0) for token in specials), *pieces, (names["mask"], 0.0)]
     tokenizer = Tokenizer(models.Unigram(vocab, unk_id=3))
     tokenizer.normalizer = normalizers.Sequence(_charsmap(model))

@@ -12,7 +12,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -47,53 +47,48 @@ def load_tokenizer(
     from opengte.text.special import special_names
 
     folder = Path(folder)
-    names = special_names(folder)
     backend = build_tokenizer(folder)
-    found = {name: backend.token_to_id(token) for name, token in names.items()}
+    found = {name: backend.token_to_id(token) for name, token in special_names(folder).items()}
     named = {name: token for name, token in found.items() if token is not None}
+    templates = _templates(backend, folder)
+    for name, argument in (("bos", add_bos), ("eos", add_eos)):
+        wanted = _wanted(folder, name, argument, name in named)
+        if wanted:
+            templates = with_edges(*templates, named[name], before=name == "bos")
+        elif wanted is False and name in named:
+            templates = without(templates[0], named[name]), without(templates[1], named[name])
+    sentence = read_json_if_there(folder / "sentence_bert_config.json")
+    return Tokenizer(backend, *templates, named, lowercase=sentence.get("do_lower_case") is True)
+
+
+def _templates(backend: "Backend", folder: Path) -> tuple[Template, Template]:
+    """Return the templates of one text and of a pair."""
     try:
-        templates = guarded(lambda: probe(backend))
+        return guarded(lambda: probe(backend))
     except BackendFailure as failure:
         raise CheckpointError(
             f"The tokenizer of {folder} fails on a one-word text: {failure}. Fetch the checkpoint "
             "again."
         ) from failure
-    config = read_json_if_there(folder / "tokenizer_config.json")
-    for name, asked in (("bos", add_bos), ("eos", add_eos)):
-        configured = config.get(f"add_{name}_token") is True
-        if (configured or asked) and asked is not False and name not in named:
-            _report_missing(folder, name, asked)
-        else:
-            templates = _edged(templates, name, named.get(name), configured, asked)
-    sentence = read_json_if_there(folder / "sentence_bert_config.json")
-    return Tokenizer(backend, *templates, named, lowercase=sentence.get("do_lower_case") is True)
 
 
-def _edged(
-    templates: tuple[Template, Template],
-    name: str,
-    token: int | None,
-    configured: bool,
-    asked: bool | None,
-) -> tuple[Template, Template]:
-    """Return the templates with bos or eos added or taken away, as asked or else configured."""
-    single, pair = templates
-    if token is None or (asked is None and not configured):
-        return templates
-    if asked is False:
-        return without(single, token), without(pair, token)
-    return with_edges(single, pair, token, before=name == "bos")
+def _wanted(folder: Path, name: str, argument: bool | None, exists: bool) -> bool | None:
+    """Return whether to add bos or eos (True), to take it away (False) or to leave it (None).
 
-
-def _report_missing(folder: Path, name: str, asked: bool | None) -> None:
-    """Raise if the caller asked for a token that does not exist, warn if only the files did."""
+    To add one that does not exist is an error if the caller asked, a warning if the files did.
+    """
+    configured = read_json_if_there(folder / "tokenizer_config.json").get(f"add_{name}_token")
+    wanted = (True if configured is True else None) if argument is None else argument
+    if not wanted or exists:
+        return wanted
     problem = f"{folder} names no {name}_token that is in the vocabulary"
-    if asked:
+    if argument:
         raise CheckpointError(
             f"{problem}, so add_{name}=True has nothing to add. Name it in tokenizer_config.json."
         )
     message = f"{problem}, so add_{name}_token of its tokenizer_config.json is ignored. Name it."
     warnings.warn(message, CheckpointWarning, stacklevel=3)
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +100,7 @@ class Tokenizer:
     are lower-cased before anything else.
     """
 
-    backend: "Backend"
+    backend: "Backend" = field(repr=False)
     single: Template
     pair: Template
     named: dict[str, int]
@@ -245,9 +240,7 @@ class Tokenizer:
 
     def _prompt_tokens(self, prompt: str, full: str) -> int:
         """Return how many tokens of a text that starts with the prompt end within the prompt."""
-        if not prompt:
-            return 0
-        return prefix_tokens(self.backend, full, len(prompt), cuttable=self._cuttable)
+        return prefix_tokens(self.backend, full, len(prompt)) if prompt else 0
 
     def _heads(self, full: Sequence[str], prompt: str, long: Offsets, room: int) -> Offsets:
         """Return how many tokens of the prompt each of the too long texts keeps, (n,)."""
