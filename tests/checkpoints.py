@@ -72,6 +72,12 @@ def add_tokenizer(folder: Path, model_type: str) -> None:
     _TOKENIZERS[model_type](folder)
 
 
+def edit_tokenizer_config(folder: Path, **changes: Any) -> None:
+    """Set keys of tokenizer_config.json."""
+    path = folder / "tokenizer_config.json"
+    write_json(path, read_json(path) | changes)
+
+
 def add_tokens(folder: Path, *texts: str) -> list[int]:
     """Add whole-text tokens to the folder's tokenizer and return their ids."""
     path = str(folder / "tokenizer.json")
@@ -501,5 +507,6 @@ def nvembed_model(folder: Path, *, seed: int = 0, **changes: Any) -> tuple[Confi
     shapes |= {f"latent_attention_model.{n}": s for n, s in _latent_shapes(latent)}
     generator = torch.Generator().manual_seed(seed)
     tensors = {name: random_weight(name, shape, generator) for name, shape in shapes.items()}
+    tensors["latent_attention_model.latents"] *= latent_scale
     write(folder, config, tensors)
     return config, as_arrays(tensors)

@@ -108,7 +108,10 @@ def test_max_length_order(bert, sentence, tokenizer, expected):
     ("modes", "message"),
     [
         ({"pooling_mode_max_tokens": True}, "sets pooling_mode_max_tokens"),
-        ({"pooling_mode_cls_token": True}, "sets pooling_mode_cls_token, pooling_mode_mean"),
+        (
+            {"pooling_mode_cls_token": True},
+            "sets pooling_mode_mean_tokens, pooling_mode_cls_token, expected",
+        ),
     ],
 )
 def test_pooling_that_no_plan_says_is_refused(bert, modes, message):

@@ -21,14 +21,14 @@ from transformers import (
 
 from tests import checkpoints
 
-_ENCODER: dict[str, Any] = {
+ENCODER: dict[str, Any] = {
     "vocab_size": checkpoints.VOCABULARY,
     "hidden_size": 48,
     "num_hidden_layers": 2,
     "num_attention_heads": 3,
     "intermediate_size": 40,
 }
-_DECODER: dict[str, Any] = _ENCODER | {
+DECODER: dict[str, Any] = ENCODER | {
     "num_attention_heads": 6,
     "num_key_value_heads": 2,
     "intermediate_size": 56,
@@ -37,12 +37,12 @@ _DECODER: dict[str, Any] = _ENCODER | {
 
 
 def _bert(folder: Path) -> None:
-    checkpoints.transformers_model(folder, BertModel(BertConfig(**_ENCODER)))
+    checkpoints.transformers_model(folder, BertModel(BertConfig(**ENCODER)))
     checkpoints.add_modules(folder, "mean")
 
 
 def _xlm_roberta(folder: Path) -> None:
-    config = XLMRobertaConfig(**_ENCODER, max_position_embeddings=514, type_vocab_size=1)
+    config = XLMRobertaConfig(**ENCODER, max_position_embeddings=514, type_vocab_size=1)
     checkpoints.transformers_model(folder, XLMRobertaModel(config))
     checkpoints.add_modules(folder, "mean")
 
@@ -53,14 +53,14 @@ def _new(folder: Path) -> None:
 
 
 def _modernbert(folder: Path) -> None:
-    config = ModernBertConfig(**_ENCODER | {"num_hidden_layers": 4}, pad_token_id=0)
+    config = ModernBertConfig(**ENCODER | {"num_hidden_layers": 4}, pad_token_id=0)
     checkpoints.transformers_model(folder, ModernBertModel(config))
     checkpoints.older_rope_keys(folder)
     checkpoints.add_modules(folder, "cls")
 
 
 def _qwen2(folder: Path) -> None:
-    model = Qwen2Model(Qwen2Config(**_DECODER))
+    model = Qwen2Model(Qwen2Config(**DECODER))
     auto_map = {"AutoModel": "modeling_qwen.Qwen2Model"}
     checkpoints.transformers_model(folder, model, auto_map=auto_map)
     checkpoints.older_rope_keys(folder)
@@ -68,13 +68,13 @@ def _qwen2(folder: Path) -> None:
 
 
 def _qwen3(folder: Path) -> None:
-    checkpoints.transformers_model(folder, Qwen3Model(Qwen3Config(**_DECODER, head_dim=16)))
+    checkpoints.transformers_model(folder, Qwen3Model(Qwen3Config(**DECODER, head_dim=16)))
     checkpoints.older_rope_keys(folder)
     checkpoints.add_modules(folder, "last")
 
 
 def _mistral(folder: Path) -> None:
-    config = MistralConfig(**_DECODER, head_dim=16, sliding_window=16)
+    config = MistralConfig(**DECODER, head_dim=16, sliding_window=16)
     checkpoints.transformers_model(folder, MistralModel(config))
     checkpoints.older_rope_keys(folder)
     checkpoints.add_modules(folder, "last")

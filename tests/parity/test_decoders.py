@@ -134,6 +134,12 @@ def test_attention_bias(tmp_path):
     _check_causal(tmp_path, model, (1, 2, 30))
 
 
+def test_epsilon_is_that_of_the_config(tmp_path):
+    config = Qwen3Config(**_settings(head_dim=16, rms_norm_eps=0.1))
+    model = checkpoints.transformers_model(tmp_path, Qwen3Model(config))
+    _check_causal(tmp_path, model, (1, 2, 30))
+
+
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 64, 600])
 def test_mistral(tmp_path, window):
     config = MistralConfig(**_settings(head_dim=16, sliding_window=window))

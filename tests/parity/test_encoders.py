@@ -54,6 +54,13 @@ def test_activations(tmp_path, activation):
     packed.check_states(packed.load(tmp_path), rows, lambda ids: oracle.states(model, ids))
 
 
+def test_epsilon_is_that_of_the_config(tmp_path):
+    config = BertConfig(**_settings(SHAPES["three heads"], layer_norm_eps=0.1))
+    model = checkpoints.transformers_model(tmp_path, BertModel(config))
+    rows = packed.rows_of((5, 1, 30))
+    packed.check_states(packed.load(tmp_path), rows, lambda ids: oracle.states(model, ids))
+
+
 def test_token_types(tmp_path):
     config = BertConfig(**_settings(SHAPES["three heads"]))
     model = checkpoints.transformers_model(tmp_path, BertModel(config))

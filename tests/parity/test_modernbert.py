@@ -41,6 +41,7 @@ CASES = {
     "window of one": {"local_attention": 1},
     "other bases": {"rope_parameters": _rope(500.0, 70.0)},
     "five heads of 16": {"hidden_size": 80, "num_attention_heads": 5, "intermediate_size": 33},
+    "large epsilon": {"norm_eps": 0.1},
     "relu": {"hidden_activation": "relu"},
 }
 

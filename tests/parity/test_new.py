@@ -29,7 +29,8 @@ CASES = {
     "five heads of 24": {"hidden_size": 120, "num_attention_heads": 5, "intermediate_size": 33},
     "one head of 80": {"hidden_size": 80, "num_attention_heads": 1, "intermediate_size": 8},
     "learned positions": {"position_embedding_type": "absolute", "max_position_embeddings": 600},
-    "larger epsilon": {"layer_norm_eps": 1e-5},
+    "large epsilon": {"layer_norm_eps": 0.1},
+    "large epsilon, rms norm": {"layer_norm_eps": 0.1, "layer_norm_type": "rms_norm"},
 }
 
 

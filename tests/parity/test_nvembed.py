@@ -38,6 +38,14 @@ def test_dense(tmp_path, case):
         packed.close(vector, naive.nvembed(config, tensors, row.tolist(), count))
 
 
+def test_epsilon_of_the_latent_norms(tmp_path):
+    config, tensors = checkpoints.nvembed_model(tmp_path, latent_scale=0.003)
+    rows = packed.rows_of((3, 20))
+    found = packed.dense(packed.load(tmp_path), packed.pack(rows))
+    for vector, row in zip(found, rows, strict=True):
+        packed.close(vector, naive.nvembed(config, tensors, row.tolist(), 0))
+
+
 def test_instruction_tokens_still_shape_the_others(tmp_path):
     checkpoints.nvembed_model(tmp_path)
     engine, row = packed.load(tmp_path), packed.rows_of((12,))[0]

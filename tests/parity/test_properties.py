@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis.strategies import integers, lists
 
 from opengte.types import PackedBatch
 from tests import checkpoints, naive
@@ -17,6 +19,11 @@ def family(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     FAMILIES[request.param](folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def family_engine(family):
+    return packed.load(family)
 
 
 @pytest.fixture
@@ -38,6 +45,14 @@ def test_one_vector_in_any_batch_and_order(family):
     order = np.random.default_rng(5).permutation(len(rows))
     packed.close(_unit(engine, batch.select(order)), together[order], SAME)
     packed.close(_unit(engine, batch), together, 0)
+
+
+@given(lengths=lists(integers(1, 90), min_size=1, max_size=9))
+@settings(max_examples=15, deadline=None, derandomize=True)
+def test_any_mixture_of_lengths(family_engine, lengths):
+    rows = packed.rows_of(lengths)
+    alone = [_unit(family_engine, packed.pack([row]))[0] for row in rows]
+    packed.close(_unit(family_engine, packed.pack(rows)), np.stack(alone), SAME)
 
 
 def test_states_and_vectors_of_one_run_are_those_of_separate_runs(family):

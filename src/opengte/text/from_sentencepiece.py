@@ -58,12 +58,12 @@ def _plain_sentencepiece(model: spm.SentencePiece) -> Tokenizer:
     if model.remove_extra_whitespaces:
         collapse = normalizers.Replace(Regex(" {2,}"), " ")
         steps += [collapse, normalizers.Replace(Regex(r"\A | \z"), "")]
+    spell = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     if model.add_dummy_prefix:
         steps.append(normalizers.Prepend("▁"))
+        spell.append(decoders.Strip(" ", 1, 0))
     tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    tokenizer.decoder = decoders.Sequence(spell)
     for piece in model.pieces:
         if piece.kind in (spm.CONTROL, spm.UNKNOWN):
             tokenizer.add_special_tokens([added_token(piece.text)])

@@ -1,0 +1,47 @@
+# One virtual environment in .venv, made once for each state of pyproject.toml and constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint docs clean
+
+help: ## Show these targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+demo: $(VENV)/.installed ## Fetch the default model, embed and search the documents in examples/
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
+
+test: $(VENV)/.dev ## Run all tests; ARGS go to pytest
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-fast: $(VENV)/.dev ## Run the tests that take no more than a few seconds
+	$(BIN)/python -m pytest -n 2 -m "not slow and not network" $(ARGS)
+
+lint: $(VENV)/.dev ## Check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.dev ## Write docs/cli.md from the help pages
+	$(BIN)/python -m opengte.cli.manual > docs/cli.md
+
+clean: ## Remove the environment, caches and builds; downloaded models stay
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; choose one with make PYTHON=python3.11")'
+	@echo "Installing OpenGTE and PyTorch into $(VENV), once; this takes some minutes ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade "pip>=25.1"
+	@$(PIP) install --constraint constraints.txt --editable ".[torch]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	@echo "Installing what development needs into $(VENV), once ..."
+	@$(PIP) install --constraint constraints.txt --group dev --editable ".[torch,parquet]"
+	@touch $@
