@@ -20,8 +20,7 @@ gte embed 'What is a text embedding?' | sed -e 's/\("dense": \[\)\(\([^,]*, \)\{
 
 for query in \
     'why is 0.1 + 0.2 not equal to 0.3?' \
-    'my function remembers its list from the last call' \
-    'the other side of a connection died'
+    'my function remembers its list from the last call'
 do
     say "gte search \"$query\" documents --top 2"
     gte search "$query" documents --top 2

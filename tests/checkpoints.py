@@ -499,7 +499,9 @@ def _latent_shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield f"{feed}.fn.net.2.bias", (width,)
 
 
-def nvembed_model(folder: Path, *, seed: int = 0, **changes: Any) -> tuple[Config, Arrays]:
+def nvembed_model(
+    folder: Path, *, seed: int = 0, latent_scale: float = 1.0, **changes: Any
+) -> tuple[Config, Arrays]:
     """Write an NV-Embed checkpoint; return its config, and its tensors for `naive`."""
     config = NVEMBED_CONFIG | changes
     shapes = {f"embedding_model.{n}": s for n, s in _mistral_shapes(config["text_config"])}

@@ -3,7 +3,7 @@
 import os
 import time
 import zlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,11 +44,17 @@ class FakeTokenizer:
         return np.array([len((prompt + text).split()) + 2 for text in texts], dtype=np.int32)
 
 
+@dataclass
+class Counters:
+    missing_instructions: int = 0
+
+
 class FakeEncoder:
     """Adds up a pseudo-random vector a word; refuses texts with POISON in them."""
 
     def __init__(self, card: ModelCard) -> None:
         self.card = card
+        self.counters = Counters()
         self.tokenizer = FakeTokenizer()
 
     @classmethod
@@ -103,6 +109,9 @@ class FakeEncoder:
 
 class FakeReranker:
     """Counts the words that a document shares with the query."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
 
     @classmethod
     def load(cls, model: str, **settings: Any) -> "FakeReranker":

@@ -87,9 +87,9 @@ def test_an_instruction_in_a_prompt_becomes_a_template(bert):
 
 
 def test_prompts_out_of_the_pool(bert):
-    assert not checkpoint.read(bert).prompts.mask
+    assert checkpoint.read(bert).prompts.mask == "none"
     change(bert / "1_Pooling" / "config.json", include_prompt=False)
-    assert checkpoint.read(bert).prompts.mask
+    assert checkpoint.read(bert).prompts.mask == "prompt"
 
 
 @pytest.mark.parametrize(

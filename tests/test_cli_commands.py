@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from click.testing import CliRunner, Result
 import opengte
 from opengte import checkpoint, hub
 from opengte.cli import COMMANDS, main
-from opengte.errors import FallbackWarning, OfflineError
+from opengte.errors import FallbackWarning, NotFoundError, OfflineError
 from opengte.hub import Cached, Location
 from opengte.known import KNOWN
 from tests.fake_models import CARD, FakeEncoder, FakeReranker
@@ -107,6 +108,21 @@ def test_the_manual_is_up_to_date():
     assert written == manual(), "docs/cli.md is stale: run `make docs`"
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "examples/README.md"])
+def test_links_between_pages_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert links
+    assert not [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]
+
+
+def test_the_readme_names_every_command():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [
+        name for name in COMMANDS if f"`{name}`" not in text and f"`gte {name}`" not in text
+    ]
+
+
 def test_version():
     assert gte("--version").stdout == f"gte, version {opengte.__version__}\n"
 
@@ -128,6 +144,18 @@ def test_similarity_of_all_pairs_as_json():
     ]
     assert [(row["a"], row["b"]) for row in rows] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert all(-1 <= row["similarity"] <= 1 for row in rows)
+
+
+@pytest.mark.parametrize("command", ["embed", "similarity"])
+def test_a_missing_instruction_is_reported(monkeypatch, command):
+    def load(model, **settings):
+        encoder = FakeEncoder(CARD)
+        encoder.counters.missing_instructions = 2
+        return encoder
+
+    monkeypatch.setattr(FakeEncoder, "load", load)
+    result = gte(command, "a", "b")
+    assert "note: no --instruction, so the model's default one was used\n" in result.stderr
 
 
 def test_similarity_needs_two_texts():
@@ -290,7 +318,7 @@ def test_pull_prints_the_folder(monkeypatch):
     }
 
 
-def raising(error: BaseException):
+def fail_with(error: BaseException) -> Any:
     def fail(*arguments, **options):
         raise error
 
@@ -300,25 +328,33 @@ def raising(error: BaseException):
 def test_an_error_is_a_line_a_hint_and_status_1(monkeypatch):
     error = OfflineError("`org/name` is not in the cache and offline mode is on")
     error.add_note("look at `gte models --cached`")
-    monkeypatch.setattr(hub, "fetch", raising(error))
+    monkeypatch.setattr(hub, "fetch", fail_with(error))
     result = gte("pull", "org/name")
     assert result.stdout == ""
-    assert result.stderr.splitlines()[:2] == [
+    assert result.stderr.splitlines() == [
         "error: `org/name` is not in the cache and offline mode is on",
         "hint: look at `gte models --cached`",
     ]
     assert result.exit_code == 1
 
 
+def test_an_unknown_model_gets_a_hint(monkeypatch):
+    monkeypatch.setattr(hub, "fetch", fail_with(NotFoundError("no such model `x/y`")))
+    assert gte("pull", "x/y").stderr.splitlines() == [
+        "error: no such model `x/y`",
+        "hint: `gte models` lists the known models",
+    ]
+
+
 def test_debugging_keeps_the_traceback(monkeypatch):
     error = OfflineError("offline")
-    monkeypatch.setattr(hub, "fetch", raising(error))
+    monkeypatch.setattr(hub, "fetch", fail_with(error))
     monkeypatch.setenv("GTE_DEBUG", "1")
     assert gte("pull").exception is error
 
 
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(hub, "fetch", raising(ZeroDivisionError()))
+    monkeypatch.setattr(hub, "fetch", fail_with(ZeroDivisionError()))
     assert isinstance(gte("pull").exception, ZeroDivisionError)
 
 
@@ -335,7 +371,7 @@ def test_warnings_are_lines_on_stderr_each_once(monkeypatch):
 
 
 def test_control_c_exits_with_130_and_no_traceback(monkeypatch):
-    monkeypatch.setattr(hub, "fetch", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(hub, "fetch", fail_with(KeyboardInterrupt()))
     result = gte("pull")
     assert (result.stderr, result.exit_code) == ("interrupted\n", 130)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from opengte.errors import CheckpointError, CheckpointWarning, InputError, TruncationError
 from opengte.text import Tokenizer, backend, load_tokenizer
@@ -38,7 +39,7 @@ TEXTS = [
     *("北京 is 中国's capital", "مرحبا يا عالم", "👩‍👩‍👧 family", "e\u0301" * 20, "x" * 300),
     *("[SEP] </s> <|endoftext|> [MASK]", "  two  spaces  ", "ﬁ ① Ａ", "\ud83d\ude00 \udfff!"),
 ]
-words = st.lists(st.sampled_from([*WORDS, "", "I'll", "[SEP]", "<s>", "\n", "é", "北京"]))
+words = st.lists(st.sampled_from([*WORDS, "", "I'll", "[SEP]", "<s>", "\n", "é", "北京", "?!"]))
 texts = st.one_of(st.text(st.characters(exclude_categories=["Cs"])), words.map(" ".join))
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -68,9 +69,6 @@ def rows(batch: PackedBatch | Tokenized) -> list[list[int]]:
 
 def spelled(tokenizer: Tokenizer, tokenized: Tokenized) -> list[str]:
     return [" ".join(map(tokenizer.token, row)) for row in rows(tokenized)]
-
-
-# where special tokens go
 
 
 @pytest.mark.parametrize(
@@ -151,9 +149,6 @@ def test_truncation_as_in_the_library(
         assert rows(ours) == [reference.encode(text).ids for text in batch]
 
 
-# truncation
-
-
 def test_truncation_sides_and_records(tokenizers: dict[str, Tokenizer]) -> None:
     tokenizer = tokenizers["wordpiece"]
     batch = ["the cat", "the cat sat in a red mat"]
@@ -202,7 +197,7 @@ def test_prompt_and_special_tokens_survive(tokenizer: Tokenizer, side: Truncatio
 def test_left_truncation_keeps_the_end_of_the_text(tokenizers: dict[str, Tokenizer]) -> None:
     tokenizer = tokenizers["gte-qwen2"]
     encoded = tokenizer.encode(
-        ["a red dog"], prompt="query: ", max_length=5, truncation="left", mask_prompt=True
+        ["a red dog"], prompt="query: ", max_length=5, truncation="left", mask="positions"
     )
     # the space after the prompt belongs to the text, whose beginning is what goes
     assert spelled(tokenizer, encoded) == ["query : Ġred Ġdog <|endoftext|>"]
@@ -225,9 +220,6 @@ def test_no_room(tokenizers: dict[str, Tokenizer]) -> None:
 def test_unknown_side(tokenizers: dict[str, Tokenizer]) -> None:
     with pytest.raises(InputError, match="truncation='middle' is not known"):
         tokenizers["bpe"].encode(["a"], max_length=9, truncation="middle")  # type: ignore[arg-type]
-
-
-# pairs and frames
 
 
 @pytest.mark.parametrize(
@@ -282,30 +274,24 @@ def test_framed(tokenizers: dict[str, Tokenizer]) -> None:
     assert spelled(tokenizer, left) == ["the Ġdog Ġsat cat"]
 
 
-# what the pooling leaves out
-
-
 @pytest.mark.parametrize(
     ("name", "masked"), [("e5-mistral", [3, 3]), ("bpe", [3, 2]), ("wordpiece", [2, 2])]
 )
 def test_masked_prompt(tokenizers: dict[str, Tokenizer], name: str, masked: list[int]) -> None:
     tokenizer = tokenizers[name]  # "query: " is ▁query : ▁, or query : Ġ, or query :
     encoded = tokenizer.encode(
-        ["the cat", "the"], prompt="query: ", max_length=50, mask_prompt=True
+        ["the cat", "the"], prompt="query: ", max_length=50, mask="positions"
     )
     assert encoded.batch.pool_from.tolist() == masked
     plain = tokenizer.encode(["the cat"], prompt="query: ", max_length=50)
     assert plain.batch.pool_from.tolist() == [0]
-    unprompted = tokenizer.encode(["the cat"], max_length=50, mask_prompt=True)
+    unprompted = tokenizer.encode(["the cat"], max_length=50, mask="positions")
     assert unprompted.batch.pool_from.tolist() == [0]
 
 
 def test_something_is_left_to_pool(tokenizer: Tokenizer) -> None:
-    encoded = tokenizer.encode(["", "a"], prompt="query: ", max_length=50, mask_prompt=True)
+    encoded = tokenizer.encode(["", "a"], prompt="query: ", max_length=50, mask="positions")
     assert (encoded.batch.pool_from < encoded.batch.lengths).all()
-
-
-# hostile input
 
 
 def test_anything_that_is_text_has_tokens(tokenizer: Tokenizer) -> None:
@@ -388,13 +374,10 @@ class Failing:
 def test_a_failure_of_the_library_names_the_text(error: BaseException) -> None:
     failing: Any = Failing(error)
     with pytest.raises(InputError, match=r"texts\[1\], of 3 characters, .*'retry-limit'"):
-        backend.encode(failing, ["good", "bad"], cuttable=False)
+        backend.encode(failing, ["good", "bad"], None)
     failing.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        backend.encode(failing, ["bad"], cuttable=False)
-
-
-# very long texts
+        backend.encode(failing, ["bad"], None)
 
 
 @quick
@@ -413,17 +396,27 @@ def test_cutting_a_long_text_changes_no_id(
 
 
 def test_which_tokenizers_may_be_cut(tokenizers: dict[str, Tokenizer]) -> None:
-    cuttable = {
-        name for name, tokenizer in tokenizers.items() if backend.may_cut(tokenizer.backend)
-    }
+    cuttable = {name for name, tokenizer in tokenizers.items() if backend.cuts(tokenizer.backend)}
     assert cuttable == {"wordpiece", "unigram", "bpe", "gte-qwen2", "qwen3"}
 
 
-def test_long_texts_are_really_cut() -> None:
-    pieces = list(backend._cut("the cat sat " * 50_000))
-    assert len(pieces) == 5
-    assert "".join(pieces) == "the cat sat " * 50_000
-    assert list(backend._cut("x" * 600_000)) == ["x" * 600_000]
+@pytest.mark.parametrize("added", ["two words", " cat", AddedToken("the", rstrip=True)])
+def test_no_cut_where_an_added_token_may_be(tmp_path: Path, added: str | AddedToken) -> None:
+    save_wordpiece(tmp_path)
+    library = load_tokenizer(tmp_path).backend
+    library.add_tokens([added])
+    assert backend.cuts(library) is None
+
+
+@pytest.mark.parametrize("word", ["the cat sat ", "北京", "?!"])
+def test_long_texts_are_really_cut(tokenizers: dict[str, Tokenizer], word: str) -> None:
+    text, cut = word * 60_000, backend.cuts(tokenizers["wordpiece"].backend)
+    pieces = list(backend._pieces(text, cut))
+    assert "".join(pieces) == text
+    assert backend.PIECE <= len(pieces[0]) < backend.PIECE + 20
+    assert len(pieces) == len(text) // len(pieces[0]) + 1
+    assert list(backend._pieces("x" * 600_000, cut)) == ["x" * 600_000]
+    assert list(backend._pieces(text, None)) == [text]
 
 
 @pytest.mark.parametrize("name", ["wordpiece", "unigram", "bpe", "mistral"])
@@ -445,9 +438,6 @@ def test_very_long_texts(
         .replace("[CLS]", "<s>")
         .startswith("<s> query :" if name != "bpe" else "query :")
     )
-
-
-# the rest of the interface
 
 
 def test_vocabulary(tokenizers: dict[str, Tokenizer]) -> None:

@@ -21,7 +21,7 @@ from opengte.errors import (
     OpenGTEError,
     UnsupportedModelError,
 )
-from opengte.text import Tokenizer, load_tokenizer
+from opengte.text import Tokenizer, backend, load_tokenizer
 from opengte.text.build import build_tokenizer
 from opengte.text.sentencepiece import Piece, merges_by_score, read_sentencepiece
 from tests.tokenizers_for_tests import WORDS, save_bpe, save_unigram, save_wordpiece
@@ -66,9 +66,6 @@ class Both:
 
     ours: Any
     theirs: Any
-
-
-# vocab.txt
 
 
 def write_vocab(folder: Path, **config: object) -> None:
@@ -143,9 +140,6 @@ def test_broken_settings(tmp_path: Path, config: dict[str, object], expected: st
     assert expected in message_of(tmp_path)
 
 
-# tokenizer.json
-
-
 def test_tokenizer_config_wins_over_tokenizer_json(tmp_path: Path) -> None:
     save_wordpiece(tmp_path)
     configure(tmp_path, tokenizer_class="BertTokenizer", do_lower_case=False)
@@ -192,8 +186,8 @@ def test_an_empty_vocabulary(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_without_its_unknown_token(tmp_path: Path) -> None:
-    backend = Backend(models.WordPiece({"the": 0}, unk_token="[UNK]"))
-    backend.save(str(tmp_path / "tokenizer.json"))
+    library = Backend(models.WordPiece({"the": 0}, unk_token="[UNK]"))
+    library.save(str(tmp_path / "tokenizer.json"))
     assert "fails on a one-word text: WordPiece error: Missing [UNK]" in message_of(tmp_path)
 
 
@@ -206,9 +200,6 @@ def test_a_broken_tokenizer_config(tmp_path: Path, contents: str) -> None:
     save_wordpiece(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(contents)
     assert "tokenizer_config.json" in message_of(tmp_path)
-
-
-# SentencePiece
 
 
 def trained(**options: Any) -> bytes:
@@ -400,9 +391,6 @@ def test_damaged_files_never_crash(tmp_path: Path, save: str) -> None:
             assert str(tmp_path) in str(error) or "vocabulary" in str(error)
 
 
-# vocab.json and merges.txt
-
-
 def write_bpe(folder: Path, listed: dict[str, dict[str, object]], **config: object) -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: index for index, token in enumerate(alphabet)}
@@ -437,6 +425,17 @@ def test_qwen2_as_in_transformers(qwen: Both, text: str) -> None:
     ours, theirs = qwen.ours, qwen.theirs
     expected = theirs(text)["input_ids"] or [theirs.eos_token_id]  # a vector needs one token
     assert ids(ours, text) == expected
+
+
+@quick
+@given(anything, st.integers(1, 12))
+def test_cutting_as_qwen2_splits_changes_no_id(qwen: Both, text: str, piece: int) -> None:
+    library = qwen.ours.backend
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "PIECE", piece)
+        cut = backend.encode(library, [text], backend.cuts(library))
+    assert backend.cuts(library) is not None
+    assert cut.ids.tolist() == library.encode(text, add_special_tokens=False).ids
 
 
 def test_roberta_from_vocab_json(tmp_path: Path) -> None:

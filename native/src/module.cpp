@@ -5,13 +5,13 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <cstdlib>
-#include <map>
 #include <optional>
 #include <stdexcept>
 #include <string>
 
 #include "engine.hpp"
+#include "names.hpp"
+#include "probe.hpp"
 
 namespace nb = nanobind;
 
@@ -23,65 +23,12 @@ using WritableBytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::d
 using Ints = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Results = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 
-const Kernels* kernels_of(const std::string& isa) {
-  if (isa == "portable") return kernels_portable();
-  if (isa == "avx2") return kernels_avx2();
-  if (isa == "avx512") return kernels_avx512();
-  throw std::invalid_argument("unknown instruction set `" + isa +
-                              "`, expected avx512, avx2 or portable");
-}
-
-const Kernels* usable_kernels(const std::string& isa) {
-  const Kernels* k = kernels_of(isa);
-  if (k == nullptr) throw std::invalid_argument("this machine or build has no `" + isa + "`");
-  return k;
-}
-
 std::vector<std::string> levels() {
   std::vector<std::string> names;
   for (const char* name : {"avx512", "avx2", "portable"}) {
     if (kernels_of(name) != nullptr) names.emplace_back(name);
   }
   return names;
-}
-
-template <class E>
-E one_of(const std::string& value, const std::map<std::string, E>& names, const char* what) {
-  const auto found = names.find(value);
-  if (found == names.end()) {
-    throw std::invalid_argument("unknown " + std::string(what) + " `" + value + "`");
-  }
-  return found->second;
-}
-
-Precision precision_of(const std::string& s) {
-  return one_of<Precision>(
-      s, {{"fp32", Precision::fp32}, {"bf16", Precision::bf16}, {"int8", Precision::int8}},
-      "precision");
-}
-Dtype dtype_of(const std::string& s) {
-  return one_of<Dtype>(s, {{"fp32", Dtype::f32}, {"fp16", Dtype::f16}, {"bf16", Dtype::bf16}},
-                       "dtype");
-}
-Activation activation_of(const std::string& s) {
-  using A = Activation;
-  return one_of<A>(s,
-                   {{"identity", A::identity},
-                    {"gelu", A::gelu},
-                    {"gelu_tanh", A::gelu_tanh},
-                    {"silu", A::silu},
-                    {"relu", A::relu},
-                    {"tanh", A::tanh}},
-                   "activation");
-}
-Pooling pooling_of(const std::string& s) {
-  return one_of<Pooling>(s,
-                         {{"none", Pooling::none},
-                          {"cls", Pooling::cls},
-                          {"mean", Pooling::mean},
-                          {"last", Pooling::last},
-                          {"latent", Pooling::latent}},
-                         "pooling");
 }
 
 // --- a plan, as nested dicts, and its prepared weights, by slot ---
@@ -414,6 +361,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("isa", &PyEngine::isa)
       .def_prop_ro("threads", &PyEngine::threads)
       .def_prop_ro("workspace_bytes", &PyEngine::workspace_bytes);
+  add_probes(m);
 }
 
 }  // namespace opengte

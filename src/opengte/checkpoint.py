@@ -23,7 +23,7 @@ from opengte.errors import CheckpointError, CheckpointWarning, InputError, Unsup
 from opengte.known import WEB_SEARCH, Known, find
 from opengte.text.prompts import Prompts, read_prompts
 from opengte.text.tokenizer import Tokenizer, load_tokenizer
-from opengte.types import ModelCard, Output
+from opengte.types import ModelCard, Output, PromptMask
 from opengte.weights import Chunk, PickleReader, Weights
 
 Kind = Literal["encoder", "reranker"]
@@ -360,15 +360,21 @@ def _prompts(folder: Path, known: Known | None) -> Prompts:
         query, document = query or known.query, document or known.document
     if template is not None:
         query, default = "", default or WEB_SEARCH
-    pooled = _read_optional(_modules(folder)[0] / "config.json").get("include_prompt", True)
     return Prompts(
         query=query,
         document=document,
         plain=named.get("") or (known.plain if known else ""),
         template=template,
         default_instruction=default if template else None,
-        mask=pooled is False or (known is not None and known.mask_prompt),
+        mask=_mask(folder, known),
     )
+
+
+def _mask(folder: Path, known: Known | None) -> PromptMask:
+    pooling = _read_optional(_modules(folder)[0] / "config.json")
+    if pooling.get("include_prompt") is False:
+        return "prompt"
+    return known.mask if known else "none"
 
 
 def _compare_prompts(query: str, known: Known, folder: Path) -> None:

@@ -376,7 +376,7 @@ class Encoder(_Loaded):
             prompt=prefix,
             max_length=self.card.max_length,
             truncation=side,
-            mask_prompt=self._checkpoint.prompts.mask,
+            mask=self._checkpoint.prompts.mask,
         )
         if truncation == "error" and tokenized.truncated:
             raise _too_long(tokenized.truncated, inverse, offset, self.card.max_length)

@@ -36,7 +36,7 @@ class Known:
     document: str = ""
     plain: str = ""
     template: str | None = None
-    mask_prompt: bool = False
+    mask: Literal["none", "prompt", "positions"] = "none"  # of the prompt, in the pooling
     dimensions: tuple[int, ...] | str = ()
     outputs: tuple[str, ...] = ("dense",)
     add_bos: bool | None = None
@@ -277,7 +277,7 @@ KNOWN: tuple[Known, ...] = (
         7851,
         "English, instructions; not for commercial use",
         template=INSTRUCT,
-        mask_prompt=True,
+        mask="positions",
         add_bos=True,
         add_eos=True,
         causal=False,

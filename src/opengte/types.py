@@ -17,6 +17,10 @@ Role = Literal["query", "document"]
 Output = Literal["dense", "sparse", "tokens", "states"]
 TruncationSide = Literal["right", "left", "error"]
 
+# what the pooling leaves out of a prompted text: nothing; the prompt and the special tokens before
+# it (sentence-transformers); as many leading positions as the prompt alone has tokens (NV-Embed)
+PromptMask = Literal["none", "prompt", "positions"]
+
 
 @dataclass(frozen=True, eq=False)
 class PackedBatch:

@@ -148,6 +148,12 @@ def test_mistral(tmp_path, window):
     _check_causal(tmp_path, model, (1, 2, 3, 5, 6, 7, 63, 64, 65, 66, 520))
 
 
+def test_window_of_a_long_text(tmp_path):
+    config = MistralConfig(**_settings(num_hidden_layers=1, sliding_window=100))
+    model = checkpoints.transformers_model(tmp_path, MistralModel(config))
+    _check_causal(tmp_path, model, (1030, 1))
+
+
 def test_mistral_published_without_a_head_dimension(tmp_path):
     config = MistralConfig(**_settings(head_dim=None, sliding_window=4096))
     model = checkpoints.transformers_model(tmp_path, MistralModel(config), head_dim=...)

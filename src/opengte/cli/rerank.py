@@ -4,7 +4,12 @@ import click
 
 from opengte.cli import failures, show
 from opengte.cli.inputs import Input, input_options
-from opengte.cli.options import ModelOptions, json_option, reranker_options
+from opengte.cli.options import (
+    ModelOptions,
+    json_option,
+    note_default_instruction,
+    reranker_options,
+)
 from opengte.cli.rows import BadRow, Row
 
 
@@ -45,6 +50,7 @@ def command(
         else:
             label = show.one_line(f"{row.id}  {row.text}", 15)
             click.echo(f"{rank:3}  {ranked.score:8.4f}  {label}")
+    note_default_instruction(reranker)
     if failed:
         click.echo(f"ranked {len(rows):,} documents; {failed:,} failed", err=True)
         raise click.exceptions.Exit(failures.FAILED)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from opengte.cli import failures, show
-from opengte.cli.options import ModelOptions, encoder_options, json_option
+from opengte.cli.options import ModelOptions, encoder_options, json_option, note_default_instruction
 from opengte.cli.progress import progress_bar
 from opengte.errors import InputError
 from opengte.search.files import MAX_BYTES, Document, Skipped, read
@@ -101,6 +101,7 @@ def command(
         )
     for rank, hit in enumerate(found.hits, 1):
         _print_json(rank, hit) if as_json else _print(rank, hit)
+    note_default_instruction(encoder)
     _summarise(found, left, paths)
 
 

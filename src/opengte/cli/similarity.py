@@ -10,6 +10,7 @@ from opengte.cli.options import (
     TextOptions,
     encoder_options,
     json_option,
+    note_default_instruction,
     text_options,
 )
 
@@ -38,6 +39,7 @@ def command(
         raise click.UsageError("Give at least two texts.")
     encoder = options.load_encoder()
     vectors = text.embed(encoder, list(texts))
+    note_default_instruction(encoder)
     assert vectors.dense is not None
     scores = encoder.similarity(vectors.dense, vectors.dense)
     pairs = itertools.combinations(range(len(texts)), 2)

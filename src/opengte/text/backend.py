@@ -11,17 +11,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from opengte.errors import InputError, OpenGTEError
-from opengte.text.ragged import Ragged
+from opengte.text.ragged import Offsets, Ragged
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 T = TypeVar("T")
+Cut = re.Pattern[str] | None
 
-CHUNK = 2**20  # characters handed over at once; the library takes some 130 bytes for each
-PIECE = 2**17  # characters of one piece of a very long text
-LOOKAHEAD = 2**12  # characters after a prompt that may change how it is tokenised
-CUT = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")  # where a text may be cut, see `may_cut`
+CHUNK = 2**18  # characters handed over at once; the library takes up to 400 bytes for each
+PIECE = 2**15  # characters of one piece of a very long text
+LOOKAHEAD = 2**8  # characters after a prompt that may change how it is tokenised
+
+# Where a very long text may be cut, see `cuts`.
+AT_SPACE = r"(?<=[A-Za-z])(?= [A-Za-z])"
+AT_PUNCTUATION = r"(?<=[!-/:-@\[-`{-~])(?=[!-/:-@\[-`{-~])"
+AT_IDEOGRAPH = "(?<=[\u4e00-\u9fff])(?=[\u4e00-\u9fff])"
 
 QWEN_SPLIT, LLAMA3_SPLIT = (  # neither joins a letter to the space after it
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -51,14 +56,14 @@ def guarded(call: Callable[[], T]) -> T:
         raise
 
 
-def encode(backend: "Tokenizer", texts: Sequence[str], *, cuttable: bool) -> Ragged:
+def encode(backend: "Tokenizer", texts: Sequence[str], cut: Cut) -> Ragged:
     """Return the ids of each text, without special tokens around it.
 
-    Very long texts are tokenised in pieces if the tokenizer is cuttable (`may_cut`). InputError
-    names the text that the library cannot tokenise.
+    Very long texts are tokenised in pieces, cut as `cuts` says. InputError names the text that the
+    library cannot tokenise.
     """
     _quiet_forks()
-    pieces = [list(_cut(text)) if cuttable and len(text) > PIECE else [text] for text in texts]
+    pieces = [list(_pieces(text, cut)) for text in texts]
     counts = np.array([len(own) for own in pieces], dtype=np.int64)
     if len(counts) == 0:
         return Ragged(np.empty(0, np.int32), counts)
@@ -71,32 +76,39 @@ def encode(backend: "Tokenizer", texts: Sequence[str], *, cuttable: bool) -> Rag
     return Ragged(np.concatenate([part.ids for part in parts]), owned)
 
 
-def prefix_tokens(backend: "Tokenizer", text: str, characters: int) -> int:
-    """Return how many leading tokens of the text end within its first characters.
+def prefix_tokens(backend: "Tokenizer", texts: Sequence[str], characters: int) -> Offsets:
+    """Return how many leading tokens of each text end within its first characters, (n,).
 
-    What follows much later in the text has no say in that, and is not looked at.
+    What follows much later in a text has no say in that, and is not looked at.
     """
-    start = text[: characters + LOOKAHEAD]
-    offsets = guarded(lambda: backend.encode(start, add_special_tokens=False)).offsets
-    ends = np.array([end for _, end in offsets] + [characters + 1])
-    return int(np.argmax(ends > characters))
+    starts = [text[: characters + LOOKAHEAD] for text in texts]
+    found = guarded(lambda: backend.encode_batch(starts, add_special_tokens=False))
+    ends = ([end for _, end in encoding.offsets] for encoding in found)
+    within = (next((i for i, e in enumerate(own) if e > characters), len(own)) for own in ends)
+    return np.fromiter(within, np.int64, len(starts))
 
 
-def may_cut(backend: "Tokenizer") -> bool:
-    """Return whether cutting a text between a letter and a space leaves its ids as they are.
+def cuts(backend: "Tokenizer") -> Cut:
+    """Return where a text may be cut without changing its ids, None if nowhere.
 
-    True only for normalisers that look at one character and its accents, followed by a split that
-    ends a word before a space.
+    Only where the normaliser looks at one character and its accents, and the first split ends a
+    word there: before a space, in BERT also between ideographs and between punctuation.
     """
-    steps = _steps(backend.pre_tokenizer, "pretokenizers")
+    normalizer = _steps(backend.normalizer, "normalizers")
+    splits = _steps(backend.pre_tokenizer, "pretokenizers")
     added = backend.get_added_tokens_decoder().values()
-    return (
-        all(_is_local(step) for step in _steps(backend.normalizer, "normalizers"))
-        and bool(steps)
-        and _ends_words(steps[0])
-        and all(step.get("prepend_scheme", "always") != "first" for step in steps)
-        and not any(" " in token.content or token.rstrip for token in added)
-    )
+    first = any(step.get("prepend_scheme") == "first" for step in splits)
+    if first or not splits or not _ends_words(splits[0]) or not all(map(_is_local, normalizer)):
+        return None
+    places = [AT_SPACE]
+    if splits[0]["type"] == "BertPreTokenizer":
+        places.append(AT_PUNCTUATION)
+        if any(step.get("handle_chinese_chars") for step in normalizer):
+            places.append(AT_IDEOGRAPH)
+    cut = re.compile("|".join(places))
+    if any(token.rstrip or cut.search(f"a{token.content}a") for token in added):
+        return None
+    return cut
 
 
 def _steps(component: Any, key: str) -> list[dict[str, Any]]:
@@ -126,10 +138,10 @@ def _ends_words(step: dict[str, Any]) -> bool:
     return False
 
 
-def _cut(text: str) -> Iterator[str]:
-    """Yield a long text in pieces of about `PIECE` characters."""
+def _pieces(text: str, cut: Cut) -> Iterator[str]:
+    """Yield a text, in pieces of about `PIECE` characters where it may be cut."""
     start = 0
-    while place := CUT.search(text, start + PIECE):
+    while cut and len(text) - start > PIECE and (place := cut.search(text, start + PIECE)):
         yield text[start : place.start()]
         start = place.start()
     yield text[start:]

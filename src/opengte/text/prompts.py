@@ -5,7 +5,7 @@ from pathlib import Path
 
 from opengte.errors import CapabilityError, CheckpointError, InputError
 from opengte.text.files import read_json_if_there
-from opengte.types import Role
+from opengte.types import PromptMask, Role
 
 PLACE = "{instruction}"
 
@@ -16,7 +16,7 @@ class Prompts:
 
     query and document go before texts of those roles, plain before a text without a role. A model
     that takes instructions has a template with one `{instruction}`, which is then what goes before
-    a query. mask leaves the prompt's tokens out of the pooling.
+    a query. mask says what of it the pooling leaves out.
     """
 
     query: str = ""
@@ -24,7 +24,7 @@ class Prompts:
     plain: str = ""
     template: str | None = None
     default_instruction: str | None = None
-    mask: bool = False
+    mask: PromptMask = "none"
 
     def __post_init__(self) -> None:
         """Check the template."""

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from opengte.errors import CheckpointError, CheckpointWarning, InputError, TruncationError
-from opengte.text.backend import BackendFailure, encode, guarded, may_cut, prefix_tokens
+from opengte.text.backend import BackendFailure, Cut, cuts, encode, guarded, prefix_tokens
 from opengte.text.files import read_json_if_there
 from opengte.text.ragged import Offsets, Ragged, fill, keep, pack
 from opengte.text.template import Template, probe, with_edges, without
-from opengte.types import Ints, Tokenized, Truncated, TruncationSide
+from opengte.types import Ints, PromptMask, Tokenized, Truncated, TruncationSide
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -113,26 +113,30 @@ class Tokenizer:
         prompt: str = "",
         max_length: int,
         truncation: TruncationSide = "right",
-        mask_prompt: bool = False,
+        mask: PromptMask = "none",
     ) -> Tokenized:
         """Return the texts as token sequences of at most max_length tokens, special ones included.
 
         The prompt goes in front of every text. truncation "right" drops the end of a text that is
-        too long, "left" its beginning, and "error" raises TruncationError. mask_prompt leaves as
-        many leading positions out of the pooling as the prompt alone has tokens (NV-Embed).
+        too long, "left" its beginning, and "error" raises TruncationError. mask says what the
+        pooling leaves out of a text with a prompt.
         """
         texts, repaired = self._prepared(texts, "texts")
         prompt = self._prepared([prompt], "prompt")[0][0]
         full = [prompt + text for text in texts] if prompt else texts
-        room = self._room(max_length, self.single.size, self._prompt_tokens(prompt, prompt + "a"))
+        (first,) = self._prompt_tokens(prompt, [prompt + "a"])
+        room = self._room(max_length, self.single.size, int(first))
         found = self._ids(full)
         found = self._fill(found, found.lengths + self.single.size, "texts")
         truncated = _truncated(found.lengths + self.single.size, max_length, truncation)
-        long = np.flatnonzero(found.lengths > room)
-        heads = self._heads(full, prompt, long, room) if truncation == "left" else None
+        heads = None
+        if truncation == "left":
+            long = [record.index for record in truncated]
+            own = self._prompt_tokens(prompt, [full[index] for index in long])
+            heads = np.zeros_like(found.lengths)
+            heads[long] = np.minimum(own, room - 1)
         kept = keep(found, np.full(len(texts), room), heads)
-        masked = len(self._ids([prompt]).ids) if mask_prompt else 0
-        pool_from = np.full(len(texts), masked)
+        pool_from = np.full(len(texts), self._masked(prompt, mask))
         return Tokenized(pack(self.single, [kept], pool_from), truncated, repaired)
 
     def encode_pairs(
@@ -232,22 +236,24 @@ class Tokenizer:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @cached_property
-    def _cuttable(self) -> bool:
-        return may_cut(self.backend)
+    def _cut(self) -> Cut:
+        return cuts(self.backend)
 
     def _ids(self, texts: Sequence[str]) -> Ragged:
-        return encode(self.backend, texts, cuttable=self._cuttable)
+        return encode(self.backend, texts, self._cut)
 
-    def _prompt_tokens(self, prompt: str, full: str) -> int:
-        """Return how many tokens of a text that starts with the prompt end within the prompt."""
-        return prefix_tokens(self.backend, full, len(prompt)) if prompt else 0
+    def _prompt_tokens(self, prompt: str, full: Sequence[str]) -> Offsets:
+        """Return how many tokens of each text end within the prompt it starts with, (n,)."""
+        if not prompt or not full:
+            return np.zeros(len(full), dtype=np.int64)
+        return prefix_tokens(self.backend, full, len(prompt))
 
-    def _heads(self, full: Sequence[str], prompt: str, long: Offsets, room: int) -> Offsets:
-        """Return how many tokens of the prompt each of the too long texts keeps, (n,)."""
-        heads = np.zeros(len(full), dtype=np.int64)
-        for index in long:
-            heads[index] = min(self._prompt_tokens(prompt, full[index]), room - 1)
-        return heads
+    def _masked(self, prompt: str, mask: PromptMask) -> int:
+        """Return how many leading tokens of every text the pooling leaves out."""
+        if mask == "none" or not prompt:
+            return 0
+        alone = len(self._ids([prompt]).ids)
+        return alone + (len(self.single.specials[0]) if mask == "prompt" else 0)
 
     def _fill(self, found: Ragged, total: Offsets, what: str) -> Ragged:
         """Return the texts with an end or padding token in each whose total, (n,), is zero."""

@@ -1,0 +1,100 @@
+"""Make what a peer loads: the ONNX file, its int8 forms, the CTranslate2 folder.
+
+    python -m cpu_peers.prepare ARTIFACT PEER_FOLDER POOLING TEXTS OUT
+
+Run in the peers' environment, one artifact a process, before anything is timed.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+CALIBRATION = 300  # texts
+MAX_LENGTH = 512
+
+
+def onnx(folder: Path, pooling: str, texts: list[str], out: Path) -> None:
+    """Export the network with its pooling, for batches of any size."""
+    import torch
+    from cpu_peers import sentence
+    from cpu_peers.padded import pad
+
+    module = sentence.load(folder, pooling, "fp32")
+    ids, mask = pad([[101, 2023, 2003, 102], [101, 2023, 2003, 1037, 3231, 102]])
+    # names, so that both inputs share their dimensions
+    batch, length = torch.export.Dim("batch", max=4096), torch.export.Dim("length", max=32768)
+    with torch.inference_mode():
+        torch.onnx.export(
+            module,
+            (torch.from_numpy(ids), torch.from_numpy(mask)),
+            str(out),
+            input_names=["ids", "mask"],
+            output_names=["vectors"],
+            dynamic_shapes={"ids": {0: batch, 1: length}, "mask": {0: batch, 1: length}},
+            dynamo=True,
+        )
+
+
+def onnx_int8(folder: Path, pooling: str, texts: list[str], out: Path) -> None:
+    """Quantise the exported model: weights per channel, activations as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        str(out.parent / "model.onnx"), str(out), weight_type=QuantType.QInt8, per_channel=True
+    )
+
+
+def openvino_int8(folder: Path, pooling: str, texts: list[str], out: Path) -> None:
+    """Quantise weights and activations by NNCF, calibrated on texts of the benchmark's own set."""
+    import nncf
+    import openvino
+    from cpu_peers.padded import pad, tokenizer
+
+    encode = tokenizer(folder, MAX_LENGTH).encode
+
+    def inputs(text: str) -> dict[str, Any]:
+        ids, mask = pad([encode(text).ids])
+        return {"ids": ids, "mask": mask}
+
+    model = openvino.Core().read_model(out.parent / "model.onnx")
+    sample = texts[:CALIBRATION]
+    quantised = nncf.quantize(
+        model,
+        nncf.Dataset(sample, inputs),
+        subset_size=len(sample),
+        model_type=nncf.ModelType.TRANSFORMER,
+    )
+    openvino.save_model(quantised, out)
+
+
+def ctranslate2(folder: Path, pooling: str, texts: list[str], out: Path) -> None:
+    """Convert BERT to CTranslate2's int8."""
+    from ctranslate2.converters import TransformersConverter
+
+    TransformersConverter(str(folder)).convert(str(out), quantization="int8")
+
+
+MAKERS = {
+    "onnx": onnx,
+    "onnx-int8": onnx_int8,
+    "openvino-int8": openvino_int8,
+    "ctranslate2": ctranslate2,
+}
+FILES = {
+    "onnx": "model.onnx",
+    "onnx-int8": "model-int8.onnx",
+    "openvino-int8": "openvino-int8.xml",
+    "ctranslate2": "ctranslate2",
+}
+NEEDS = {"onnx-int8": "onnx", "openvino-int8": "onnx"}
+
+
+def main() -> None:
+    """Make one artifact."""
+    artifact, folder, pooling, texts, out = sys.argv[1:]
+    MAKERS[artifact](Path(folder), pooling, json.loads(Path(texts).read_text()), Path(out))
+
+
+if __name__ == "__main__":
+    main()

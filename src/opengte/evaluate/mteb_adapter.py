@@ -1,0 +1,160 @@
+"""An `Encoder` or a `Reranker` as mteb wants a model: mteb's protocols, our roles and counts."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from opengte import known
+from opengte.evaluate.work import Embeds, Work, Worker
+from opengte.text.instructions import instruction_for
+from opengte.types import Floats, ModelCard, Role
+
+BATCH = 4096  # texts that mteb hands over at a time; we cut batches by tokens ourselves
+
+
+class EncoderForMteb:
+    """Satisfies mteb's `EncoderProtocol`.
+
+    An instruct model gets the task's instruction before queries, and before every text of a
+    symmetric task; other models get the prompt of the role.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.mteb_model_meta = model_meta(worker.encoder, worker.dimensions)
+
+    @property
+    def work(self) -> Work:
+        """Return what was done so far."""
+        return self.worker.work
+
+    def encode(
+        self,
+        inputs: Any,
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: Any = None,
+        **kwargs: Any,
+    ) -> Floats:
+        """Return L2-normalised vectors (n, d) of the texts of a loader."""
+        role: Role | None = None if prompt_type is None else prompt_type.value
+        instruction = self._instruction(task_metadata, role)
+        return self.worker.encode(_texts(inputs), role, instruction)
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Return cosine similarities (n, m) as a torch tensor."""
+        from mteb.similarity_functions import cos_sim
+
+        return cos_sim(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Return cosine similarities (n,) of corresponding rows as a torch tensor."""
+        from mteb.similarity_functions import pairwise_cos_sim
+
+        return pairwise_cos_sim(embeddings1, embeddings2)
+
+    def _instruction(self, task: Any, role: Role | None) -> str | None:
+        if self.worker.encoder.card.instruction_template is None or role == "document":
+            return None
+        return instruction_for(task.name, task.type)
+
+
+class RerankerForMteb:
+    """Satisfies mteb's `CrossEncoderProtocol`."""
+
+    def __init__(self, reranker: Any, advance: Callable[[int], None] | None = None) -> None:
+        self.reranker = reranker
+        self.work = Work()
+        self.mteb_model_meta = model_meta(reranker, None)
+        self._advance = advance
+
+    def predict(
+        self,
+        inputs1: Any,
+        inputs2: Any,
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: Any = None,
+        **kwargs: Any,
+    ) -> Floats:
+        """Return one score a pair, (n,) float32; pairs of one query are scored together."""
+        queries, documents = _texts(inputs1), _texts(inputs2)
+        places: dict[str, list[int]] = {}
+        for place, query in enumerate(queries):
+            places.setdefault(query, []).append(place)
+        scores = np.empty(len(queries), np.float32)
+        instruction = self._instruction(task_metadata)
+        for query, rows in places.items():
+            scores[rows] = self._score(query, [documents[row] for row in rows], instruction)
+        return scores
+
+    def _score(self, query: str, documents: Sequence[str], instruction: str | None) -> Floats:
+        before, start = self.reranker.counters, time.perf_counter()
+        scores: Floats = self.reranker.score(query, documents, instruction=instruction)
+        self.work.seconds += time.perf_counter() - start
+        after = self.reranker.counters
+        self.work.texts += len(documents)
+        self.work.encoded += len(documents) - (after.duplicates - before.duplicates)
+        self.work.tokens += after.tokens - before.tokens
+        self.work.truncated += after.truncated - before.truncated
+        if self._advance is not None:
+            self._advance(len(documents))
+        return scores
+
+    def _instruction(self, task: Any) -> str | None:
+        if self.reranker.card.instruction_template is None:
+            return None
+        return instruction_for(task.name, task.type)
+
+
+def model_name(card: ModelCard) -> str:
+    """Return the `organisation/name` under which results are filed: the published one if known."""
+    found = known.find(card.name) or known.find(card.name.removeprefix("pypi:").removeprefix("gt-"))
+    if found is not None:
+        return found.id
+    return card.name if card.name.count("/") == 1 else "local/" + card.name.rsplit("/", 1)[-1]
+
+
+def revision(card: ModelCard, dimensions: int | None) -> str:
+    """Return what tells two runs of a model apart: weights, engine, precision, dimensions."""
+    cut = [f"{dimensions}d"] if dimensions and dimensions != card.dimension else []
+    return "-".join([card.fingerprint, str(card.engine), str(card.precision), *cut])
+
+
+def model_meta(loaded: Embeds | Any, dimensions: int | None) -> Any:
+    """Return mteb's record of a model."""
+    from mteb.models.model_meta import ModelMeta, ScoringFunction
+
+    card: ModelCard = loaded.card
+    reranker = card.kind == "reranker"
+    return ModelMeta(
+        loader=None,
+        name=model_name(card),
+        revision=revision(card, dimensions),
+        release_date=None,
+        languages=None,
+        n_parameters=card.parameters or None,
+        memory_usage_mb=None,
+        max_tokens=card.max_length,
+        embed_dim=None if reranker else dimensions or card.dimension,
+        license=None,
+        open_weights=True,
+        public_training_code=None,
+        public_training_data=None,
+        framework=["PyTorch"] if card.engine == "torch" else [],
+        similarity_fn_name=None if reranker else ScoringFunction.COSINE,
+        use_instructions=card.instruction_template is not None,
+        training_datasets=None,
+        model_type=["cross-encoder"] if reranker else ["dense"],
+    )
+
+
+def _texts(inputs: Any) -> list[str]:
+    """Return the texts of a loader of batches."""
+    return [str(text) for batch in inputs for text in batch["text"]]
