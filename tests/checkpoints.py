@@ -59,6 +59,7 @@ _TOKENIZERS = {
     "roberta": tokenizers_for_tests.save_unigram,
     "xlm-roberta": tokenizers_for_tests.save_unigram,
     "new": tokenizers_for_tests.save_wordpiece,
+    "gte": tokenizers_for_tests.save_wordpiece,
     "modernbert": tokenizers_for_tests.save_wordpiece,
     "qwen2": tokenizers_for_tests.save_bpe,
     "qwen3": tokenizers_for_tests.save_qwen3,

@@ -379,12 +379,13 @@ def test_control_c_exits_with_130_and_no_traceback(monkeypatch):
 FAKE = "import runpy; runpy.run_module('tests.fake_models', run_name='__main__')"
 
 
-def test_a_reader_that_goes_away_ends_it_quietly():
+@pytest.mark.parametrize("arguments", [["embed", *["word"] * 3000], ["similarity", "a", "b"]])
+def test_a_reader_that_goes_away_ends_it_quietly(arguments):
     read_end, write_end = os.pipe()
     os.close(read_end)
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     with subprocess.Popen(
-        [sys.executable, "-c", FAKE, "embed", *["word"] * 3000],
+        [sys.executable, "-c", FAKE, *arguments],
         env={**os.environ, "PYTHONPATH": paths},
         stdout=write_end,
         stderr=subprocess.PIPE,

@@ -58,6 +58,8 @@ def whole_run(source: Path, folder: Path, suffix: str) -> dict[str, bytes]:
     folder.mkdir()
     result = embed(source, folder / f"out{suffix}")
     assert result.stderr.endswith("embedded 18 texts, 101 tokens; 1 truncated; 2 failed\n")
+    names = {f"out{suffix}"} | ({"out.ids.jsonl"} if suffix == ".npy" else set())
+    assert set(files(folder)) == names
     return files(folder)
 
 
@@ -182,6 +184,21 @@ def test_changed_input_may_not_continue(source, killed):
     assert embed(source, killed, "--restart").exit_code == 1  # for the two bad rows
     assert killed.read_text().count("\n") == 19
     assert not list(killed.parent.glob("*.part")) + list(killed.parent.glob("*.journal"))
+
+
+def test_changed_input_of_the_same_size_and_time_may_not_continue(source, killed):
+    times = source.stat().st_atime_ns, source.stat().st_mtime_ns
+    source.write_bytes(source.read_bytes().replace(b"text number 0", b"text number X"))
+    os.utime(source, ns=times)
+    assert "belongs to another run" in embed(source, killed).stderr
+
+
+def test_whatever_was_written_after_the_last_window_is_cut_off(tmp_path, source, killed):
+    wanted = whole_run(source, tmp_path / "whole", ".jsonl")
+    with killed.with_name("out.jsonl.part").open("ab") as file:
+        file.write(b"x" * 100_000)
+    assert "continuing after row 8" in embed(source, killed).stderr
+    assert killed.read_bytes() == wanted["out.jsonl"]
 
 
 def test_restart_begins_again(tmp_path, source, killed):

@@ -84,3 +84,5 @@ def test_multilingual_reranker():
     assert reranker.score(CAPITAL, ["北京"]) == pytest.approx([0.5923], abs=2e-3)
     found = reranker.score(SORT, ["Introduction of quick sort"])
     assert found == pytest.approx([0.3041], abs=2e-3)
+    found = reranker.score("What is Deep Learning?", ["Deep Learning is not..."])
+    assert found == pytest.approx([-0.74173266], abs=2e-3)

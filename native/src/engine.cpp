@@ -44,8 +44,8 @@ Engine::Engine(Model model, const Kernels* kernels, int threads, int micro_token
 }
 
 std::size_t Engine::workspace_bytes() const {
-  std::size_t total = 0;
-  for (const Worker& w : workers_) total += w.activations.bytes();
+  std::size_t total = common_.bytes();
+  for (const Worker& w : workers_) total += w.activations.bytes() + w.scratch.bytes();
   return total;
 }
 

@@ -600,6 +600,14 @@ void Scratch::reserve(const Context& c, int longest) {
   state.reserve(state_room * sizeof(float));
 }
 
+std::size_t Scratch::bytes() const {
+  std::size_t total = 0;
+  for (const Buffer* b : {&normed, &operand, &scale, &low, &wide, &state, &attention, &keys, &values}) {
+    total += b->bytes();
+  }
+  return total;
+}
+
 void run_micro_batch(const Context& c, const Batch& batch, const MicroBatch& micro,
                      const Outputs& out, Activations& acts, Scratch& own, Scratch& common,
                      Crew crew) {

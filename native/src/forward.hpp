@@ -78,6 +78,7 @@ struct Scratch {
 
   // longest: of the sequences that one thread attends to alone
   void reserve(const Context& c, int longest);
+  std::size_t bytes() const;
 };
 
 // Rows that pass through the feed-forward at a time, so that what they widen to stays in cache.

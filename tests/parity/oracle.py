@@ -46,7 +46,13 @@ def logit(model: Any, ids: Ids, types: Ids | None = None) -> float:
     return float(_call(model, ids, **_types(types)).logits[0, 0])
 
 
+def token_logits(model: Any, ids: Ids) -> Array:
+    """Return the logits of every token."""
+    found: Array = _call(model, ids).logits[0].numpy()
+    return found
+
+
 def last_logits(model: Any, ids: Ids) -> Array:
     """Return the vocabulary logits of the last token of a language model."""
-    found: Array = _call(model, ids).logits[0, -1].numpy()
-    return found
+    last: Array = token_logits(model, ids)[-1]
+    return last

@@ -1,10 +1,18 @@
 """The `new` architecture against `naive`, in every setting that a released model may have."""
 
+import numpy as np
 import pytest
+from transformers import (
+    GteConfig,
+    GteForSequenceClassification,
+    GteForTokenClassification,
+    GteModel,
+)
 
 from opengte.types import Output
 from tests import checkpoints, naive
-from tests.parity import packed
+from tests.parity import oracle, packed
+from tests.parity.families import ENCODER
 
 NTK = {"type": "ntk", "factor": 8.0}
 
@@ -54,20 +62,32 @@ def test_longer_than_512(tmp_path, scaling):
     packed.check_states(packed.load(tmp_path), rows, _naive(config, tensors))
 
 
-@pytest.mark.parametrize("scaling", [None, NTK])
-def test_angles_of_late_positions_are_exact(tmp_path, scaling):
-    config, tensors = checkpoints.new_model(
-        tmp_path,
-        rope_theta=20000,
-        rope_scaling=scaling,
-        max_position_embeddings=8192,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        intermediate_size=32,
-    )
+LONG = {
+    "rope_theta": 20000,
+    "max_position_embeddings": 8192,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 32,
+}
+
+
+def test_late_positions_are_those_of_transformers(tmp_path):
+    settings = ENCODER | {"hidden_size": 32, "num_attention_heads": 1, "num_hidden_layers": 1}
+    rope = {"rope_type": "default", "rope_theta": 20000.0}
+    model = GteModel(GteConfig(**settings, type_vocab_size=1, rope_parameters=rope))
+    checkpoints.transformers_model(tmp_path, model, pooling="cls")
     rows = packed.rows_of((3000,))
-    packed.check_states(packed.load(tmp_path), rows, _naive(config, tensors))
+    packed.check_states(packed.load(tmp_path), rows, lambda ids: oracle.states(model, ids))
+
+
+def test_late_positions_with_ntk_are_close_to_float64(tmp_path):
+    # the models were trained with angles in single precision: at position 3,000 that is 1e-4 rad
+    config, tensors = checkpoints.new_model(tmp_path, rope_scaling=NTK, **LONG)
+    (ids,) = packed.rows_of((3000,))
+    (found,) = packed.states(packed.load(tmp_path), packed.pack([ids]))
+    wanted = naive.new_states(config, tensors, ids.tolist())
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("types", [1, 2])
@@ -133,3 +153,37 @@ def test_reranker(tmp_path, types):
     for row, score in zip(rows, found, strict=True):
         states = naive.new_states(config, tensors, row.tolist())
         assert score == pytest.approx(naive.new_score(tensors, states), abs=packed.FP32)
+
+
+# transformers saves the same network, without NTK scaling, under the model type `gte`
+
+
+def _gte_config():
+    return GteConfig(**ENCODER | {"type_vocab_size": 1, "num_labels": 1})
+
+
+def test_gte_of_transformers(tmp_path):
+    model = checkpoints.transformers_model(tmp_path, GteModel(_gte_config()), pooling="cls")
+    rows = packed.rows_of(packed.LONG)
+    packed.check_states(packed.load(tmp_path), rows, lambda ids: oracle.states(model, ids))
+
+
+def test_gte_token_weights_of_transformers(tmp_path):
+    model = checkpoints.transformers_model(
+        tmp_path, GteForTokenClassification(_gte_config()), pooling="cls"
+    )
+    rows = packed.rows_of((1, 7, 40))
+    batch = packed.pack(rows)
+    found = packed.unpack(packed.run(packed.load(tmp_path), batch, "sparse")[0], batch)
+    for row, weights in zip(rows, found, strict=True):
+        packed.close(weights, oracle.token_logits(model, row)[:, 0].clip(min=0))
+
+
+def test_gte_reranker_of_transformers(tmp_path):
+    model = checkpoints.transformers_model(
+        tmp_path, GteForSequenceClassification(_gte_config()), pooling=None
+    )
+    rows = packed.rows_of((3, 1, 50))
+    found = packed.scores(packed.load(tmp_path, kind="reranker"), packed.pack(rows))
+    for row, score in zip(rows, found, strict=True):
+        assert score == pytest.approx(oracle.logit(model, row), abs=packed.FP32)

@@ -42,7 +42,7 @@ NEW = Naming(
         "score.dense": ("pooler.dense",),
     },
     heads={"sparse": ("classifier",), "score.out": ("classifier",)},
-    prefixes=("new.", ""),
+    prefixes=("new.", "gte.", ""),
     unused=(
         r"embeddings\.position_ids",
         r"pooler\.dense\.(weight|bias)",

@@ -127,9 +127,14 @@ class NativeEngine:
         except (ValueError, RuntimeError) as error:
             raise EngineError(f"the CPU engine cannot run this model: {error}") from None
 
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes that the engine holds for activations; grows to what the batches need and stays."""
+        return int(self._engine.workspace_bytes)
+
     def run(self, batch: PackedBatch, outputs: frozenset[Output]) -> EngineResult:
         """Compute the wanted outputs of an encoder."""
-        count, tokens, plan = len(batch), len(batch.ids), self._plan
+        count, tokens, plan = _count(batch), len(batch.ids), self._plan
         result = EngineResult(
             dense=_empty("dense" in outputs, count, plan.dimension),
             sparse=_empty("sparse" in outputs, tokens),
@@ -141,7 +146,7 @@ class NativeEngine:
 
     def score(self, batch: PackedBatch) -> EngineResult:
         """Compute the scores of a reranker's pairs."""
-        result = EngineResult(score=_empty(True, len(batch)))
+        result = EngineResult(score=_empty(True, _count(batch)))
         self._run(batch, result)
         return result
 
@@ -162,6 +167,12 @@ class NativeEngine:
             raise InputError(f"the batch cannot be computed: {error}") from None
         except RuntimeError as error:
             raise EngineError(f"the CPU engine failed: {error}") from None
+
+
+def _count(batch: PackedBatch) -> int:
+    if len(batch.cu_seqlens) == 0:
+        raise InputError("cu_seqlens is empty, expected one more value than there are sequences")
+    return len(batch)
 
 
 def _empty(wanted: bool, *shape: int) -> Floats | None:

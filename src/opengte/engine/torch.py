@@ -78,6 +78,11 @@ def load(
     return TorchEngine(model, chosen, place)
 
 
+def has_gpu() -> bool:
+    """Return whether PyTorch can use a GPU here."""
+    return torch.cuda.is_available()
+
+
 def _device(device: str | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -70,7 +70,7 @@ class RerankerForMteb:
         self.reranker = reranker
         self.work = Work()
         self.mteb_model_meta = model_meta(reranker, None)
-        self._advance = advance
+        self.advance = advance
 
     def predict(
         self,
@@ -103,8 +103,8 @@ class RerankerForMteb:
         self.work.encoded += len(documents) - (after.duplicates - before.duplicates)
         self.work.tokens += after.tokens - before.tokens
         self.work.truncated += after.truncated - before.truncated
-        if self._advance is not None:
-            self._advance(len(documents))
+        if self.advance is not None:
+            self.advance(len(documents))
         return scores
 
     def _instruction(self, task: Any) -> str | None:

@@ -1,0 +1,174 @@
+"""Plots as SVG text, for a page without scripts: colours come from the page's style sheet."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH = 640
+
+
+@dataclass(frozen=True)
+class Point:
+    """A labelled point of a scatter plot; best ones lie on the Pareto front."""
+
+    x: float
+    y: float
+    label: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Span:
+    """A difference with its interval and a label; it matters if the interval leaves out zero."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+
+
+def spans(rows: Sequence[Span], unit: str, *, noise_only: bool = False) -> str:
+    """Draw intervals around zero, one a line; noise_only marks values outside instead."""
+    if not rows:
+        return ""
+    left, right, step, top = 220, 20, 24, 8
+    reach = 1.1 * max(abs(edge) for row in rows for edge in (row.low, row.high, row.value)) or 1.0
+    scale = _scale(-reach, reach, left, WIDTH - right)
+    height = top + step * len(rows) + 30
+    parts = [f'<line class="axis" x1="{scale(0):.1f}" x2="{scale(0):.1f}" y1="{top}" ']
+    parts[0] += f'y2="{height - 28}"/>'
+    for place, row in enumerate(rows):
+        y = top + step * (place + 0.5)
+        outside = not row.low <= row.value <= row.high if noise_only else row.low * row.high > 0
+        kind = "strong" if outside else "weak"
+        parts.append(_text(left - 10, y + 4, row.label, "end"))
+        parts.append(
+            f'<line class="bar {kind}" x1="{scale(row.low):.1f}" x2="{scale(row.high):.1f}" '
+            f'y1="{y}" y2="{y}"/>'
+            f'<circle class="dot {kind}" cx="{scale(row.value):.1f}" cy="{y}" r="4"/>'
+        )
+    parts += _x_axis(_ticks(-reach, reach), scale, height - 26, unit)
+    return _svg(height, parts)
+
+
+def grid(
+    columns: Sequence[str],
+    rows: Sequence[str],
+    values: Sequence[Sequence[float | None]],
+    *,
+    mark: int | None = None,
+    mark_label: str = "",
+) -> str:
+    """Draw shares from 0 to 1 as shaded cells; mark draws a line before that column."""
+    left, top, cell = 90, 26, 34
+    wide = (WIDTH - left - 10) / max(1, len(columns))
+    height = top + cell * len(rows) + 44
+    parts = []
+    for i, label in enumerate(rows):
+        parts.append(_text(left - 8, top + cell * (i + 0.5) + 4, label, "end"))
+        for j, value in enumerate(values[i]):
+            if value is not None:
+                parts.append(_cell(left + wide * j, top + cell * i, wide, cell, value))
+    for j, label in enumerate(columns):
+        parts.append(_text(left + wide * (j + 0.5), height - 26, label, "middle"))
+    parts.append(_text(left + wide * len(columns) / 2, height - 8, "tokens", "middle"))
+    if mark is not None:
+        x = left + wide * mark
+        parts.append(f'<line class="mark" x1="{x}" x2="{x}" y1="{top - 6}" y2="{height - 42}"/>')
+        side = "end" if mark > len(columns) / 2 else "start"
+        parts.append(_text(x, top - 10, mark_label, side))
+    return _svg(height, parts)
+
+
+def _cell(x: float, y: float, wide: float, high: float, value: float) -> str:
+    dark = "on" if value > 0.55 else "off"
+    return (
+        f'<rect class="cell" x="{x + 1:.1f}" y="{y + 1:.1f}" width="{wide - 2:.1f}" '
+        f'height="{high - 2}" style="fill-opacity:{0.04 + 0.96 * value:.2f}"/>'
+        f'<text class="{dark}" x="{x + wide / 2:.1f}" y="{y + high / 2 + 4:.1f}" '
+        f'text-anchor="middle">{value:.0%}</text>'
+    )
+
+
+def scatter(
+    points: Sequence[Point], x_label: str, y_label: str, *, logarithmic: bool = False
+) -> str:
+    """Draw quality against cost; the Pareto front is joined."""
+    if not points:
+        return ""
+    left, bottom, top, height = 60, 46, 16, 320
+    xs, ys = [p.x for p in points], [p.y for p in points]
+    x_range, y_range = _padded(xs, logarithmic), _padded(ys)
+    x = _scale(*x_range, left, WIDTH - 20, logarithmic)
+    y = _scale(*y_range, height - bottom, top)
+    parts = [_y_tick(value, y(value), left) for value in _ticks(*y_range)]
+    ticks = _log_ticks(*x_range) if logarithmic else _ticks(*x_range)
+    parts += _x_axis(ticks, x, height - bottom, x_label)
+    parts.append(_text(left, 11, y_label, "start"))
+    front = sorted((p for p in points if p.best), key=lambda p: p.x)
+    path = " ".join(f"{x(p.x):.1f},{y(p.y):.1f}" for p in front)
+    parts.append(f'<polyline class="front" points="{path}"/>')
+    for p in sorted(points, key=lambda p: p.best):
+        parts.append(_dot(x(p.x), y(p.y), p))
+    return _svg(height, parts)
+
+
+def _dot(x: float, y: float, point: Point) -> str:
+    kind = "strong" if point.best else "weak"
+    side, shift = ("end", -8) if x > WIDTH * 0.65 else ("start", 8)
+    label = _text(x + shift, y - 6, point.label, side) if point.best else ""
+    tip = f"<title>{escape(point.label)}: {point.y:.2f}</title>"
+    return f'<circle class="dot {kind}" cx="{x:.1f}" cy="{y:.1f}" r="5">{tip}</circle>{label}'
+
+
+def _y_tick(value: float, y: float, left: float) -> str:
+    line = f'<line class="rule" x1="{left}" x2="{WIDTH - 20}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    return line + _text(left - 6, y + 4, f"{value:g}", "end")
+
+
+def _x_axis(
+    ticks: Sequence[float], scale: Callable[[float], float], y: float, label: str
+) -> list[str]:
+    marks = [_text(scale(tick), y + 14, f"{tick:g}", "middle") for tick in ticks]
+    return [*marks, _text(WIDTH - 20, y + 26, label, "end")]
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _svg(height: float, parts: Sequence[str]) -> str:
+    body = "".join(parts)
+    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img">{body}</svg>'
+
+
+def _padded(values: Sequence[float], logarithmic: bool = False) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if logarithmic:
+        return low / 1.3, high * 1.3
+    margin = 0.08 * (high - low) or abs(high) * 0.05 or 1.0
+    return low - margin, high + margin
+
+
+def _scale(
+    low: float, high: float, start: float, end: float, logarithmic: bool = False
+) -> Callable[[float], float]:
+    read = math.log if logarithmic else float
+    bottom, top = read(low), read(high)
+    return lambda value: start + (end - start) * (read(value) - bottom) / (top - bottom or 1.0)
+
+
+def _ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Return round numbers between two values."""
+    raw = (high - low) / count or 1.0
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
+    first = math.ceil(low / step)
+    return [round(place * step, 10) for place in range(first, math.floor(high / step) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    marks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    return [mark for mark in marks if low <= mark <= high]

@@ -1,0 +1,320 @@
+"""Run mteb tasks with one model: mteb scores, we choose, count, time, resume and record."""
+
+import contextlib
+import difflib
+import io
+import math
+import os
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from opengte.errors import InputError, MissingExtraError
+from opengte.evaluate import mteb_local, records
+from opengte.evaluate.mteb_adapter import BATCH, EncoderForMteb, RerankerForMteb
+from opengte.evaluate.noise import SAMPLED, noise
+from opengte.evaluate.records import Run, Score, TaskRun
+from opengte.evaluate.work import Work
+from opengte.types import ModelCard
+
+SEED = 42  # mteb's own
+PACKAGES = ("opengte", "mteb", "numpy", "scipy", "scikit-learn", "torch", "tokenizers")
+Model = EncoderForMteb | RerankerForMteb
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One task to run; subsets and splits None: all that there are."""
+
+    task: str
+    subsets: tuple[str, ...] | None = None
+    splits: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a run tells while it works: a task begins (its texts), texts are done, it ended."""
+
+    begin: Callable[[str, int, int, int], None] = lambda task, place, tasks, texts: None
+    end: Callable[[TaskRun], None] = lambda task: None
+
+
+def require() -> Any:
+    """Import mteb, or say how to install it."""
+    try:
+        with _quiet():
+            import mteb
+    except ImportError as error:
+        raise MissingExtraError("mteb", "eval", "evaluating on MTEB") from error
+    return mteb
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise InputError for a task that mteb does not have, with the nearest names."""
+    mteb = require()
+    known = {task.metadata.name for task in mteb.get_tasks(exclude_superseded=False)}
+    for name in names:
+        if name in known:
+            continue
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        by_case = [other for other in known if other.lower() == name.lower()]
+        hint = f" Did you mean {' or '.join(by_case or near)}?" if by_case or near else ""
+        raise InputError(f"mteb has no task {name!r}.{hint}")
+
+
+def run(
+    model: Model,
+    wanted: Sequence[Wanted],
+    output: Path,
+    *,
+    data: Path | None = None,
+    hub: bool = True,
+    watch: Watch | None = None,
+) -> Run:
+    """Run tasks in order and return the record; results go to output, in mteb's own layout.
+
+    data is a folder of datasets, asked before the Hub; hub False leaves the Hub alone. Tasks that
+    an earlier run in output finished are kept. A task whose data cannot be had is listed as such.
+    """
+    check_names(item.task for item in wanted)
+    watch = watch or Watch()
+    settings = describe(model.mteb_model_meta, _card(model), data)
+    record = _resume(output, Run(model.mteb_model_meta.name, settings), model)
+    for place, item in enumerate(wanted, 1):
+        records.write(output / records.RECORD, replace(record, unfinished=item.task))
+        outcome = _one(model, item, output, data, hub, watch, (place, len(wanted)), record)
+        record = record.with_task(outcome)
+        records.write(output / records.RECORD, record)
+        watch.end(outcome)
+    return record
+
+
+def describe(meta: Any, card: ModelCard, data: Path | None) -> dict[str, Any]:
+    """Return what a reader needs to run the same again."""
+    return {
+        "fingerprint": card.fingerprint,
+        "revision": meta.revision,
+        "source": card.source,
+        "engine": card.engine,
+        "precision": card.precision,
+        "device": card.device,
+        "threads": card.threads,
+        "dimensions": meta.embed_dim,
+        "max_length": card.max_length,
+        "seed": SEED,
+        "data": "the Hub" if data is None else f"folder {data.name}, then the Hub",
+        "python": platform.python_version(),
+        "processor": platform.processor() or platform.machine(),
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _card(model: Model) -> ModelCard:
+    loaded = model.worker.encoder if isinstance(model, EncoderForMteb) else model.reranker
+    card: ModelCard = loaded.card
+    return card
+
+
+def _resume(output: Path, fresh: Run, model: Model) -> Run:
+    """Return the earlier run of the same model in the folder, or a fresh one.
+
+    A task that was cut off is begun again as a whole: its draws depend on their order.
+    """
+    path = output / records.RECORD
+    if not path.is_file():
+        return fresh
+    old = records.read(path)
+    if old.settings.get("revision") != fresh.settings["revision"] or old.model != fresh.model:
+        raise InputError(
+            f"`{output}` holds results of {old.model}, {old.settings.get('revision')}; this is "
+            f"{fresh.model}, {fresh.settings['revision']}. Choose another --output."
+        )
+    if old.unfinished is not None and old.task(old.unfinished) is None:
+        _result_path(output, model, old.unfinished).unlink(missing_ok=True)
+    return Run(fresh.model, fresh.settings, old.tasks)
+
+
+def _result_path(output: Path, model: Model, task: str) -> Path:
+    meta = model.mteb_model_meta
+    folder = output / "results" / meta.model_name_as_path() / meta.revision
+    path: Path = folder / f"{task}.json"
+    return path
+
+
+def _one(
+    model: Model,
+    item: Wanted,
+    output: Path,
+    data: Path | None,
+    hub: bool,
+    watch: Watch,
+    place: tuple[int, int],
+    record: Run,
+) -> TaskRun:
+    mteb = require()
+    start, before = time.perf_counter(), model.work.copy()
+    try:
+        with _quiet():
+            task = _load(mteb, item, data, hub)
+    except Exception as error:  # whatever a data set's loader raises: the other tasks go on
+        return TaskRun(item.task, "not run", _reason(error))
+    kept = _kept(mteb, task, model, output, record.task(item.task))
+    if kept is not None:
+        return kept
+    watch.begin(item.task, *place, texts(task))
+    try:
+        with _quiet():
+            result = mteb.evaluate(
+                model,
+                task,
+                cache=mteb.ResultCache(output),
+                co2_tracker=False,
+                encode_kwargs={"batch_size": BATCH, "show_progress_bar": False},
+                show_progress_bar=False,
+            )
+    except TypeError as error:  # how mteb says that a reranker cannot do a task
+        if isinstance(model, EncoderForMteb):
+            raise
+        return TaskRun(item.task, "not run", f"a reranker cannot do it: {_reason(error)}")
+    found = result.task_results[0]
+    work, seconds = model.work - before, time.perf_counter() - start
+    return _outcome(item.task, _scores(task, found), work, seconds, _scoring(found))
+
+
+def _outcome(
+    task: str, scores: tuple[Score, ...], work: Work, seconds: float, scoring: float
+) -> TaskRun:
+    return TaskRun(
+        task,
+        "done",
+        scores=scores,
+        seconds=seconds,
+        encoding_seconds=work.seconds,
+        scoring_seconds=scoring,
+        texts=work.texts,
+        encoded=work.encoded,
+        tokens=work.tokens,
+        truncated=work.truncated,
+    )
+
+
+def _scoring(result: Any) -> float:
+    """Return the seconds that mteb itself spent on classifiers, clusterings and the like."""
+    phases = result.evaluation_phases or ()
+    return sum(phase["end"] - phase["start"] for phase in phases if phase["name"] == "Scoring")
+
+
+def _load(mteb: Any, item: Wanted, data: Path | None, hub: bool) -> Any:
+    """Return the task with its data."""
+    task = mteb.get_task(
+        item.task,
+        hf_subsets=None if item.subsets is None else list(item.subsets),
+        eval_splits=None if item.splits is None else list(item.splits),
+    )
+    if data is not None and mteb_local.has(item.task, data):
+        return mteb_local.fill(task, data)
+    if not hub:
+        where = "there is no --data folder" if data is None else f"`{data}` does not have it"
+        raise InputError(f"its data are not here: {where}, and the Hub is not to be asked")
+    if not task.is_aggregate:
+        task.load_data()
+    return task
+
+
+def _kept(mteb: Any, task: Any, model: Model, output: Path, old: TaskRun | None) -> TaskRun | None:
+    """Return what an earlier run found, if it covers everything asked for now."""
+    path = _result_path(output, model, task.metadata.name)
+    if not path.is_file():
+        return None
+    try:
+        with _quiet():
+            result = mteb.results.TaskResult.from_disk(path)
+            missing = result.get_missing_evaluations(task)
+    except (ValueError, KeyError):  # cut off while it was written
+        path.unlink()
+        return None
+    if missing:
+        return None
+    scores = _scores(task, result)
+    return replace(old or TaskRun(task.metadata.name, "kept"), status="kept", scores=scores)
+
+
+def _scores(task: Any, result: Any) -> tuple[Score, ...]:
+    """Return the main scores that were asked for, in points."""
+    kind, metric = task.metadata.type, task.metadata.main_score
+    return tuple(
+        Score(
+            task=task.metadata.name,
+            type=kind,
+            subset=entry["hf_subset"],
+            split=split,
+            metric=metric,
+            value=100 * float(entry["main_score"]),
+            noise=noise(kind, metric, entry),
+            sampled=kind in SAMPLED,
+        )
+        for split, entries in result.scores.items()
+        if split in task.eval_splits
+        for entry in entries
+        if entry["hf_subset"] in task.hf_subsets and not math.isnan(entry["main_score"])
+    )
+
+
+def texts(task: Any) -> int:
+    """Return about how many texts a task will have encoded, for a bar's end."""
+    return 0 if task.is_aggregate or task.dataset is None else _texts(task.dataset, task)
+
+
+def _texts(node: Any, task: Any) -> int:
+    """Count the texts of the splits to evaluate in mteb's nested data: subsets, splits, rows."""
+    leaves = {name: _rows(child) for name, child in node.items()}
+    return sum(
+        _texts(node[name], task) if rows is None else rows * (name in task.eval_splits)
+        for name, rows in leaves.items()
+    )
+
+
+def _rows(node: Any) -> int | None:
+    """Return the texts of one split, None for what holds splits."""
+    if "relevant_docs" in node:
+        return len(node["corpus"]) + len(node["queries"])
+    columns = getattr(node, "column_names", None)
+    if not isinstance(columns, list):
+        return None
+    if {"sentence1", "sentence2"} <= set(columns):
+        return 2 * len(node)
+    nested = len(node) and "sentences" in columns and isinstance(node[0]["sentences"], list)
+    return sum(map(len, node["sentences"])) if nested else len(node)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep mteb's bars, logs and warnings off the terminal; ours go to the real stderr."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def leave_hub_alone() -> None:
+    """Tell the Hub's libraries, before they are imported, to use only what is on this machine."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        os.environ[name] = "1"
+    assert "datasets" not in sys.modules or os.environ["HF_HUB_OFFLINE"] == "1"
