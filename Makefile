@@ -1,4 +1,5 @@
-# One virtual environment in .venv, made once for each state of pyproject.toml and constraints.txt.
+# One virtual environment in .venv, made once for each state of pyproject.toml, constraints.txt and
+# the C++ sources.
 
 PYTHON ?= python3
 VENV := .venv
@@ -33,7 +34,7 @@ clean: ## Remove the environment, caches and builds; downloaded models stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt $(wildcard native/CMakeLists.txt native/src/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; choose one with make PYTHON=python3.11")'
 	@echo "Installing OpenGTE and PyTorch into $(VENV), once; this takes some minutes ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

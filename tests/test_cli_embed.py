@@ -43,7 +43,7 @@ def test_arguments_become_json_lines():
     rows = lines(result)
     assert [row["id"] for row in rows] == [1, 2]
     assert [row["token_count"] for row in rows] == [4, 3]
-    assert result.stderr == "embedded 2 texts, 7 tokens\n"
+    assert result.stderr == "embedded 2 texts, 7 tokens (fake, fp32)\n"
 
 
 def test_the_printed_numbers_give_back_the_same_float32():
@@ -115,7 +115,7 @@ def test_bad_rows_are_reported_with_their_lines_and_the_rest_is_done(tmp_path):
         "7: is not UTF-8 (byte 5 of the line)",
         "8: field `id` is null; expected a string or an integer",
         "9: a text cannot be tokenised",
-        "embedded 2 texts, 7 tokens; 7 failed",
+        "embedded 2 texts, 7 tokens (fake, fp32); 7 failed",
     ]
     assert result.exit_code == 1
 

@@ -57,7 +57,9 @@ def files(folder: Path) -> dict[str, bytes]:
 def whole_run(source: Path, folder: Path, suffix: str) -> dict[str, bytes]:
     folder.mkdir()
     result = embed(source, folder / f"out{suffix}")
-    assert result.stderr.endswith("embedded 18 texts, 101 tokens; 1 truncated; 2 failed\n")
+    assert result.stderr.endswith(
+        "embedded 18 texts, 101 tokens (fake, fp32); 1 truncated; 2 failed\n"
+    )
     names = {f"out{suffix}"} | ({"out.ids.jsonl"} if suffix == ".npy" else set())
     assert set(files(folder)) == names
     return files(folder)
@@ -103,7 +105,7 @@ def test_a_crash_at_any_step_changes_nothing_in_the_end(tmp_path, source, suffix
             finished = not crashes(embed, source, output)
         result = embed(source, output)
         assert result.exit_code == 1, result.output  # for the two bad rows
-        assert result.stderr.endswith("18 texts, 101 tokens; 1 truncated; 2 failed\n")
+        assert result.stderr.endswith("18 texts, 101 tokens (fake, fp32); 1 truncated; 2 failed\n")
         assert files(folder) == wanted, f"crash at step {step}"
     assert step > 12
 
@@ -266,7 +268,7 @@ def test_an_interrupted_run_keeps_what_it_has(monkeypatch, tmp_path, source):
     monkeypatch.setattr(FakeEncoder, "embed", interrupted)
     result = embed(source, tmp_path / "out.jsonl")
     assert result.exit_code == 130
-    assert "interrupted" in result.stderr
+    assert result.stderr.endswith("interrupted\nhint: the same command continues from here\n")
     assert "continuing after row 4" in embed(source, tmp_path / "out.jsonl").stderr
 
 

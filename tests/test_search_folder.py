@@ -53,9 +53,13 @@ def test_windows_change_nothing(encoder, monkeypatch, window):
 
 def best_score(encoder, query: str, text: str) -> float:
     """Score every passage of a text on its own."""
-    spans = split(text, lambda texts: encoder.tokenizer.count(texts) - 2, 14)
+    spans = split(text, lambda texts: encoder.tokenizer.count(texts) - 2, 13)
     asked = encoder.embed([query], role="query").dense[0]
-    return max(float(encoder.embed([text[s.start : s.end]]).dense[0] @ asked) for s in spans)
+
+    def vector(piece):
+        return encoder.embed([piece], role="document").dense[0]
+
+    return max(float(vector(text[s.start : s.end]) @ asked) for s in spans)
 
 
 def test_shorter_passages_on_request(encoder):

@@ -57,6 +57,11 @@ def test_a_sentence_that_is_too_long_is_cut_after_lines_then_words():
     assert parts("one two three four five", 8, characters) == ["one two", "three", "four", "five"]
 
 
+def test_short_paragraphs_after_a_long_one_are_joined():
+    text = "one two three four. Five six.\n\na b\n\nc d"
+    assert parts(text, 4) == ["one two three four.", "Five six.", "a b\n\nc d"]
+
+
 def test_chinese_sentences_end_without_a_space():
     assert parts("今天天气好。我们去公园。", 6, characters) == ["今天天气好。", "我们去公园。"]
 

@@ -121,11 +121,8 @@ struct Attention {
                  static_cast<std::ptrdiff_t>(at / panel) * groups * T::block;
     const auto multiply = T::of(n);
     for (int j = 0; j < keys; j += panel) {
-      multiply(reinterpret_cast<const char*>(q), args.q_stride * sizeof(A), k, groups, s.tile);
-      for (int r = 0; r < n; ++r) {
-        Isa::store(s.scores + r * block + j, Isa::load(s.tile + r * panel));
-        Isa::store(s.scores + r * block + j + lanes, Isa::load(s.tile + r * panel + lanes));
-      }
+      multiply(reinterpret_cast<const char*>(q), args.q_stride * sizeof(A), k, groups,
+               s.scores + j, block);
       k += static_cast<std::ptrdiff_t>(groups) * T::block;
     }
   }
@@ -135,6 +132,23 @@ struct Attention {
   OGTE_INLINE void put_weight(A* p, F x) {
     if constexpr (bf16) Isa::store_bf16(p, x);
     else Isa::store(p, x);
+  }
+
+  // Lanes [first, last) of x, and `other` outside.
+  OGTE_INLINE F only(F x, F other, int first, int last) {
+    if (last < lanes) x = Isa::head(x, other, last);
+    return first > 0 ? Isa::head(other, x, first) : x;
+  }
+
+  OGTE_INLINE float highest(const float* scores, int low, int high) {
+    const F never = Isa::set(-__builtin_huge_valf());
+    F top = never;
+    for (int j = low / lanes * lanes; j < high; j += lanes) {
+      F x = Isa::load(scores + j);
+      if (j < low || j + lanes > high) x = only(x, never, low - j, high - j);
+      top = Isa::max(x, top);
+    }
+    return Isa::highest(top);
   }
 
   // Scores of one row and block -> softmax weights relative to the highest score so far; zero where
@@ -150,29 +164,22 @@ struct Attention {
       s.rescale[r] = 1.0f;
       return;
     }
-    const F never = Isa::set(-__builtin_huge_valf());
-    const int inner = low / lanes * lanes;
-    F top = never;
-    for (int j = inner; j < high; j += lanes) {
-      F x = Isa::load(scores + j);
-      if (j + lanes > high) x = Isa::head(x, never, high - j);
-      if (j < low) x = Isa::head(never, x, low - j);
-      Isa::store(scores + j, x);
-      top = Isa::max(x, top);
-    }
     const float scale = args.scale * 1.44269504f;  // in powers of two from here on
     const float before = s.highest[r];
-    const float block_top = Isa::highest(top) * scale;
+    const float block_top = highest(scores, low, high) * scale;
     const float now = block_top > before ? block_top : before;
     s.highest[r] = now;
     const F factor = Isa::set(scale), shift = Isa::set(-now);
+    const int inner = low / lanes * lanes;
     F total = Isa::zero();
     for (int j = 0; j < inner; j += lanes) put_weight(weights + j, Isa::zero());
+    const auto weigh = [&](int j) OGTE_LAMBDA {
+      return power(Isa::fma(Isa::load(scores + j), factor, shift));
+    };
     int j = inner;
     for (; j < high; j += lanes) {
-      F w = power(Isa::fma(Isa::load(scores + j), factor, shift));
-      if (j + lanes > high) w = Isa::head(w, Isa::zero(), high - j);
-      if (j < low) w = Isa::head(Isa::zero(), w, low - j);
+      F w = weigh(j);
+      if (j < low || j + lanes > high) w = only(w, Isa::zero(), low - j, high - j);
       total = Isa::add(total, w);
       put_weight(weights + j, w);
     }
@@ -197,7 +204,7 @@ struct Attention {
     const B* v = static_cast<const B*>(args.values) +
                  static_cast<std::ptrdiff_t>(at / group) * T::block;
     for (int c = 0; c < padded; c += panel) {
-      multiply(reinterpret_cast<const char*>(s.weights), block * sizeof(A), v, groups, s.tile);
+      multiply(reinterpret_cast<const char*>(s.weights), block * sizeof(A), v, groups, s.tile, panel);
       for (int r = 0; r < n; ++r) {
         for (int h = 0; h < panel; h += lanes) {
           float* sum = s.sums + static_cast<std::ptrdiff_t>(r) * padded + c + h;

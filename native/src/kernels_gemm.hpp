@@ -19,10 +19,12 @@ struct Tile {
   static constexpr int a_step = group * static_cast<int>(sizeof(typename Format::A));
   using B = typename Format::B;
 
-  using Function = void (*)(const char* a, std::ptrdiff_t stride, const B* b, int steps, void* out);
+  using Function = void (*)(const char* a, std::ptrdiff_t stride, const B* b, int steps, float* out,
+                            std::ptrdiff_t out_stride);
 
   template <int Rows>
-  static void multiply(const char* a, std::ptrdiff_t stride, const B* b, int steps, void* out) {
+  static void multiply(const char* a, std::ptrdiff_t stride, const B* b, int steps, float* out,
+                       std::ptrdiff_t out_stride) {
     constexpr int pointers = (Rows + 2) / 3;
     typename Format::Acc acc[Rows][2];
     const char* row[pointers];
@@ -53,10 +55,9 @@ struct Tile {
       step(std::integral_constant<int, 0>{});
       advance(1);
     }
-    float* to = static_cast<float*>(out);
     unroll<Rows>([&](auto r) OGTE_LAMBDA {
-      Format::store(to + r * panel, acc[r][0]);
-      Format::store(to + r * panel + lanes, acc[r][1]);
+      Format::store(out + r * out_stride, acc[r][0]);
+      Format::store(out + r * out_stride + lanes, acc[r][1]);
     });
   }
 
@@ -183,6 +184,15 @@ struct Finish {
   }
 };
 
+// The residual that a tile will be added to: by the time the product is done, it has arrived.
+OGTE_INLINE void fetch_ahead(const Epilogue& then, int row, int rows, int column) {
+  const float* p = static_cast<const float*>(then.out) + row * then.stride + column;
+  for (int r = 0; r < rows; ++r) {
+    __builtin_prefetch(p + r * then.stride, 1);
+    __builtin_prefetch(p + r * then.stride + 16, 1);
+  }
+}
+
 template <class Isa, class Format>
 void gemm(const GemmArgs& args) {
   using T = Tile<Isa, Format>;
@@ -207,7 +217,9 @@ void gemm(const GemmArgs& args) {
     for (int i = 0; i < tiles; ++i) {
       const int rows = height + (i < taller);
       const char* a = static_cast<const char*>(args.a.data) + row * args.a.stride;
-      (i < taller ? multiply_taller : multiply)(a, args.a.stride, b, linear.steps, values);
+      if (args.then.kind == Epilogue::residual) fetch_ahead(args.then, row, rows, panel * T::panel);
+      (i < taller ? multiply_taller : multiply)(a, args.a.stride, b, linear.steps, values,
+                                                  T::panel);
       finish({values, rows, row, panel, &linear, args.a.scale + row, args.a.low + row, &args.then});
       row += rows;
     }

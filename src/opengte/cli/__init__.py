@@ -13,11 +13,20 @@ import click
 from opengte import __version__
 from opengte.cli.failures import reported
 
-COMMANDS = ("embed", "similarity", "search", "rerank", "info", "models", "pull")
+# name of a command -> module in this package, whose `command` it is; in the order of the help page
+COMMANDS = {
+    "embed": "embed",
+    "similarity": "similarity",
+    "search": "search",
+    "rerank": "rerank",
+    "info": "info",
+    "models": "models",
+    "pull": "pull",
+}
 
 
 class Commands(click.Group):
-    """A group whose commands are the `command` of the module of the same name."""
+    """A group that imports a command when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order of the help page."""
@@ -27,7 +36,7 @@ class Commands(click.Group):
         """Import one command, or return None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"opengte.cli.{cmd_name}").command
+        command: click.Command = import_module(f"opengte.cli.{COMMANDS[cmd_name]}").command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

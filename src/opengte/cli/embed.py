@@ -15,6 +15,7 @@ from opengte.cli.options import (
     ModelOptions,
     TextOptions,
     encoder_options,
+    engine_of,
     note_default_instruction,
     text_options,
 )
@@ -108,7 +109,7 @@ def command(
         with progress_bar(" rows") as advance:
             done = job.to_file(source.rows(), work, target, advance)
     note_default_instruction(encoder)
-    _summarise(done)
+    _summarise(done, encoder)
 
 
 def _format(source: Input, output: Path | None, outputs: tuple[str, ...]) -> formats.Format | None:
@@ -139,9 +140,9 @@ def _header(
     }
 
 
-def _summarise(done: Progress) -> None:
+def _summarise(done: Progress, encoder: "Encoder") -> None:
     """Print counts on stderr; exit with 1 if a row failed."""
-    parts = [f"embedded {done.written:,} texts, {done.tokens:,} tokens"]
+    parts = [f"embedded {done.written:,} texts, {done.tokens:,} tokens {engine_of(encoder)}"]
     parts += [f"{done.truncated:,} truncated"] * bool(done.truncated)
     parts += [f"{done.repaired:,} with undecodable characters replaced"] * bool(done.repaired)
     parts += [f"{done.failed:,} failed"] * bool(done.failed)

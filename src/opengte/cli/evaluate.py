@@ -2,7 +2,6 @@
 
 import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,15 @@ from opengte.cli import failures, show
 from opengte.cli.options import Function, ModelOptions, _run_options, gathered, json_option, stacked
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tqdm import tqdm
 
+    from opengte.evaluate.collection import Collection
     from opengte.evaluate.mteb_run import Model, Wanted, Watch
     from opengte.evaluate.records import Run, TaskRun
     from opengte.evaluate.report import Report
+    from opengte.evaluate.systems import Loaders, System
 
 
 class _Evaluations(click.Group):
@@ -244,3 +247,293 @@ def _print_run(run: "Run", as_json: bool) -> None:
 
 def _cells(row: Any) -> list[object]:
     return [f"{cell:8.2f}" if isinstance(cell, float) else cell for cell in row]
+
+
+own_data_options = stacked(
+    click.option(
+        "--data",
+        required=True,
+        type=click.Path(exists=True, path_type=Path),
+        help="BEIR folder, or .csv, .tsv or .jsonl of questions and right documents.",
+    ),
+    click.option(
+        "--split", default="test", show_default=True, metavar="NAME", help="Which qrels/NAME.tsv."
+    ),
+    click.option("--columns", metavar="Q,D", help="Columns of question and document."),
+    click.option("--segment", metavar="NAME", help="Column or query field that groups queries."),
+    click.option(
+        "--measure",
+        type=click.Choice(["nDCG@10", "R@10", "R@100", "RR@10", "AP@100"]),
+        default="nDCG@10",
+        show_default=True,
+        help="What decides.",
+    ),
+)
+shared_options = stacked(
+    click.option("--engine", type=click.Choice(["auto", "native", "torch"]), help="What computes."),
+    click.option("--precision", metavar="NAME", help="fp32, bf16, fp16 or int8."),
+    click.option("--instruction", metavar="TEXT", help="The task, for models that take one."),
+)
+
+
+@command.command("compare", no_args_is_help=True)
+@click.argument("a")
+@click.argument("b")
+@own_data_options
+@shared_options
+@json_option
+@checked_reports
+def compare_command(
+    a: str,
+    b: str,
+    data: Path,
+    split: str,
+    columns: str | None,
+    segment: str | None,
+    measure: str,
+    as_json: bool,
+    reports: tuple[Path, ...],
+    **shared: Any,
+) -> None:
+    """Say whether B is better than A on your own data.
+
+    A and B are models, each with settings of its own after commas: engine, precision, dimensions,
+    max_length, instruction, truncation, reranker, depth.
+
+    \b
+    Examples:
+      gte eval compare minilm thenlper/gte-small --data support-questions.csv
+      gte eval compare minilm minilm,dimensions=128 --data beir/ --report compare.html
+      gte eval compare minilm minilm,reranker=BAAI/bge-reranker-base,depth=20 --data beir/
+    """
+    import time
+
+    from opengte.evaluate import compare, systems
+
+    pair = [systems.parse(text, **shared) for text in (a, b)]
+    found = _collection(data, split, columns, segment)
+    start = time.perf_counter()
+    with _texts_bar(pair, found) as bar:
+        first, second = systems.outcomes(pair, found, _loaders(), advance=bar.update)
+    comparison = compare.compare(first, second, found, measure=measure)
+    made = compare.report(comparison, found, time.perf_counter() - start)
+    _show(made, as_json)
+    _write(reports, made)
+
+
+@command.command("sweep", no_args_is_help=True)
+@click.argument("model")
+@click.option("--dimensions", metavar="N,...", help="Sizes to cut vectors to.")
+@click.option("--precisions", metavar="NAME,...", help="Precisions to compute in.")
+@click.option("--max-length", metavar="TOKENS,...", help="Lengths to cut texts at.")
+@click.option("--reranker", metavar="MODEL", help="Reads the first documents again.")
+@click.option("--depth", metavar="N,...", help="How many documents it reads; 0: none.")
+@own_data_options
+@shared_options
+@json_option
+@checked_reports
+def sweep_command(
+    model: str,
+    dimensions: str | None,
+    precisions: str | None,
+    max_length: str | None,
+    reranker: str | None,
+    depth: str | None,
+    data: Path,
+    split: str,
+    columns: str | None,
+    segment: str | None,
+    measure: str,
+    as_json: bool,
+    reports: tuple[Path, ...],
+    **shared: Any,
+) -> None:
+    """Measure a model in many settings: quality against time and space.
+
+    \b
+    Examples:
+      gte eval sweep minilm --data beir/ --dimensions 64,128,256,384 --report sweep.html
+      gte eval sweep minilm --data faq.csv --reranker BAAI/bge-reranker-base --depth 0,10,50
+    """
+    from dataclasses import replace
+
+    from opengte.evaluate import sweep, systems
+
+    base = replace(systems.parse(model, **shared), reranker=reranker)
+    if depth is not None and reranker is None:
+        raise click.UsageError("--depth needs --reranker.")
+    every = sweep.settings(
+        base,
+        precision=_list(precisions),
+        max_length=_numbers("--max-length", max_length),
+        dimensions=_numbers("--dimensions", dimensions),
+        depth=_numbers("--depth", depth, least=0),
+    )
+    found = _collection(data, split, columns, segment)
+    with _texts_bar(every, found) as bar:
+        outcomes = list(systems.outcomes(every, found, _loaders(), advance=bar.update))
+    made = sweep.report(outcomes, found, measure)
+    _show(made, as_json)
+    _write(reports, made)
+
+
+@command.command("needle", no_args_is_help=True)
+@click.option(
+    "--lengths",
+    default="256,512,1024,2048,4096,8192,16384,32768",
+    show_default=True,
+    metavar="TOKENS,...",
+    help="Lengths of the documents, in the model's tokens.",
+)
+@click.option(
+    "--documents",
+    type=click.IntRange(2),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Documents of each length and position.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is generated.")
+@json_option
+@checked_reports
+@model_argument
+def needle_command(
+    options: ModelOptions,
+    lengths: str,
+    documents: int,
+    seed: int,
+    as_json: bool,
+    reports: tuple[Path, ...],
+) -> None:
+    """Find out from what length on a model loses facts in a document.
+
+    Documents are generated; each hides one fact at a known place.
+
+    \b
+    Examples:
+      gte eval needle minilm --report needle.html
+      gte eval needle Alibaba-NLP/gte-multilingual-base --lengths 512,2048,8192
+    """
+    from opengte.evaluate import needle
+
+    numbers = _numbers("--lengths", lengths)
+    needle.check(numbers, documents)
+    encoder = options.load_encoder()
+    cells = len(needle.KINDS) * len(numbers) * len(needle.POSITIONS)
+    with _bar("documents and questions", 2 * documents * cells) as bar:
+        found = needle.find(
+            encoder, lengths=numbers, documents=documents, seed=seed, advance=bar.update
+        )
+    made = needle.report(found, encoder)
+    _show(made, as_json)
+    _write(reports, made)
+
+
+@command.command("check", no_args_is_help=True)
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option(
+    "--baseline",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Results to hold them against.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="POINTS",
+    help="How far a score may fall; its noise is allowed in any case.",
+)
+@json_option
+def check_command(results: Path, baseline: Path, tolerance: float, as_json: bool) -> None:
+    """Fail, with exit status 1, if quality fell by more than noise.
+
+    RESULTS and the baseline are the run.json of an output folder, or JSON reports.
+
+    \b
+    Example:
+      gte eval sweep minilm --data faq.csv --report now.json
+      gte eval check now.json --baseline baseline.json --tolerance 0.5
+    """
+    from dataclasses import asdict
+
+    from opengte.evaluate import check
+
+    changes = check.check(results, baseline, tolerance)
+    for change in changes:
+        if as_json:
+            show.json_line({**asdict(change), "fell": change.fell})
+        elif change.fell:
+            now = "missing" if change.now is None else f"{change.now:.2f}"
+            click.echo(f"{change.name}: {change.before:.2f} -> {now}")
+    click.echo(check.verdict(changes), err=as_json)
+    if any(change.fell for change in changes):
+        raise click.exceptions.Exit(failures.FAILED)
+
+
+def _collection(data: Path, split: str, columns: str | None, segment: str | None) -> "Collection":
+    """Read own data; what was left out is said before the encoding begins."""
+    from opengte.evaluate import collection
+
+    names = tuple(_list(columns))
+    if names and len(names) != 2:
+        raise click.UsageError(f"--columns is {columns}, expected two names with a comma between.")
+    pair: Any = names or None
+    found = collection.load(data, split=split, columns=pair, segment=segment)
+    for note in found.notes:
+        click.echo(f"warning: {note}", err=True)
+    return found
+
+
+def _loaders() -> "Loaders":
+    from opengte.evaluate.systems import Loaders, System
+
+    def load(kind: str, model: str, system: System) -> Any:
+        import opengte
+
+        if kind == "Reranker":
+            return opengte.Reranker.load(model)
+        return opengte.Encoder.load(
+            model,
+            engine=system.engine,
+            precision=system.precision,
+            max_length=system.max_length,
+        )
+
+    return Loaders(
+        encoder=lambda system: load("Encoder", system.model, system),
+        reranker=lambda system: load("Reranker", str(system.reranker), system),
+    )
+
+
+def _texts_bar(systems: "Sequence[System]", found: "Collection") -> "tqdm[Any]":
+    runs = len({system.vectors for system in systems})
+    return _bar("encoding", runs * (len(found.documents) + len(found.queries)))
+
+
+def _show(made: "Report", as_json: bool) -> None:
+    """Print a report: its verdict and tables for people, one object for programs."""
+    if as_json:
+        facts = dict(made.facts)
+        show.json_line({"verdict": made.verdict, "facts": facts, "data": made.data})
+        return
+    for section in made.sections:
+        if section.folded or not section.tables:
+            continue
+        click.echo(f"{section.title}:")
+        for table in section.tables:
+            show.table(table.header, [_cells(row) for row in table.rows])
+        click.echo()
+    click.echo(made.verdict)
+
+
+def _list(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _numbers(option: str, text: str | None, least: int = 1) -> list[int]:
+    parts = _list(text)
+    if any(not part.isdigit() or int(part) < least for part in parts):
+        raise click.UsageError(f"{option} is {text}, expected whole numbers with commas between.")
+    return [int(part) for part in parts]

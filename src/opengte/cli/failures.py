@@ -31,12 +31,12 @@ def reported() -> Iterator[None]:
     try:
         with _plain_warnings():
             yield
-            sys.stdout.flush()
     except BrokenPipeError:
         _drop_stdout()
         raise click.exceptions.Exit(NO_READER) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         click.echo("interrupted", err=True)
+        _hint(interruption)
         raise click.exceptions.Exit(INTERRUPTED) from None
     except (OpenGTEError, OSError) as error:
         if debugging():
@@ -53,6 +53,10 @@ def debugging() -> bool:
 def report(error: Exception) -> None:
     """Print an error, and how to get past it where that is known."""
     click.echo(f"error: {_message(error)}", err=True)
+    _hint(error)
+
+
+def _hint(error: BaseException) -> None:
     notes = [*getattr(error, "__notes__", ())]
     notes += [hint for kind, hint in HINTS.items() if isinstance(error, kind)]
     for note in notes:

@@ -71,11 +71,23 @@ def to_file(items: Items, work: Work, target: Target, advance: Advance) -> Progr
     with journal.opened(path, target.header, restart=target.restart) as book:
         done = _continued(book, parts, finals, target)
         if not done.complete:
-            done = _append(items, work, target, parts, book, done, advance)
+            with _hopeful(target):
+                done = _append(items, work, target, parts, book, done, advance)
         _finish(parts, finals, target, done)
         path.unlink()
         journal.sync_folder(path.absolute().parent)
     return done
+
+
+@contextmanager
+def _hopeful(target: Target) -> Iterator[None]:
+    """Tell whoever stops a run by Ctrl-C that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        if target.resumable:
+            interruption.add_note("the same command continues from here")
+        raise
 
 
 def embedded(items: Items, work: Work) -> Iterator[tuple[list[Block], Progress]]:

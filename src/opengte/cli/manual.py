@@ -1,8 +1,10 @@
 """docs/cli.md, made from the help pages: `python -m opengte.cli.manual > docs/cli.md`."""
 
+from collections.abc import Iterator
+
 import click
 
-from opengte.cli import COMMANDS, main
+from opengte.cli import main
 
 INTRODUCTION = """\
 # The command line
@@ -18,18 +20,25 @@ WIDTH = 96  # columns of a help page, whatever the terminal
 
 def manual() -> str:
     """Return the page: an introduction, then the help of `gte` and of each command."""
-    pages = [_page("gte", main)]
-    for name in COMMANDS:
-        command = main.get_command(click.Context(main), name)
-        assert command is not None
-        pages.append(_page(f"gte {name}", command))
-    return "\n".join([INTRODUCTION, *pages])
+    return "\n".join([INTRODUCTION, *_pages("gte", main)])
 
 
-def _page(name: str, command: click.Command) -> str:
-    context = click.Context(command, info_name=name, max_content_width=WIDTH, terminal_width=WIDTH)
-    context.help_option_names = ["-h", "--help"]
-    return f"## {name}\n\n```text\n{command.get_help(context)}\n```\n"
+def commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """Yield a command and those inside it, each with its whole name."""
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command, info_name=name)
+        for inner in command.list_commands(context):
+            found = command.get_command(context, inner)
+            assert found is not None
+            yield from commands(f"{name} {inner}", found)
+
+
+def _pages(name: str, command: click.Command) -> Iterator[str]:
+    for whole, one in commands(name, command):
+        context = click.Context(one, info_name=whole, max_content_width=WIDTH, terminal_width=WIDTH)
+        context.help_option_names = ["-h", "--help"]
+        yield f"## {whole}\n\n```text\n{one.get_help(context)}\n```\n"
 
 
 if __name__ == "__main__":

@@ -72,6 +72,11 @@ class TextOptions:
         return encoder.embed(texts, outputs=outputs, progress=False, **options)  # type: ignore[arg-type]
 
 
+def engine_of(model: "Encoder | Reranker") -> str:
+    """Say what computed, for a summary: the engine and the precision, which change the numbers."""
+    return f"({model.card.engine}, {model.card.precision})"
+
+
 def note_default_instruction(model: "Encoder | Reranker") -> None:
     """Say on stderr that queries took the instruction which stands for none."""
     if model.counters.missing_instructions:

@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING
 import click
 
 from opengte.cli import failures, show
-from opengte.cli.options import ModelOptions, encoder_options, json_option, note_default_instruction
+from opengte.cli.options import (
+    ModelOptions,
+    encoder_options,
+    engine_of,
+    json_option,
+    note_default_instruction,
+)
 from opengte.cli.progress import progress_bar
 from opengte.errors import InputError
 from opengte.search.files import MAX_BYTES, Document, Skipped, read
 
 if TYPE_CHECKING:
+    from opengte import Encoder
     from opengte.search.folder import Found, Hit
 
 SHOWN = 280  # characters of a passage that people get to see
@@ -102,7 +109,11 @@ def command(
     for rank, hit in enumerate(found.hits, 1):
         _print_json(rank, hit) if as_json else _print(rank, hit)
     note_default_instruction(encoder)
-    _summarise(found, left, paths)
+    _summarise(found, left, encoder)
+    if not found.documents:
+        raise InputError(f"no text found in {', '.join(f'`{path}`' for path in paths)}")
+    if left.failed:
+        raise click.exceptions.Exit(failures.FAILED)
 
 
 def _documents(paths: tuple[Path, ...], max_bytes: int, left: _Left) -> Iterator[Document]:
@@ -146,13 +157,11 @@ def _passage(hit: "Hit") -> str:
     return hit.document.text[hit.passage.start : hit.passage.end]
 
 
-def _summarise(found: "Found", left: _Left, paths: tuple[Path, ...]) -> None:
-    parts = [f"searched {found.documents:,} documents, {found.passages:,} passages"]
+def _summarise(found: "Found", left: _Left, encoder: "Encoder") -> None:
+    """Print counts on stderr: what was searched, and what was not."""
+    counts = f"{found.documents:,} documents, {found.passages:,} passages"
+    parts = [f"searched {counts} {engine_of(encoder)}"]
     parts += [f"{found.truncated:,} truncated"] * bool(found.truncated)
     parts += [f"{count:,} files left out ({reason})" for reason, count in left.reasons.items()]
     parts += [f"{left.failed:,} failed"] * bool(left.failed)
     click.echo("; ".join(parts), err=True)
-    if not found.documents:
-        raise InputError(f"no text found in {', '.join(f'`{path}`' for path in paths)}")
-    if left.failed:
-        raise click.exceptions.Exit(failures.FAILED)

@@ -56,7 +56,7 @@ def _not_native(checkpoint: Checkpoint) -> str | None:
     if not native.available():
         return "the extension is not installed; reinstall where a C++20 compiler is present"
     if checkpoint.pickles:
-        return f"its weights are pickles ({', '.join(checkpoint.pickles)}), not safetensors"
+        return f"its weights are pickles: {', '.join(checkpoint.pickles)}"
     return None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH = 640
+WIDTH = 480
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ def spans(rows: Sequence[Span], unit: str, *, noise_only: bool = False) -> str:
     """Draw intervals around zero, one a line; noise_only marks values outside instead."""
     if not rows:
         return ""
-    left, right, step, top = 220, 20, 24, 8
+    left, right, step, top = 200, 16, 24, 8
     reach = 1.1 * max(abs(edge) for row in rows for edge in (row.low, row.high, row.value)) or 1.0
     scale = _scale(-reach, reach, left, WIDTH - right)
-    height = top + step * len(rows) + 30
+    height = top + step * len(rows) + 36
     parts = [f'<line class="axis" x1="{scale(0):.1f}" x2="{scale(0):.1f}" y1="{top}" ']
-    parts[0] += f'y2="{height - 28}"/>'
+    parts[0] += f'y2="{height - 34}"/>'
     for place, row in enumerate(rows):
         y = top + step * (place + 0.5)
         outside = not row.low <= row.value <= row.high if noise_only else row.low * row.high > 0
@@ -48,7 +48,7 @@ def spans(rows: Sequence[Span], unit: str, *, noise_only: bool = False) -> str:
             f'y1="{y}" y2="{y}"/>'
             f'<circle class="dot {kind}" cx="{scale(row.value):.1f}" cy="{y}" r="4"/>'
         )
-    parts += _x_axis(_ticks(-reach, reach), scale, height - 26, unit)
+    parts += _x_axis(_ticks(-reach, reach, 4), scale, height - 32, unit)
     return _svg(height, parts)
 
 
@@ -61,7 +61,7 @@ def grid(
     mark_label: str = "",
 ) -> str:
     """Draw shares from 0 to 1 as shaded cells; mark draws a line before that column."""
-    left, top, cell = 90, 26, 34
+    left, top, cell = 52, 26, 34
     wide = (WIDTH - left - 10) / max(1, len(columns))
     height = top + cell * len(rows) + 44
     parts = []
@@ -97,7 +97,7 @@ def scatter(
     """Draw quality against cost; the Pareto front is joined."""
     if not points:
         return ""
-    left, bottom, top, height = 60, 46, 16, 320
+    left, bottom, top, height = 44, 46, 22, 320
     xs, ys = [p.x for p in points], [p.y for p in points]
     x_range, y_range = _padded(xs, logarithmic), _padded(ys)
     x = _scale(*x_range, left, WIDTH - 20, logarithmic)

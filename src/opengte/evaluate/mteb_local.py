@@ -99,7 +99,7 @@ def _columns(found: Iterable[tuple[int, rows.Row]], path: Path, **names: str) ->
     return columns
 
 
-def _splits(*splits: str, optional: bool = False, **names: str) -> Callable[[Path], Subsets]:
+def _splits(*splits: str, **names: str) -> Callable[[Path], Subsets]:
     """Return a reader of `<split>.jsonl`, for a task without languages."""
 
     def read(folder: Path) -> Subsets:

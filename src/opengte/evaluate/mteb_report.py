@@ -9,7 +9,7 @@ from opengte.evaluate.records import Run, TaskRun, total
 from opengte.evaluate.report import Cell, Report, Section, Table
 from opengte.evaluate.suites import Suite
 
-HEADER = ("task", "split", "of", "ours", "published", "difference", "noise", "")
+HEADER = ("task", "split", "ours", "published", "difference", "noise", "of", "")
 
 
 def report(run: Run, suite: Suite | None = None) -> Report:
@@ -61,11 +61,11 @@ def _row(row: Beside) -> tuple[Cell, ...]:
     return (
         row.task,
         row.split,
-        row.count,
         row.ours,
         row.published,
         row.difference,
         row.noise,
+        row.count,
         ", ".join(notes),
     )
 

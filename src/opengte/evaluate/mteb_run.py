@@ -214,7 +214,8 @@ def _outcome(
 def _scoring(result: Any) -> float:
     """Return the seconds that mteb itself spent on classifiers, clusterings and the like."""
     phases = result.evaluation_phases or ()
-    return sum(phase["end"] - phase["start"] for phase in phases if phase["name"] == "Scoring")
+    spent = [phase["end"] - phase["start"] for phase in phases if phase["name"] == "Scoring"]
+    return float(sum(spent))
 
 
 def _load(mteb: Any, item: Wanted, data: Path | None, hub: bool) -> Any:

@@ -129,7 +129,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def read(path: Path) -> Run:
     """Read a run; InputError where the file is missing or no run record."""
-    value = read_json(path)
+    return parse(read_json(path), path)
+
+
+def parse(value: Any, path: Path) -> Run:
+    """Return the run in what a JSON file held; InputError where it holds none."""
     try:
         if value["format"] != FORMAT:
             raise InputError(f"`{path}` has the format {value['format']!r}, expected {FORMAT}")
@@ -141,7 +145,7 @@ def read(path: Path) -> Run:
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"`{path}` is not a run record ({error!r}): expected the {RECORD} of an output folder "
-            "of `gte eval`"
+            "of `gte eval`, or a JSON report"
         ) from None
 
 

@@ -4,6 +4,7 @@ The page needs nothing but itself: no scripts, no fonts, no pictures from elsewh
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -111,13 +112,13 @@ def html(report: Report) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(report.title)}</title><style>{STYLE}</style></head>\n<body><main>"
-        f"<h1>{escape(report.title)}</h1>\n<p class=verdict>{escape(report.verdict)}</p>\n"
+        f"<h1>{escape(report.title)}</h1>\n<p class=verdict>{_inline(report.verdict)}</p>\n"
         f"{body}\n</main></body></html>\n"
     )
 
 
 def _section(section: Section) -> str:
-    text = "".join(f"<p>{escape(part)}</p>" for part in section.text.split("\n\n") if part)
+    text = "".join(f"<p>{_inline(part)}</p>" for part in section.text.split("\n\n") if part)
     tables = "".join(_table(table) for table in section.tables)
     plot = f"<figure>{section.plot}</figure>" if section.plot else ""
     title = escape(section.title)
@@ -140,8 +141,13 @@ def _table(table: Table) -> str:
     return f"<div class=scroll><table>{top}<tbody>{''.join(rows)}</tbody></table></div>"
 
 
+def _inline(text: str) -> str:
+    """Escape a text, with `code` marked as such."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text, quote=False))
+
+
 def _html_cell(tag: str, text: str, right: bool) -> str:
-    return f"<{tag} class=n>{escape(text)}</{tag}>" if right else f"<{tag}>{escape(text)}</{tag}>"
+    return f"<{tag} class=n>{escape(text)}</{tag}>" if right else f"<{tag}>{_inline(text)}</{tag}>"
 
 
 def _numeric(table: Table) -> list[bool]:
@@ -158,28 +164,39 @@ def _shown(cell: Cell, digits: int) -> str:
     if cell is None:
         return ""
     if isinstance(cell, float):
-        return f"{cell:,.{digits}f}"
+        return re.sub(r"^-(0\.?0*)$", r"\1", f"{cell:,.{digits}f}")  # no -0.00
     return f"{cell:,}" if isinstance(cell, int) else cell
 
 
 STYLE = """
-:root{--ink:#1b1f24;--soft:#5b6672;--line:#dfe3e8;--page:#fff;--tint:#f5f7f9;--main:#1f5fae;--warn:#b3420a}
+:root{--ink:#1b1f24;--soft:#5b6672;--line:#dfe3e8;--page:#fff;--tint:#f5f7f9;--main:#1f5fae;
+--warn:#b3420a}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ec;--soft:#9aa5b1;--line:#333b44;--page:#14181c;
 --tint:#1d2329;--main:#6aa6f0;--warn:#f0975a}}
-*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);
+*{box-sizing:border-box}
+body{margin:0;background:var(--page);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:60rem;margin:0 auto;padding:1.5rem 1rem 4rem}h1{font-size:1.5rem;line-height:1.25;margin:.5rem 0}
-h2{font-size:1.1rem;margin:2.2rem 0 .6rem}p{margin:.5rem 0;max-width:46rem;overflow-wrap:anywhere}
-.verdict{font-size:1.05rem;padding:.8rem 1rem;background:var(--tint);border-left:4px solid var(--main);max-width:none}
-.scroll{overflow-x:auto;margin:.8rem 0}table{border-collapse:collapse;font-size:.875rem;width:100%}
-th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
-th{color:var(--soft);font-weight:600;white-space:nowrap}.n{text-align:right;white-space:nowrap;
-font-variant-numeric:tabular-nums}tr.strong td{color:var(--warn);font-weight:600}
-details{margin:1.2rem 0;border-top:1px solid var(--line);padding-top:.6rem}summary{cursor:pointer;font-weight:600}
-figure{margin:.8rem 0;overflow-x:auto}svg{width:100%;min-width:34rem;max-width:44rem;height:auto;display:block}
-svg text{font-size:12px;fill:var(--ink)}svg text.on{fill:var(--page)}.axis,.rule{stroke:var(--line);stroke-width:1}
-.axis{stroke:var(--soft)}.bar{stroke-width:3;stroke-linecap:round}.bar.weak{stroke:var(--soft);opacity:.55}
-.bar.strong{stroke:var(--main)}.dot.weak{fill:var(--soft)}.dot.strong{fill:var(--main)}.cell{fill:var(--main)}
-.mark{stroke:var(--warn);stroke-width:2;stroke-dasharray:4 3}
+main{max-width:60rem;margin:0 auto;padding:1.5rem 1rem 4rem}
+h1{font-size:1.5rem;line-height:1.25;margin:.5rem 0;overflow-wrap:anywhere}
+h2{font-size:1.1rem;margin:2.2rem 0 .6rem}
+p{margin:.5rem 0;max-width:46rem;overflow-wrap:anywhere}code{font-size:.9em}
+.verdict{font-size:1.05rem;padding:.8rem 1rem;background:var(--tint);max-width:none;
+border-left:4px solid var(--main)}
+.scroll{overflow-x:auto;margin:.8rem 0}
+table{border-collapse:collapse;font-size:.875rem;width:100%}
+th,td{text-align:left;padding:.35rem .6rem .35rem 0;border-bottom:1px solid var(--line);
+vertical-align:top}
+th{color:var(--soft);font-weight:600;white-space:nowrap}
+td{overflow-wrap:anywhere;min-width:3rem}
+.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+tr.strong td{color:var(--warn);font-weight:600}
+details{margin:1rem 0;border-top:1px solid var(--line);padding-top:.6rem}
+summary{cursor:pointer;font-weight:600}
+figure{margin:.8rem 0}svg{width:100%;max-width:40rem;height:auto;display:block}
+svg text{font-size:12px;fill:var(--ink)}svg text.on{fill:var(--page)}
+.axis,.rule{stroke:var(--line);stroke-width:1}.axis{stroke:var(--soft)}
+.bar{stroke-width:3;stroke-linecap:round}.bar.weak{stroke:var(--soft);opacity:.55}
+.bar.strong{stroke:var(--main)}.dot.weak{fill:var(--soft)}.dot.strong{fill:var(--main)}
+.cell{fill:var(--main)}.mark{stroke:var(--warn);stroke-width:2;stroke-dasharray:4 3}
 .front{fill:none;stroke:var(--main);stroke-width:2;opacity:.6}
 """

@@ -41,9 +41,12 @@ def jsonl(path: Path) -> Iterator[tuple[int, Row]]:
 
 def table(path: Path, *, delimiter: str = "\t", quoted: bool = False) -> Iterator[tuple[int, Row]]:
     """Yield line numbers and rows of a table whose first line names its columns."""
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     text = "".join(line for _, line in _lines(path))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
+    lines = io.StringIO(text, newline="")
+    if quoted:
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    else:
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
     try:
         header = next(reader, None)
         for cells in reader:

@@ -1,4 +1,4 @@
-"""Is the difference between two systems real, and how small a one could this data show?
+"""Whether a difference between two systems is real, and how small a one the data could show.
 
 Everything is paired: both systems answered the same queries, and only the differences count.
 Letters in shapes: n queries.
@@ -37,7 +37,7 @@ class Paired:
     low: float
     high: float
     p: float
-    detectable: float
+    detectable: float | None
     needed: int | None
     changed: int  # queries on which the two differ
 
@@ -79,7 +79,7 @@ def randomisation_p(deltas: Values, *, resamples: int = RESAMPLES, seed: int = 0
     where there are few enough sign patterns, otherwise sampled; ties count against the difference.
     """
     deltas = deltas[deltas != 0]  # a zero has no sign to flip
-    if not len(deltas):
+    if len(deltas) < 2:  # with one sign to flip, both patterns are as extreme
         return 1.0
     stats = _scipy("stats")
     result = stats.permutation_test(
@@ -110,15 +110,15 @@ def interval(
 
 def detectable(
     deltas: Values, *, alpha: float = ALPHA, power: float = POWER, n: int | None = None
-) -> float:
+) -> float | None:
     """Return the smallest true mean difference that n queries like these show with this power.
 
-    n is len(deltas) unless given. The spread of the differences is taken from the data; infinite
-    with fewer than two queries.
+    n is len(deltas) unless given. The spread of the differences is taken from the data; None with
+    fewer than two queries.
     """
     count = len(deltas) if n is None else n
     if len(deltas) < 2 or count < 2:
-        return math.inf
+        return None
     return float(_multiple(count, alpha, power) * deltas.std(ddof=1) / math.sqrt(count))
 
 

@@ -1,0 +1,312 @@
+"""Two systems on one's own data: is one better, by how much, where, and could we have seen it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from opengte.errors import InputError
+from opengte.evaluate.collection import Collection
+from opengte.evaluate.drawing import Span, spans
+from opengte.evaluate.report import Cell, Report, Section, Table
+from opengte.evaluate.significance import ALPHA, Paired, holm, paired, queries_needed
+from opengte.evaluate.systems import Outcome
+
+MOVED = 10  # queries shown
+SHOWN = 5  # documents of each ranking shown
+SMALLEST_SEGMENT = 10  # queries
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One group of queries; p is corrected for looking at all groups."""
+
+    name: str
+    result: Paired
+    p: float
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A query on which the two differ: each system's value and first documents."""
+
+    query: str
+    text: str
+    a: float
+    b: float
+    first_a: tuple[str, ...]
+    first_b: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """System b against system a by a measure; differences are in points."""
+
+    measure: str
+    a: Outcome
+    b: Outcome
+    results: Mapping[str, Paired]  # by measure
+    segments: Sequence[Segment]
+    skipped: Sequence[str]  # segments with too few queries
+    moved: Sequence[Moved]
+
+    @property
+    def main(self) -> Paired:
+        """Return the result of the measure that decides."""
+        return self.results[self.measure]
+
+
+def compare(
+    a: Outcome, b: Outcome, collection: Collection, *, measure: str = "nDCG@10", seed: int = 0
+) -> Comparison:
+    """Compare two outcomes on the same queries; InputError for an unknown measure."""
+    if measure not in a.measures:
+        raise InputError(f"measure is {measure!r}, expected one of {', '.join(a.measures)}")
+    queries = list(collection.queries)
+    results = {name: _paired(a, b, name, queries, seed) for name in a.measures}
+    segments, skipped = _segments(a, b, collection, measure, seed)
+    moved = _moved(a, b, collection, measure)
+    return Comparison(measure, a, b, results, segments, skipped, moved)
+
+
+def _paired(a: Outcome, b: Outcome, measure: str, queries: Sequence[str], seed: int) -> Paired:
+    left, right = ([100 * o.measures[measure][query] for query in queries] for o in (a, b))
+    return paired(left, right, seed=seed)
+
+
+def _segments(
+    a: Outcome, b: Outcome, collection: Collection, measure: str, seed: int
+) -> tuple[list[Segment], list[str]]:
+    groups: dict[str, list[str]] = {}
+    for query in collection.queries:
+        if query in collection.segments:
+            groups.setdefault(collection.segments[query], []).append(query)
+    skipped = [name for name, queries in groups.items() if len(queries) < SMALLEST_SEGMENT]
+    results = {
+        name: _paired(a, b, measure, queries, seed)
+        for name, queries in sorted(groups.items())
+        if name not in skipped
+    }
+    corrected = holm({name: result.p for name, result in results.items()})
+    return [Segment(name, results[name], corrected[name]) for name in results], sorted(skipped)
+
+
+def _moved(a: Outcome, b: Outcome, collection: Collection, measure: str) -> list[Moved]:
+    left, right = a.measures[measure], b.measures[measure]
+    order = sorted(collection.queries, key=lambda query: -abs(right[query] - left[query]))
+    return [
+        Moved(
+            query,
+            collection.queries[query],
+            100 * left[query],
+            100 * right[query],
+            tuple(list(a.rankings[query])[:SHOWN]),
+            tuple(list(b.rankings[query])[:SHOWN]),
+        )
+        for query in order[:MOVED]
+        if left[query] != right[query]
+    ]
+
+
+def verdict(comparison: Comparison) -> str:
+    """Return the decision in two or three sentences."""
+    result, measure = comparison.main, comparison.measure
+    a, b = comparison.a.system.label, comparison.b.system.label
+    means = f"{measure} {result.mean_b:.2f} against {result.mean_a:.2f}"
+    if result.changed == 0:
+        return f"{b} and {a} give the same {measure} for every one of {result.n:,} queries."
+    numbers = (
+        f"difference {result.difference:+.2f} points, 95 % interval {result.low:+.2f} to "
+        f"{result.high:+.2f}, p = {_p(result.p)}, {result.n:,} queries"
+    )
+    if result.p < ALPHA:
+        which = "better" if result.difference > 0 else "worse"
+        return f"{b} is {which} than {a}: {means} ({numbers})."
+    largest = max(abs(result.low), abs(result.high))
+    return (
+        f"No difference larger than {largest:.2f} points between {b} and {a}: {means} ({numbers}). "
+        f"{_power(result)}"
+    )
+
+
+def _power(result: Paired) -> str:
+    """Say what this number of queries could have shown."""
+    if result.detectable is None:
+        return "One query can show nothing."
+    could = (
+        f"{result.n:,} queries like these show a true difference of {result.detectable:.2f} points "
+        "in four of five cases"
+    )
+    if result.needed is None:
+        return f"{could}."
+    return f"{could}; for one as small as this, you would need about {result.needed:,} queries."
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def report(comparison: Comparison, collection: Collection, seconds: float | None = None) -> Report:
+    """Return the report of a comparison."""
+    a, b = comparison.a, comparison.b
+    return Report(
+        title=f"{a.system.label} and {b.system.label} on {collection.name}",
+        verdict=verdict(comparison),
+        sections=[
+            _measures(comparison),
+            _effort(comparison),
+            *_by_segment(comparison),
+            _needed(comparison),
+            *_notes(collection),
+            *_rankings(comparison, collection),
+        ],
+        facts=_facts(comparison, collection, seconds),
+        data={
+            "measure": comparison.measure,
+            "systems": [outcome_data(outcome) for outcome in (a, b)],
+            "results": {name: asdict(result) for name, result in comparison.results.items()},
+            "segments": [asdict(segment) for segment in comparison.segments],
+            "moved": [asdict(moved) for moved in comparison.moved],
+            "notes": list(collection.notes),
+        },
+    )
+
+
+def outcome_data(outcome: Outcome) -> dict[str, object]:
+    """Return an outcome for machines, with each query's values for `gte eval check`."""
+    return {
+        "label": outcome.system.label,
+        "system": asdict(outcome.system),
+        "about": dict(outcome.about),
+        "cost": asdict(outcome.cost),
+        "measures": {name: dict(values) for name, values in outcome.measures.items()},
+    }
+
+
+def _measures(comparison: Comparison) -> Section:
+    rows: list[tuple[Cell, ...]] = [
+        (
+            name,
+            result.mean_a,
+            result.mean_b,
+            result.difference,
+            f"{result.low:+.2f} to {result.high:+.2f}",
+            _p(result.p),
+            result.detectable,
+            result.changed,
+        )
+        for name, result in comparison.results.items()
+    ]
+    header = ("", "A", "B", "B − A", "95 % interval", "p", "detectable", "queries changed")
+    plot = spans(
+        [Span(n, r.difference, r.low, r.high) for n, r in comparison.results.items()],
+        "B − A, points",
+    )
+    strong = frozenset(i for i, r in enumerate(comparison.results.values()) if r.p < ALPHA)
+    text = (
+        f"A is {comparison.a.system.label}. B is {comparison.b.system.label}. Points. p comes from "
+        "a paired randomisation test, the interval from a bootstrap over queries. Detectable is "
+        "the smallest true difference that this many queries show in four of five cases. "
+        f"{comparison.measure} decides; the others are shown for orientation, uncorrected."
+    )
+    return Section("Quality", text, plot, [Table(header, rows, strong)])
+
+
+def _effort(comparison: Comparison) -> Section:
+    rows: list[tuple[Cell, ...]] = [
+        (
+            name,
+            outcome.cost.tokens_per_second,
+            outcome.cost.query_ms,
+            outcome.cost.vector_bytes,
+            outcome.cost.truncated,
+        )
+        for name, outcome in (("A", comparison.a), ("B", comparison.b))
+    ]
+    header = ("", "tokens/s", "ms a query", "bytes a vector", "texts truncated")
+    return Section("Cost", tables=[Table(header, rows, digits=1)])
+
+
+def _by_segment(comparison: Comparison) -> list[Section]:
+    if not comparison.segments:
+        return []
+    rows: list[tuple[Cell, ...]] = [
+        (s.name, s.result.n, s.result.mean_a, s.result.mean_b, s.result.difference, _p(s.p))
+        for s in comparison.segments
+    ]
+    header = ("segment", "queries", "A", "B", "B − A", "p, corrected")
+    plot = spans(
+        [
+            Span(s.name, s.result.difference, s.result.low, s.result.high)
+            for s in comparison.segments
+        ],
+        f"B − A, {comparison.measure}, points",
+    )
+    strong = frozenset(place for place, s in enumerate(comparison.segments) if s.p < ALPHA)
+    text = "p is corrected for the number of segments (Holm)."
+    if comparison.skipped:
+        names = ", ".join(comparison.skipped)
+        text += f" Fewer than {SMALLEST_SEGMENT} queries, not tested: {names}."
+    return [Section("By segment", text, plot, [Table(header, rows, strong)])]
+
+
+def _needed(comparison: Comparison) -> Section:
+    """Return how many queries would show differences of several sizes."""
+    name = comparison.measure
+    a, b = comparison.a.measures[name], comparison.b.measures[name]
+    deltas = np.array([100 * (b[query] - a[query]) for query in a])
+    rows = [(f"{size:g} points", queries_needed(deltas, size)) for size in (0.5, 1.0, 2.0, 5.0)]
+    text = "For queries like these, with power 0.8 at the 5 % level."
+    table = Table(("to show a true difference of", "queries needed"), rows)
+    return Section("How many queries would it take?", text, tables=[table])
+
+
+def _notes(collection: Collection) -> list[Section]:
+    if not collection.notes:
+        return []
+    return [Section("About the data", "\n\n".join(f"{note}." for note in collection.notes))]
+
+
+def _rankings(comparison: Comparison, collection: Collection) -> list[Section]:
+    """Return the queries that moved most, both rankings side by side."""
+    tables = [
+        Section(
+            f"{moved.text[:120]} ({moved.a:.1f} → {moved.b:.1f})",
+            tables=[Table(("", "A", "B"), _side_by_side(moved, collection))],
+            folded=True,
+        )
+        for moved in comparison.moved
+    ]
+    if not tables:
+        return []
+    text = f"By {comparison.measure}; ● marks a relevant document."
+    return [Section("Queries that moved most", text), *tables]
+
+
+def _side_by_side(moved: Moved, collection: Collection) -> list[tuple[Cell, ...]]:
+    relevant = collection.qrels[moved.query]
+    count = max(len(moved.first_a), len(moved.first_b))
+    sides = [
+        [_document(key, relevant, collection) for key in first] + [""] * (count - len(first))
+        for first in (moved.first_a, moved.first_b)
+    ]
+    return [(str(rank), *row) for rank, row in enumerate(zip(*sides, strict=True), 1)]
+
+
+def _document(key: str, relevant: Mapping[str, int], collection: Collection) -> str:
+    text = " ".join(collection.documents[key].split())
+    return f"{'● ' if key in relevant else ''}{key}: {text[:90]}{'…' if len(text) > 90 else ''}"
+
+
+def _facts(
+    comparison: Comparison, collection: Collection, seconds: float | None
+) -> dict[str, Cell]:
+    facts: dict[str, Cell] = {
+        "data": collection.name,
+        "documents": len(collection.documents),
+        "queries": len(collection.queries),
+    }
+    for name, outcome in (("A", comparison.a), ("B", comparison.b)):
+        about = ", ".join(f"{key} {value}" for key, value in outcome.about.items())
+        facts[name] = f"{outcome.system.label}; {about}"
+    return {**facts, "seconds": None if seconds is None else round(seconds, 1)}

@@ -1,0 +1,246 @@
+"""Can a model still find one fact in a long document? Generated, by length and position.
+
+Passkey: a number hidden in random everyday sentences. Needle: a fact about a made-up person. Every
+document hides its own; the question names one, and the right document must come first among all
+documents of the same length and position. After LongEmbed (Zhu et al., 2024, arXiv:2404.12096).
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from opengte.errors import InputError
+from opengte.evaluate.drawing import grid
+from opengte.evaluate.report import Cell, Report, Section, Table
+from opengte.evaluate.work import Embeds, Memory, Worker
+
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+POSITIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
+KINDS = ("passkey", "needle")
+BLIND = 0.5  # accuracy below which a model does not see
+
+_FIRST = (
+    "Alma Bruno Clara Dario Elena Felix Greta Hugo Irene Jonas Klara Linus Marta Nils Olga".split()
+)
+_LAST = (
+    "Abel Berg Conti Duval Egger Frank Gruber Huber Ivanov Jansen Keller Lang Meyer Novak".split()
+)
+_THINGS = "harbour garden library bakery station market bridge museum orchard workshop".split()
+_WAYS = "quiet crowded narrow sunny ancient modern colourful dusty famous remote".split()
+_DOES = "opens closes fills empties wakes rests changes waits shines fades".split()
+_WHEN = "at dawn|before noon|after lunch|in the evening|on Sundays|in spring|all winter".split("|")
+_HOBBIES = (
+    "restores violins|collects meteorites|breeds alpacas|paints lighthouses|repairs typewriters|"
+    "studies glaciers|carves chess pieces|bottles elderflower syrup|maps abandoned mines|"
+    "trains carrier pigeons|binds old atlases|grows saffron"
+).split("|")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Accuracy of one kind at one length and position over a number of documents."""
+
+    kind: str
+    length: int
+    position: float
+    accuracy: float
+    documents: int
+    truncated: int
+
+
+def check(lengths: Sequence[int], documents: int) -> None:
+    """Raise InputError for lengths or a number of documents that cannot be generated."""
+    if not lengths or any(not 64 <= length <= 131_072 for length in lengths):
+        raise InputError(f"lengths are {list(lengths)}, expected 64 to 131072 tokens each")
+    if not 2 <= documents <= len(_FIRST) * len(_LAST):
+        raise InputError(
+            f"documents is {documents}, expected 2 to {len(_FIRST) * len(_LAST)} a cell"
+        )
+
+
+def find(
+    encoder: Embeds,
+    *,
+    lengths: Sequence[int] = LENGTHS,
+    positions: Sequence[float] = POSITIONS,
+    kinds: Sequence[str] = KINDS,
+    documents: int = 10,
+    instruction: str | None = None,
+    seed: int = 0,
+    advance: Callable[[int], None] | None = None,
+) -> list[Found]:
+    """Return the accuracy by kind, length and position; lengths are in the model's tokens."""
+    check(lengths, documents)
+    worker = Worker(encoder, memory=Memory(0), advance=advance)
+    return [
+        _cell(worker, kind, length, position, documents, instruction, seed)
+        for kind in kinds
+        for length in sorted(lengths)
+        for position in positions
+    ]
+
+
+def _cell(
+    worker: Worker,
+    kind: str,
+    length: int,
+    position: float,
+    documents: int,
+    instruction: str | None,
+    seed: int,
+) -> Found:
+    rng = random.Random(f"{seed} {kind} {length} {position}")
+    facts = hidden(kind, documents, rng)
+    count = _counter(worker.encoder)
+    texts = [document(fact, length, position, count, rng) for _, fact in facts]
+    before = worker.work.truncated
+    found = worker.encode(texts, "document", None)
+    asked = worker.encode([question for question, _ in facts], "query", instruction)
+    right = np.argmax(asked @ found.T, axis=1) == np.arange(len(facts))
+    accuracy, truncated = float(right.mean()), worker.work.truncated - before
+    return Found(kind, length, position, accuracy, documents, truncated)
+
+
+def hidden(kind: str, count: int, rng: random.Random) -> list[tuple[str, str]]:
+    """Return questions and the facts that answer them, about different people."""
+    people = rng.sample([f"{first} {last}" for first in _FIRST for last in _LAST], count)
+    if kind == "passkey":
+        return [
+            (
+                f"What is the pass key of {name}?",
+                f"The pass key of {name} is {rng.randrange(10**5):05}.",
+            )
+            for name in people
+        ]
+    if kind != "needle":
+        raise InputError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
+    return [
+        (f"What does {name} do for a hobby?", f"In spare hours {name} {rng.choice(_HOBBIES)}.")
+        for name in people
+    ]
+
+
+def _number(rng: random.Random) -> str:
+    return f"{rng.randrange(10**5):05}"
+
+
+def document(
+    fact: str,
+    length: int,
+    position: float,
+    count: Callable[[Sequence[str]], Sequence[int]],
+    rng: random.Random,
+) -> str:
+    """Return everyday sentences of about `length` tokens with a fact at a position, 0 to 1."""
+    room = length - int(count([fact])[0])
+    sentences: list[str] = []
+    have = 0
+    while have < room:
+        batch = [_sentence(rng) for _ in range(max(4, (room - have) // 12))]
+        for sentence, tokens in zip(batch, count(batch), strict=True):
+            if have + int(tokens) > room:
+                have = room
+                break
+            sentences.append(sentence)
+            have += int(tokens)
+    place = round(position * len(sentences))
+    return " ".join([*sentences[:place], fact, *sentences[place:]])
+
+
+def _sentence(rng: random.Random) -> str:
+    thing, other = rng.sample(_THINGS, 2)
+    return (
+        f"The {rng.choice(_WAYS)} {thing} near the {other} {rng.choice(_DOES)} {rng.choice(_WHEN)}."
+    )
+
+
+def _counter(encoder: Any) -> Callable[[Sequence[str]], Sequence[int]]:
+    """Return a function that counts tokens, special ones not included."""
+    tokenizer = encoder.tokenizer
+    special = int(tokenizer.count([""])[0])
+    return lambda texts: [int(found) - special for found in tokenizer.count(list(texts))]
+
+
+def blind_from(cells: Sequence[Found]) -> int | None:
+    """Return the shortest length at which the worst position is below BLIND, None if none is."""
+    worst: dict[int, float] = {}
+    for cell in cells:
+        worst[cell.length] = min(worst.get(cell.length, 1.0), cell.accuracy)
+    return next((length for length in sorted(worst) if worst[length] < BLIND), None)
+
+
+def verdict(cells: Sequence[Found], max_length: int) -> str:
+    """Return up to where the model sees, in a sentence or two."""
+    longest = max(cell.length for cell in cells)
+    blind = blind_from(cells)
+    chance = 1 / cells[0].documents
+    if blind is None:
+        return (
+            f"The fact is found at every position up to {longest:,} tokens (chance: {chance:.0%})."
+        )
+    first = [c for c in cells if c.length == blind and c.accuracy < BLIND]
+    where = ", ".join(dict.fromkeys(f"{c.position:.0%}" for c in first))
+    cut = f" It reads {max_length:,} tokens and drops the rest." if max_length < blind else ""
+    return (
+        f"Blind spots begin at {blind:,} tokens, where facts at {where} of the document are found "
+        f"in fewer than half of the cases (chance: {chance:.0%}).{cut}"
+    )
+
+
+def report(cells: Sequence[Found], encoder: Embeds) -> Report:
+    """Return the report: a grid of accuracy by length and position for each kind."""
+    card = encoder.card
+    return Report(
+        title=f"{card.name}: facts in long documents",
+        verdict=verdict(cells, card.max_length),
+        sections=[_section(kind, cells, card.max_length) for kind in _kinds(cells)],
+        facts={
+            "model": card.name,
+            "fingerprint": card.fingerprint,
+            "engine": card.engine,
+            "precision": card.precision,
+            "reads at most": card.max_length,
+            "documents a cell": cells[0].documents,
+        },
+        data={"cells": [asdict(cell) for cell in cells], "max_length": card.max_length},
+    )
+
+
+def _kinds(cells: Sequence[Found]) -> list[str]:
+    return list(dict.fromkeys(cell.kind for cell in cells))
+
+
+def _section(kind: str, cells: Sequence[Found], max_length: int) -> Section:
+    mine = [cell for cell in cells if cell.kind == kind]
+    lengths = sorted({cell.length for cell in mine})
+    positions = sorted({cell.position for cell in mine})
+    found = {(cell.position, cell.length): cell.accuracy for cell in mine}
+    values = [[found.get((position, length)) for length in lengths] for position in positions]
+    labels = [f"{position:.0%}" for position in positions]
+    plot = grid(
+        [f"{length:,}" for length in lengths],
+        labels,
+        values,
+        mark=_mark(lengths, max_length),
+        mark_label=f"reads {max_length:,} tokens",
+    )
+    rows: list[tuple[Cell, ...]] = [
+        (label, *(None if value is None else 100 * value for value in row))
+        for label, row in zip(labels, values, strict=True)
+    ]
+    header = ("position", *(f"{length:,}" for length in lengths))
+    text = "Share of questions whose document comes first, by length and by the fact's position."
+    table = Table(header, rows, digits=0)
+    return Section(kind.capitalize(), text, plot, [table])
+
+
+def _mark(lengths: Sequence[int], max_length: int) -> int | None:
+    """Return the column before which the model's limit falls."""
+    for place, (_, longer) in enumerate(pairwise([0, *lengths])):
+        if longer > max_length:
+            return place
+    return None

@@ -1,0 +1,138 @@
+"""Many settings of one model: quality against cost, and which are worth a look."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from opengte.evaluate.collection import Collection
+from opengte.evaluate.compare import outcome_data
+from opengte.evaluate.drawing import Point, scatter
+from opengte.evaluate.report import Cell, Report, Section, Table
+from opengte.evaluate.systems import Cost, Outcome, System
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One kind of cost: smaller is better."""
+
+    title: str
+    label: str
+    of: Callable[[Cost], float]
+
+
+AXES = (
+    Axis("Time to encode", "microseconds a token", lambda c: 1e6 / max(c.tokens_per_second, 1e-9)),
+    Axis("Time to answer", "ms a query", lambda c: c.query_ms),
+    Axis("Space", "bytes a vector", lambda c: c.vector_bytes),
+)
+
+
+def settings(base: System, **choices: Sequence[Any]) -> list[System]:
+    """Return a system for each combination of choices; an empty choice leaves the setting alone.
+
+    A reranking depth of 0 stands for no reranking. Systems that share vectors come together.
+    """
+    given = {name: values for name, values in choices.items() if values}
+    systems = [
+        _without_reranker(replace(base, **dict(zip(given, values, strict=True))))
+        for values in product(*given.values())
+    ]
+    groups: dict[System, list[System]] = {}
+    for system in dict.fromkeys(systems):
+        groups.setdefault(system.vectors, []).append(system)
+    return [system for group in groups.values() for system in group]
+
+
+def _without_reranker(system: System) -> System:
+    if system.depth == 0 or system.reranker is None:
+        return replace(system, reranker=None, depth=System.depth)
+    return system
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Return which (cost, quality) points no other beats on both; equal points all stay.
+
+    >>> front([(1.0, 5.0), (2.0, 6.0), (3.0, 5.5)])
+    [True, True, False]
+    """
+    return [
+        not any(
+            cost <= mine[0] and quality >= mine[1] and (cost, quality) != mine
+            for cost, quality in points
+        )
+        for mine in points
+    ]
+
+
+def report(found: Sequence[Outcome], collection: Collection, measure: str) -> Report:
+    """Return the report of a sweep."""
+    best = max(found, key=lambda outcome: outcome.mean(measure))
+    names = _names(found)
+    return Report(
+        title=f"{found[0].system.model} on {collection.name}: quality and cost",
+        verdict=verdict(found, measure),
+        sections=[
+            Section("Settings", tables=[_table(found, names, measure, best)]),
+            *(_plot(axis, found, names, measure) for axis in AXES),
+        ],
+        facts={
+            "model": found[0].system.model,
+            "fingerprint": str(found[0].about.get("fingerprint")),
+            "data": collection.name,
+            "documents": len(collection.documents),
+            "queries": len(collection.queries),
+            "notes": "; ".join(collection.notes) or None,
+        },
+        data={"measure": measure, "systems": [outcome_data(outcome) for outcome in found]},
+    )
+
+
+def verdict(found: Sequence[Outcome], measure: str) -> str:
+    """Return the best setting, and the smallest that costs at most one point."""
+    best = max(found, key=lambda outcome: outcome.mean(measure))
+    top = best.mean(measure)
+    enough = [outcome for outcome in found if outcome.mean(measure) >= top - 1]
+    small = min(enough, key=lambda outcome: (outcome.cost.vector_bytes, outcome.cost.query_ms))
+    text = f"Best {measure}: {top:.2f} with {best.system.label}."
+    if small is best:
+        return text
+    return (
+        f"{text} Within one point of it at the least space: {small.system.label}, "
+        f"{small.mean(measure):.2f} with {small.cost.vector_bytes:,} bytes a vector instead of "
+        f"{best.cost.vector_bytes:,}. `gte eval compare` says whether a difference is real."
+    )
+
+
+def _names(found: Sequence[Outcome]) -> list[str]:
+    """Return what tells the settings apart."""
+    model = found[0].system.model
+    return [o.system.label.removeprefix(model).lstrip(", ") or "as it is" for o in found]
+
+
+def _table(found: Sequence[Outcome], names: Sequence[str], measure: str, best: Outcome) -> Table:
+    rows: list[tuple[Cell, ...]] = [
+        (
+            name,
+            outcome.mean(measure),
+            outcome.mean("R@100"),
+            outcome.cost.tokens_per_second,
+            outcome.cost.query_ms,
+            outcome.cost.vector_bytes,
+            outcome.cost.truncated,
+        )
+        for name, outcome in zip(names, found, strict=True)
+    ]
+    header = ("settings", measure, "R@100", "tokens/s", "ms a query", "bytes", "truncated")
+    return Table(header, rows, frozenset({list(found).index(best)}))
+
+
+def _plot(axis: Axis, found: Sequence[Outcome], names: Sequence[str], measure: str) -> Section:
+    places = [(axis.of(outcome.cost), outcome.mean(measure)) for outcome in found]
+    points = [
+        Point(*place, label=name, best=best)
+        for place, name, best in zip(places, names, front(places), strict=True)
+    ]
+    text = "Joined points are those that no other beats on both."
+    plot = scatter(points, axis.label, f"{measure}, points", logarithmic=True)
+    return Section(axis.title, text, plot)

@@ -1,0 +1,268 @@
+"""Ways to answer queries, measured: a model and its settings, what it finds, what it costs."""
+
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from opengte.errors import InputError, MissingExtraError
+from opengte.evaluate.collection import Collection
+from opengte.evaluate.work import Embeds, Memory, Worker
+from opengte.folding import normalise
+from opengte.types import Floats, TruncationSide
+
+MEASURES = ("nDCG@10", "R@10", "R@100", "RR@10", "AP@100")
+DEPTH = 100  # documents kept a query
+TIMED = 16  # queries answered one at a time, to time them
+BLOCK = 16_384  # documents scored at once
+
+Ranking = dict[str, float]  # document id -> score
+
+
+@dataclass(frozen=True)
+class System:
+    """A model with the settings that a comparison may vary; None: the model's own."""
+
+    model: str
+    engine: str = "auto"
+    precision: str = "auto"
+    dimensions: int | None = None
+    max_length: int | None = None
+    instruction: str | None = None
+    truncation: TruncationSide = "right"
+    reranker: str | None = None
+    depth: int = 50  # documents that the reranker reads
+
+    @property
+    def label(self) -> str:
+        """Return the model and what is not as usual."""
+        usual = System(self.model)
+        given = [f for f in fields(self)[1:] if getattr(self, f.name) != getattr(usual, f.name)]
+        return ", ".join([self.model, *(f"{f.name}={getattr(self, f.name)}" for f in given)])
+
+    @property
+    def vectors(self) -> "System":
+        """Return the settings that decide the full vectors: systems that share them share them."""
+        return replace(self, dimensions=None, reranker=None, depth=System.depth)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a system takes; query_ms is for one query at a time, reranking included."""
+
+    tokens_per_second: float
+    query_ms: float
+    vector_bytes: int
+    truncated: int
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a system found: rankings, and each measure's value for each query, 0 to 1."""
+
+    system: System
+    about: Mapping[str, Any]
+    rankings: Mapping[str, Ranking]
+    measures: Mapping[str, Mapping[str, float]]
+    cost: Cost
+
+    def mean(self, measure: str) -> float:
+        """Return a measure's mean over the queries, in points."""
+        values = self.measures[measure].values()
+        return 100 * sum(values) / len(values)
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """How models are loaded; a test puts its own here."""
+
+    encoder: Callable[[System], Embeds]
+    reranker: Callable[[System], Any]
+
+
+def parse(text: str, **shared: Any) -> System:
+    """Read `MODEL,setting=value,...`; shared are settings for those that it does not name.
+
+    >>> parse("minilm,dimensions=64,precision=fp32").dimensions
+    64
+    """
+    names = [f.name for f in fields(System)[1:]]
+    model, *settings = re.split(rf",(?=(?:{'|'.join(names)}|\w+)=)", text)
+    values: dict[str, Any] = {name: value for name, value in shared.items() if value is not None}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name not in names:
+            raise InputError(f"{text!r} sets {name!r}, expected one of {', '.join(names)}")
+        values[name] = _number(text, name, value) if name in _NUMBERS else value
+    if not model:
+        raise InputError(f"{text!r} names no model, expected MODEL or MODEL,setting=value,...")
+    if values.get("truncation", "right") not in ("right", "left", "error"):
+        raise InputError(f"{text!r} sets truncation, expected right, left or error")
+    return System(model, **values)
+
+
+_NUMBERS = ("dimensions", "max_length", "depth")
+
+
+def _number(text: str, name: str, value: str) -> int:
+    if not value.isdigit() or int(value) < 1:
+        raise InputError(f"{text!r} sets {name} to {value!r}, expected a whole number above 0")
+    return int(value)
+
+
+def outcomes(
+    systems: Sequence[System],
+    collection: Collection,
+    loaders: Loaders,
+    *,
+    advance: Callable[[int], None] | None = None,
+) -> Iterator[Outcome]:
+    """Yield what each system finds, in order; systems with the same vectors encode once.
+
+    Measures come from ir-measures. Raises InputError for dimensions that a model does not have.
+    """
+    measured: dict[System, _Vectors] = {}
+    left = [system.vectors for system in systems]
+    for system in systems:
+        if system.vectors not in measured:
+            encoder = loaders.encoder(system)
+            _check_dimensions(systems, system.vectors, encoder.card.dimension)
+            measured[system.vectors] = _encode(system, encoder, collection, advance)
+        yield _outcome(system, measured[system.vectors], collection, loaders)
+        left.remove(system.vectors)
+        if system.vectors not in left:
+            del measured[system.vectors]  # and with it the model
+
+
+@dataclass(frozen=True, eq=False)
+class _Vectors:
+    encoder: Embeds
+    queries: Floats
+    documents: Floats
+    tokens_per_second: float
+    query_seconds: float
+    truncated: int
+
+
+def _check_dimensions(systems: Sequence[System], vectors: System, width: int) -> None:
+    for system in systems:
+        if system.vectors == vectors and system.dimensions and system.dimensions > width:
+            raise InputError(
+                f"dimensions is {system.dimensions}, but `{system.model}` has vectors of {width}"
+            )
+
+
+def _encode(
+    system: System,
+    encoder: Embeds,
+    collection: Collection,
+    advance: Callable[[int], None] | None,
+) -> _Vectors:
+    worker = Worker(encoder, truncation=system.truncation, memory=Memory(0), advance=advance)
+    documents = worker.encode(list(collection.documents.values()), "document", None)
+    speed = worker.work.tokens_per_second
+    asked = list(collection.queries.values())
+    queries = worker.encode(asked, "query", system.instruction)
+    return _Vectors(
+        encoder=encoder,
+        queries=queries,
+        documents=documents,
+        tokens_per_second=speed,
+        query_seconds=_timed(worker, asked[:TIMED], system.instruction),
+        truncated=worker.work.truncated,
+    )
+
+
+def _timed(worker: Worker, queries: Sequence[str], instruction: str | None) -> float:
+    """Return the median seconds of encoding one query."""
+    worker.advance, seconds = None, []
+    for query in queries:
+        start = time.perf_counter()
+        worker.encode([query], "query", instruction)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def _outcome(
+    system: System, vectors: _Vectors, collection: Collection, loaders: Loaders
+) -> Outcome:
+    card = vectors.encoder.card
+    width = system.dimensions or card.dimension
+    start = time.perf_counter()
+    rankings = _search(
+        normalise(vectors.queries[:, :width]), normalise(vectors.documents[:, :width]), collection
+    )
+    seconds = vectors.query_seconds + (time.perf_counter() - start) / len(collection.queries)
+    if system.reranker is not None:
+        start = time.perf_counter()
+        rankings = _rerank(system, loaders.reranker(system), rankings, collection)
+        seconds += (time.perf_counter() - start) / len(collection.queries)
+    return Outcome(
+        system=system,
+        about={
+            "fingerprint": card.fingerprint,
+            "engine": card.engine,
+            "precision": card.precision,
+            "dimensions": width,
+            "max_length": card.max_length,
+        },
+        rankings=rankings,
+        measures=measure(collection, rankings),
+        cost=Cost(
+            vectors.tokens_per_second, 1000 * seconds, 4 * width, truncated=vectors.truncated
+        ),
+    )
+
+
+def _search(queries: Floats, documents: Floats, collection: Collection) -> dict[str, Ranking]:
+    """Return the best documents of each query, exactly; equal scores in the order of documents."""
+    scores = np.empty((len(queries), 0), np.float32)
+    places = np.empty((len(queries), 0), np.int64)
+    for start in range(0, len(documents), BLOCK):
+        block = queries @ documents[start : start + BLOCK].T
+        here = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
+        scores = np.concatenate([scores, block], axis=1)
+        places = np.concatenate([places, here], axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
+        scores = np.take_along_axis(scores, order, axis=1)
+        places = np.take_along_axis(places, order, axis=1)
+    ids = list(collection.documents)
+    return {
+        query: {ids[place]: float(score) for place, score in zip(*row, strict=True)}
+        for query, *row in zip(collection.queries, places.tolist(), scores.tolist(), strict=True)
+    }
+
+
+def _rerank(
+    system: System, reranker: Any, rankings: Mapping[str, Ranking], collection: Collection
+) -> dict[str, Ranking]:
+    """Return rankings whose first documents are in the reranker's order, the rest behind them."""
+    result = {}
+    for query, ranking in rankings.items():
+        ids = list(ranking)
+        read, rest = ids[: system.depth], ids[system.depth :]
+        texts = [collection.documents[key] for key in read]
+        scores = reranker.score(collection.queries[query], texts).tolist()
+        order = sorted(range(len(read)), key=lambda place: -scores[place])
+        ordered = [read[place] for place in order] + rest
+        result[query] = {key: float(len(ordered) - rank) for rank, key in enumerate(ordered)}
+    return result
+
+
+def measure(
+    collection: Collection, rankings: Mapping[str, Ranking], names: Sequence[str] = MEASURES
+) -> dict[str, dict[str, float]]:
+    """Return measure -> query -> value, 0 to 1, as ir-measures computes them."""
+    try:
+        import ir_measures
+    except ImportError as error:
+        raise MissingExtraError("ir-measures", "eval", "measuring rankings") from error
+    measures = {ir_measures.parse_measure(name): name for name in names}
+    values = {name: dict.fromkeys(collection.queries, 0.0) for name in names}
+    for found in ir_measures.iter_calc(list(measures), collection.qrels, dict(rankings)):
+        values[measures[found.measure]][found.query_id] = float(found.value)
+    return values
