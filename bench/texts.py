@@ -144,7 +144,9 @@ def long_text(parts: list[str], tokenizer: Tokenizer, tokens: int) -> str:
 def main() -> None:
     """Print the texts as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json to measure by")
+    parser.add_argument(
+        "--tokenizer", type=Path, required=True, help="tokenizer.json to measure by"
+    )
     parser.add_argument("--count", type=int, default=1000)
     arguments = parser.parse_args()
     tokenizer = Tokenizer.from_file(str(arguments.tokenizer))

@@ -5,6 +5,7 @@ from typing import Any
 
 import ctranslate2
 import numpy as np
+
 from cpu_peers.padded import Floats, Ids, Padded
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpu_peers.catalog import Shape
 from random_checkpoint import SHAPES, write
 
+from cpu_peers.catalog import Shape
 from opengte import checkpoint, hub
 from opengte.arch.plan import Plan
 

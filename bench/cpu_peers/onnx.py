@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
+
 from cpu_peers.padded import Floats, Ids, Padded
 
 

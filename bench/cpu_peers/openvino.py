@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import openvino
+
 from cpu_peers.padded import Floats, Ids, Padded
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}

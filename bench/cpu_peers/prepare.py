@@ -17,6 +17,7 @@ MAX_LENGTH = 512
 def onnx(folder: Path, pooling: str, texts: list[str], out: Path) -> None:
     """Export the network with its pooling, for batches of any size."""
     import torch
+
     from cpu_peers import sentence
     from cpu_peers.padded import pad
 
@@ -49,6 +50,7 @@ def openvino_int8(folder: Path, pooling: str, texts: list[str], out: Path) -> No
     """Quantise weights and activations by NNCF, calibrated on texts of the benchmark's own set."""
     import nncf
     import openvino
+
     from cpu_peers.padded import pad, tokenizer
 
     encode = tokenizer(folder, MAX_LENGTH).encode

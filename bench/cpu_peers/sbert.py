@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cpu_peers.padded import BATCH, Floats
-from cpu_peers.sentence import DTYPES, both_ways
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Normalize, Pooling, Transformer
+
+from cpu_peers.padded import BATCH, Floats
+from cpu_peers.sentence import DTYPES, both_ways
 
 
 class Peer:
@@ -30,7 +31,11 @@ class Peer:
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """Return the vectors of texts, in their order."""
-        vectors: Floats = self._model.encode(
-            list(texts), batch_size=BATCH, show_progress_bar=False, convert_to_tensor=True
-        ).float().numpy()
+        vectors: Floats = (
+            self._model.encode(
+                list(texts), batch_size=BATCH, show_progress_bar=False, convert_to_tensor=True
+            )
+            .float()
+            .numpy()
+        )
         return vectors

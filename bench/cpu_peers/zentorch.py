@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import zentorch  # noqa: F401  registers the backend
+
 from cpu_peers import sentence
 from cpu_peers.padded import Floats, Ids, Padded
 

@@ -117,7 +117,7 @@ def verdict(comparison: Comparison) -> str:
         return f"{b} and {a} give the same {measure} for every one of {result.n:,} queries."
     numbers = (
         f"difference {result.difference:+.2f} points, 95 % interval {result.low:+.2f} to "
-        f"{result.high:+.2f}, p = {_p(result.p)}, {result.n:,} queries"
+        f"{result.high:+.2f}, p {_sign(result.p)}, {result.n:,} queries"
     )
     if result.p < ALPHA:
         which = "better" if result.difference > 0 else "worse"
@@ -140,6 +140,10 @@ def _power(result: Paired) -> str:
     if result.needed is None:
         return f"{could}."
     return f"{could}; for one as small as this, you would need about {result.needed:,} queries."
+
+
+def _sign(value: float) -> str:
+    return _p(value) if value < 0.001 else f"= {_p(value)}"
 
 
 def _p(value: float) -> str:

