@@ -136,23 +136,27 @@ class Forward {
     const int padded = linear.steps * layout.group;
     crew.each(rows, [&](int i) {
       std::uint8_t* y = to + i * to_stride;
-      const float* x = static_cast<const float*>(from) + i * stride;
-      if (bf16) {
-        float* wide = s.state.as<float>() + static_cast<std::ptrdiff_t>(i) * n;
-        k_.from_bf16(static_cast<const std::uint16_t*>(from) + i * stride, n, wide);
-        x = wide;
-      }
-      if (kind == OperandKind::f32) {
-        std::memcpy(y, x, n * sizeof(float));
-      } else if (kind == OperandKind::bf16) {
-        k_.to_bf16(x, n, reinterpret_cast<std::uint16_t*>(y));
+      const std::uint8_t* x = static_cast<const std::uint8_t*>(from) + i * stride * (bf16 ? 2 : 4);
+      if (kind == OperandKind::u8 || kind == OperandKind::s16) {
+        k_.quantise({x, bf16, &linear, kind, y, s.scale.as<float>() + i, s.low.as<float>() + i});
       } else {
-        k_.quantise(x, n, kind, y, s.scale.as<float>() + i, s.low.as<float>() + i);
+        convert(x, bf16, n, y, kind);
       }
       const std::size_t used = n * operand_bytes(kind);
       std::memset(y + used, 0, padded * operand_bytes(kind) - used);
     });
     return {to, to_stride, s.scale.as<float>(), s.low.as<float>()};
+  }
+
+  void convert(const std::uint8_t* x, bool bf16, int n, std::uint8_t* y, OperandKind kind) {
+    const auto* wide = reinterpret_cast<const float*>(x);
+    if (bf16 == (kind == OperandKind::bf16)) {
+      std::memcpy(y, x, n * operand_bytes(kind));
+    } else if (bf16) {
+      k_.from_bf16(reinterpret_cast<const std::uint16_t*>(x), n, reinterpret_cast<float*>(y));
+    } else {
+      k_.to_bf16(wide, n, reinterpret_cast<std::uint16_t*>(y));
+    }
   }
 
   // --- one layer ---
@@ -571,38 +575,35 @@ void Activations::release() {
 void Scratch::reserve(const Context& c, int longest) {
   const Model& m = *c.model;
   const std::size_t rows = block_rows(m) + 1;
-  std::size_t inputs = m.width(), wide = widest_qkv(m), states = 1;
+  std::size_t inputs = m.width(), wide = widest_qkv(m);
   for (const Layer& l : m.layers) {
     inputs = std::max<std::size_t>({inputs, static_cast<std::size_t>(l.inner),
                                     static_cast<std::size_t>(l.heads * l.head_dim)});
     wide = std::max<std::size_t>(wide, l.inner);
-    states = std::max<std::size_t>(states, l.heads * l.head_dim);
     attention.reserve(c.kernels->attend_scratch(l.head_dim) * sizeof(float));
     keys.reserve(c.kernels->keys_elements(c.attention_bf16, longest, l.head_dim) * c.state_bytes());
     values.reserve(c.kernels->values_elements(c.attention_bf16, longest, l.head_dim) *
                    c.state_bytes());
   }
   std::size_t operand_room = rows * (inputs * sizeof(float) + 128);
-  std::size_t wide_room = rows * wide, state_room = rows * std::max(states, inputs);
+  std::size_t wide_room = rows * wide;
   if (m.latent.present) {
     const std::size_t inner = static_cast<std::size_t>(m.latent.heads) * m.latent.head_dim;
     const std::size_t most = std::max<std::size_t>(inner, m.latent.inner);
     attention.reserve(c.kernels->attend_scratch(m.latent.head_dim) * sizeof(float));
     operand_room = std::max(operand_room, (latent_block + 1) * (most * sizeof(float) + 128));
     wide_room = std::max(wide_room, (latent_block + 1) * most);
-    state_room = std::max(state_room, (latent_block + 1) * most);
   }
   normed.reserve(rows * m.width() * sizeof(float));
   operand.reserve(operand_room);
   scale.reserve(rows * sizeof(float));
   low.reserve(rows * sizeof(float));
   this->wide.reserve(wide_room * sizeof(float));
-  state.reserve(state_room * sizeof(float));
 }
 
 std::size_t Scratch::bytes() const {
   std::size_t total = 0;
-  for (const Buffer* b : {&normed, &operand, &scale, &low, &wide, &state, &attention, &keys, &values}) {
+  for (const Buffer* b : {&normed, &operand, &scale, &low, &wide, &attention, &keys, &values}) {
     total += b->bytes();
   }
   return total;

@@ -73,7 +73,7 @@ struct Activations {
 
 // Room for a block of rows and for a tile of attention.
 struct Scratch {
-  Buffer normed, operand, scale, low, wide, state;
+  Buffer normed, operand, scale, low, wide;
   Buffer attention, keys, values;
 
   // longest: of the sequences that one thread attends to alone

@@ -44,6 +44,10 @@ struct Linear {
   const float* scale = nullptr;         // int8: per output
   const float* sum = nullptr;           // int8: scale * sum of the output's quantised weights
   const float* bias = nullptr;          // zeros where the layer has none
+  // int8: inputs are quantised as (x - centre) * factor, which weights and bias take back; null: as
+  // they are
+  const float* centre = nullptr;
+  const float* factor = nullptr;
 };
 
 // Rows of activations. `stride` in bytes; scale and low only for the quantised kinds, where a value
@@ -81,6 +85,17 @@ struct NormArgs {
   int width;
 };
 
+// One row of `linear`'s inputs -> 8 bits, in the layout's kind.
+struct QuantiseArgs {
+  const void* x;
+  bool bf16;  // x holds bfloat16 instead of float
+  const Linear* linear;
+  OperandKind kind;
+  void* q;
+  float* scale;
+  float* low;
+};
+
 // Attention of some query rows of one head over one sequence's packed keys and values.
 struct AttendArgs {
   const void* q;              // first row of this head
@@ -110,7 +125,7 @@ struct Kernels {
   void (*add)(float* x, const float* y, int n);                 // x += y
   void (*scale)(float* x, float factor, int n);
   void (*activate)(float* x, int n, Activation);
-  void (*quantise)(const float* x, int n, OperandKind, void* q, float* scale, float* low);
+  void (*quantise)(const QuantiseArgs&);
   void (*to_bf16)(const float* x, int n, std::uint16_t* y);
   void (*from_bf16)(const std::uint16_t* x, int n, float* y);
   void (*rotate)(float* x, const float* cosine, const float* sine, int half);

@@ -78,24 +78,48 @@ struct Rows {
   }
 
   // x ~ q * scale + low with q in 0..255: the row's own range, wherever it lies.
-  static void quantise(const float* x, int n, OperandKind kind, void* q, float* scale, float* low) {
+  template <class Load>
+  OGTE_INLINE void quantise_row(const QuantiseArgs& args, Load&& value) {
+    const int n = args.linear->inputs;
     F lowest = Isa::set(__builtin_huge_valf()), highest = Isa::set(-__builtin_huge_valf());
     vectors(n, [&](int i, int k) OGTE_LAMBDA {
-      const F v = load(x + i, k);
+      const F v = value(i, k);
       lowest = k < lanes ? Isa::head(Isa::min(v, lowest), lowest, k) : Isa::min(v, lowest);
       highest = k < lanes ? Isa::head(Isa::max(v, highest), highest, k) : Isa::max(v, highest);
     });
     const float first = Isa::lowest(lowest), range = Isa::highest(highest) - first;
-    *low = first;
-    *scale = range * (1.0f / 255.0f);
+    *args.low = first;
+    *args.scale = range * (1.0f / 255.0f);
     const F factor = Isa::set(range > 0.0f ? 255.0f / range : 0.0f);
     const F offset = Isa::set(first), top = Isa::set(255.0f);
     vectors(n, [&](int i, int k) OGTE_LAMBDA {
-      F v = Isa::mul(Isa::sub(load(x + i, k), offset), factor);
+      F v = Isa::mul(Isa::sub(value(i, k), offset), factor);
       v = Isa::min(Isa::max(v, Isa::zero()), top);
-      if (kind == OperandKind::u8) Isa::store_u8(static_cast<std::uint8_t*>(q) + i, v, k);
-      else Isa::store_s16(static_cast<std::int16_t*>(q) + i, v, k);
+      if (args.kind == OperandKind::u8) Isa::store_u8(static_cast<std::uint8_t*>(args.q) + i, v, k);
+      else Isa::store_s16(static_cast<std::int16_t*>(args.q) + i, v, k);
     });
+  }
+
+  template <class Load>
+  OGTE_INLINE void quantise_smoothed(const QuantiseArgs& args, Load&& value) {
+    const float* centre = args.linear->centre;
+    const float* factor = args.linear->factor;
+    if (factor == nullptr) return quantise_row(args, value);
+    quantise_row(args, [&](int i, int k) OGTE_LAMBDA {
+      return Isa::mul(Isa::sub(value(i, k), load(centre + i, k)), load(factor + i, k));
+    });
+  }
+
+  static void quantise(const QuantiseArgs& args) {
+    if (args.bf16) {
+      const auto* x = static_cast<const std::uint16_t*>(args.x);
+      quantise_smoothed(args, [&](int i, int k) OGTE_LAMBDA {
+        return k == lanes ? Isa::load_bf16(x + i) : Isa::load_bf16(x + i, k);
+      });
+    } else {
+      const auto* x = static_cast<const float*>(args.x);
+      quantise_smoothed(args, [&](int i, int k) OGTE_LAMBDA { return load(x + i, k); });
+    }
   }
 
   static void to_bf16(const float* x, int n, std::uint16_t* y) {

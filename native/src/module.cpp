@@ -21,6 +21,7 @@ namespace {
 using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using WritableBytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Results = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 
 std::vector<std::string> levels() {
@@ -252,6 +253,17 @@ class PyPacker {
   }
   std::size_t bytes() const { return packed_.bytes(); }
 
+  void smooth(Floats centre, Floats spread, WritableBytes to) const {
+    const std::size_t n = packed_.inputs;
+    if (packed_.precision != Precision::int8 || centre.size() != n || spread.size() != n) {
+      throw std::invalid_argument("smoothing needs int8, and one value an input");
+    }
+    for (std::size_t k = 0; k < n; ++k) {
+      if (!(spread.data()[k] > 0.0f)) throw std::invalid_argument("spread must be positive");
+    }
+    check(true, 0, 0, to);
+    packed_.smooth(centre.data(), spread.data(), to.data());
+  }
   void weights(Bytes rows, const std::string& dtype, int first, WritableBytes to) const {
     const Dtype d = dtype_of(dtype);
     const std::size_t row = packed_.inputs * dtype_bytes(d);
@@ -347,6 +359,7 @@ NB_MODULE(_native, m) {
       .def(nb::init<const std::string&, const std::string&, bool, int, int>(), nb::arg("isa"),
            nb::arg("precision"), nb::arg("gated"), nb::arg("outputs"), nb::arg("inputs"))
       .def_prop_ro("bytes", &PyPacker::bytes)
+      .def("smooth", &PyPacker::smooth, nb::arg("centre"), nb::arg("spread"), nb::arg("to"))
       .def("weights", &PyPacker::weights, nb::arg("rows"), nb::arg("dtype"), nb::arg("first"),
            nb::arg("to"))
       .def("bias", &PyPacker::bias, nb::arg("values"), nb::arg("dtype"), nb::arg("first"),

@@ -77,6 +77,25 @@ std::size_t PackedLinear::vector_bytes() const {
   return aligned(static_cast<std::size_t>(panels()) * layout.panel * sizeof(float));
 }
 
+std::size_t PackedLinear::input_bytes() const {
+  return precision == Precision::int8 ? aligned(static_cast<std::size_t>(inputs) * sizeof(float)) : 0;
+}
+
+float* PackedLinear::vector(std::uint8_t* to, int i) const {
+  return reinterpret_cast<float*>(to + weight_bytes() + i * vector_bytes());
+}
+
+float* PackedLinear::inputs_at(std::uint8_t* to, int i) const {
+  return reinterpret_cast<float*>(to + weight_bytes() + 3 * vector_bytes() + i * input_bytes());
+}
+
+void PackedLinear::smooth(const float* centre, const float* spread, std::uint8_t* to) const {
+  for (int k = 0; k < inputs; ++k) {
+    inputs_at(to, 0)[k] = centre[k];
+    inputs_at(to, 1)[k] = 1.0f / spread[k];
+  }
+}
+
 std::size_t PackedLinear::place(int row) const {
   if (!gated) return row;
   const int half = layout.panel / 2, inner = outputs / 2;
@@ -90,8 +109,9 @@ void PackedLinear::pack_weights(const void* rows, Dtype dtype, int first, int co
   std::vector<float> row(inputs);
   std::vector<std::int8_t> bytes(inputs);
   std::vector<std::uint16_t> halves(inputs);
-  auto* scale = reinterpret_cast<float*>(to + weight_bytes());
-  auto* sum = reinterpret_cast<float*>(to + weight_bytes() + vector_bytes());
+  float* scale = vector(to, 0);
+  float* sum = vector(to, 1);
+  const bool smoothed = precision == Precision::int8 && inputs_at(to, 1)[0] != 0.0f;
   for (int r = 0; r < count; ++r) {
     const auto* source = static_cast<const std::uint8_t*>(rows) +
                          static_cast<std::size_t>(r) * inputs * dtype_bytes(dtype);
@@ -103,6 +123,14 @@ void PackedLinear::pack_weights(const void* rows, Dtype dtype, int first, int co
       for (int k = 0; k < inputs; ++k) halves[k] = to_bf16(row[k]);
       scatter(halves.data(), *this, at, to);
     } else {
+      if (smoothed) {
+        double moved = 0.0;
+        for (int k = 0; k < inputs; ++k) {
+          moved += double{row[k]} * inputs_at(to, 0)[k];
+          row[k] /= inputs_at(to, 1)[k];
+        }
+        vector(to, 2)[at] += static_cast<float>(moved);
+      }
       scale[at] = quantise_row(row.data(), inputs, bytes.data());
       std::int64_t total = 0;
       for (const std::int8_t q : bytes) total += q;
@@ -116,8 +144,8 @@ void PackedLinear::pack_bias(const void* values, Dtype dtype, int first, int cou
                              std::uint8_t* to) const {
   std::vector<float> bias(count);
   to_float(values, dtype, bias.size(), bias.data());
-  auto* out = reinterpret_cast<float*>(to + weight_bytes() + 2 * vector_bytes());
-  for (int r = 0; r < count; ++r) out[place(first + r)] = bias[r];
+  float* out = vector(to, 2);  // may hold what smoothing moved there
+  for (int r = 0; r < count; ++r) out[place(first + r)] += bias[r];
 }
 
 Linear PackedLinear::view(const std::uint8_t* from) const {
@@ -133,6 +161,12 @@ Linear PackedLinear::view(const std::uint8_t* from) const {
   linear.scale = reinterpret_cast<const float*>(vectors);
   linear.sum = reinterpret_cast<const float*>(vectors + vector_bytes());
   linear.bias = reinterpret_cast<const float*>(vectors + 2 * vector_bytes());
+  if (precision != Precision::int8) return linear;
+  const auto* smoothing = vectors + 3 * vector_bytes();
+  const auto* factor = reinterpret_cast<const float*>(smoothing + input_bytes());
+  if (factor[0] == 0.0f) return linear;
+  linear.centre = reinterpret_cast<const float*>(smoothing);
+  linear.factor = factor;
   return linear;
 }
 

@@ -43,8 +43,8 @@ struct Operands {
       } else if (layout.operand == OperandKind::bf16) {
         k.to_bf16(from, linear.inputs, reinterpret_cast<std::uint16_t*>(to));
       } else {
-        k.quantise(from, linear.inputs, layout.operand, to, scale.as<float>() + i,
-                   low.as<float>() + i);
+        k.quantise({from, false, &linear, layout.operand, to, scale.as<float>() + i,
+                    low.as<float>() + i});
       }
     }
     view = {data.as<void>(), static_cast<std::ptrdiff_t>(stride), scale.as<float>(), low.as<float>()};
