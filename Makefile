@@ -34,15 +34,19 @@ clean: ## Remove the environment, caches and builds; downloaded models stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.installed: pyproject.toml constraints.txt $(wildcard native/CMakeLists.txt native/src/*)
+NATIVE := $(wildcard native/src/*) native/CMakeLists.txt
+
+# without a C++ compiler the extension is left out, and PyTorch takes its place
+$(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; choose one with make PYTHON=python3.11")'
-	@echo "Installing OpenGTE and PyTorch into $(VENV), once; this takes some minutes ..."
+	@echo "Installing OpenGTE into $(VENV), once; this takes a minute or two ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --upgrade "pip>=25.1"
-	@$(PIP) install --constraint constraints.txt --editable ".[torch]"
+	@$(PIP) install --constraint constraints.txt --editable .
+	@$(BIN)/python -c 'import opengte._native' || $(PIP) install --constraint constraints.txt --editable ".[torch]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
 	@echo "Installing what development needs into $(VENV), once ..."
-	@$(PIP) install --constraint constraints.txt --group dev --editable ".[torch,parquet]"
+	@$(PIP) install --constraint constraints.txt --group dev
 	@touch $@

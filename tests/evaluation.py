@@ -51,7 +51,7 @@ class HashEncoder:
         self.reads += len(texts)
         self.calls.append({"role": role, "instruction": instruction, "texts": list(texts)})
         room = self.card.max_length - 2
-        words = [text.lower().split() for text in texts]
+        words = [[word.strip(".?") for word in text.lower().split()] for text in texts]
         long = [Truncated(i, len(row) + 2, room + 2) for i, row in enumerate(words) if row[room:]]
         words = [row[:room] for row in words]
         dense = np.array([self._vector(row) for row in words], np.float32).reshape(-1, WIDTH)

@@ -9,7 +9,6 @@ from opengte.errors import InputError
 from opengte.evaluate import needle, report
 from tests.evaluation import HashEncoder
 
-
 NAMES = {name.lower() for name in (*needle._FIRST, *needle._LAST)}
 
 

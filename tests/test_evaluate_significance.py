@@ -59,7 +59,6 @@ def test_detectable_difference_agrees_with_simulation() -> None:
     found = [power(share * stated, n, runs) for share in POWERS]
     assert found == sorted(found)
     simulated = float(np.interp(0.8, found, POWERS)) * stated
-    print(f"stated {stated:.4f}, simulated {simulated:.4f}, power there {found[1]:.3f}")
     assert abs(simulated / stated - 1) < 0.1
     assert found[1] == pytest.approx(0.8, abs=0.06)
 
