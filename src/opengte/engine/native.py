@@ -12,7 +12,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ Bytes = npt.NDArray[np.uint8]
 Precision = Literal["fp32", "bf16", "int8"]
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
-FORMAT = 1  # of prepared weights: raise it when their layout changes
+FORMAT = 2  # of prepared weights: raise it when their layout changes
 MAGIC = b"opengte prepared weights\n"
 ALIGNMENT = 64
 MICRO_TOKENS = 256  # tokens that a thread takes through all layers at a time
@@ -258,8 +258,9 @@ class Part:
 class Layout:
     """How a plan's weights are prepared: the precision of each matrix, the place of each array.
 
-    linears maps each matrix, by its slot without `.weight`, to its precision; parts maps matrices
-    (weights, scales and bias in one array) and all other slots to their places.
+    linears maps each matrix, by its slot without `.weight`, to its precision, and rows to its number
+    of outputs; smoothed maps the matrices whose inputs are smoothed to the norm that gives these;
+    parts maps matrices (weights, scales and bias in one array) and all other slots to their places.
     """
 
     precision: Precision
@@ -267,6 +268,8 @@ class Layout:
     word_dtype: str
     linears: dict[str, str]
     packers: dict[str, Any]
+    rows: dict[str, int]
+    smoothed: dict[str, str]
     parts: dict[str, Part]
     size: int
 
@@ -293,7 +296,24 @@ class Layout:
         for name, size in sizes.items():
             parts[name] = Part(offset, size)
             offset += -(-size // ALIGNMENT) * ALIGNMENT
-        return cls(precision, isa, word_dtype, linears, packers, parts, offset)
+        rows = {name: plan.slots()[f"{name}.weight"].shape[0] for name in linears}
+        smoothed = _norms(plan) if precision == "int8" else {}
+        return cls(precision, isa, word_dtype, linears, packers, rows, smoothed, parts, offset)
+
+
+def _norms(plan: Plan) -> dict[str, str]:
+    """Return, for the matrices that read a norm's output and nothing else, that norm's slot."""
+    found: dict[str, str] = {}
+    before = "embedding.norm" if plan.embedding.norm else None
+    for i, layer in enumerate(plan.layers):
+        own = f"layers.{i}.attention_norm" if layer.attention_norm else None
+        after = f"layers.{i}.ffn_norm"
+        inputs = (before, own) if layer.post_norm else (own, after)
+        for name, norm in zip((f"layers.{i}.qkv", f"layers.{i}.up"), inputs, strict=True):
+            if norm is not None:
+                found[name] = norm
+        before = after if layer.post_norm else None
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,14 +339,39 @@ class Prepared:
 
     def fill(self, chunks: Iterable[Chunk]) -> None:
         """Prepare a stream of weights into this block, which must be zero."""
+        whole = _Matrix()
         for chunk in chunks:
             owner, _, kind = chunk.slot.rpartition(".")
-            if owner in self.layout.linears and kind in ("weight", "bias"):
-                pack = getattr(self.layout.packers[owner], "weights" if kind == "weight" else kind)
-                values, dtype = _values(chunk)
-                pack(values.reshape(-1).view(np.uint8), dtype, chunk.row, self._array(owner))
-            else:
+            if owner not in self.layout.linears or kind not in ("weight", "bias"):
                 self._place(chunk)
+                continue
+            packer, into = self.layout.packers[owner], self._array(owner)
+            values, dtype = _values(chunk)
+            if kind == "bias":
+                packer.bias(values.view(np.uint8), dtype, chunk.row, into)
+            elif owner not in self.layout.smoothed:
+                packer.weights(values.reshape(-1).view(np.uint8), dtype, chunk.row, into)
+            elif whole.add(chunk, self.layout.rows[owner]):
+                self._smooth(owner, whole.parts)
+                for row, part in whole.parts:
+                    packer.weights(part.reshape(-1).view(np.uint8), "fp32", row, into)
+
+    def _smooth(self, owner: str, parts: list[tuple[int, Floats]]) -> None:
+        """Spread the ranges of a matrix's inputs, which come from a norm, before they are quantised.
+
+        A norm's weight and bias say what range each input has, without any calibration data. The
+        mean goes into the bias, and half of the range, as far as the weights' own ranges allow, into
+        the weights (arXiv 2211.10438 with strength 1/2).
+        """
+        norm = self.layout.smoothed[owner]
+        ranges = np.abs(self._array(f"{norm}.weight").view(np.float32))
+        name = f"{norm}.bias"
+        moved = name in self.layout.parts
+        centre = self._array(name).view(np.float32) if moved else np.zeros_like(ranges)
+        tops = np.max([np.abs(part).max(axis=0) for _, part in parts], axis=0)
+        spread = np.sqrt(_floor(ranges) / _floor(tops)).astype(np.float32)
+        if np.isfinite(spread).all() and np.isfinite(centre).all():
+            self.layout.packers[owner].smooth(centre, spread, self._array(owner))
 
     def _place(self, chunk: Chunk) -> None:
         stored = self.layout.word_dtype if chunk.slot == "embedding.word" else "fp32"
@@ -338,6 +383,27 @@ class Prepared:
         raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
         start = chunk.row * (raw.size // max(1, len(values)))
         self._array(chunk.slot)[start : start + raw.size] = raw
+
+
+@dataclass
+class _Matrix:
+    """The chunks of one matrix, until it is whole."""
+
+    slot: str = ""
+    parts: list[tuple[int, Floats]] = field(default_factory=list)
+
+    def add(self, chunk: Chunk, rows: int) -> bool:
+        """Take a copy of a chunk; return whether the matrix has all its rows."""
+        if chunk.slot != self.slot:
+            self.slot, self.parts = chunk.slot, []
+        self.parts.append((chunk.row, np.array(chunk.as_float32())))
+        return sum(len(part) for _, part in self.parts) == rows
+
+
+def _floor(x: Floats) -> Floats:
+    """Keep values from being so small that a quotient by them means nothing."""
+    result: Floats = np.maximum(x, max(float(x.max()) * 1e-4, 1e-30))
+    return result
 
 
 def _values(chunk: Chunk) -> tuple[npt.NDArray[Any], str]:
@@ -369,6 +435,7 @@ def _header(layout: Layout) -> bytes:
         "isa": layout.isa,
         "word_dtype": layout.word_dtype,
         "linears": layout.linears,
+        "smoothed": layout.smoothed,
         "parts": {name: [part.offset, part.size] for name, part in layout.parts.items()},
     }
     raw = MAGIC + json.dumps(described, sort_keys=True).encode()

@@ -189,9 +189,14 @@ def _one(
         if isinstance(model, EncoderForMteb):
             raise
         return TaskRun(item.task, "not run", f"a reranker cannot do it: {_reason(error)}")
-    found = result.task_results[0]
+    found = _from_disk(mteb, _result_path(output, model, item.task), result.task_results[0])
     work, seconds = model.work - before, time.perf_counter() - start
     return _outcome(item.task, _scores(task, found), work, seconds, _scoring(found))
+
+
+def _from_disk(mteb: Any, path: Path, result: Any) -> Any:
+    """Return the result as it was filed, rounded, so that a later run reads the same scores."""
+    return mteb.results.TaskResult.from_disk(path) if path.is_file() else result
 
 
 def _outcome(
