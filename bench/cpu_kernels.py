@@ -5,27 +5,31 @@
 Prints, per instruction-set level and precision, operations a second of the product on one thread,
 tokens a second of a MiniLM-shaped network (6 layers of 384, 12 heads, inner width 1536, random
 weights) on texts of mixed lengths, the share of the product's peak that this is, and the latency of
-a query of 10 tokens. Figures are the best of the rounds, which is what a busy machine disturbs least.
+a query of 10 tokens. Figures are the best of the rounds: what a busy machine disturbs least.
 """
 
 import argparse
+import importlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from opengte import _native
 from opengte.arch.plan import Attention, Embedding, FeedForward, Layer, Norm, Plan
 from opengte.engine import native
-from opengte.types import PackedBatch
+from opengte.types import Output, PackedBatch
 from opengte.weights import Chunk
 
-DENSE = frozenset({"dense"})
+_native: Any = importlib.import_module("opengte._native")
+
+DENSE: frozenset[Output] = frozenset({"dense"})
 WIDTH, INNER, HEADS, LAYERS, VOCABULARY = 384, 1536, 12, 6, 30522
 
 
 def minilm() -> Plan:
+    """Return the plan of all-MiniLM-L6-v2."""
     norm = Norm("layer", 1e-12, bias=True)
     attention = Attention(
         heads=HEADS,
@@ -51,6 +55,7 @@ def minilm() -> Plan:
 
 
 def weights(plan: Plan) -> Iterator[Chunk]:
+    """Yield random weights that keep states near unit size."""
     generator = np.random.default_rng(0)
     for name, slot in plan.slots().items():
         x = generator.standard_normal(slot.shape, dtype=np.float32)
@@ -70,6 +75,7 @@ def lengths(count: int) -> npt.NDArray[np.int64]:
 
 
 def packed(counts: npt.NDArray[np.int64]) -> PackedBatch:
+    """Return random sequences of the given lengths."""
     cu_seqlens = np.cumsum([0, *counts], dtype=np.int32)
     ids = np.random.default_rng(2).integers(0, VOCABULARY, int(cu_seqlens[-1]), dtype=np.int32)
     zeros = np.zeros(len(counts), dtype=np.int32)
@@ -84,6 +90,7 @@ def operations(counts: npt.NDArray[np.int64]) -> float:
 
 
 def best(engine: native.NativeEngine, batch: PackedBatch, rounds: int) -> float:
+    """Return the seconds of the fastest run."""
     engine.run(batch, DENSE)
     times = []
     for _ in range(rounds):
@@ -94,6 +101,7 @@ def best(engine: native.NativeEngine, batch: PackedBatch, rounds: int) -> float:
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=native.available_threads())
     parser.add_argument("--rounds", type=int, default=5)

@@ -133,7 +133,8 @@ def subset(texts: list[str], counts: list[int], size: int) -> list[str]:
 def long_text(parts: list[str], tokenizer: Tokenizer, tokens: int) -> str:
     """Return a text of at least so many tokens, made of the given ones in turn."""
     counts = token_counts(parts, tokenizer)
-    taken, total = [], 0
+    taken: list[str] = []
+    total = 0
     while total < tokens:
         place = len(taken) % len(parts)
         taken.append(parts[place])

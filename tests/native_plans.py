@@ -91,7 +91,7 @@ def decoder(**attention: Any) -> Plan:
 def modernbert() -> Plan:
     plan = rope_only(bert(64, 2, layers=3), Rope(160000.0))
     norm = Norm("layer", 1e-5, bias=False)
-    local = {"window": 5, "rope": Rope(10000.0)}
+    local: dict[str, Any] = {"window": 5, "rope": Rope(10000.0)}
     layers = [
         replace(layer, post_norm=False, attention_norm=norm if i else None, ffn_norm=norm)
         for i, layer in enumerate(plan.layers)

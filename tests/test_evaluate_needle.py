@@ -1,6 +1,7 @@
 """Facts hidden in long documents."""
 
 import random
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -12,7 +13,7 @@ from tests.evaluation import HashEncoder
 NAMES = {name.lower() for name in (*needle._FIRST, *needle._LAST)}
 
 
-def counter(texts: list[str]) -> list[int]:
+def counter(texts: Sequence[str]) -> list[int]:
     return [len(text.split()) for text in texts]
 
 

@@ -108,9 +108,9 @@ def test_unknown_ids_and_queries_without_answers_are_counted(folder: Path) -> No
     found = load(folder)
     assert len(found.queries) == 30
     assert [note.split(", ")[0] for note in found.notes] == [
-        "1 judgements of unknown queries left out",
-        "1 judgements of unknown documents left out",
-        "1 queries without a relevant document left out",
+        "judgements of unknown queries left out: 1",
+        "judgements of unknown documents left out: 1",
+        "queries without a relevant document left out: 1",
     ]
 
 
@@ -136,7 +136,9 @@ def test_reads_two_columns(tmp_path: Path) -> None:
     assert found.documents == {"d1": "So.", "d2": "Now."}
     assert found.qrels["q:How, please?"] == {"d1": 1}
     assert found.segments["q:When?"] == "y"
-    assert found.notes[0].startswith("1 rows with an empty question or document")
+    assert found.notes == (
+        "rows with an empty question or document left out: 1, the first: `faq.csv`:5",
+    )
 
 
 def test_reads_named_columns_of_json_lines(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The statistics of comparisons, held against simulation."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ stats = pytest.importorskip("scipy.stats", reason="needs scipy: pip install 'ope
 POWERS = (0.9, 1.0, 1.1)  # shares of the detectable difference
 
 
-def differences(rng: np.random.Generator, n: int) -> np.ndarray:
+def differences(rng: np.random.Generator, n: int) -> Any:
     """Differences as nDCG@10 has them: many zeros, few large ones, symmetric around zero."""
     sizes = np.array([0.0, 0.11, 0.24, 0.37, 0.5, 1.0])
     sizes = rng.choice(sizes, n, p=[0.5, 0.2, 0.12, 0.1, 0.05, 0.03])
@@ -55,7 +56,7 @@ def power(effect: float, n: int, runs: int) -> float:
 
 def test_detectable_difference_agrees_with_simulation() -> None:
     n, runs = 80, 400
-    stated = np.mean([detectable(differences(np.random.default_rng(s), n)) for s in range(runs)])
+    stated: Any = np.mean([detectable(differences(np.random.default_rng(s), n)) for s in range(runs)])
     found = [power(share * stated, n, runs) for share in POWERS]
     assert found == sorted(found)
     simulated = float(np.interp(0.8, found, POWERS)) * stated

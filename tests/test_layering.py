@@ -25,6 +25,9 @@ TORCH = ("reference", "train")
 ADAPTERS: dict[str, tuple[str, ...]] = {
     "torch": (*TORCH, "engine/torch.py"),
     "pyarrow": ("cli",),
+    "mteb": ("evaluate",),
+    "datasets": ("evaluate",),
+    "ir_measures": ("evaluate",),
     "transformers": (),
     "sentence_transformers": (),
 }

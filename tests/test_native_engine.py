@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from opengte.engine import native
 from opengte.errors import EngineError, InputError
-from opengte.types import PackedBatch
+from opengte.types import Output, PackedBatch
 from opengte.weights import Chunk
 from tests.native_plans import PLANS, SCORES, VOCABULARY, batch, bert, decoder, weights
 
@@ -26,7 +26,7 @@ if not native.available():
     pytest.skip("the compiled CPU engine is not installed", allow_module_level=True)
 
 Array = npt.NDArray[np.float32]
-DENSE = frozenset({"dense"})
+DENSE: frozenset[Output] = frozenset({"dense"})
 LENGTHS = (40, 1, 300, 13, 96, 2, 520, 97, 33)
 
 
@@ -285,3 +285,27 @@ def test_a_wrong_plan_is_refused() -> None:
         native.NativeEngine(bert(96, 3), prepared, threads=1)
     with pytest.raises(EngineError, match="threads must be at least 1"):
         native.NativeEngine(plan, prepared, threads=0)
+
+
+def test_smoothing_helps_where_ranges_differ() -> None:
+    """A norm that gives its outputs very different ranges costs int8 little: the weights say so."""
+    plan = PLANS["bert"]
+
+    def skewed(chunk: Chunk) -> Chunk:
+        if not chunk.slot.endswith("norm.weight") and not chunk.slot.endswith("norm.bias"):
+            return chunk
+        spread = np.exp(np.random.default_rng(3).uniform(-3, 3, len(chunk.values)))
+        return replace(chunk, values=(chunk.values * spread).astype(np.float32))
+
+    def evened(chunk: Chunk) -> Chunk:
+        spread = np.exp(np.random.default_rng(3).uniform(-3, 3, plan.width))
+        if chunk.slot.endswith(("qkv.weight", "up.weight")):
+            return replace(chunk, values=(chunk.values / spread).astype(np.float32))
+        return chunk
+
+    chunks = [evened(skewed(chunk)) for chunk in weights(plan)]
+    packed = batch(LENGTHS)
+    exact = dense(native.from_chunks(plan, chunks), packed)
+    eight = dense(native.from_chunks(plan, chunks, precision="int8"), packed)
+    norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(eight, axis=1)
+    assert ((exact * eight).sum(axis=1) / norms).min() > 0.999

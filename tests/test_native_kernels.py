@@ -1,5 +1,6 @@
 """Every kernel of the CPU engine against plain arithmetic, at every instruction-set level."""
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from opengte.engine import native
 if not native.available():
     pytest.skip("the compiled CPU engine is not installed", allow_module_level=True)
 
-from opengte import _native  # type: ignore[attr-defined]
+_native: Any = importlib.import_module("opengte._native")
 
 Array = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
@@ -39,15 +40,18 @@ def erf(x: Array) -> Array:
 
 
 def activate(x: Array, kind: str) -> Array:
+    result: Array = x
     if kind == "gelu":
-        return x * 0.5 * (1 + erf(x / np.sqrt(2)))
+        result = x * 0.5 * (1 + erf(x / np.sqrt(2)))
     if kind == "gelu_tanh":
-        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+        result = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
     if kind == "silu":
-        return x / (1 + np.exp(-x))
+        result = x / (1 + np.exp(-x))
     if kind == "relu":
-        return np.maximum(x, 0)
-    return np.tanh(x) if kind == "tanh" else x
+        result = np.maximum(x, 0)
+    if kind == "tanh":
+        result = np.tanh(x)
+    return result
 
 
 def bf16(x: npt.NDArray[Any]) -> Array:
@@ -74,9 +78,7 @@ def as_multiplied(x: Matrix, w: Matrix, precision: str, level: str) -> tuple[Arr
     return x.astype(np.float64), w.astype(np.float64)
 
 
-def multiply(
-    level: str, precision: str, x: Matrix, w: Matrix, bias: Matrix, **how: Any
-) -> Matrix:
+def multiply(level: str, precision: str, x: Matrix, w: Matrix, bias: Matrix, **how: Any) -> Matrix:
     how = {"activation": "identity", "gated": False, "exact": True} | how
     y = np.full((len(x), len(w) // (2 if how["gated"] else 1)), np.nan, dtype=np.float32)
     _native.probe.multiply(level, precision, x=x, w=w, bias=bias, y=y, **how)
@@ -90,7 +92,8 @@ def multiply(
 def test_products(
     level: str, precision: str, rows: int, outputs: int, inputs: int, seed: int
 ) -> None:
-    x, w, bias = random(seed, rows, inputs), random(seed + 1, outputs, inputs), random(seed, outputs)
+    x, w = random(seed, rows, inputs), random(seed + 1, outputs, inputs)
+    bias = random(seed, outputs)
     a, b = as_multiplied(x, w, precision, level)
     scale = np.abs(a) @ np.abs(b).T + 1
     error = np.abs(multiply(level, precision, x, w, bias) - (a @ b.T + bias)) / scale
@@ -197,7 +200,8 @@ def test_large_scores_do_not_overflow(level: str) -> None:
     q, k, v = (random(i, 300, 32) * (8 if i < 2 else 1) for i in range(3))
     y = np.empty_like(q)
     _native.probe.attend(level, False, False, -1, q, k, v, y)
-    wanted = attention(*(x.astype(np.float64) for x in (q, k, v)), causal=False, window=-1)
+    a, b, c = (x.astype(np.float64) for x in (q, k, v))
+    wanted = attention(a, b, c, causal=False, window=-1)
     np.testing.assert_allclose(y, wanted, atol=2e-3)
 
 
@@ -213,8 +217,22 @@ def test_packing_takes_rows_in_any_pieces(level: str, precision: str) -> None:
             packer.weights(w[first:last].reshape(-1).view(np.uint8), "fp32", first, block)
         packer.bias(bias.view(np.uint8), "fp32", 0, block)
         blocks.append(block)
-    np.testing.assert_array_equal(*blocks)
+    np.testing.assert_array_equal(blocks[0], blocks[1])
     with pytest.raises(ValueError, match="rows do not fit"):
         packer.weights(w.reshape(-1).view(np.uint8), "fp32", 1, blocks[0])
     with pytest.raises(ValueError, match="wrong size"):
         packer.bias(bias.view(np.uint8), "fp32", 0, blocks[0][:-1])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_smoothing_is_checked(level: str) -> None:
+    one = np.ones(19, dtype=np.float32)
+    packer = _native.Packer(level, "int8", False, 37, 19)
+    block = np.zeros(packer.bytes, dtype=np.uint8)
+    with pytest.raises(ValueError, match="spread must be positive"):
+        packer.smooth(one, 0 * one, block)
+    with pytest.raises(ValueError, match="one value an input"):
+        packer.smooth(one[:-1], one, block)
+    plain = _native.Packer(level, "fp32", False, 37, 19)
+    with pytest.raises(ValueError, match="smoothing needs int8"):
+        plain.smooth(one, one, np.zeros(plain.bytes, dtype=np.uint8))

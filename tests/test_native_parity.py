@@ -8,7 +8,7 @@ import pytest
 
 from opengte.arch.plan import Plan
 from opengte.engine import native
-from opengte.types import PackedBatch
+from opengte.types import Output, PackedBatch
 from tests.native_plans import PLANS, SCORES, batch, bert, weights
 
 if not native.available():
@@ -113,6 +113,6 @@ def test_stored_dtypes(dtype: str) -> None:
     word = {"F16": "fp16", "BF16": "bf16", "F64": "fp64"}[dtype]
     found = native.from_chunks(plan, chunks, word_dtype=word)
     plain = native.from_chunks(plan, widened)
-    want = frozenset({"dense"})
+    want: frozenset[Output] = frozenset({"dense"})
     packed = batch(LENGTHS)
     np.testing.assert_array_equal(found.run(packed, want).dense, plain.run(packed, want).dense)

@@ -1,4 +1,4 @@
-"""OpenVINO on the exported model; int8 is quantised by NNCF and computes the rest in bf16."""
+"""OpenVINO on the converted model; int8 is quantised by NNCF and computes the rest in bf16."""
 
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,6 @@ class Peer(Padded):
         super().__init__(Path(options["peer_folder"]), options["max_length"], self._run)
 
     def _run(self, ids: Ids, mask: Ids) -> Floats:
-        result = self._request.infer({"ids": ids, "mask": mask}, share_inputs=True)
+        result = self._request.infer({0: ids, 1: mask}, share_inputs=True)
         vectors: Floats = result[0].copy()
         return vectors

@@ -1,4 +1,4 @@
-"""Make what a peer loads: the ONNX file, its int8 forms, the CTranslate2 folder.
+"""Make what a peer loads: ONNX and OpenVINO files, their int8 forms, the CTranslate2 folder.
 
     python -m cpu_peers.prepare ARTIFACT PEER_FOLDER POOLING TEXTS OUT
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 CALIBRATION = 300  # texts
+EXAMPLE = ((101, 2023, 2003, 102), (101, 2023, 2003, 1037, 3231, 102))  # of two lengths
 MAX_LENGTH = 512
 
 
@@ -22,7 +23,7 @@ def onnx(folder: Path, pooling: str, texts: list[str], out: Path) -> None:
     from cpu_peers.padded import pad
 
     module = sentence.load(folder, pooling, "fp32")
-    ids, mask = pad([[101, 2023, 2003, 102], [101, 2023, 2003, 1037, 3231, 102]])
+    ids, mask = pad(EXAMPLE)
     # names, so that both inputs share their dimensions
     batch, length = torch.export.Dim("batch", max=4096), torch.export.Dim("length", max=32768)
     with torch.inference_mode():
@@ -46,6 +47,22 @@ def onnx_int8(folder: Path, pooling: str, texts: list[str], out: Path) -> None:
     )
 
 
+def openvino(folder: Path, pooling: str, texts: list[str], out: Path) -> None:
+    """Convert the network from PyTorch, which keeps its attention whole, unlike the ONNX file."""
+    import openvino
+    import torch
+
+    from cpu_peers import sentence
+    from cpu_peers.padded import pad
+
+    ids, mask = map(torch.from_numpy, pad(EXAMPLE))
+    with torch.inference_mode():
+        model = openvino.convert_model(
+            sentence.load(folder, pooling, "fp32"), example_input={"ids": ids, "mask": mask}
+        )
+    openvino.save_model(model, out, compress_to_fp16=False)
+
+
 def openvino_int8(folder: Path, pooling: str, texts: list[str], out: Path) -> None:
     """Quantise weights and activations by NNCF, calibrated on texts of the benchmark's own set."""
     import nncf
@@ -59,7 +76,7 @@ def openvino_int8(folder: Path, pooling: str, texts: list[str], out: Path) -> No
         ids, mask = pad([encode(text).ids])
         return {"ids": ids, "mask": mask}
 
-    model = openvino.Core().read_model(out.parent / "model.onnx")
+    model = openvino.Core().read_model(out.parent / "openvino.xml")
     sample = texts[:CALIBRATION]
     quantised = nncf.quantize(
         model,
@@ -80,16 +97,18 @@ def ctranslate2(folder: Path, pooling: str, texts: list[str], out: Path) -> None
 MAKERS = {
     "onnx": onnx,
     "onnx-int8": onnx_int8,
+    "openvino": openvino,
     "openvino-int8": openvino_int8,
     "ctranslate2": ctranslate2,
 }
 FILES = {
     "onnx": "model.onnx",
     "onnx-int8": "model-int8.onnx",
+    "openvino": "openvino.xml",
     "openvino-int8": "openvino-int8.xml",
     "ctranslate2": "ctranslate2",
 }
-NEEDS = {"onnx-int8": "onnx", "openvino-int8": "onnx"}
+NEEDS = {"onnx-int8": "onnx", "openvino-int8": "openvino"}
 
 
 def main() -> None:

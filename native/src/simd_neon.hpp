@@ -117,7 +117,8 @@ struct NeonBase {
     }
   }
   template <int Group, class B>
-  OGTE_INLINE void interleave(const B* x, std::ptrdiff_t stride, int row, int length, int n, B* to) {
+  OGTE_INLINE void interleave(const B* x, std::ptrdiff_t stride, int row, int length, int n,
+                              B* to) {
     if (n < 2 * lanes || row + Group > length) {
       Packing<Isa>::template interleave<Group>(x, stride, row, length, n, to);
       return;

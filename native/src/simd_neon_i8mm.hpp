@@ -1,5 +1,5 @@
-// AArch64 with the 8-bit and bfloat16 matrix extensions (ARMv8.6, and most ARMv9): instructions that
-// multiply two rows by two outputs at a time, twice the rate of dot products.
+// AArch64 with the 8-bit and bfloat16 matrix extensions (ARMv8.6, most ARMv9): instructions that
+// multiply two rows by two outputs at a time, at up to twice the rate of dot products.
 #pragma once
 
 #include "kernels_gemm.hpp"
@@ -67,8 +67,8 @@ struct NeonI8mm : NeonBase<NeonI8mm> {
   }
 };
 
-// As the general Tile, with rows and outputs taken two at a time. The four sums of an instruction do
-// not touch each other: a row's result does not depend on the row it is paired with.
+// As the general Tile, with rows and outputs taken two at a time. The four sums of an instruction
+// do not touch each other: a row's result does not depend on the row it is paired with.
 template <class Isa, class Format>
 struct PairTile {
   static constexpr int panel = 2 * Isa::lanes;

@@ -22,6 +22,7 @@ COMMANDS = {
     "info": "info",
     "models": "models",
     "pull": "pull",
+    "eval": "evaluate",
 }
 
 

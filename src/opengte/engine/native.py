@@ -258,9 +258,9 @@ class Part:
 class Layout:
     """How a plan's weights are prepared: the precision of each matrix, the place of each array.
 
-    linears maps each matrix, by its slot without `.weight`, to its precision, and rows to its number
-    of outputs; smoothed maps the matrices whose inputs are smoothed to the norm that gives these;
-    parts maps matrices (weights, scales and bias in one array) and all other slots to their places.
+    linears maps each matrix, by its slot without `.weight`, to its precision, rows to its number of
+    outputs; smoothed maps the matrices whose inputs are smoothed to the norm that these come from;
+    parts maps matrices (weights, scales and bias in one array) and other slots to their places.
     """
 
     precision: Precision
@@ -357,11 +357,11 @@ class Prepared:
                     packer.weights(part.reshape(-1).view(np.uint8), "fp32", row, into)
 
     def _smooth(self, owner: str, parts: list[tuple[int, Floats]]) -> None:
-        """Spread the ranges of a matrix's inputs, which come from a norm, before they are quantised.
+        """Even out the ranges of a matrix's inputs, which come from a norm, before they get 8 bits.
 
         A norm's weight and bias say what range each input has, without any calibration data. The
-        mean goes into the bias, and half of the range, as far as the weights' own ranges allow, into
-        the weights (arXiv 2211.10438 with strength 1/2).
+        mean goes into the bias and half of the range, relative to that of the weights, into the
+        weights (arXiv 2211.10438 with strength 1/2).
         """
         norm = self.layout.smoothed[owner]
         ranges = np.abs(self._array(f"{norm}.weight").view(np.float32))
@@ -464,7 +464,8 @@ def _write(path: Path, layout: Layout, header: bytes, checkpoint: Checkpoint) ->
         with os.fdopen(handle, "r+b") as file:
             size = len(header) + layout.size
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, not later
+                # a full disk is an error here, and not a signal later
+                os.posix_fallocate(file.fileno(), 0, size)
             else:
                 file.truncate(size)
             mapped = mmap.mmap(file.fileno(), size)

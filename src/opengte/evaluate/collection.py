@@ -40,7 +40,7 @@ class _Notes:
 
     def lines(self) -> tuple[str, ...]:
         return tuple(
-            f"{count:,} {what}, the first: {self.first[what]}"
+            f"{what}: {count:,}, the first: {self.first[what]}"
             for what, count in self.counts.items()
         )
 

@@ -221,13 +221,15 @@ def _effort(comparison: Comparison) -> Section:
         (
             name,
             outcome.cost.tokens_per_second,
+            outcome.cost.document_ms,
             outcome.cost.query_ms,
             outcome.cost.vector_bytes,
             outcome.cost.truncated,
         )
         for name, outcome in (("A", comparison.a), ("B", comparison.b))
     ]
-    header = ("", "tokens/s", "ms a query", "bytes a vector", "texts truncated")
+    costs = ("tokens/s", "ms a document", "ms a query", "bytes a vector", "texts truncated")
+    header = ("", *costs)
     return Section("Cost", tables=[Table(header, rows, digits=1)])
 
 

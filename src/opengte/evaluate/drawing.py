@@ -15,6 +15,7 @@ class Point:
     x: float
     y: float
     label: str
+    about: str = ""
     best: bool = False
 
 
@@ -117,8 +118,8 @@ def scatter(
 def _dot(x: float, y: float, point: Point) -> str:
     kind = "strong" if point.best else "weak"
     side, shift = ("end", -8) if x > WIDTH * 0.65 else ("start", 8)
-    label = _text(x + shift, y - 6, point.label, side) if point.best else ""
-    tip = f"<title>{escape(point.label)}: {point.y:.2f}</title>"
+    label = _text(x + shift, y + 4, point.label, side)
+    tip = f"<title>{escape(point.about or point.label)}: {point.y:.2f}</title>"
     return f'<circle class="dot {kind}" cx="{x:.1f}" cy="{y:.1f}" r="5">{tip}</circle>{label}'
 
 
@@ -171,4 +172,5 @@ def _ticks(low: float, high: float, count: int = 5) -> list[float]:
 def _log_ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     marks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    return [mark for mark in marks if low <= mark <= high]
+    inside = [mark for mark in marks if low <= mark <= high]
+    return inside if len(inside) > 1 else _ticks(low, high, 4)

@@ -58,14 +58,20 @@ def require() -> Any:
 def check_names(names: Iterable[str]) -> None:
     """Raise InputError for a task that mteb does not have, with the nearest names."""
     mteb = require()
-    known = {task.metadata.name for task in mteb.get_tasks(exclude_superseded=False)}
-    for name in names:
-        if name in known:
-            continue
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        by_case = [other for other in known if other.lower() == name.lower()]
-        hint = f" Did you mean {' or '.join(by_case or near)}?" if by_case or near else ""
-        raise InputError(f"mteb has no task {name!r}.{hint}")
+    for name in dict.fromkeys(names):
+        try:
+            with _quiet():
+                mteb.get_task(name)
+        except KeyError:
+            raise InputError(f"mteb has no task {name!r}.{_nearest(mteb, name)}") from None
+
+
+def _nearest(mteb: Any, name: str) -> str:
+    with _quiet():
+        known = {task.metadata.name for task in mteb.get_tasks(exclude_superseded=False)}
+    near = [other for other in known if other.lower() == name.lower()]
+    near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def run(

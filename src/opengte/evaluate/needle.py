@@ -182,8 +182,8 @@ def verdict(cells: Sequence[Found], max_length: int) -> str:
         return (
             f"The fact is found at every position up to {longest:,} tokens (chance: {chance:.0%})."
         )
-    first = [c for c in cells if c.length == blind and c.accuracy < BLIND]
-    where = ", ".join(dict.fromkeys(f"{c.position:.0%}" for c in first))
+    first = {c.position for c in cells if c.length == blind and c.accuracy < BLIND}
+    where = ", ".join(f"{position:.0%}" for position in sorted(first))
     cut = f" It reads {max_length:,} tokens and drops the rest." if max_length < blind else ""
     return (
         f"Blind spots begin at {blind:,} tokens, where facts at {where} of the document are found "

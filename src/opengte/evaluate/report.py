@@ -15,6 +15,7 @@ from opengte.errors import InputError
 
 Cell = str | int | float | None
 FORMS = (".html", ".md", ".json")
+WRAPPED = 32  # characters; longer cells may take several lines
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,8 @@ def _inline(text: str) -> str:
 
 
 def _html_cell(tag: str, text: str, right: bool) -> str:
-    return f"<{tag} class=n>{escape(text)}</{tag}>" if right else f"<{tag}>{_inline(text)}</{tag}>"
+    kind = " class=n" if right else " class=w" if len(text) > WRAPPED else ""
+    return f"<{tag}{kind}>{_inline(text)}</{tag}>"
 
 
 def _numeric(table: Table) -> list[bool]:
@@ -187,7 +189,7 @@ table{border-collapse:collapse;font-size:.875rem;width:100%}
 th,td{text-align:left;padding:.35rem .6rem .35rem 0;border-bottom:1px solid var(--line);
 vertical-align:top}
 th{color:var(--soft);font-weight:600;white-space:nowrap}
-td{overflow-wrap:anywhere;min-width:3rem}
+td{white-space:nowrap}td.w{white-space:normal;overflow-wrap:anywhere;min-width:14rem}
 .n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 tr.strong td{color:var(--warn);font-weight:600}
 details{margin:1rem 0;border-top:1px solid var(--line);padding-top:.6rem}

@@ -5,7 +5,7 @@ Letters in shapes: n queries.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +43,7 @@ class Paired:
 
 
 def paired(
-    a: Sequence[float], b: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
+    a: npt.ArrayLike, b: npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Paired:
     """Compare two systems by their scores of the same queries, (n,) each.
 

@@ -1,7 +1,7 @@
 """Many settings of one model: quality against cost, and which are worth a look."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
@@ -22,7 +22,7 @@ class Axis:
 
 
 AXES = (
-    Axis("Time to encode", "microseconds a token", lambda c: 1e6 / max(c.tokens_per_second, 1e-9)),
+    Axis("Time to encode", "ms a document", lambda c: c.document_ms),
     Axis("Time to answer", "ms a query", lambda c: c.query_ms),
     Axis("Space", "bytes a vector", lambda c: c.vector_bytes),
 )
@@ -90,15 +90,16 @@ def report(found: Sequence[Outcome], collection: Collection, measure: str) -> Re
 
 def verdict(found: Sequence[Outcome], measure: str) -> str:
     """Return the best setting, and the smallest that costs at most one point."""
+    names = dict(zip(map(id, found), _names(found), strict=True))
     best = max(found, key=lambda outcome: outcome.mean(measure))
     top = best.mean(measure)
     enough = [outcome for outcome in found if outcome.mean(measure) >= top - 1]
     small = min(enough, key=lambda outcome: (outcome.cost.vector_bytes, outcome.cost.query_ms))
-    text = f"Best {measure}: {top:.2f} with {best.system.label}."
+    text = f"Best {measure}: {top:.2f} with {names[id(best)]}."
     if small is best:
         return text
     return (
-        f"{text} Within one point of it at the least space: {small.system.label}, "
+        f"{text} Within one point of it at the least space: {names[id(small)]}, "
         f"{small.mean(measure):.2f} with {small.cost.vector_bytes:,} bytes a vector instead of "
         f"{best.cost.vector_bytes:,}. `gte eval compare` says whether a difference is real."
     )
@@ -106,33 +107,47 @@ def verdict(found: Sequence[Outcome], measure: str) -> str:
 
 def _names(found: Sequence[Outcome]) -> list[str]:
     """Return what tells the settings apart."""
-    model = found[0].system.model
-    return [o.system.label.removeprefix(model).lstrip(", ") or "as it is" for o in found]
+    names = [f.name for f in fields(System)]
+    varied = [n for n in names if len({getattr(o.system, n) for o in found}) > 1]
+    return [_name(outcome.system, varied) for outcome in found]
+
+
+def _name(system: System, varied: Sequence[str]) -> str:
+    if system.reranker is None:
+        varied = [name for name in varied if name not in ("reranker", "depth")]
+    given = [(name, getattr(system, name)) for name in varied]
+    parts = [f"{name} {value}" for name, value in given if value is not None]
+    return ", ".join(parts) or "as it is"
 
 
 def _table(found: Sequence[Outcome], names: Sequence[str], measure: str, best: Outcome) -> Table:
     rows: list[tuple[Cell, ...]] = [
         (
+            place,
             name,
             outcome.mean(measure),
             outcome.mean("R@100"),
             outcome.cost.tokens_per_second,
+            outcome.cost.document_ms,
             outcome.cost.query_ms,
             outcome.cost.vector_bytes,
             outcome.cost.truncated,
         )
-        for name, outcome in zip(names, found, strict=True)
+        for place, (name, outcome) in enumerate(zip(names, found, strict=True), 1)
     ]
-    header = ("settings", measure, "R@100", "tokens/s", "ms a query", "bytes", "truncated")
+    costs = ("tokens/s", "ms a document", "ms a query", "bytes", "truncated")
+    header = ("no.", "settings", measure, "R@100", *costs)
     return Table(header, rows, frozenset({list(found).index(best)}))
 
 
 def _plot(axis: Axis, found: Sequence[Outcome], names: Sequence[str], measure: str) -> Section:
     places = [(axis.of(outcome.cost), outcome.mean(measure)) for outcome in found]
     points = [
-        Point(*place, label=name, best=best)
-        for place, name, best in zip(places, names, front(places), strict=True)
+        Point(*place, label=str(number), about=name, best=best)
+        for number, (place, name, best) in enumerate(
+            zip(places, names, front(places), strict=True), 1
+        )
     ]
-    text = "Joined points are those that no other beats on both."
+    text = "Numbers are those of the table; joined points are those that no other beats on both."
     plot = scatter(points, axis.label, f"{measure}, points", logarithmic=True)
     return Section(axis.title, text, plot)

@@ -55,6 +55,7 @@ class Cost:
     """What a system takes; query_ms is for one query at a time, reranking included."""
 
     tokens_per_second: float
+    document_ms: float
     query_ms: float
     vector_bytes: int
     truncated: int
@@ -144,6 +145,7 @@ class _Vectors:
     queries: Floats
     documents: Floats
     tokens_per_second: float
+    document_seconds: float
     query_seconds: float
     truncated: int
 
@@ -164,14 +166,15 @@ def _encode(
 ) -> _Vectors:
     worker = Worker(encoder, truncation=system.truncation, memory=Memory(0), advance=advance)
     documents = worker.encode(list(collection.documents.values()), "document", None)
-    speed = worker.work.tokens_per_second
+    done = worker.work.copy()
     asked = list(collection.queries.values())
     queries = worker.encode(asked, "query", system.instruction)
     return _Vectors(
         encoder=encoder,
         queries=queries,
         documents=documents,
-        tokens_per_second=speed,
+        tokens_per_second=done.tokens_per_second,
+        document_seconds=done.seconds / len(documents),
         query_seconds=_timed(worker, asked[:TIMED], system.instruction),
         truncated=worker.work.truncated,
     )
@@ -213,7 +216,11 @@ def _outcome(
         rankings=rankings,
         measures=measure(collection, rankings),
         cost=Cost(
-            vectors.tokens_per_second, 1000 * seconds, 4 * width, truncated=vectors.truncated
+            tokens_per_second=vectors.tokens_per_second,
+            document_ms=1000 * vectors.document_seconds,
+            query_ms=1000 * seconds,
+            vector_bytes=4 * width,
+            truncated=vectors.truncated,
         ),
     )
 
