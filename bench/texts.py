@@ -20,6 +20,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -36,9 +37,9 @@ def descriptions() -> Iterator[str]:
     """Yield the summary and runs of paragraphs of every installed package."""
     found = {d.metadata["Name"].lower(): d for d in importlib.metadata.distributions()}
     for name in sorted(found):
-        metadata = found[name].metadata
+        metadata: Any = found[name].metadata  # an email.message.Message at run time
         yield metadata.get("Summary") or ""
-        body = metadata.get_payload() or metadata.get("Description") or ""  # type: ignore[attr-defined]
+        body = metadata.get_payload() or metadata.get("Description") or ""
         paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", str(body))]
         for run in RUNS:
             for start in range(0, len(paragraphs), run):

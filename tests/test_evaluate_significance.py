@@ -56,7 +56,9 @@ def power(effect: float, n: int, runs: int) -> float:
 
 def test_detectable_difference_agrees_with_simulation() -> None:
     n, runs = 80, 400
-    stated: Any = np.mean([detectable(differences(np.random.default_rng(s), n)) for s in range(runs)])
+    stated: Any = np.mean(
+        [detectable(differences(np.random.default_rng(s), n)) for s in range(runs)]
+    )
     found = [power(share * stated, n, runs) for share in POWERS]
     assert found == sorted(found)
     simulated = float(np.interp(0.8, found, POWERS)) * stated

@@ -59,7 +59,7 @@ class Bench:
 
     def options(self, engine: Engine, model: Model, max_length: int) -> dict[str, Any]:
         """Return what a worker loads with."""
-        file = prepare.FILES.get(engine.artifact, "")
+        file = prepare.file_of(engine.artifact, self.quick)
         return {
             "folder": str(model.folder.absolute()),
             "peer_folder": str(model.peer_folder.absolute()),
@@ -182,7 +182,7 @@ def _artifact(bench: Bench, engine: Engine, model: Model, everything: Path) -> s
     """Make what a peer loads, and what that is made from; return why it could not be made."""
     needed = [prepare.NEEDS.get(engine.artifact, ""), engine.artifact]
     for artifact in filter(None, needed):
-        out = (model.artifacts / prepare.FILES[artifact]).absolute()
+        out = (model.artifacts / prepare.file_of(artifact, bench.quick)).absolute()
         failed = out.with_name(out.name + ".failed")
         if out.exists() and not failed.exists():
             continue
@@ -193,13 +193,23 @@ def _artifact(bench: Bench, engine: Engine, model: Model, everything: Path) -> s
             bench.run(
                 bench.peers.python,
                 "cpu_peers.prepare",
-                [*arguments, str(everything), str(out)],
+                [*arguments, str(_calibration(bench, everything)), str(out)],
                 PREPARE_SECONDS,
             )
         except ChildError as error:
             return f"{artifact} could not be made: {error}"
         failed.unlink()
     return ""
+
+
+def _calibration(bench: Bench, everything: Path) -> Path:
+    """Write the texts that int8 is calibrated on: of all lengths, out of the whole set."""
+    path = everything.with_name(everything.stem + "-calibration.json")
+    if not path.is_file():
+        whole = json.loads(everything.read_text())
+        size = prepare.QUICK_CALIBRATION if bench.quick else prepare.CALIBRATION
+        path.write_text(json.dumps(textsets.subset(whole, [len(t) for t in whole], size)))
+    return path
 
 
 @contextlib.contextmanager

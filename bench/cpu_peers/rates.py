@@ -5,6 +5,7 @@
 Prints {"int8": ..., "bf16": ..., "fp32": ...}; a precision that cannot be measured is left out.
 """
 
+import importlib
 import json
 import sys
 import time
@@ -21,15 +22,15 @@ SIDE = 1024  # of PyTorch's square matrices
 
 def native(threads: int) -> dict[str, float]:
     """Return the best rates of OpenGTE's own product, on every thread at once."""
-    from opengte import _native
     from opengte.engine.native import PRECISIONS, choose_level
 
+    compiled: Any = importlib.import_module("opengte._native")
     level = choose_level()
     with ThreadPoolExecutor(threads) as pool:
 
         def together(precision: str, shape: tuple[int, int, int]) -> float:
             def one(_: int) -> float:
-                return float(_native.probe.rate(level, precision, *shape, ROUNDS))
+                return float(compiled.probe.rate(level, precision, *shape, ROUNDS))
 
             return sum(pool.map(one, range(threads)))
 

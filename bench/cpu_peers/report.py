@@ -47,13 +47,16 @@ def _mb(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f} MB"
 
 
-Target = tuple[str, str, bool | None]  # what, the figures, reached; None: not measured
+Target = tuple[str, str, bool | None]  # what, the figures (empty: not measured), reached, if asked
 
 
 def _judged(targets: Iterator[Target], quick: bool) -> list[str]:
-    words = {True: "reached", False: "NOT REACHED", None: "not measured"}
+    words = {True: "reached", False: "NOT REACHED", None: ""}
     note = " (a quick run: too short to judge by)" if quick else ""
-    rows = [f"  {what:58} {figures:32} {words[reached]}" for what, figures, reached in targets]
+    rows = [
+        f"  {what:62} {figures:30} {words[reached]}" if figures else f"  {what:62} not measured"
+        for what, figures, reached in targets
+    ]
     return [f"Figures to reach{note}:", *rows] if rows else []
 
 
@@ -90,7 +93,7 @@ def _shares(results: dict[str, Any], shape_id: str, rates: dict[str, Any]) -> It
         reached = ours * shape["operations"] / shape["tokens"]
         share = reached / peak
         figures = f"{share:.0%} of {peak / 1e9:,.0f} GOP/s"
-        yield what, figures, share >= catalog.GEMM_SHARE if bound else True
+        yield what, figures, share >= catalog.GEMM_SHARE if bound else None
 
 
 def best_rate(gemm: dict[str, Any], precision: str) -> float | None:
@@ -162,7 +165,11 @@ def _start_targets(start: dict[str, Any]) -> Iterator[Target]:
     reached = None if seconds is None else seconds <= catalog.START_SECONDS
     yield what, "" if seconds is None else f"{seconds:.2f} s", reached
     what = f"resident <= {catalog.START_MB} MB"
-    yield what, _mb(memory), None if memory is None else memory <= catalog.START_MB
+    yield (
+        what,
+        _mb(memory) if memory else "",
+        None if memory is None else memory <= catalog.START_MB,
+    )
 
 
 def _long_row(name: str, row: dict[str, Any]) -> str:

@@ -536,7 +536,7 @@ int block_rows(const Model& model) {
   int inner = model.width();
   for (const Layer& l : model.layers) inner = std::max(inner, l.inner);
   // half a megabyte of widened rows; never so few that weights are read for little work
-  return std::clamp((1 << 20) / (4 * inner), 24, 240);
+  return std::clamp((1 << 19) / (4 * inner), 48, 240);
 }
 
 void Activations::reserve(const Context& c, const Batch& batch, const MicroBatch& micro,

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -76,9 +76,12 @@ class Checkpoint:
         """The names of weight files that are pickles, which only the torch engine reads."""
         return tuple(path.name for path in self._weights.pickles.values())
 
-    def chunks(self, read_pickle: PickleReader | None = None) -> Iterator[Chunk]:
+    def chunks(
+        self, read_pickle: PickleReader | None = None, slots: Collection[str] | None = None
+    ) -> Iterator[Chunk]:
         """Check every tensor against the plan, then yield the values slot by slot.
 
+        With slots, only those are yielded; all are checked.
         read_pickle opens `pytorch_model.bin` and the like; without it such a checkpoint is refused.
         """
         opened = self._weights
@@ -91,7 +94,8 @@ class Checkpoint:
             opened = weights.open_weights(self.folder, self.sides, read_pickle)
         found = sources(self.plan, self.naming, opened.tensors)
         weights.check(opened, found, unexpected(found, self.naming, opened.tensors))
-        return weights.stream(opened, found)
+        wanted = found if slots is None else {slot: found[slot] for slot in found if slot in slots}
+        return weights.stream(opened, wanted)
 
     @cached_property
     def card(self) -> ModelCard:

@@ -33,7 +33,7 @@ Bytes = npt.NDArray[np.uint8]
 Precision = Literal["fp32", "bf16", "int8"]
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
-FORMAT = 2  # of prepared weights: raise it when their layout changes
+FORMAT = 3  # of prepared weights: raise it when their layout changes
 MAGIC = b"opengte prepared weights\n"
 ALIGNMENT = 64
 MICRO_TOKENS = 256  # tokens that a thread takes through all layers at a time
@@ -266,7 +266,7 @@ class Layout:
     precision: Precision
     isa: str
     word_dtype: str
-    linears: dict[str, str]
+    linears: dict[str, Precision]
     packers: dict[str, Any]
     rows: dict[str, int]
     smoothed: dict[str, str]
@@ -277,7 +277,7 @@ class Layout:
     def of(cls, plan: Plan, precision: Precision, isa: str, stored_dtype: str) -> "Layout":
         """Lay out a plan's weights."""
         word_dtype = stored_dtype if stored_dtype in ("fp16", "bf16") else "fp32"
-        linears: dict[str, str] = {}
+        linears: dict[str, Precision] = {}
         packers: dict[str, Any] = {}
         sizes: dict[str, int] = {}
         packer = _extension().Packer
@@ -286,7 +286,7 @@ class Layout:
         for slot, spec in plan.slots().items():
             name = slot.removesuffix(".weight")
             if slot.endswith(".weight") and len(spec.shape) == 2:
-                linears[name] = "fp32" if name.startswith(HEADS) else precision
+                linears[name] = _precision_of(name, plan, precision)
                 packers[name] = packer(isa, linears[name], name in gated, *spec.shape)
                 sizes[name] = packers[name].bytes
             elif slot.removesuffix(".bias") not in linears:
@@ -297,8 +297,21 @@ class Layout:
             parts[name] = Part(offset, size)
             offset += -(-size // ALIGNMENT) * ALIGNMENT
         rows = {name: plan.slots()[f"{name}.weight"].shape[0] for name in linears}
-        smoothed = _norms(plan) if precision == "int8" else {}
+        smoothed = {name: norm for name, norm in _norms(plan).items() if linears[name] == "int8"}
         return cls(precision, isa, word_dtype, linears, packers, rows, smoothed, parts, offset)
+
+
+def _precision_of(matrix: str, plan: Plan, precision: Precision) -> Precision:
+    """Return the precision of one matrix.
+
+    In int8 the last layer's queries, keys and values stay in bf16: no later layer evens out what
+    rounding does to them, and they are a few hundredths of the work (docs/performance.md).
+    """
+    if matrix.startswith(HEADS):
+        return "fp32"
+    if precision == "int8" and matrix == f"layers.{len(plan.layers) - 1}.qkv":
+        return "bf16"
+    return precision
 
 
 def _norms(plan: Plan) -> dict[str, str]:

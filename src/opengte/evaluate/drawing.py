@@ -43,7 +43,7 @@ def spans(rows: Sequence[Span], unit: str, *, noise_only: bool = False) -> str:
         y = top + step * (place + 0.5)
         outside = not row.low <= row.value <= row.high if noise_only else row.low * row.high > 0
         kind = "strong" if outside else "weak"
-        parts.append(_text(left - 10, y + 4, row.label, "end"))
+        parts.append(_text(left - 10, y + 4, _fitted(row.label), "end"))
         parts.append(
             f'<line class="bar {kind}" x1="{scale(row.low):.1f}" x2="{scale(row.high):.1f}" '
             f'y1="{y}" y2="{y}"/>'
@@ -121,6 +121,13 @@ def _dot(x: float, y: float, point: Point) -> str:
     label = _text(x + shift, y + 4, point.label, side)
     tip = f"<title>{escape(point.about or point.label)}: {point.y:.2f}</title>"
     return f'<circle class="dot {kind}" cx="{x:.1f}" cy="{y:.1f}" r="5">{tip}</circle>{label}'
+
+
+def _fitted(label: str, room: int = 28) -> str:
+    """Shorten a label in its middle: its end often tells it from its neighbours."""
+    if len(label) <= room:
+        return label
+    return f"{label[: room // 2]}…{label[len(label) - room // 2 + 1 :]}"
 
 
 def _y_tick(value: float, y: float, left: float) -> str:

@@ -156,5 +156,8 @@ def model_meta(loaded: Embeds | Any, dimensions: int | None) -> Any:
 
 
 def _texts(inputs: Any) -> list[str]:
-    """Return the texts of a loader of batches."""
+    """Return the texts of a loader of batches; of its column at once where it has one."""
+    dataset = getattr(inputs, "dataset", None)
+    if "text" in getattr(dataset, "column_names", ()):
+        return [str(text) for text in dataset["text"]]  # type: ignore[index]
     return [str(text) for batch in inputs for text in batch["text"]]

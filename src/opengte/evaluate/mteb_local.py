@@ -6,6 +6,7 @@ evaluation.md` says. A task gets exactly the columns that mteb's own loader woul
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,10 @@ def _languages(*splits: str, **names: str) -> Callable[[Path], Subsets]:
 
 
 def _clusters(*parts: str) -> Callable[[Path], Subsets]:
-    """Return a reader of news as one cluster set a language: its texts are parts, joined."""
+    """Return a reader of news as mteb clusters them: five runs of rows a language, in file order.
+
+    The rows are sorted by topic, so a run has only two or three. Texts are the parts, joined.
+    """
 
     def read(folder: Path) -> Subsets:
         found = {}
@@ -138,10 +142,18 @@ def _clusters(*parts: str) -> Callable[[Path], Subsets]:
         for language, splits in _languages("test", **names)(folder).items():
             split = splits["test"]
             texts = [" ".join(cells) for cells in zip(*(split[p] for p in parts), strict=True)]
-            found[language] = {"test": {"sentences": [texts], "labels": [split["labels"]]}}
+            columns = {"sentences": _runs(texts), "labels": _runs(split["labels"])}
+            found[language] = {"test": columns}
         return found
 
     return read
+
+
+def _runs(values: list[str], count: int = 5) -> list[list[str]]:
+    """Cut a list into runs of equal length, the first ones longer by one where it must be."""
+    short, longer = divmod(len(values), count)
+    ends = [place * short + min(place, longer) for place in range(count + 1)]
+    return [values[start:end] for start, end in pairwise(ends)]
 
 
 def _topics(folder: Path) -> Subsets:

@@ -90,7 +90,7 @@ def run(
     """
     check_names(item.task for item in wanted)
     watch = watch or Watch()
-    settings = describe(model.mteb_model_meta, _card(model), data)
+    settings = describe(model.mteb_model_meta, _card(model), _origin(data, hub))
     record = _resume(output, Run(model.mteb_model_meta.name, settings), model)
     for place, item in enumerate(wanted, 1):
         records.write(output / records.RECORD, replace(record, unfinished=item.task))
@@ -101,7 +101,13 @@ def run(
     return record
 
 
-def describe(meta: Any, card: ModelCard, data: Path | None) -> dict[str, Any]:
+def _origin(data: Path | None, hub: bool) -> str:
+    """Return where data come from, in words."""
+    places = [f"the folder {data.name}"] if data is not None else []
+    return ", then ".join([*places, "the Hub"] if hub else places) or "nowhere"
+
+
+def describe(meta: Any, card: ModelCard, data: str) -> dict[str, Any]:
     """Return what a reader needs to run the same again."""
     return {
         "fingerprint": card.fingerprint,
@@ -114,7 +120,7 @@ def describe(meta: Any, card: ModelCard, data: Path | None) -> dict[str, Any]:
         "dimensions": meta.embed_dim,
         "max_length": card.max_length,
         "seed": SEED,
-        "data": "the Hub" if data is None else f"folder {data.name}, then the Hub",
+        "data": data,
         "python": platform.python_version(),
         "processor": platform.processor() or platform.machine(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},

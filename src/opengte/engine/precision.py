@@ -1,0 +1,144 @@
+"""Which precision is the fastest that is still faithful? Measured once, then remembered.
+
+Every precision embeds a few texts beside fp32. Those whose vectors stay within the bound are timed,
+and the fastest wins. A model too large for a copy in fp32 is judged by its first layers.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from opengte.arch.plan import Plan
+from opengte.checkpoint import Checkpoint
+from opengte.engine.base import Engine
+from opengte.types import Floats, PackedBatch
+from opengte.weights import Chunk
+
+log = logging.getLogger(__name__)
+
+LOWEST_COSINE = 0.99  # the bound: between a text's vector and its vector in fp32
+ROUNDS = 3
+LARGEST_COPY = 2 << 30  # bytes of fp32 weights that the measurement may hold
+
+# prose, code, names and numbers, several scripts, short and long: what quantisation may stumble on
+TEXTS = (
+    "a",
+    "What is the capital of China?",
+    "how to implement quick sort in python?",
+    "def quicksort(items): return items if len(items) < 2 else sorted(items)",
+    "The mitochondrion is the organelle in which most of a cell's chemical energy is made.",
+    "Invoice 2024-0817: 3 x USB-C cable, EUR 11.97, due within 14 days of receipt.",
+    "北京是中华人民共和国的首都，也是全国的政治和文化中心。",
+    "La bibliothèque ouvre à neuf heures et ferme à dix-huit heures, sauf le dimanche.",
+    "Привет, как дела? Сегодня хорошая погода.",
+    "مرحبا بالعالم",
+    "ERROR 1045 (28000): Access denied for user 'root'@'localhost' (using password: YES)",
+    "Long documents are cut into passages, and every passage gets a vector of its own. " * 6,
+    "!!! ??? ... --- ###",
+    "kubernetes helm chart ingress tls secret namespace rollout restart deployment",
+    "Retrieve semantically similar text.",
+    "The cat sat on the mat. The dog did not. Neither of them had read the contract. " * 3,
+)
+
+Build = Callable[[Plan, Iterable[Chunk], str], Engine]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How one precision did: lowest and mean cosine to fp32, milliseconds for all texts."""
+
+    precision: str
+    lowest: float
+    mean: float
+    milliseconds: float
+
+
+def choose(
+    checkpoint: Checkpoint, candidates: tuple[str, ...], build: Build, remembered: Path | None
+) -> str:
+    """Return the fastest faithful precision, from the file that remembers it or by measurement."""
+    if remembered is not None and (known := _recall(remembered, candidates)):
+        return known
+    trials = measure(checkpoint, candidates, build)
+    faithful = [trial for trial in trials if trial.lowest >= LOWEST_COSINE]
+    best = min(faithful, key=lambda trial: trial.milliseconds)
+    for trial in trials:
+        log.info("%s: %s", checkpoint.name, trial)
+    if remembered is not None:
+        _remember(remembered, best, trials)
+    return best.precision
+
+
+def measure(checkpoint: Checkpoint, candidates: tuple[str, ...], build: Build) -> list[Trial]:
+    """Run every precision on the same texts, fp32 first."""
+    plan = _within(checkpoint.plan, LARGEST_COPY)
+    limit = min(checkpoint.max_length, 256)
+    batch = checkpoint.tokenizer.encode(TEXTS, max_length=limit).batch
+    exact, trials = None, []
+    for precision in sorted(candidates, key=lambda name: name != "fp32"):
+        engine = build(plan, checkpoint.chunks(slots=plan.slots()), precision)
+        vectors, milliseconds = _run(engine, plan, batch)
+        exact = vectors if exact is None else exact
+        cosines = np.einsum("nd,nd->n", vectors, exact)
+        trials.append(Trial(precision, float(cosines.min()), float(cosines.mean()), milliseconds))
+    return trials
+
+
+def _within(plan: Plan, size: int) -> Plan:
+    """Return the plan, cut to as many layers as fit into so many bytes of fp32 weights."""
+    layers = len(plan.layers)
+    while layers > 1 and 4 * _layer_parameters(plan, layers) > size:
+        layers -= 1
+    return replace(plan, layers=plan.layers[:layers])
+
+
+def _layer_parameters(plan: Plan, layers: int) -> int:
+    """Return the number of weights in the first layers; words are looked up, not multiplied."""
+    words = plan.embedding.vocabulary * plan.width
+    return replace(plan, layers=plan.layers[:layers]).parameters - words
+
+
+def _run(engine: Engine, plan: Plan, batch: PackedBatch) -> tuple[Floats, float]:
+    """Return the pooled states, L2-normalised, and the best time of a few rounds."""
+    seconds = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        states = engine.run(batch, frozenset({"states"})).states
+        seconds.append(time.perf_counter() - start)
+    assert states is not None
+    return _pooled(states, plan, batch), 1000 * min(seconds)
+
+
+def _pooled(states: Floats, plan: Plan, batch: PackedBatch) -> Floats:
+    kind = plan.score.pooling if plan.score else plan.pooling
+    bounds = batch.cu_seqlens
+    if kind in ("cls", "last"):
+        vectors = states[bounds[:-1] if kind == "cls" else bounds[1:] - 1]
+    else:
+        vectors = np.add.reduceat(states, bounds[:-1], axis=0)
+    result: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return result
+
+
+def _recall(path: Path, candidates: tuple[str, ...]) -> str | None:
+    try:
+        chosen = json.loads(path.read_text(encoding="utf-8"))["precision"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return chosen if chosen in candidates else None
+
+
+def _remember(path: Path, best: Trial, trials: list[Trial]) -> None:
+    record = {"precision": best.precision, "trials": [asdict(trial) for trial in trials]}
+    temporary = path.with_suffix(".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        log.warning("the choice of precision cannot be kept in %s: %s", path.parent, error)
