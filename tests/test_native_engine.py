@@ -16,11 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opengte import checkpoint
 from opengte.engine import native
 from opengte.errors import EngineError, InputError
 from opengte.types import Output, PackedBatch
 from opengte.weights import Chunk
 from tests.native_plans import PLANS, SCORES, VOCABULARY, batch, bert, decoder, weights
+from tests.parity.families import FAMILIES
 
 if not native.available():
     pytest.skip("the compiled CPU engine is not installed", allow_module_level=True)
@@ -256,11 +258,10 @@ def test_the_level_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
         native.choose_level()
 
 
-def test_precisions() -> None:
-    assert native.choose_precision("bf16") == "bf16"
-    assert native.choose_precision("auto") in ("int8", "fp32")
-    with pytest.raises(EngineError, match="precision is 'fp16'"):
-        native.choose_precision("fp16")
+def test_unknown_precisions_say_what_was_expected(tmp_path: Path) -> None:
+    FAMILIES["bert"](tmp_path)
+    with pytest.raises(EngineError, match="precision is 'fp16', .*expected auto, fp32, bf16, int8"):
+        native.load(checkpoint.read(tmp_path), precision="fp16")
 
 
 def test_a_control_group_limits_the_threads(tmp_path: Path) -> None:

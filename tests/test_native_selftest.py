@@ -13,6 +13,6 @@ pytestmark = pytest.mark.slow
 def test_kernels_under_sanitizers(tmp_path: Path) -> None:
     need("cmake", os.environ.get("CXX", "c++").split()[0])
     program = build(tmp_path, "-DOPENGTE_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")
-    for seed in ("1", "2", "3"):
+    for seed in ("1", "2"):
         output = run(program, "--require", "portable", "--rounds", "10", "--seed", seed)
         assert "portable product int8, exact" in output

@@ -23,6 +23,7 @@ from opengte import hub
 from opengte.arch.plan import Plan, Rope
 from opengte.checkpoint import Checkpoint
 from opengte.engine.base import EngineResult
+from opengte.engine.precision import choose
 from opengte.errors import EngineError, InputError
 from opengte.types import Floats, Output, PackedBatch
 from opengte.weights import Chunk
@@ -200,23 +201,33 @@ def load(
 ) -> NativeEngine:
     """Load a checkpoint into the CPU engine, preparing its weights on first use.
 
-    precision is `fp32`, `bf16`, `int8` or `auto`: int8, except where the processor has no vector
-    instructions that make it faster than fp32. threads defaults to the processors available.
+    precision is `fp32`, `bf16`, `int8`, or `auto`: the fastest whose vectors keep a cosine of
+    `precision.LOWEST_COSINE` to fp32, measured at the first load. threads defaults to the
+    processors available.
     """
     if device not in (None, "cpu"):
         raise EngineError(f"device is {device!r}, and the native engine runs on the CPU only")
-    layout = Layout.of(
-        checkpoint.plan, choose_precision(precision), choose_level(), checkpoint.stored_dtype
-    )
+    isa, threads = choose_level(), threads or available_threads()
     folder = hub.cache_root() / "prepared" if cache else None
-    weights = _prepared(layout, checkpoint, folder)
-    return NativeEngine(checkpoint.plan, weights, threads or available_threads())
+    if precision == "auto":
+        precision = _fastest_faithful(checkpoint, isa, threads, folder)
+    layout = Layout.of(checkpoint.plan, _known_precision(precision), isa, checkpoint.stored_dtype)
+    return NativeEngine(checkpoint.plan, _prepared(layout, checkpoint, folder), threads)
 
 
-def choose_precision(wanted: str) -> Precision:
-    """Return the precision to use for one that a user asked for."""
-    if wanted == "auto":
-        return "fp32" if choose_level() == "portable" else "int8"
+def _fastest_faithful(checkpoint: Checkpoint, isa: str, threads: int, folder: Path | None) -> str:
+    def build(plan: Plan, chunks: Iterable[Chunk], name: str) -> NativeEngine:
+        stored = checkpoint.stored_dtype
+        known = _known_precision(name)
+        return from_chunks(
+            plan, chunks, precision=known, threads=threads, isa=isa, word_dtype=stored
+        )
+
+    name = f"{checkpoint.fingerprint()}-{isa}-{FORMAT}.precision.json"
+    return choose(checkpoint, PRECISIONS, build, folder / name if folder else None)
+
+
+def _known_precision(wanted: str) -> Precision:
     for known in PRECISIONS:
         if wanted == known:
             return known
