@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opengte.cli import failures, show
-from opengte.cli.options import Function, ModelOptions, _run_options, gathered, json_option, stacked
+from opengte.cli.options import Function, ModelOptions, run_options, gathered, json_option, stacked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ def command() -> None:
     """
 
 
-model_argument = gathered(ModelOptions, "options", click.argument("model"), _run_options)
+model_argument = gathered(ModelOptions, "options", click.argument("model"), run_options)
 
 dimensions_option = click.option(
     "--dimensions", type=click.IntRange(1), metavar="N", help="Keep the first N dimensions."
@@ -124,8 +124,8 @@ def run_command(
 
     \b
     Examples:
-      gte eval minilm --data mteb-data/ --output results/minilm --report minilm.html
-      gte eval Alibaba-NLP/gte-multilingual-base --suite mteb-fr-26
+      gte eval run minilm --data mteb-data/ --output results/minilm --report minilm.html
+      gte eval run Alibaba-NLP/gte-multilingual-base --suite mteb-fr-26
     """
     from opengte.evaluate import mteb_report, mteb_run, suites
 
@@ -452,9 +452,9 @@ def check_command(results: Path, baseline: Path, tolerance: float, as_json: bool
     RESULTS and the baseline are the run.json of an output folder, or JSON reports.
 
     \b
-    Example:
-      gte eval sweep minilm --data faq.csv --report now.json
+    Examples:
       gte eval check now.json --baseline baseline.json --tolerance 0.5
+      gte eval check results/minilm/run.json --baseline before.json
     """
     from dataclasses import asdict
 

@@ -117,7 +117,7 @@ where_options = stacked(
     ),
 )
 
-_run_options = stacked(
+run_options = stacked(
     click.option(
         "--engine",
         type=click.Choice(["auto", "native", "torch"]),
@@ -154,7 +154,7 @@ encoder_options = gathered(
         metavar="MODEL",
         help="Hub id, folder, pypi:NAME or short name.  [default: minilm]",
     ),
-    _run_options,
+    run_options,
 )
 
 reranker_options = gathered(
@@ -169,7 +169,7 @@ reranker_options = gathered(
         metavar="MODEL",
         help="Hub id, folder or pypi:NAME of a reranker.",
     ),
-    _run_options,
+    run_options,
 )
 
 text_options = gathered(
