@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opengte.cli import failures, show
-from opengte.cli.options import Function, ModelOptions, run_options, gathered, json_option, stacked
+from opengte.cli.options import Function, ModelOptions, gathered, json_option, run_options, stacked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
