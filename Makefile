@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint docs clean
+.PHONY: help demo test test-fast lint docs bench-cpu clean
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -26,6 +26,9 @@ lint: $(VENV)/.dev ## Check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-cpu: $(VENV)/.dev ## Time the CPU engines beside their peers, some hours; ARGS go to the benchmark
+	$(BIN)/python bench/cpu_engines.py $(ARGS)
 
 docs: $(VENV)/.dev ## Write docs/cli.md from the help pages
 	$(BIN)/python -m opengte.cli.manual > docs/cli.md
