@@ -38,8 +38,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "prepared"
 
 
-def vectors(folder: Path, **options: Any) -> Any:
-    engine = native.load(checkpoint.read(folder), threads=1, **options)
+def vectors(folder: Path, precision: str = "int8", **options: Any) -> Any:
+    engine = native.load(checkpoint.read(folder), precision=precision, threads=1, **options)
     return engine.run(batch((5, 9, 1)), DENSE).dense
 
 
