@@ -9,6 +9,7 @@ medians, ratios, fidelity and peak memory beside the figures to reach. docs/benc
 import argparse
 import json
 import platform
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure everything that was asked for."""
+def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Measure everything that was asked for; results has what is done when this is interrupted."""
     parts = selected(options.parts, list(PARTS), "--parts")
     engine_ids = selected(options.only, [e.id for e in ENGINES], "--only")
     shape_ids = selected(options.shapes, [s.id for s in SHAPES], "--shapes")
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         quick=options.quick,
     )
     texts = measure.text_file(bench, QUICK_TEXTS if options.quick else options.texts)
-    results: dict[str, Any] = {
+    results |= {
         "machine": platform.platform(),
         "threads": options.threads,
         "rounds": bench.rounds,
@@ -90,16 +91,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             results["long"][shape.id] = measure.long(bench, chosen, texts)
     if "quality" in parts and options.data.is_dir() and shapes[0].id == "minilm":
         results["quality"] = measure.quality(bench, options.data)
-    return results
 
 
 def main() -> None:
     """Run the benchmark and print its tables."""
     options = arguments()
-    results = run(options)
-    print(report.rest(results))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no child is left behind
+    results: dict[str, Any] = {}
+    try:
+        run(options, results)
+    finally:
+        if "long" in results:
+            print(report.rest(results))
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

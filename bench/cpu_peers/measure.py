@@ -358,7 +358,8 @@ def _long(bench: Bench, engine: Engine, model: Model, path: Path) -> dict[str, A
 def weights_mb(engine: Engine, model: Model) -> float:
     """Return the size of an engine's weights: of its prepared file, or parameters x bytes."""
     if engine.ours:
-        name = f"{checkpoint.read(model.folder).fingerprint()}-{engine.precision}-*.weights"
+        read = checkpoint.read(model.folder, max_length=model.shape.long_tokens)
+        name = f"{read.fingerprint()}-{engine.precision}-*.weights"
         files = list((hub.cache_root() / "prepared").glob(name))
         if files:
             newest = max(files, key=lambda file: file.stat().st_mtime)

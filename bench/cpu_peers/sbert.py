@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Normalize, Pooling, Transformer
+from transformers import PreTrainedTokenizerFast
 
 from cpu_peers.padded import BATCH, Floats
 from cpu_peers.sentence import DTYPES, both_ways
@@ -24,6 +25,12 @@ class Peer:
             model_args={"dtype": DTYPES[precision], "local_files_only": True},
         )
         both_ways(transformer.auto_model)
+        # by the network's kind it may have taken another tokenizer than the folder has
+        transformer.processor = PreTrainedTokenizerFast(
+            tokenizer_file=str(folder / "tokenizer.json"),
+            pad_token="[PAD]",
+            model_max_length=options["max_length"],
+        )
         width = transformer.get_word_embedding_dimension()
         mode = {"last": "lasttoken"}.get(options["pooling"], options["pooling"])
         modules = [transformer, Pooling(width, pooling_mode=mode), Normalize()]
