@@ -26,7 +26,7 @@ class Peer:
         )
         both_ways(transformer.auto_model)
         # by the network's kind it may have taken another tokenizer than the folder has
-        transformer.processor = PreTrainedTokenizerFast(
+        transformer.processor = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
             tokenizer_file=str(folder / "tokenizer.json"),
             pad_token="[PAD]",
             model_max_length=options["max_length"],
