@@ -13,6 +13,13 @@
     │   └── TruncationError        an input is too long and truncation="error"
     ├── CapabilityError            the model cannot do what was asked (no sparse head)
     ├── EngineError                no engine can run the model here, or an engine failed
+    ├── ServiceError               the server cannot, or may not, answer a request
+    │   ├── UnknownModelError      the server has no model of that name
+    │   ├── NotReadyError          the model is loading, failed to load or does not answer
+    │   ├── OverloadedError        the queue is full; says when to come back
+    │   ├── DeadlineError          the request's time ran out before it was computed
+    │   ├── AccessError            the API key is missing, unknown, or not allowed to do this
+    │   └── LimitError             a rate limit or quota is used up; says when to come back
     └── MissingExtraError          an optional dependency is not installed (also an ImportError)
 
     OpenGTEWarning (a UserWarning)
@@ -75,6 +82,50 @@ class CapabilityError(OpenGTEError):
 
 class EngineError(OpenGTEError):
     """No engine can run the model here, or an engine failed."""
+
+
+class ServiceError(OpenGTEError):
+    """The server cannot, or may not, answer a request."""
+
+
+class UnknownModelError(ServiceError):
+    """The server has no model of that name."""
+
+
+class NotReadyError(ServiceError):
+    """The model is loading, failed to load or does not answer."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  # seconds
+
+
+class OverloadedError(ServiceError):
+    """The queue is full."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  # seconds, from the measured drain rate
+
+
+class DeadlineError(ServiceError):
+    """The request's time ran out before it was computed."""
+
+
+class AccessError(ServiceError):
+    """The API key is missing, unknown, or not allowed to do this."""
+
+    def __init__(self, message: str, authenticated: bool) -> None:
+        super().__init__(message)
+        self.authenticated = authenticated  # False: 401, no valid key; True: 403, not allowed
+
+
+class LimitError(ServiceError):
+    """A rate limit or quota is used up."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  # seconds
 
 
 class MissingExtraError(OpenGTEError, ImportError):
