@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opengte import checkpoint
+from opengte.arch.plan import PoolingKind
 from opengte.engine import native
 from opengte.errors import EngineError, InputError
 from opengte.types import Output, PackedBatch
@@ -71,6 +72,25 @@ def test_long_sequences_give_the_same_bits_on_any_threads(precision: native.Prec
     first, *others = (dense(engine, packed) for engine in engines)
     for other in others:
         np.testing.assert_array_equal(other, first)
+
+
+@pytest.mark.parametrize("isa", native.levels())
+@pytest.mark.parametrize("precision", native.PRECISIONS)
+@pytest.mark.parametrize("pooling", ["cls", "last"])
+@pytest.mark.parametrize("name", ["bert", "decoder", "modernbert"])
+def test_a_last_layer_cut_to_one_state_changes_no_bit(
+    name: str, pooling: PoolingKind, precision: native.Precision, isa: str
+) -> None:
+    plan = replace(PLANS[name], pooling=pooling)
+    longest = () if name == "bert" else (1100,)  # above 1,024 tokens: shared by threads
+    packed = batch((*LENGTHS, *longest))
+    for threads in (1, 3):
+        engine = native.from_chunks(
+            plan, weights(plan), precision=precision, isa=isa, threads=threads
+        )
+        whole = engine.run(packed, frozenset({"dense", "states"})).dense
+        assert whole is not None
+        np.testing.assert_array_equal(dense(engine, packed), whole)
 
 
 @settings(max_examples=60, deadline=None)

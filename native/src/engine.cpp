@@ -129,7 +129,7 @@ bool Engine::run(const Batch& batch, int tokens, const Outputs& out, std::functi
 
   Stop stop(std::move(poll));
   const int members = std::min(threads_, pool_->size());
-  // Micro-batches that keep every thread busy run apart, without a barrier; what is left, long or
+  // Micro-batches that keep every thread busy run apart, without waiting for each other; what is left, long or
   // alone, is computed by all threads together.
   std::vector<MicroBatch> apart, together;
   const std::vector<MicroBatch> micros = cut(batch, members);

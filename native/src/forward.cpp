@@ -38,10 +38,11 @@ class Forward {
     });
     for (const Layer& layer : m_.layers) {
       if (crew_.stopped() && crew_.size() == 1) return;
+      one_state_ = &layer == &m_.layers.back() && reads_one_state();
       run_layer(layer);
     }
     if (m_.final_norm.present) {
-      blocks(tokens_, block_rows(m_), [&](Crew& crew, Scratch&, Range r) {
+      blocks(rows(), block_rows(m_), [&](Crew& crew, Scratch&, Range r) {
         norm_rows(crew, m_.final_norm, row(r.first), row(r.first), r.count);
       });
     }
@@ -165,9 +166,45 @@ class Forward {
     blocks(tokens_, block_rows(m_),
            [&](Crew& crew, Scratch& s, Range r) { project(crew, s, layer, r); });
     attend(layer);
-    blocks(tokens_, block_rows(m_), [&](Crew& crew, Scratch& s, Range r) {
+    if (one_state_) keep_one_state(layer);
+    blocks(rows(), block_rows(m_), [&](Crew& crew, Scratch& s, Range r) {
       mix(crew, s, layer, r);
       feed_forward(crew, s, layer, r);
+    });
+  }
+
+  // Whether every wanted output is read from one state of each sequence. The last layer then needs
+  // all keys and values, but queries, and everything after them, of that state alone.
+  bool reads_one_state() const {
+    if (out_.states != nullptr || out_.sparse != nullptr || out_.tokens != nullptr) return false;
+    if (out_.score != nullptr && out_.dense != nullptr) return false;
+    return pooling() == Pooling::cls || pooling() == Pooling::last;
+  }
+
+  Pooling pooling() const { return out_.score != nullptr ? m_.score.pooling : m_.pooling; }
+
+  // Rows of the residual stream that still count.
+  int rows() const { return one_state_ ? micro_.last - micro_.first : tokens_; }
+
+  // The positions of a sequence whose queries are wanted.
+  Range queries(int sequence) const {
+    const int length = batch_.length(sequence);
+    if (!one_state_) return {0, length};
+    return {pooling() == Pooling::cls ? 0 : length - 1, 1};
+  }
+
+  // Moves what attention gave for the one wanted state of each sequence, and the state itself, to
+  // the front, one row a sequence. In order, since a row may lie where an earlier one moves to.
+  void keep_one_state(const Layer& layer) {
+    crew_.each(1, [&](int) {
+      for (int i = 0; i < micro_.last - micro_.first; ++i) {
+        const int sequence = micro_.first + i;
+        const int from = batch_.starts[sequence] - first_token_ + queries(sequence).first;
+        if (from == i) continue;
+        std::memcpy(row(i), row(from), width_ * sizeof(float));
+        std::memcpy(state(layer, i, 0), state(layer, from, 0),
+                    layer.heads * layer.head_dim * c_.state_bytes());
+      }
     });
   }
 
@@ -222,12 +259,12 @@ class Forward {
     k_.scale(y, static_cast<float>(factor), layer.heads * d);
   }
 
-  // One head, query rows [first, first + query_block) of a sequence; the result replaces q.
-  AttendArgs attend_args(const Layer& layer, int sequence, int head, int first) const {
+  // One head, up to query_block query rows of a sequence, [first, last); the result replaces q.
+  AttendArgs attend_args(const Layer& layer, int sequence, int head, int first, int last) const {
     AttendArgs args{};
     args.length = batch_.length(sequence);
     args.first = first;
-    args.last = std::min(args.length, first + query_block);
+    args.last = std::min(last, first + query_block);
     args.q = state(layer, batch_.starts[sequence] - first_token_ + first, head * layer.head_dim);
     args.q_stride = args.out_stride = layer.qkv_width();
     args.out = const_cast<void*>(args.q);
@@ -259,10 +296,11 @@ class Forward {
     crew_.each(sequences * layer.kv_heads, [&](int task) {
       const int sequence = micro_.first + task / layer.kv_heads, kv_head = task % layer.kv_heads;
       pack(layer, sequence, kv_head, own_.keys.as<void>(), own_.values.as<void>());
+      const Range wanted = queries(sequence);
+      const int last = wanted.first + wanted.count;
       for (int h = kv_head * group; h < (kv_head + 1) * group; ++h) {
-        for (int first = 0; first < batch_.length(sequence) && crew_.proceed();
-             first += query_block) {
-          AttendArgs args = attend_args(layer, sequence, h, first);
+        for (int first = wanted.first; first < last && crew_.proceed(); first += query_block) {
+          AttendArgs args = attend_args(layer, sequence, h, first, last);
           args.keys = own_.keys.as<void>();
           args.values = own_.values.as<void>();
           k_.attend(c_.attention_bf16, args);
@@ -282,10 +320,11 @@ class Forward {
     crew_.each(layer.kv_heads, [&](int kv) {
       pack(layer, sequence, kv, all_keys + kv * keys, all_values + kv * values);
     });
-    const int parts = ceil_div(length, query_block);
+    const Range wanted = queries(sequence);
+    const int parts = ceil_div(wanted.count, query_block);
     crew_.each(parts * layer.heads, [&](int task) {
-      const int head = task / parts, part = task % parts;
-      AttendArgs args = attend_args(layer, sequence, head, part * query_block);
+      const int head = task / parts, first = wanted.first + task % parts * query_block;
+      AttendArgs args = attend_args(layer, sequence, head, first, wanted.first + wanted.count);
       args.keys = all_keys + head / group * keys;
       args.values = all_values + head / group * values;
       k_.attend(c_.attention_bf16, args);
@@ -383,6 +422,10 @@ class Forward {
 
   void pool_one(Pooling pooling, int sequence, float* to) {
     const int first = batch_.starts[sequence] - first_token_, length = batch_.length(sequence);
+    if (one_state_) {
+      std::memcpy(to, row(sequence - micro_.first), width_ * sizeof(float));
+      return;
+    }
     if (pooling == Pooling::cls || pooling == Pooling::last) {
       const int at = pooling == Pooling::cls ? first : first + length - 1;
       std::memcpy(to, row(at), width_ * sizeof(float));
@@ -504,6 +547,7 @@ class Forward {
   Crew crew_;
   int first_token_, tokens_, width_;
   float* x_;
+  bool one_state_ = false;  // from the last layer's attention on
 };
 
 int widest_qkv(const Model& m) {

@@ -35,15 +35,16 @@ void Stop::check() {
   if (poll_ && poll_()) request();
 }
 
-void Team::barrier() {
-  const unsigned round = round_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
-    arrived_.store(0, std::memory_order_relaxed);
-    next_.store(0, std::memory_order_relaxed);
-    round_.store(round + 1, std::memory_order_release);
-    return;
+std::int64_t Team::take(std::int64_t end) {
+  std::int64_t next = taken_.load(std::memory_order_relaxed);
+  while (next < end) {
+    if (taken_.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel)) return next;
   }
-  for (int i = 0; round_.load(std::memory_order_acquire) == round; ++i) {
+  return -1;
+}
+
+void Team::wait(std::int64_t end) const {
+  for (int i = 0; done_.load(std::memory_order_acquire) < end; ++i) {
     if (i < spins) pause();
     else std::this_thread::yield();
   }
@@ -81,12 +82,15 @@ void ThreadPool::run(int members, const std::function<void(int)>& job) {
     std::lock_guard lock(mutex_);
     job_ = &job;
     members_ = members;
-    running_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
     ticket_.fetch_add(1, std::memory_order_release);
   }
   wake_.notify_all();
   job(0);
-  for (int i = 0; running_.load(std::memory_order_acquire) != 0; ++i) {
+  {
+    std::lock_guard lock(mutex_);
+    members_ = 0;
+  }
+  for (int i = 0; inside_.load(std::memory_order_acquire) != 0; ++i) {
     if (i < spins) pause();
     else std::this_thread::yield();
   }
@@ -97,17 +101,17 @@ void ThreadPool::work(int member) {
   for (;;) {
     for (int i = 0; i < spins && ticket_.load(std::memory_order_acquire) == seen; ++i) pause();
     const std::function<void(int)>* job;
-    int members;
     {
       std::unique_lock lock(mutex_);
       wake_.wait(lock, [&] { return ticket_.load(std::memory_order_acquire) != seen; });
       seen = ticket_.load(std::memory_order_acquire);
       if (quit_) return;
+      if (member >= members_) continue;
       job = job_;
-      members = members_;
+      inside_.fetch_add(1, std::memory_order_relaxed);
     }
-    if (member < members) (*job)(member);
-    running_.fetch_sub(1, std::memory_order_acq_rel);
+    (*job)(member);
+    inside_.fetch_sub(1, std::memory_order_acq_rel);
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -26,23 +27,27 @@ class Stop {
   long long last_;
 };
 
-// Threads that run one piece of code together and meet at barriers.
+// Pieces of work shared out to threads that run one piece of code together. Both counters only
+// grow: items taken and items done since the beginning. A piece ends when its items are done, not
+// when all members have come, so a member whose core is taken by another process delays nobody; it
+// finds the pieces it missed done and catches up.
 class Team {
  public:
   void reset(int size) {
     size_ = size;
-    next_.store(0);
-    arrived_.store(0);
+    taken_.store(0);
+    done_.store(0);
   }
   int size() const { return size_; }
-  int take() { return next_.fetch_add(1, std::memory_order_relaxed); }
-  void barrier();  // also hands out work from the beginning again
+  // The next item below `end`, or -1 when all are taken.
+  std::int64_t take(std::int64_t end);
+  void done() { done_.fetch_add(1, std::memory_order_acq_rel); }
+  void wait(std::int64_t end) const;  // until the items below `end` are done
 
  private:
   int size_ = 1;
-  alignas(64) std::atomic<int> next_{0};
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<unsigned> round_{0};
+  alignas(64) std::atomic<std::int64_t> taken_{0};
+  alignas(64) std::atomic<std::int64_t> done_{0};
 };
 
 // What a piece of code runs on: one thread alone, or all of a team. All members of a team must make
@@ -60,13 +65,19 @@ class Crew {
   template <class F>
   void each(int n, F&& f) {
     if (team_ == nullptr || team_->size() == 1) {
-      for (int i = 0; i < n && proceed(); ++i) f(i);
+      // work that takes long asks again by itself: reading the clock for every row would cost 1 %
+      if (!proceed()) return;
+      for (int i = 0; i < n; ++i) f(i);
       return;
     }
-    for (int i = team_->take(); i < n; i = team_->take()) {
-      if (proceed()) f(i);
+    const std::int64_t first = begun_;
+    begun_ += n;
+    const bool go = proceed();
+    for (std::int64_t i = team_->take(begun_); i >= 0; i = team_->take(begun_)) {
+      if (go && !stopped()) f(static_cast<int>(i - first));
+      team_->done();
     }
-    team_->barrier();
+    team_->wait(begun_);
   }
 
   bool proceed() {
@@ -78,6 +89,7 @@ class Crew {
   Team* team_;
   int member_;
   Stop& stop_;
+  std::int64_t begun_ = 0;  // items of the pieces so far, the same for all members
 };
 
 // A fixed set of threads; the caller is member 0. One job at a time.
@@ -90,7 +102,9 @@ class ThreadPool {
 
   // Threads do not survive a fork: a child computes alone, with the same results.
   int size() const;
-  // Runs job(member) on every member and returns when all have returned. Jobs must not throw.
+  // Runs job(member) on the caller and on the members that come before the caller is through, and
+  // returns when all who came have returned: a job must be complete when any one member returns
+  // from it. Jobs must not throw.
   void run(int members, const std::function<void(int)>& job);
 
  private:
@@ -101,8 +115,8 @@ class ThreadPool {
   std::condition_variable wake_;
   const std::function<void(int)>* job_ = nullptr;
   std::atomic<unsigned> ticket_{0};
-  std::atomic<int> running_{0};
-  int members_ = 0;
+  std::atomic<int> inside_{0};
+  int members_ = 0;  // 0: no job, or too late for it
   bool quit_ = false;
   pid_t owner_;
 };
