@@ -18,11 +18,17 @@ COMMANDS = {
     "embed": "embed",
     "similarity": "similarity",
     "search": "search",
+    "index": "index",
     "rerank": "rerank",
     "info": "info",
     "models": "models",
     "pull": "pull",
     "eval": "evaluate",
+    "serve": "serve",
+    "keys": "keys",
+    "usage": "usage",
+    "data": "data",
+    "train": "train",
 }
 
 

@@ -18,6 +18,7 @@ from opengte.cli.options import (
     note_default_instruction,
 )
 from opengte.cli.progress import progress_bar
+from opengte.cli.search_index import IndexOptions, index_options
 from opengte.errors import InputError
 from opengte.search.files import MAX_BYTES, Document, Skipped, read
 
@@ -41,10 +42,10 @@ class _Left:
 @click.argument(
     "paths",
     nargs=-1,
-    required=True,
     type=click.Path(exists=True, path_type=Path),
-    metavar="PATHS...",
+    metavar="[PATHS]...",
 )
+@index_options
 @click.option(
     "-k",
     "--top",
@@ -79,19 +80,34 @@ def command(
     passage_tokens: int | None,
     max_bytes: int,
     as_json: bool,
+    index: IndexOptions,
     options: ModelOptions,
 ) -> None:
-    """Find the files that answer a query, without an index.
+    """Find the documents that answer a query, in an index or in files.
 
-    Reads whole documents (.txt .md .rst .py .html .json, and each line of .jsonl), cuts them into
-    passages at paragraphs and sentences, and ranks a document by its best passage. The search is
-    exact, and embeds everything each time.
+    In an index (--in) the search is by meaning and by words; each result shows its rank in both,
+    and its best passage with the words of the query marked. Without one, reads whole documents
+    (.txt .md .rst .py .html .json, and each line of .jsonl), cuts them into passages at paragraphs
+    and sentences, and ranks a document by its best passage: exact, and everything is embedded each
+    time.
 
     \b
     Examples:
-      gte search "how do I undo a commit?" notes/
+      gte search "how do I undo a commit?" --in kb/
+      gte search "parental leave" --in kb/ --where "folder^/home/me/hr" --where "year>=2024"
+      gte search "parental leave" --in kb/ --explain hr/handbook.pdf
       gte search "opening hours" site/ handbook.html --top 3 --json
     """
+    if index.kb is not None:
+        _check_usage(paths, passage_tokens)
+        from opengte.cli import search_index
+
+        search_index.run(query, top, instruction, index, options, as_json=as_json)
+        return
+    if not paths:
+        raise click.UsageError("Nothing to search: give PATHS, or an index with --in KB.")
+    if index.given:
+        raise click.UsageError(f"--{index.given[0]} needs an index: --in KB.")
     from opengte.search.folder import search
 
     encoder = options.load_encoder()
@@ -114,6 +130,14 @@ def command(
         raise InputError(f"no text found in {', '.join(f'`{path}`' for path in paths)}")
     if left.failed:
         raise click.exceptions.Exit(failures.FAILED)
+
+
+def _check_usage(paths: tuple[Path, ...], passage_tokens: int | None) -> None:
+    """Refuse options that are of a search in files only."""
+    if paths:
+        raise click.UsageError("Give either PATHS or --in KB; `gte index` adds files to an index.")
+    if passage_tokens is not None:
+        raise click.UsageError("--passage-tokens is a setting of an index: see `gte index run`.")
 
 
 def _documents(paths: tuple[Path, ...], max_bytes: int, left: _Left) -> Iterator[Document]:

@@ -14,7 +14,10 @@ from opengte.types import Embeddings, Floats, Output, PackedBatch, Tokenized
 class Rows:
     """Results of batches, put back in input order."""
 
-    def __init__(self, count: int, wanted: frozenset[Output], size: int) -> None:
+    def __init__(
+        self, count: int, wanted: frozenset[Output], size: int, normalize: bool = True
+    ) -> None:
+        self._normalize = normalize
         self._dense = np.empty((count, size), np.float32) if "dense" in wanted else None
         self._sparse: list[dict[int, float]] | None = [{}] * count if "sparse" in wanted else None
         empty = np.empty((0, 0), np.float32)
@@ -30,7 +33,8 @@ class Rows:
     ) -> None:
         """Place one batch's results; EngineError when a vector is not finite."""
         if self._dense is not None and result.dense is not None:
-            dense = folding.normalise(result.dense[:, : self._dense.shape[1]])
+            dense = result.dense[:, : self._dense.shape[1]]
+            dense = folding.normalise(dense) if self._normalize else dense
             check_finite(dense, "vector")
             self._dense[indices] = dense
         bounds = batch.cu_seqlens.tolist()
@@ -43,6 +47,17 @@ class Rows:
                 self._tokens[index] = folding.normalise(vectors)
             if self._states is not None and result.states is not None:
                 self._states[index] = result.states[span].copy()
+
+    def row(
+        self, index: int
+    ) -> tuple[Floats | None, dict[int, float] | None, Floats | None, Floats | None]:
+        """Return the dense vector, sparse weights, token vectors and states of one text."""
+        return (
+            None if self._dense is None else self._dense[index],
+            None if self._sparse is None else self._sparse[index],
+            None if self._tokens is None else self._tokens[index],
+            None if self._states is None else self._states[index],
+        )
 
     def result(self, tokenized: Tokenized) -> Embeddings:
         """Return all rows."""

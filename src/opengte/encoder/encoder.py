@@ -253,7 +253,7 @@ class Encoder(Loaded):
         total: int | None,
         window: int = folding.WINDOW_TEXTS,
     ) -> Iterator[Embeddings]:
-        wanted, size = self._wanted(outputs), self._dimension(dimensions)
+        wanted, size = self.check_outputs(outputs), self._dimension(dimensions)
         if truncation not in ("right", "left", "error"):
             raise InputError(f"truncation is {truncation!r}, expected right, left or error")
         prompts = self._checkpoint.prompts
@@ -275,7 +275,8 @@ class Encoder(Loaded):
                 yield folding.shift(folding.unfold(result, inverse), offset)
                 offset += len(items)
 
-    def _wanted(self, outputs: Sequence[Output]) -> frozenset[Output]:
+    def check_outputs(self, outputs: Sequence[Output]) -> frozenset[Output]:
+        """Return the outputs as a set; CapabilityError when the model does not give one of them."""
         names: tuple[Any, ...] = (outputs,) if isinstance(outputs, str) else tuple(outputs)
         for name in names:
             if name not in self.card.outputs:
@@ -287,13 +288,21 @@ class Encoder(Loaded):
             raise InputError("outputs is empty, expected at least one, such as 'dense'")
         return frozenset(names)
 
-    def _dimension(self, dimensions: int | None) -> int:
+    def check_dimensions(self, dimensions: int | None) -> int:
+        """Return the width of the vectors asked for; InputError when the model has fewer."""
         full = self.card.dimension
-        if dimensions is None or dimensions == full:
+        if dimensions is None:
             return full
-        if not isinstance(dimensions, int) or not 1 <= dimensions < full:
+        if isinstance(dimensions, bool) or not isinstance(dimensions, int):
             raise InputError(f"dimensions is {dimensions!r}, expected 1 to {full}")
-        if not allows_dimension(self.card.dimensions, dimensions):
+        if not 1 <= dimensions <= full:
+            raise InputError(f"dimensions is {dimensions!r}, expected 1 to {full}")
+        return dimensions
+
+    def _dimension(self, dimensions: int | None) -> int:
+        dimensions = self.check_dimensions(dimensions)
+        full = self.card.dimension
+        if dimensions < full and not allows_dimension(self.card.dimensions, dimensions):
             trained = self.card.dimensions or "none"
             warnings.warn(
                 f"`{self.card.name}` was not trained for vectors cut to {dimensions} dimensions "
@@ -335,7 +344,7 @@ class Encoder(Loaded):
         return rows.result(tokenized)
 
     def _empty(self, outputs: Sequence[Output], size: int) -> Embeddings:
-        wanted = self._wanted(outputs)
+        wanted = self.check_outputs(outputs)
         none = np.zeros(0, np.int32)
         batch = PackedBatch(none, np.zeros(1, np.int32), none, none)
         return Rows(0, wanted, size).result(Tokenized(batch))

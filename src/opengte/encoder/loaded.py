@@ -40,6 +40,16 @@ class Loaded:
         )
 
     @property
+    def checkpoint(self) -> Checkpoint:
+        """What the model was loaded from: its plan, prompts and files."""
+        return self._checkpoint
+
+    @property
+    def engine(self) -> Engine:
+        """What computes packed batches of token ids."""
+        return self._engine
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
         return self._checkpoint.tokenizer

@@ -1,7 +1,7 @@
 """`Reranker`: a query and documents to scores."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from opengte.encoder.loaded import Loaded, checked
 from opengte.errors import CapabilityError, InputError, TruncationWarning
 from opengte.known import WEB_SEARCH
 from opengte.text.judge import PREFIX, SUFFIX, question
-from opengte.types import Floats, Ranked, Tokenized
+from opengte.types import Floats, Ranked, Tokenized, TruncationSide
 
 
 class Reranker(Loaded):
@@ -63,7 +63,8 @@ class Reranker(Loaded):
         if not texts:
             return np.zeros(0, np.float32)
         distinct, inverse = folding.fold(texts)
-        tokenized = self._tokenize(query, distinct, instruction)
+        tokenized = self.tokenize([(query, text) for text in distinct], instruction=instruction)
+        self._count(missing_instructions=int(self.takes_instructions and instruction is None))
         scores = np.empty(len(distinct), np.float32)
         for indices in cut(tokenized.batch.lengths, self._engine.max_batch_tokens):
             result = self._engine.score(tokenized.batch.select(indices)).score
@@ -89,20 +90,36 @@ class Reranker(Loaded):
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [Ranked(int(i), float(scores[i]), texts[i]) for i in order]
 
-    def _tokenize(self, query: str, documents: list[str], instruction: str | None) -> Tokenized:
+    @property
+    def takes_instructions(self) -> bool:
+        """Whether the model is asked a yes/no question: its scores are then probabilities."""
         score = self._checkpoint.plan.score
-        if score is not None and score.vocabulary_rows:
-            bodies = [question(instruction or WEB_SEARCH, query, text) for text in documents]
-            self._count(missing_instructions=int(instruction is None))
+        return score is not None and bool(score.vocabulary_rows)
+
+    def tokenize(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        instruction: str | None = None,
+        truncation: TruncationSide = "right",
+    ) -> Tokenized:
+        """Return (query, document) pairs as the token sequences that the model reads."""
+        if self.takes_instructions:
+            bodies = [question(instruction or WEB_SEARCH, *pair) for pair in pairs]
             return self.tokenizer.encode_framed(
-                bodies, prefix=PREFIX, suffix=SUFFIX, max_length=self.card.max_length
+                bodies,
+                prefix=PREFIX,
+                suffix=SUFFIX,
+                max_length=self.card.max_length,
+                truncation=truncation,
             )
         if instruction is not None:
             raise CapabilityError(
                 f"instruction is {instruction!r:.80}, but `{self.card.name}` takes no instructions"
             )
-        pairs = [(query, text) for text in documents]
-        return self.tokenizer.encode_pairs(pairs, max_length=self.card.max_length)
+        return self.tokenizer.encode_pairs(
+            pairs, max_length=self.card.max_length, truncation=truncation
+        )
 
     def _report(self, tokenized: Tokenized, texts: int, distinct: int) -> None:
         self._count(

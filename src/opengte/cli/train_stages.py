@@ -1,0 +1,482 @@
+"""The commands of `gte train` that train: each a stage."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from opengte.cli import failures
+from opengte.cli.data_options import ColumnOptions, specs_of
+from opengte.cli.train_data import Sources, encoding_of
+from opengte.cli.train_options import (
+    ARGUMENTS,
+    Amount,
+    DataOptions,
+    RecipeOptions,
+    RunOptions,
+    adapters,
+    lora_option,
+    matryoshka_option,
+    mine_option,
+    stage,
+)
+
+if TYPE_CHECKING:
+    from opengte.checkpoint import Checkpoint
+    from opengte.train.distributed import World
+    from opengte.train.stages.work import Done, Job
+
+COMMAND = "command.json"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every stage is asked: the model, the data, where to and how."""
+
+    model: str
+    source: DataOptions
+    columns: ColumnOptions
+    output: Path
+    resume: bool
+    numbers: RecipeOptions
+    run: RunOptions
+
+    @property
+    def start(self) -> Path:
+        """Return where a model goes that has to be read in another way."""
+        return self.output / "start"
+
+    def sources(self, start: "Checkpoint", recipe: Any, **options: Any) -> Sources:
+        """Return the data, tokenised at the recipe's lengths."""
+        encoding = encoding_of(
+            start,
+            recipe.query_tokens,
+            recipe.document_tokens,
+            **options.pop("encoding", {}),
+        )
+        return Sources(self.source, self.columns, self.output / "data", encoding, **options)
+
+
+def stage_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Return a decorator for a function of `Asked`, the world, and the stage's own options."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        def callback(**values: Any) -> None:
+            common = {field: values.pop(field) for field in Asked.__annotations__}
+            asked = Asked(**common)
+            if not asked.source.data and asked.source.listed is None:
+                raise click.UsageError("Give --data PATH, or --sources FILE.")
+            with _world(asked) as world:
+                function(asked, world, **values)
+
+        callback.__doc__ = function.__doc__
+        callback.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+        return stage(name)(callback)
+
+    return decorate
+
+
+@contextmanager
+def _world(asked: Asked) -> "Iterator[World]":
+    """Join the other processes, say what training says, and write down what was asked."""
+    from opengte.train.distributed import join, leave
+
+    logger = logging.getLogger("opengte.train")
+    handler = _Lines()
+    level, logger.level = logger.level, logging.INFO
+    world = join(asked.run.device)
+    if world.is_first:
+        logger.addHandler(handler)
+        context = click.get_current_context()
+        asked.output.mkdir(parents=True, exist_ok=True)
+        record = {"command": context.info_name, "folder": os.getcwd(), "model": asked.model}
+        record["arguments"] = context.meta[ARGUMENTS]
+        path = asked.output / COMMAND
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    try:
+        yield world
+    finally:
+        logger.removeHandler(handler)
+        logger.level = level
+        leave()
+
+
+class _Lines(logging.Handler):
+    """Log records as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one."""
+        click.echo(record.getMessage(), err=True)
+
+
+def _job(asked: Asked, world: "World", dev: Any) -> "Job":
+    from opengte.train.stages.work import Job
+
+    return Job(
+        output=asked.output,
+        dev=dev,
+        resume=asked.resume,
+        world=world,
+        options=asked.run.settings(),
+    )
+
+
+def _finish(done: "Done", world: "World", *, loads: str = "Encoder") -> None:
+    """Say what was made, and how it is used."""
+    if not world.is_first:
+        return
+    if done.model is None:
+        click.echo(f"stopped after {done.steps} steps; `gte train resume` goes on", err=True)
+        raise click.exceptions.Exit(failures.INTERRUPTED)
+    for name, value in done.after.items():
+        before = done.before.get(name)
+        was = "" if before is None else f"{before:.4f} before, "
+        click.echo(f"{name}: {was}{value:.4f} after", err=True)
+    click.echo(str(done.model))
+    if loads == "Encoder":
+        how = f"gte search QUERY FOLDER -m {done.model}; measure it: gte eval {done.model} --data F"
+    else:
+        how = f"gte rerank -m {done.model} QUERY DOCUMENT..."
+    click.echo(f'use it: opengte.{loads}.load("{done.model}"), {how}', err=True)
+
+
+@stage_command("finetune")
+@mine_option
+@matryoshka_option
+@click.option(
+    "--sparse",
+    type=click.FloatRange(0),
+    metavar="WEIGHT",
+    help="Train a sparse head, too, with this weight.",
+)
+@lora_option
+def finetune(
+    asked: Asked,
+    world: "World",
+    mine: int | None,
+    matryoshka: tuple[int, ...] | None,
+    sparse: float | None,
+    lora: int | None,
+) -> None:
+    """Fine-tune an encoder on your pairs, with mined hard negatives.
+
+    Rows are held out, negatives are mined with the model itself (4 a row, where rows have none),
+    texts are tokenised into FOLDER/data, and the model is measured before and after. Labelled
+    texts and scored pairs train, too.
+
+    \b
+    Examples:
+      gte train finetune --model minilm --data faq.jsonl --output tuned/
+      gte train finetune -m thenlper/gte-base --data nli.jsonl --data qa=qa/ -o out/ --tokens 20M
+    """
+    from opengte.train.stages import finetune as stage
+    from opengte.train.stages.start import pooled
+
+    start = pooled(asked.model, asked.start)
+    own = {"matryoshka": matryoshka, "sparse": sparse, "adapters": adapters(lora)}
+    recipe = asked.numbers.recipe(stage.FineTuning, **own)
+    sources = asked.sources(start, recipe, mine=4 if mine is None else mine, miner=start)
+    train, dev = sources.open(world)
+    done = stage.finetune(start, train, _job(asked, world, dev), recipe)
+    _finish(done, world)
+
+
+@stage_command("pretrain")
+@click.option(
+    "--from-nothing",
+    type=click.Choice(["tiny", "mini", "small", "base"]),
+    metavar="SIZE",
+    help="Begin with random weights of this size, and a tokenizer trained on the data.",
+)
+@click.option("--vocabulary", type=Amount(), default=8192, show_default=True, help="Of that.")
+@click.option("--positions", type=Amount(), default=512, show_default=True, help="Of that.")
+def pretrain(
+    asked: Asked, world: "World", from_nothing: str | None, vocabulary: int, positions: int
+) -> None:
+    """Pre-train an encoder on raw texts: masked language modelling.
+
+    30 % of the tokens are hidden; nine tenths of the budget go to short pieces, the rest to long
+    ones with a larger base of the rotary angles. With --from-nothing, --model is `new`.
+
+    \b
+    Examples:
+      gte train pretrain -m new --from-nothing mini --data texts/ -o mlm/ --tokens 100M
+      gte train pretrain --model minilm --data texts.txt.gz --output mlm/ --tokens 20M
+    """
+    from opengte.train.stages import mlm
+    from opengte.train.stages.start import pooled
+
+    if from_nothing is None:
+        start = pooled(asked.model, asked.start)
+    else:
+        if asked.model not in ("new", "qwen2"):
+            raise click.UsageError("With --from-nothing, --model is `new` or `qwen2`.")
+        start = _created(asked, world, from_nothing, vocabulary, positions)
+    recipe = asked.numbers.recipe(mlm.Masking)
+    longest = max(p.length for p in mlm.fitted(recipe.phases, start.plan.max_positions))
+    data = replace(recipe, query_tokens=longest, document_tokens=longest)
+    train, dev = asked.sources(start, data).open(world)
+    done = mlm.pretrain(start, train, _job(asked, world, dev), recipe)
+    _finish(done, world)
+
+
+def _created(
+    asked: Asked, world: "World", size: str, vocabulary: int, positions: int
+) -> "Checkpoint":
+    """Return a model from nothing, made once."""
+    from opengte import checkpoint as checkpoints
+    from opengte.cli.data_options import specs_of
+    from opengte.data.examples import BadRow
+    from opengte.data.sources import columns_of, examples
+    from opengte.train.stages.start import create
+
+    folder = asked.start
+    if world.is_first and not folder.exists():
+        specs = specs_of(asked.source.data, asked.source.listed, asked.columns, {})
+        texts = (
+            text
+            for spec in specs
+            for row in examples(spec.paths, columns_of(spec.paths, spec.columns))
+            if not isinstance(row, BadRow)
+            for text in (row.query, *row.documents)
+        )
+        kind: Any = asked.model
+        seed = asked.numbers.seed or 0
+        create(
+            folder,
+            texts,
+            architecture=kind,
+            size=size,
+            vocabulary=vocabulary,
+            positions=positions,
+            seed=seed,
+        )
+    world.wait()
+    return checkpoints.read(folder, kind="encoder")
+
+
+@stage_command("contrastive")
+@click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Of the softmax.")
+@click.option(
+    "--reversed-ntk",
+    type=click.FloatRange(1),
+    metavar="FACTOR",
+    help="How many times finer long texts are read than short ones were trained; 1: not.",
+)
+def contrastive(
+    asked: Asked, world: "World", temperature: float | None, reversed_ntk: float | None
+) -> None:
+    """Pre-train an encoder on weak pairs: large batches, short texts.
+
+    Titles and bodies, questions and answers, texts and translations; up to 16,384 pairs a batch, of
+    one source each, temperature 0.01. A masked language model becomes an encoder here.
+
+    \b
+    Examples:
+      gte train contrastive --model mlm/model --data web.jsonl.gz --output cpt/ --tokens 50M
+      gte train contrastive -m mlm/model --sources sources.toml -o cpt/ --batch 1024 --steps 5000
+    """
+    from opengte.train.stages import contrastive as stage
+    from opengte.train.stages.start import pooled
+
+    start = pooled(asked.model, asked.start)
+    own = {"temperature": temperature, "reversed_ntk": reversed_ntk}
+    recipe = asked.numbers.recipe(stage.Weak, **own)
+    train, dev = asked.sources(start, recipe).open(world)
+    done = stage.contrast(start, train, _job(asked, world, dev), recipe)
+    _finish(done, world)
+
+
+@stage_command("extend")
+@click.option("--positions", type=Amount(), help="Tokens that it is to read.  [default: 4 x]")
+@click.option("--theta", type=click.FloatRange(1), help="Base of the rotary angles.")
+@click.option("--check/--no-check", default=True, help="Look for needle and passkey afterwards.")
+def extend(
+    asked: Asked, world: "World", positions: int | None, theta: float | None, check: bool
+) -> None:
+    """Give an encoder with rotary positions a longer context.
+
+    Train it on pairs with long texts; then a fact and a pass key are looked for in documents as
+    long as the new context, with the model before and after.
+
+    \b
+    Examples:
+      gte train extend --model cpt/model --data long.jsonl --output long/ --positions 8192
+      gte train extend -m cpt/model --data long.jsonl -o long/ --theta 160000 --tokens 20M
+    """
+    from opengte.train.stages import extend as stage
+    from opengte.train.stages.start import pooled
+
+    start = pooled(asked.model, asked.start)
+    recipe = asked.numbers.recipe(stage.Extension, positions=positions, theta=theta)
+    longest = recipe.positions or 4 * start.plan.max_positions
+    room = replace(start, plan=replace(start.plan, max_positions=longest))
+    data = replace(recipe, document_tokens=recipe.document_tokens or longest)
+    train, dev = asked.sources(room, data).open(world)
+    done = stage.extend(start, train, _job(asked, world, dev), recipe)
+    if done.model is not None and check and world.is_first:
+        _sees(start, done.model, longest)
+    _finish(done, world)
+
+
+def _sees(start: "Checkpoint", model: Path, length: int) -> None:
+    """Say how often needle and passkey are found, before and after."""
+    from opengte import Encoder
+    from opengte.evaluate import needle
+
+    short = [n for n in (length // 4, length // 2, length) if n >= 64]
+    for name, encoder in (("before", Encoder.load(start.folder)), ("after", Encoder.load(model))):
+        for found in (needle.find(encoder, lengths=[n], documents=10) for n in short):
+            tokens = found[0].length
+            for kind in needle.KINDS:
+                cells = [one.accuracy for one in found if one.kind == kind]
+                share = sum(cells) / len(cells)
+                click.echo(f"{kind} in {tokens:,} tokens, {name}: {share:.2f}", err=True)
+
+
+@stage_command("instruct")
+@mine_option
+@matryoshka_option
+@lora_option
+@click.option("--causal", is_flag=True, help="Keep the attention causal.")
+def instruct(
+    asked: Asked,
+    world: "World",
+    mine: int | None,
+    matryoshka: tuple[int, ...] | None,
+    lora: int | None,
+    causal: bool,
+) -> None:
+    """Tune a decoder to embed by instruction: bidirectional, last token.
+
+    The task goes before queries (--instruction, or each source's own), never before documents.
+    Low-rank adapters of rank 16 are trained and merged; --lora 0 trains all weights.
+
+    \b
+    Examples:
+      gte train instruct --model Qwen/Qwen2-1.5B --data qa.jsonl --output qwen/
+      gte train instruct -m Qwen/Qwen2-1.5B --sources tasks.toml -o qwen/ --lora 0
+    """
+    from opengte import checkpoint as checkpoints
+    from opengte.train.stages import instruct as stage
+
+    if world.is_first:
+        stage.as_embedder(asked.model, asked.start, causal=causal)
+    world.wait()
+    start = checkpoints.read(asked.start, kind="encoder")
+    recipe = asked.numbers.recipe(stage.Tuning, matryoshka=matryoshka)
+    if lora is not None:
+        recipe = replace(recipe, adapters=adapters(lora))
+    sources = asked.sources(start, recipe, mine=mine or 0, miner=start)
+    train, dev = sources.open(world)
+    done = stage.instruct(start, train, _job(asked, world, dev), recipe)
+    _finish(done, world)
+
+
+@stage_command("rerank")
+@mine_option
+@click.option("--miner", metavar="MODEL", help="The encoder that finds them.  [default: --model]")
+@click.option("--max-length", type=Amount(), help="Tokens of query and document together.")
+@click.option(
+    "--loss",
+    type=click.Choice(["softmax", "binary"]),
+    help="Over each query's candidates, or for each pair alone.",
+)
+@lora_option
+def rerank(
+    asked: Asked,
+    world: "World",
+    mine: int | None,
+    miner: str | None,
+    max_length: int | None,
+    loss: str | None,
+    lora: int | None,
+) -> None:
+    """Train a reranker (cross-encoder) from an encoder or a decoder.
+
+    Rows need negatives; ten are mined where there are none.
+
+    \b
+    Examples:
+      gte train rerank --model minilm --data faq.jsonl --output reranker/
+      gte train rerank -m mlm/model --data mined.jsonl -o reranker/ --max-length 1024
+    """
+    from opengte import checkpoint as checkpoints
+    from opengte.text.prompts import Prompts
+    from opengte.train.stages import rerank as stage
+    from opengte.train.stages.start import pooled
+
+    start = pooled(asked.model, asked.start)
+    own = {"max_length": max_length, "loss": loss, "adapters": adapters(lora)}
+    recipe = asked.numbers.recipe(stage.Reranking, **own)
+    plain = {"prompts": Prompts()}
+    count = 10 if mine is None else mine
+    finder = start if miner is None else checkpoints.read(miner, kind="encoder")
+    sources = asked.sources(start, recipe, mine=count, miner=finder, encoding=plain)
+    train, dev = sources.open(world)
+    done = stage.rerank(start, train, _job(asked, world, dev), recipe)
+    _finish(done, world, loads="Reranker")
+
+
+@stage_command("distill")
+@click.option("--layers", type=Amount(), help="Of the student, taken from the model.")
+@click.option("--student", metavar="MODEL", help="Or another model that is to learn.")
+@click.option("--reranker", metavar="MODEL", help="The teacher, instead of the model.")
+@click.option(
+    "--by",
+    type=click.Choice(["kl", "margin_mse"]),
+    help="Distance from the teacher's scores.",
+)
+@mine_option
+def distill(
+    asked: Asked,
+    world: "World",
+    layers: int | None,
+    student: str | None,
+    reranker: str | None,
+    by: str | None,
+    mine: int | None,
+) -> None:
+    """Train a smaller encoder to order texts as a larger model does.
+
+    The teacher mines negatives (8 a row) and scores each row's texts; the student is the model with
+    fewer layers, or --student.
+
+    \b
+    Examples:
+      gte train distill --model minilm --layers 3 --data faq.jsonl --output small/
+      gte train distill -m minilm --layers 3 --reranker BAAI/bge-reranker-base --data q.csv -o s/
+    """
+    from opengte import checkpoint as checkpoints
+    from opengte.cli.train_teacher import Teacher, file_of, score
+    from opengte.train.stages import distill as stage
+
+    if (layers is None) == (student is None):
+        raise click.UsageError("Give --layers or --student.")
+    own = {"by": by, "teacher_temperature": 1.0 if reranker else None}
+    recipe = asked.numbers.recipe(stage.Distillation, **own)
+    teacher = Teacher(asked.model, reranker, 8 if mine is None else mine)
+    switches = {"instruction": asked.source.instruction}
+    specs = specs_of(asked.source.data, asked.source.listed, asked.columns, switches)
+    folder = asked.output / "data"
+    if world.is_first:
+        score(specs, folder, teacher)
+        if layers is not None and not asked.start.exists():
+            stage.thinned(checkpoints.read(asked.model, kind="encoder"), layers, asked.start)
+    world.wait()
+    start = checkpoints.read(student or asked.start, kind="encoder")
+    files = tuple(f"{spec.name}={file_of(spec, folder)}" for spec in specs)
+    given = DataOptions(files, None, asked.source.dev, asked.source.held_out, None)
+    plain = ColumnOptions(None, (), (), (), None, None)
+    train, dev = replace(asked, source=given, columns=plain).sources(start, recipe).open(world)
+    done = stage.distill(start, train, _job(asked, world, dev), recipe)
+    _finish(done, world)
+
+
+COMMANDS = (finetune, pretrain, contrastive, extend, instruct, rerank, distill)

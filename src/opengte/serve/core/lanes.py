@@ -1,0 +1,256 @@
+"""The threads that run one model's engines.
+
+A compiled engine of n threads computes most when n engines of one thread each, the lanes, work on
+batches of their own: none waits for another, so that batches can be small at no loss, and what is
+urgent waits for one small batch at most. A text that is alone is computed by all threads together.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from opengte.engine.base import Engine
+from opengte.errors import EngineError
+from opengte.serve.core.compute import isolate
+from opengte.serve.core.scheduler import Scheduler
+from opengte.serve.core.work import Deliver, Failed, Flight, Outcome, Row
+
+log = logging.getLogger(__name__)
+
+CALM_SECONDS = 1.0  # without urgent requests, until batches are larger
+LEAST_TOKENS = 32  # of a batch, when what waits is shared out among idle lanes
+
+Compute = Callable[[Engine, Sequence[Flight]], list[Row]]
+
+
+@dataclass(frozen=True)
+class Engines:
+    """One engine a lane; and where there are several lanes, one that uses all threads."""
+
+    lanes: tuple[Engine, ...]
+    team: Engine | None = None
+    team_tokens: int = 0  # the longest text that all threads compute together
+    calm_tokens: int = 256  # of a batch while there are no urgent requests
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a lane's engine has been computing since when."""
+
+    flights: Sequence[Flight]
+    started: float
+    tokens: int
+
+
+class Lane:
+    """One thread of a model."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.wake: SimpleQueue[None] = SimpleQueue()
+        self.batch: Sequence[Flight] = ()
+        self.running: Running | None = None
+        self.abandoned = False
+        self.thread: threading.Thread | None = None
+
+
+class Lanes:
+    """Feeds the engines from the scheduler until told to stop.
+
+    deliver is called on the lanes' threads. suspects are computed first, each alone. Methods are
+    safe to call from any thread.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        engines: Engines,
+        scheduler: Scheduler,
+        compute: Compute,
+        probe: Callable[[], Flight],
+        deliver: Deliver,
+        suspects: Sequence[Flight] = (),
+    ) -> None:
+        self._engines, self._scheduler = engines, scheduler
+        self._compute, self._probe, self._deliver = compute, probe, deliver
+        self._suspects = list(suspects)
+        self._lock = threading.Lock()
+        self._idle: list[Lane] = []
+        self._busy = 0
+        self._team_busy = False
+        self._calm_from = 0.0
+        self._stopping = False
+        self.lanes = [Lane(engine) for engine in engines.lanes]
+        for i, lane in enumerate(self.lanes):
+            lane.thread = threading.Thread(
+                target=self._run, args=(lane,), name=f"opengte-{name}-{i}", daemon=True
+            )
+
+    def start(self) -> None:
+        """Start the threads."""
+        for lane in self.lanes:
+            assert lane.thread is not None
+            lane.thread.start()
+
+    def add(self, flights: Sequence[Flight], *, urgent: bool = False) -> None:
+        """Queue flights and wake a lane; for some time after urgent ones, batches stay small."""
+        with self._lock:
+            if urgent:
+                self._calm_from = time.monotonic() + CALM_SECONDS
+            for flight in flights:
+                self._scheduler.add(flight)
+            self._wake_one()
+
+    def remove(self, flights: Sequence[Flight]) -> None:
+        """Take out those flights that still wait."""
+        with self._lock:
+            for flight in flights:
+                self._scheduler.remove(flight)
+
+    def promote(self, flight: Flight) -> None:
+        """Let a bulk flight go with the interactive ones."""
+        with self._lock:
+            self._scheduler.promote(flight)
+
+    def waiting(self) -> int:
+        """Return the tokens that wait."""
+        return self._scheduler.tokens
+
+    def stop(self) -> list[Flight]:
+        """Let each thread end after its batch; return the flights that were waiting."""
+        with self._lock:
+            self._stopping = True
+            waiting = [item for item in self._scheduler.clear() if isinstance(item, Flight)]
+            waiting += self._suspects
+            self._suspects = []
+            for lane in self._idle:
+                lane.wake.put(None)
+            self._idle = []
+        return waiting
+
+    @property
+    def active(self) -> bool:
+        """Return whether anything is computed or waits."""
+        return self._busy > 0 or len(self._scheduler) > 0
+
+    @property
+    def alive(self) -> int:
+        """Return how many threads have not ended."""
+        return sum(lane.thread is not None and lane.thread.is_alive() for lane in self.lanes)
+
+    # --- on the threads ---
+
+    def _run(self, lane: Lane) -> None:
+        engine, expired = self._wait(lane)
+        while engine is not None:
+            outcome = self._outcome(lane, engine)
+            with self._lock:
+                self._busy -= 1
+                self._team_busy = False
+                lane.batch = ()
+                if lane.abandoned:
+                    return
+                engine, expired = self._take(lane)
+            # only now, with the next batch in hand: the event loop may keep the interpreter
+            # busy, and the engine needs it no more than to begin
+            self._deliver(outcome)
+            if expired:
+                self._deliver(Outcome(expired, []))
+            if engine is None:
+                engine, expired = self._wait(lane)
+
+    def _outcome(self, lane: Lane, engine: Engine) -> Outcome:
+        try:
+            return self._isolated(lane, engine)
+        except BaseException as error:  # a defect of ours: nobody may wait for ever
+            log.error("a batch was lost", exc_info=error)
+            failed = Failed(EngineError("the batch that the input was in was lost"))
+            flights = list(lane.batch)
+            return Outcome(flights, [failed] * len(flights), sick=repr(error))
+
+    def _wait(self, lane: Lane) -> tuple[Engine | None, list[Flight]]:
+        """Wait for a batch and take it; no engine at the end."""
+        while True:
+            with self._lock:
+                if self._stopping:
+                    return None, []
+                engine, expired = self._take(lane)
+                if engine is None and not expired:
+                    self._idle.append(lane)
+            if expired:
+                self._deliver(Outcome(expired, []))
+            if engine is not None:
+                return engine, []
+            if not expired:
+                lane.wake.get()
+
+    def _take(self, lane: Lane) -> tuple[Engine | None, list[Flight]]:
+        """Take a batch for a lane, with the lock held; no engine when there is none to take."""
+        if self._team_busy or self._stopping:
+            return None, []
+        if self._suspects:
+            lane.batch = [self._suspects.pop()]
+            engine, expired = lane.engine, []
+        else:
+            lone = self._scheduler.lone
+            together = (
+                self._engines.team is not None
+                and not self._busy
+                and lone is not None
+                and lone.tokens <= self._engines.team_tokens
+            )
+            taken = self._scheduler.take(time.monotonic(), None if together else self._budget())
+            lane.batch = [item for item in taken.batch if isinstance(item, Flight)]
+            expired = [item for item in taken.expired if isinstance(item, Flight)]
+            engine = self._engines.team if together and self._engines.team else lane.engine
+            self._team_busy = together and bool(lane.batch)
+        if not lane.batch:
+            return None, expired
+        self._busy += 1
+        if self._suspects or len(self._scheduler):
+            self._wake_one()
+        return engine, expired
+
+    def _budget(self) -> int:
+        """Share what waits out among the lanes that have nothing to do."""
+        free = len(self.lanes) - self._busy
+        share = -(-self._scheduler.tokens // max(1, free))
+        calm = time.monotonic() >= self._calm_from
+        most = self._engines.calm_tokens if calm else self._scheduler.policy.slice_tokens
+        return min(most, max(share, LEAST_TOKENS))
+
+    def _wake_one(self) -> None:
+        if self._idle and not self._team_busy:
+            self._idle.pop().wake.put(None)
+
+    def _isolated(self, lane: Lane, engine: Engine) -> Outcome:
+        flights = lane.batch
+        seconds = 0.0
+
+        def run(part: Sequence[Flight]) -> list[Row]:
+            nonlocal seconds
+            started = time.monotonic()
+            lane.running = Running(part, started, sum(flight.tokens for flight in part))
+            try:
+                return self._compute(engine, part)
+            finally:
+                lane.running = None
+                seconds += time.monotonic() - started
+
+        def healthy() -> str | None:
+            try:
+                run([self._probe()])
+            except BaseException as error:
+                return f"{type(error).__name__}: {error}"
+            return None
+
+        results, faults, sick = isolate(flights, run, healthy)
+        tokens = sum(
+            flight.tokens
+            for flight, result in zip(flights, results, strict=True)
+            if not isinstance(result, Failed)
+        )
+        return Outcome(list(flights), results, tokens, seconds, faults, sick)

@@ -1,0 +1,1 @@
+"""One module per protocol: bodies in, bodies out, errors; pure functions of data, no I/O."""

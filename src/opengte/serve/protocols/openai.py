@@ -1,0 +1,325 @@
+"""OpenAI: `POST /v1/embeddings`, `GET /v1/models` and `GET /v1/models/{model}`."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from opengte.errors import InputError, UnknownModelError
+from opengte.serve.protocols.base import (
+    Dialect,
+    Exchange,
+    Failure,
+    Kind,
+    Operation,
+    Policy,
+    Work,
+)
+from opengte.serve.protocols.fields import Count, FilledInputs, readable
+from opengte.serve.protocols.roles import InputType, Truncate, role_of, side_of
+from opengte.serve.protocols.shapes import (
+    Rows,
+    base64_of,
+    inputs_of,
+    report,
+    require,
+    tokens_of,
+)
+from opengte.serve.request import EmbedAnswer, EmbedRequest, Input, ModelStatus
+from opengte.types import Output
+
+
+class EmbeddingsBody(Struct, kw_only=True):
+    """OpenAI's CreateEmbeddingRequest, and our extensions from `input_type` on."""
+
+    input: FilledInputs
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Count | None = None
+    user: str | None = None
+    input_type: InputType | None = None
+    instruction: str | None = None
+    prompt_name: str | None = None
+    truncate: bool | Truncate | None = None
+    normalize: bool | None = None
+    outputs: list[Literal["dense", "sparse", "tokens"]] | None = None
+    token_ids: Literal["model", "cl100k_base", "o200k_base"] | None = None
+    partial: bool | None = None
+    details: bool | None = None
+
+
+class Sparse(Struct):
+    """Weights of the tokens that a text has, ids ascending."""
+
+    indices: list[int]
+    values: list[float]
+
+
+class InputReport(Struct, kw_only=True):
+    """What happened to one input."""
+
+    index: int
+    tokens: int
+    embedded_tokens: int
+    truncated: bool
+    error: str | UnsetType = UNSET
+
+
+class Embedding(Struct, kw_only=True):
+    """One vector; null where the input failed and `partial` was asked for."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str | None
+    sparse: Sparse | None | UnsetType = UNSET
+    tokens: list[list[float]] | None | UnsetType = UNSET
+
+
+class Usage(Struct):
+    """Tokens that were really embedded."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(Struct, kw_only=True):
+    """OpenAI's CreateEmbeddingResponse, and `inputs` on request or where an input was cut."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+    inputs: list[InputReport] | UnsetType = UNSET
+
+
+class Model(Struct, kw_only=True):
+    """A model as OpenAI lists it, and what we know besides."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    state: Literal["loading", "ready", "failed", "unhealthy"]
+    kind: Literal["encoder", "reranker"] | None
+    dimension: int | None
+    max_length: int | None
+    fingerprint: str | None
+
+
+class ModelList(Struct):
+    """The models of this server."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class ErrorDetail(Struct):
+    """OpenAI's Error."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(Struct):
+    """OpenAI's ErrorResponse."""
+
+    error: ErrorDetail
+
+
+STATUSES: dict[Kind, int] = {
+    "malformed": 400,
+    "invalid": 400,
+    "too_long": 400,
+    "too_large": 413,
+    "media_type": 415,
+    "unsupported": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "unknown_model": 404,
+    "not_found": 404,
+    "method": 405,
+    "limited": 429,
+    "overloaded": 503,
+    "not_ready": 503,
+    "deadline": 504,
+    "engine": 500,
+    "internal": 500,
+}
+
+# (type, code)
+NAMES: dict[Kind, tuple[str, str | None]] = {
+    "malformed": ("invalid_request_error", None),
+    "invalid": ("invalid_request_error", None),
+    "too_long": ("invalid_request_error", "context_length_exceeded"),
+    "too_large": ("invalid_request_error", "request_too_large"),
+    "media_type": ("invalid_request_error", "unsupported_media_type"),
+    "unsupported": ("invalid_request_error", "unsupported"),
+    "unauthenticated": ("invalid_request_error", "invalid_api_key"),
+    "forbidden": ("invalid_request_error", "permission_denied"),
+    "unknown_model": ("invalid_request_error", "model_not_found"),
+    "not_found": ("invalid_request_error", "unknown_url"),
+    "method": ("invalid_request_error", "method_not_allowed"),
+    "limited": ("rate_limit_error", "rate_limit_exceeded"),
+    "overloaded": ("server_error", "overloaded"),
+    "not_ready": ("server_error", "model_not_ready"),
+    "deadline": ("server_error", "deadline_exceeded"),
+    "engine": ("server_error", "engine_error"),
+    "internal": ("server_error", None),
+}
+
+
+def error(failure: Failure, policy: Policy) -> tuple[int, Any]:
+    """Return the status and body of a failure."""
+    kind, code = NAMES[failure.kind]
+    message = failure.message
+    if failure.kind == "too_long":
+        # clients look for these words, and for the number
+        limit = f" is {failure.limit} tokens" if failure.limit else " is exceeded"
+        message = f"This model's maximum context length{limit}. {message}"
+    content = {"message": message, "type": kind, "param": failure.param, "code": code}
+    return STATUSES[failure.kind], {"error": content}
+
+
+DIALECT = Dialect("openai", error, ErrorBody, STATUSES)
+
+
+def embed_inputs(value: Any, model: str | None, declared: str | None, exchange: Exchange) -> Any:
+    """Return the inputs of a request; InputError on none, an empty one, or ids of strangers."""
+    require(value, "input")
+    inputs = readable(inputs_of(value), model, declared, exchange)
+    for index, item in enumerate(inputs):
+        if not item:
+            raise InputError(
+                f"input[{index}] is empty; expected at least one character or token. Leave it out."
+            )
+    return inputs
+
+
+def embeddings_requests(body: EmbeddingsBody, exchange: Exchange) -> Work:
+    """Return the embedding request of a body."""
+    inputs: tuple[Input, ...] = embed_inputs(body.input, body.model, body.token_ids, exchange)
+    outputs: tuple[Output, ...] = tuple(body.outputs) if body.outputs else ("dense",)
+    request = EmbedRequest(
+        model=body.model,
+        inputs=inputs,
+        role=role_of(body.input_type),
+        instruction=body.instruction,
+        prompt_name=body.prompt_name,
+        outputs=outputs,
+        dimensions=body.dimensions,
+        truncation=side_of(body.truncate, exchange.policy.auto_truncate),
+        normalize=body.normalize is not False,
+        partial=body.partial is True,
+    )
+    return Work((request,), role_given=body.input_type is not None)
+
+
+def embeddings_reply(
+    body: EmbeddingsBody, answers: tuple[EmbedAnswer, ...], exchange: Exchange
+) -> Any:
+    """Return the list of vectors."""
+    (answer,) = answers
+    tokens = tokens_of(answer)
+    content = {
+        "object": "list",
+        "data": Rows(_data(answer, body.encoding_format == "base64")),
+        "model": answer.model.name,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        **report(answer, body.details is True),
+    }
+    return content
+
+
+def _data(answer: EmbedAnswer, in_base64: bool) -> Iterator[dict[str, Any]]:
+    for index in range(len(answer.token_counts)):
+        vector = answer.dense[index] if answer.dense is not None else None
+        item: dict[str, Any] = {
+            "object": "embedding",
+            "index": index,
+            "embedding": base64_of(vector) if in_base64 and vector is not None else vector,
+        }
+        if answer.sparse is not None:
+            item["sparse"] = _sparse(answer.sparse[index])
+        if answer.tokens is not None:
+            item["tokens"] = answer.tokens[index]
+        yield item
+
+
+def _sparse(weights: dict[int, float] | None) -> dict[str, Any] | None:
+    if weights is None:
+        return None
+    indices = sorted(weights)
+    return {"indices": indices, "values": [weights[token] for token in indices]}
+
+
+def _model(status: ModelStatus) -> dict[str, Any]:
+    card = status.card
+    return {
+        "id": status.name,
+        "object": "model",
+        "created": status.created,
+        "owned_by": "opengte",
+        "state": status.state,
+        "kind": card and card.kind,
+        "dimension": card and card.dimension,
+        "max_length": card and card.max_length,
+        "fingerprint": card and card.fingerprint,
+    }
+
+
+def models_reply(body: None, answers: tuple[()], exchange: Exchange) -> Any:
+    """Return all models."""
+    return {"object": "list", "data": [_model(status) for status in exchange.models()]}
+
+
+def model_reply(body: None, answers: tuple[()], exchange: Exchange) -> Any:
+    """Return one model; UnknownModelError if there is none of that name."""
+    name = exchange.path["model"]
+    for status in exchange.models():
+        if status.name == name:
+            return _model(status)
+    raise UnknownModelError(f"The model {name!r} does not exist. GET /v1/models lists them.")
+
+
+EMBEDDINGS = Operation(
+    id="openai_embeddings",
+    dialect=DIALECT,
+    method="POST",
+    paths=("/v1/embeddings", "/embeddings"),
+    summary="Embed texts (OpenAI)",
+    body=EmbeddingsBody,
+    answer=EmbeddingList,
+    requests=embeddings_requests,
+    reply=embeddings_reply,
+    inert=frozenset({"user"}),
+    refused={
+        "prompt": "Pass `instruction`, `input_type` or `prompt_name`.",
+        "messages": "Pass `input`; chat templates are not applied.",
+        "truncate_prompt_tokens": "Pass `truncate`.",
+        "add_special_tokens": "They are always added.",
+    },
+)
+
+OPERATIONS = (
+    EMBEDDINGS,
+    Operation(
+        id="openai_models",
+        dialect=DIALECT,
+        method="GET",
+        paths=("/v1/models", "/models"),
+        summary="List the models (OpenAI)",
+        answer=ModelList,
+        reply=models_reply,
+    ),
+    Operation(
+        id="openai_model",
+        dialect=DIALECT,
+        method="GET",
+        paths=("/v1/models/{model:path}",),
+        summary="Describe a model (OpenAI)",
+        answer=Model,
+        reply=model_reply,
+    ),
+)
