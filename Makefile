@@ -8,13 +8,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint docs bench-cpu clean
+.PHONY: help demo serve-demo test test-fast lint docs fuzz bench-cpu bench-serve bench-train clean
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 demo: $(VENV)/.installed ## Fetch the default model, embed and search the documents in examples/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
+
+serve-demo: $(VENV)/.dev ## Start a server with the default model and call it with three official clients
+	$(BIN)/python examples/serve_demo.py
 
 test: $(VENV)/.dev ## Run all tests; ARGS go to pytest
 	$(BIN)/python -m pytest -n 2 $(ARGS)
@@ -29,6 +32,15 @@ lint: $(VENV)/.dev ## Check style, formatting and types
 
 bench-cpu: $(VENV)/.dev ## Time the CPU engines beside their peers, some hours; ARGS go to the benchmark
 	$(BIN)/python bench/cpu_engines.py $(ARGS)
+
+bench-serve: $(VENV)/.dev ## Load the server and its peers, half an hour; ARGS go to the benchmark
+	$(BIN)/python bench/serve_load.py $(ARGS)
+
+bench-train: $(VENV)/.dev ## Train beside sentence-transformers; ARGS go to the benchmark
+	$(BIN)/python bench/train.py $(ARGS)
+
+fuzz: $(VENV)/.dev ## Send the server ten minutes of requests made from its own OpenAPI document
+	$(BIN)/python bench/serve_fuzz.py --seconds 600
 
 docs: $(VENV)/.dev ## Write docs/cli.md from the help pages
 	$(BIN)/python -m opengte.cli.manual > docs/cli.md
@@ -51,5 +63,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE)
 
 $(VENV)/.dev: $(VENV)/.installed
 	@echo "Installing what development needs into $(VENV), once ..."
-	@$(PIP) install --constraint constraints.txt --group dev
+	@$(PIP) install --constraint constraints.txt --group dev 'opengte[serve,otel,search]'
 	@touch $@

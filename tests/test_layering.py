@@ -24,7 +24,13 @@ LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 TORCH = ("reference", "train")
 ADAPTERS: dict[str, tuple[str, ...]] = {
     "torch": (*TORCH, "engine/torch.py"),
-    "pyarrow": ("cli",),
+    "pyarrow": ("cli", "data/tables.py", "search/stores", "search/parse", "search/export.py"),
+    "lancedb": ("search/stores",),
+    "ray": ("serve/ray_app.py",),
+    "opentelemetry": ("serve/tracing.py",),
+    "peft": ("train/lora.py",),
+    "starlette": ("serve",),
+    "uvicorn": ("serve",),
     "mteb": ("evaluate",),
     "datasets": ("evaluate",),
     "ir_measures": ("evaluate",),

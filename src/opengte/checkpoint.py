@@ -29,7 +29,12 @@ from opengte.weights import Chunk, PickleReader, Weights
 Kind = Literal["encoder", "reranker"]
 
 MAX_JSON = 64 << 20  # bytes of a configuration file
-SIDE_FILES = {"sparse_linear.pt": "sparse", "colbert_linear.pt": "tokens"}  # bge-m3
+SIDE_FILES = {  # bge-m3's, and the same as training writes them; the latter win
+    "sparse_linear.pt": "sparse",
+    "colbert_linear.pt": "tokens",
+    "sparse_linear.safetensors": "sparse",
+    "colbert_linear.safetensors": "tokens",
+}
 POOLING_MODES: dict[str, PoolingKind] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",

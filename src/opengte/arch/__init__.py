@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from opengte.arch import bert, decoder, modernbert, new, nvembed
-from opengte.arch.plan import Dense, Plan
+from opengte.arch.plan import Dense, MaskedHead, Norm, Plan
 from opengte.arch.settings import Config
 from opengte.arch.tensors import Naming
 from opengte.errors import UnsupportedModelError
@@ -24,8 +24,8 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": Architecture(bert.bert, bert.BERT),
-    "roberta": Architecture(bert.roberta, bert.BERT),
-    "xlm-roberta": Architecture(bert.roberta, bert.BERT),
+    "roberta": Architecture(bert.roberta, bert.ROBERTA),
+    "xlm-roberta": Architecture(bert.roberta, bert.ROBERTA),
     "new": Architecture(new.new, new.NEW),
     "gte": Architecture(new.new, new.NEW),
     "modernbert": Architecture(modernbert.modernbert, modernbert.MODERNBERT),
@@ -53,6 +53,26 @@ def architecture_of(config: Config) -> Architecture:
 def plan_of(config: Config) -> Plan:
     """Return the plan of a parsed `config.json`."""
     return architecture_of(config).plan(config)
+
+
+def with_masked(plan: Plan) -> Plan:
+    """Give an encoder's plan the head of masked language modelling that its architecture has.
+
+    Raises UnsupportedModelError for a decoder.
+    """
+    ffn, norm = plan.layers[0].ffn, plan.layers[0].ffn_norm
+    if plan.architecture == "modernbert":
+        head = MaskedHead(Dense(plan.width, False, ffn.activation), norm)
+    elif plan.layers[0].post_norm:
+        head = MaskedHead(
+            Dense(plan.width, True, ffn.activation), Norm("layer", norm.eps, bias=True)
+        )
+    else:
+        raise UnsupportedModelError(
+            f"the architecture is {plan.architecture!r}, expected an encoder with a head for "
+            "masked language modelling: bert, xlm-roberta, new or modernbert"
+        )
+    return replace(plan, masked=head)
 
 
 def with_dense(naming: Naming, modules: tuple[tuple[str, Dense], ...]) -> Naming:

@@ -1,9 +1,15 @@
 """BERT (arXiv 1810.04805), RoBERTa and XLM-R (arXiv 1911.02116): gte v1, BGE, E5, MiniLM."""
 
+from dataclasses import replace
+
 from opengte.arch import settings
 from opengte.arch.plan import Attention, Dense, Embedding, FeedForward, Layer, Norm, Plan, ScoreHead
 from opengte.arch.settings import Config
 from opengte.arch.tensors import Naming
+
+# side files with a head of their own; the pickles are bge-m3's
+SPARSE = ("sparse_linear.safetensors:", "sparse_linear.pt:")
+TOKENS = ("colbert_linear.safetensors:", "colbert_linear.pt:")
 
 BERT = Naming(
     body={
@@ -23,13 +29,15 @@ BERT = Naming(
         "layers.{i}.up": ("encoder.layer.{i}.intermediate.dense",),
         "layers.{i}.down": ("encoder.layer.{i}.output.dense",),
         "layers.{i}.ffn_norm": ("encoder.layer.{i}.output.LayerNorm",),
-        "score.dense": ("pooler.dense",),  # XLM-R keeps its dense among the heads
+        "score.dense": ("pooler.dense",),
     },
     heads={
-        "score.dense": ("classifier.dense",),
-        "score.out": ("classifier.out_proj", "classifier"),
-        "sparse": ("sparse_linear.pt:",),
-        "tokens": ("colbert_linear.pt:",),
+        "score.out": ("classifier",),
+        "sparse": SPARSE,
+        "tokens": TOKENS,
+        "masked.dense": ("cls.predictions.transform.dense",),
+        "masked.norm": ("cls.predictions.transform.LayerNorm",),
+        "masked": ("cls.predictions.bias",),
     },
     prefixes=("bert.", "roberta.", "model.", ""),
     unused=(
@@ -38,6 +46,21 @@ BERT = Naming(
         r"cls\..*",
         r"lm_head\..*",
     ),
+)
+
+# RoBERTa keeps the dense of its classifier among the heads
+ROBERTA = replace(
+    BERT,
+    body={slot: names for slot, names in BERT.body.items() if slot != "score.dense"},
+    heads={
+        "score.dense": ("classifier.dense",),
+        "score.out": ("classifier.out_proj",),
+        "sparse": SPARSE,
+        "tokens": TOKENS,
+        "masked.dense": ("lm_head.dense",),
+        "masked.norm": ("lm_head.layer_norm",),
+        "masked": ("lm_head.bias",),
+    },
 )
 
 

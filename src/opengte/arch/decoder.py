@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from opengte.arch import settings
+from opengte.arch.bert import SPARSE, TOKENS
 from opengte.arch.plan import Attention, Embedding, FeedForward, Layer, Norm, Plan, ScoreHead
 from opengte.arch.settings import Config
 from opengte.arch.tensors import Naming, Rows
@@ -28,7 +29,7 @@ BODY: dict[str, tuple[str | tuple[str, ...], ...]] = {
 
 DECODER = Naming(
     body=BODY,
-    heads={},
+    heads={"score.out": ("score",), "sparse": SPARSE, "tokens": TOKENS},
     prefixes=("model.", "language_model.", ""),
     unused=(r"lm_head\.weight", r".*rotary_emb\.inv_freq"),
 )
@@ -118,7 +119,16 @@ def _plan(
         ),
         final_norm=norm,
         max_positions=settings.count(config, "max_position_embeddings", 32768),
+        score=_score(config),
     )
+
+
+def _score(config: Config) -> ScoreHead | None:
+    """Return the head of a decoder saved as a sequence classifier: a row on the last token."""
+    if not settings.is_classifier(config):
+        return None
+    outputs = settings.labels(config)
+    return ScoreHead(pooling="last", dense=None, norm=None, outputs=outputs, bias=False)
 
 
 def _kv_heads(config: Config, heads: int) -> int:

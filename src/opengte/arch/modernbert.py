@@ -1,6 +1,7 @@
 """ModernBERT (arXiv 2412.13663): gte-modernbert-base, gte-reranker-modernbert-base."""
 
 from opengte.arch import settings
+from opengte.arch.bert import SPARSE, TOKENS
 from opengte.arch.plan import (
     Attention,
     Dense,
@@ -31,6 +32,11 @@ MODERNBERT = Naming(
         "score.dense": ("head.dense",),
         "score.norm": ("head.norm",),
         "score.out": ("classifier",),
+        "sparse": SPARSE,
+        "tokens": TOKENS,
+        "masked.dense": ("head.dense",),
+        "masked.norm": ("head.norm",),
+        "masked": ("decoder.bias",),
     },
     prefixes=("model.", ""),
     unused=(r"head\..*", r"decoder\..*"),

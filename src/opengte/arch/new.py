@@ -5,6 +5,7 @@ model type `gte` (snowflake-arctic-embed-m-v2.0).
 """
 
 from opengte.arch import settings
+from opengte.arch.bert import TOKENS
 from opengte.arch.plan import (
     Attention,
     Dense,
@@ -41,7 +42,14 @@ NEW = Naming(
         "layers.{i}.ffn_norm": ("encoder.layer.{i}.mlp_ln",),
         "score.dense": ("pooler.dense",),
     },
-    heads={"sparse": ("classifier",), "score.out": ("classifier",)},
+    heads={
+        "sparse": ("classifier",),
+        "score.out": ("classifier",),
+        "tokens": TOKENS,
+        "masked.dense": ("lm_head.dense",),
+        "masked.norm": ("lm_head.norm",),
+        "masked": ("lm_head.decoder.bias",),
+    },
     prefixes=("new.", "gte.", ""),
     unused=(
         r"embeddings\.position_ids",

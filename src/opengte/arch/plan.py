@@ -10,7 +10,7 @@ shapes: V vocabulary, C width, H query heads, K key-value heads, D head dimensio
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Activation = Literal["gelu", "gelu_tanh", "silu", "relu", "tanh", "identity"]
@@ -148,6 +148,17 @@ class ScoreHead:
 
 
 @dataclass(frozen=True)
+class MaskedHead:
+    """The head of masked language modelling: dense + activation + norm, then the word vectors.
+
+    Only training uses it; its output bias has one value for each word.
+    """
+
+    dense: Dense
+    norm: Norm
+
+
+@dataclass(frozen=True)
 class Slot:
     """One weight: its shape, and the row counts of the parts that checkpoints may keep apart."""
 
@@ -170,6 +181,8 @@ class Plan:
     sparse: bool = False  # a ReLU(Linear) weight per token
     token_width: int = 0  # width of the late-interaction vectors; 0: no such head
     score: ScoreHead | None = None
+    # no vector depends on it, so that fingerprints, which hash the repr, do not either
+    masked: MaskedHead | None = field(default=None, repr=False)
 
     @property
     def width(self) -> int:
@@ -262,6 +275,13 @@ def _score_slots(score: ScoreHead, width: int) -> Iterator[tuple[str, Slot]]:
     yield from _linear_slots("score.out", (score.outputs,), width, score.bias)
 
 
+def _masked_slots(masked: MaskedHead, plan: Plan) -> Iterator[tuple[str, Slot]]:
+    dense = masked.dense
+    yield from _linear_slots("masked.dense", (dense.outputs,), plan.width, dense.bias)
+    yield from _norm_slots("masked.norm", masked.norm, dense.outputs)
+    yield "masked.bias", _whole(plan.embedding.vocabulary)
+
+
 def _plan_slots(plan: Plan) -> Iterator[tuple[str, Slot]]:
     yield from _embedding_slots(plan.embedding)
     for i, layer in enumerate(plan.layers):
@@ -279,3 +299,5 @@ def _plan_slots(plan: Plan) -> Iterator[tuple[str, Slot]]:
         yield from _linear_slots("tokens", (plan.token_width,), plan.width, bias=True)
     if plan.score is not None:
         yield from _score_slots(plan.score, plan.width)
+    if plan.masked is not None:
+        yield from _masked_slots(plan.masked, plan)

@@ -5,6 +5,7 @@ D head dimension, C width, L the length of one sequence.
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -104,10 +105,17 @@ def normalise(x: Tensor, norm: Norm, weight: Tensor, bias: Tensor | None) -> Ten
     return F.layer_norm(x, (x.shape[-1],), weight, bias, norm.eps)
 
 
-def rotary_table(rope: Rope, head_dim: int, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines (T, 1, D) float32 of the angles at each position."""
-    frequencies = torch.tensor(rope.inverse_frequencies(head_dim), device=positions.device)
-    angles = positions.float()[:, None] * frequencies
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype for sums and angles beside values of a dtype: float64 or float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def rotary_table(
+    rope: Rope, head_dim: int, positions: Tensor, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines (T, 1, D) of the angles at each position, float32 or float64."""
+    frequencies = rope.inverse_frequencies(head_dim)
+    angles = positions.to(dtype)[:, None] * positions.new_tensor(frequencies, dtype=dtype)
     angles = torch.cat((angles, angles), dim=-1)[:, None, :]
     return angles.cos(), angles.sin()
 
@@ -121,7 +129,7 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
 
 def scale_queries(q: Tensor, logn: LogN, packed: Packed) -> Tensor:
     """Scale queries (T, H, D) by log(length of the sequence) / log(trained length)."""
-    scale = packed.lengths.float().log() / torch.tensor(float(logn.trained_length)).log()
+    scale = packed.lengths.to(wide(q.dtype)).log() / math.log(logn.trained_length)
     if logn.at_least_one:
         scale = scale.clamp(min=1.0)
     return q * scale[packed.owners][:, None, None].to(q.dtype)
@@ -165,11 +173,12 @@ def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: A
 # the runs differ from batch to batch: compiled code would be specialised to each
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend_runs(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: Attention) -> Tensor:
+    # split, not slices: the gradient of a slice is as large as the whole
+    sizes = [run.count * run.length for run in packed.runs]
     parts = []
-    for run in packed.runs:
-        tokens = slice(run.start, run.start + run.count * run.length)
+    for run, *pieces in zip(packed.runs, *(torch.split(x, sizes) for x in (q, k, v)), strict=True):
         shape = (run.count, run.length, -1, q.shape[-1])
-        queries, keys, values = (x[tokens].view(shape) for x in (q, k, v))
+        queries, keys, values = (piece.view(shape) for piece in pieces)
         parts.append(_attend_run(queries, keys, values, attention))
     return torch.cat(parts) if parts else torch.empty_like(q)
 
@@ -231,7 +240,7 @@ def pool(states: Tensor, packed: Packed, kind: str) -> Tensor:
     if kind == "last":
         return states[packed.cu_seqlens[1:].long() - 1]
     kept = packed.positions >= packed.pool_from[packed.owners]
-    kept_states = states.float() * kept[:, None]
+    kept_states = states.to(wide(states.dtype)) * kept[:, None]
     total = kept_states.new_zeros(len(packed.lengths), states.shape[1])
     total = total.index_add(0, packed.owners, kept_states)
     return (total / (packed.lengths - packed.pool_from)[:, None]).to(states.dtype)

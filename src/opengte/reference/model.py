@@ -7,8 +7,18 @@ of a model.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from opengte.arch.plan import Attention, Embedding, LatentAttention, Layer, Norm, Plan, ScoreHead
+from opengte.arch.plan import (
+    Attention,
+    Embedding,
+    LatentAttention,
+    Layer,
+    MaskedHead,
+    Norm,
+    Plan,
+    ScoreHead,
+)
 from opengte.reference import layers
 from opengte.reference.layers import Packed
 
@@ -29,6 +39,16 @@ class Scale(nn.Module):
         return layers.normalise(x, self.norm, self.weight, self.bias)
 
 
+class Drop(nn.Module):
+    """Dropout of hidden states; p is 0 until training sets it."""
+
+    p = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop values at random while training."""
+        return F.dropout(x, self.p) if self.training and self.p else x
+
+
 class Embed(nn.Module):
     """Ids to vectors: word + position + type, normalised."""
 
@@ -39,6 +59,7 @@ class Embed(nn.Module):
         self.position = _table(plan.positions, plan.width)
         self.token_type = _table(plan.types, plan.width)
         self.norm = Scale(plan.norm, plan.width) if plan.norm else None
+        self.drop = Drop()
 
     def forward(self, packed: Packed) -> Tensor:
         """Return the first states (T, C)."""
@@ -47,7 +68,7 @@ class Embed(nn.Module):
             x = x + F.embedding(packed.type_ids, self.token_type)
         if self.position is not None:
             x = x + F.embedding(packed.positions + self.plan.position_offset, self.position)
-        return self.norm(x) if self.norm else x
+        return self.drop(self.norm(x) if self.norm else x)  # type: ignore[no-any-return]
 
 
 def _table(rows: int, width: int) -> nn.Parameter | None:
@@ -70,6 +91,7 @@ class Block(nn.Module):
         self.ffn_norm = Scale(plan.ffn_norm, width)
         self.up = nn.Linear(width, f.inner * (2 if f.gated else 1), f.up_bias)
         self.down = nn.Linear(f.inner, width, f.down_bias)
+        self.drop = Drop()
 
     def forward(self, x: Tensor, packed: Packed, rotary: RotaryTables) -> Tensor:
         """Return the next states (T, C)."""
@@ -91,7 +113,7 @@ class Block(nn.Module):
             q, k = layers.rotate(q, rotary[a]), layers.rotate(k, rotary[a])
         if a.logn is not None:
             q = layers.scale_queries(q, a.logn, packed)
-        attended: Tensor = self.out(layers.attend(q, k, v, packed, a).flatten(1))
+        attended: Tensor = self.drop(self.out(layers.attend(q, k, v, packed, a).flatten(1)))
         return attended
 
     def feed(self, x: Tensor) -> Tensor:
@@ -103,7 +125,7 @@ class Block(nn.Module):
             inner = layers.activate(gate, f.activation) * up
         else:
             inner = layers.activate(inner, f.activation)
-        fed: Tensor = self.down(inner)
+        fed: Tensor = self.drop(self.down(inner))
         return fed
 
 
@@ -150,21 +172,51 @@ class Score(nn.Module):
 
     def forward(self, states: Tensor, packed: Packed) -> Tensor:
         """Return scores (N,): a logit, or the probability of the first vocabulary row."""
+        logits = self._outputs(states, packed)
+        scores = logits.softmax(dim=-1) if self.plan.vocabulary_rows else logits
+        return scores[:, 0]
+
+    def logits(self, states: Tensor, packed: Packed) -> Tensor:
+        """Return logits (N,); of vocabulary rows, that of the first against the second."""
+        logits = self._outputs(states, packed)
+        return logits[:, 0] - logits[:, 1] if self.plan.vocabulary_rows else logits[:, 0]
+
+    def _outputs(self, states: Tensor, packed: Packed) -> Tensor:
         x = layers.pool(states, packed, self.plan.pooling)
         if self.dense is not None and self.plan.dense is not None:
             x = layers.activate(self.dense(x), self.plan.dense.activation)
         if self.norm is not None:
             x = self.norm(x)
-        logits = self.out(x).float()
-        scores = logits.softmax(dim=-1) if self.plan.vocabulary_rows else logits
-        return scores[:, 0]  # type: ignore[no-any-return]
+        outputs: Tensor = self.out(x)
+        return outputs.to(layers.wide(outputs.dtype))
+
+
+class Masked(nn.Module):
+    """The head of masked language modelling up to the word vectors, which it shares."""
+
+    def __init__(self, plan: MaskedHead, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.plan = plan
+        self.dense = nn.Linear(width, plan.dense.outputs, plan.dense.bias)
+        self.norm = Scale(plan.norm, plan.dense.outputs)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return what is compared with the word vectors (m, C)."""
+        activation = self.plan.dense.activation
+        x: Tensor = self.norm(layers.activate(self.dense(states), activation))
+        return x
 
 
 class Model(nn.Module):
-    """A whole network with its pooling and heads."""
+    """A whole network with its pooling and heads.
+
+    With recompute, a layer keeps only its input for the backward pass and runs again in it.
+    """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
+        self.recompute = False
         self.plan = plan
         self.embedding = Embed(plan.embedding)
         self.layers = nn.ModuleList(Block(layer, plan.width) for layer in plan.layers)
@@ -178,19 +230,26 @@ class Model(nn.Module):
         self.sparse = nn.Linear(plan.width, 1) if plan.sparse else None
         self.tokens = nn.Linear(plan.width, plan.token_width) if plan.token_width else None
         self.score = Score(plan.score, plan.width) if plan.score else None
+        words = plan.embedding.vocabulary
+        self.masked = Masked(plan.masked, words, plan.width) if plan.masked else None
 
     def forward(self, packed: Packed) -> Tensor:
         """Return the final token states (T, C)."""
         rotary = self._rotary_tables(packed)
         x = self.embedding(packed)
+        recompute = self.recompute and torch.is_grad_enabled()
         for layer in self.layers:
-            x = layer(x, packed, rotary)
+            if recompute:
+                x = checkpoint(layer, x, packed, rotary, use_reentrant=False)
+            else:
+                x = layer(x, packed, rotary)
         return self.final_norm(x) if self.final_norm else x  # type: ignore[no-any-return]
 
     def _rotary_tables(self, packed: Packed) -> RotaryTables:
         attentions = {layer.attention for layer in self.plan.layers}
+        dtype = layers.wide(self.embedding.word.dtype)
         return {
-            a: layers.rotary_table(a.rope, a.head_dim, packed.positions)
+            a: layers.rotary_table(a.rope, a.head_dim, packed.positions, dtype)
             for a in attentions
             if a.rope is not None
         }
@@ -222,3 +281,8 @@ class Model(nn.Module):
         assert self.score is not None
         scores: Tensor = self.score(states, packed)
         return scores
+
+    def score_logits(self, states: Tensor, packed: Packed) -> Tensor:
+        """Return the reranking logits (N,) of final states, which training compares."""
+        assert self.score is not None
+        return self.score.logits(states, packed)

@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-Count = Callable[[Sequence[str]], Sequence[int]]
+Count = Callable[[Sequence[str]], Sequence[int]]  # texts -> tokens of each
 Span = tuple[int, int]
+Measure = Callable[[Sequence[Span]], Sequence[int]]  # spans of one text -> tokens of each
 
 _CUTS = (
     re.compile(r"\n[ \t\r]*\n\s*"),  # after the blank lines between paragraphs
@@ -32,21 +33,29 @@ def split(text: str, count: Count, limit: int) -> list[Passage]:
 
     `count` returns the tokens of each of several texts, special tokens left out.
     """
-    spans = _pack(text, (0, len(text)), 0, count, max(1, limit))
-    stripped = (_strip(text, span) for span in spans)
-    return [Passage(start, end) for start, end in stripped if start < end]
+
+    def measure(spans: Sequence[Span]) -> Sequence[int]:
+        return count([text[start:end] for start, end in spans])
+
+    return [Passage(*span) for span in pieces(text, (0, len(text)), measure, limit)]
 
 
-def _pack(text: str, span: Span, level: int, count: Count, limit: int) -> Iterator[Span]:
+def pieces(text: str, span: Span, measure: Measure, limit: int) -> list[Span]:
+    """Cut a part of a text into passages of at most `limit` tokens."""
+    stripped = (_strip(text, one) for one in _pack(text, span, 0, measure, max(1, limit)))
+    return [(start, end) for start, end in stripped if start < end]
+
+
+def _pack(text: str, span: Span, level: int, measure: Measure, limit: int) -> Iterator[Span]:
     """Join neighbouring pieces while they fit; cut a piece that does not fit one level finer."""
-    pieces = _cut(text, span, level, limit)
+    parts = _cut(text, span, level, limit)
     start, end, used = span[0], span[0], 0
-    for (left, right), size in zip(pieces, count([text[a:b] for a, b in pieces]), strict=True):
+    for (left, right), size in zip(parts, measure(parts), strict=True):
         if used + size > limit and start < end:
             yield start, end
             start, used = left, 0
         if size > limit and level <= len(_CUTS):
-            yield from _pack(text, (left, right), level + 1, count, limit)
+            yield from _pack(text, (left, right), level + 1, measure, limit)
             start, end, used = right, right, 0
         else:
             end, used = right, used + size

@@ -1,0 +1,82 @@
+"""One row of training data, the place it came from, and when two texts are the same."""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Kind = Literal["pairs", "scored", "labelled", "texts"]
+Hashes = npt.NDArray[np.int64]  # (n, 2): 128 bits a text, signed because PyTorch has no others
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A place in the input: the file, and its line or row, counted from 1."""
+
+    file: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.row}"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A query with what answers it and what does not; a raw text is a query alone.
+
+    scores has one number for each positive, then for each negative: the gold score of a scored
+    pair, or what a teacher thinks. A labelled text has itself as its positive; which other text of
+    the same label takes that place is drawn when batches are made.
+    """
+
+    origin: Origin
+    query: str
+    positives: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
+    scores: tuple[float, ...] | None = None
+    label: str | None = None
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """Return the positives, then the negatives."""
+        return self.positives + self.negatives
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that gives no example, and why."""
+
+    origin: Origin
+    reason: str
+
+
+def normalised(text: str) -> str:
+    """Return what two texts share if they are the same but for case, white space and encoding."""
+    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    return " ".join(plain.casefold().split())
+
+
+def text_hash(text: str) -> bytes:
+    """Return 128 bits that are equal for equal normalised texts, and only for them."""
+    content = normalised(text).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def joint_hash(parts: Iterable[bytes]) -> bytes:
+    """Return 128 bits of several hashes, in their order."""
+    return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
+
+
+def as_array(hashes: Iterable[bytes]) -> Hashes:
+    """Return hashes as (n, 2) int64."""
+    return np.frombuffer(b"".join(hashes), dtype="<i8").reshape(-1, 2).astype(np.int64, copy=False)
+
+
+def as_bytes(hashes: Hashes) -> list[bytes]:
+    """Return the rows of (n, 2) int64 as hashes of 16 bytes."""
+    content = np.ascontiguousarray(hashes, dtype="<i8").tobytes()
+    return [content[start : start + 16] for start in range(0, len(content), 16)]

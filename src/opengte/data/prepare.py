@@ -1,0 +1,327 @@
+"""From sources to a folder of shards: read, clean, filter, tokenise, write; continue after a kill.
+
+Windows of input rows are cut by count, shards at the ends of windows. What a shard holds therefore
+depends on the input alone: a run that was killed and continued writes the same bytes.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from opengte.data import book, consistency, report, shards
+from opengte.data.cleaning import Cleaner
+from opengte.data.consistency import Consistency
+from opengte.data.examples import BadRow, Example, as_bytes, joint_hash, text_hash
+from opengte.data.filters import Rules
+from opengte.data.report import Tally
+from opengte.data.shards import Builder
+from opengte.data.sources import Spec, columns_of, examples, files
+from opengte.data.tokens import Encoding
+from opengte.data.window import Part, Place, Run, Settings, add
+from opengte.errors import InputError
+
+FORMAT = "opengte-data 1"
+WINDOW = 1024  # rows of input
+DEFAULT = Settings()
+Advance = Callable[[int], None]
+
+MANIFEST, JOURNAL, DROPPED = "manifest.json", "journal.jsonl", "dropped.jsonl"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was made: the folder, what became of each source, and the sources without any row."""
+
+    folder: Path
+    tallies: dict[str, Tally]
+    empty: tuple[str, ...]
+
+
+def prepare(
+    specs: Sequence[Spec],
+    folder: Path,
+    encoding: Encoding,
+    settings: Settings = DEFAULT,
+    *,
+    excluded: Collection[bytes] = frozenset(),
+    consistent: Consistency | None = None,
+    restart: bool = False,
+    advance: Advance = lambda rows: None,
+) -> Prepared:
+    """Write the shards of sources into a folder, or continue a run that was killed.
+
+    excluded are hashes of texts that must not be trained on. InputError for sources that cannot be
+    read or whose columns cannot be told, before anything is written; if no row is left; and for a
+    folder that holds something else.
+    """
+    places = [_place(spec, encoding) for spec in _named(specs)]
+    header = _header(places, encoding, settings, excluded, consistent)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / MANIFEST).exists() and not restart:
+        return _finished(folder, header)
+    rules = Rules(settings.limits, excluded)
+    with book.opened(folder / JOURNAL, header, restart=restart) as journal:
+        if not journal.lines:
+            _clear(folder)
+        run = Run(folder, settings, rules, encoding, consistent, set(), advance)
+        with (folder / DROPPED).open("ab") as dropped:
+            for number, place in enumerate(places):
+                _source(run, journal, number, place, dropped)
+        result = _finish(run, journal, header, places)
+    (folder / JOURNAL).unlink()
+    return result
+
+
+def _named(specs: Sequence[Spec]) -> Sequence[Spec]:
+    if not specs:
+        raise InputError("there are no sources; expected at least one")
+    for name, count in Counter(spec.name for spec in specs).items():
+        if count > 1:
+            raise InputError(f"{count} sources are called `{name}`. Give each its own name.")
+    return specs
+
+
+def _place(spec: Spec, encoding: Encoding) -> Place:
+    try:
+        columns = columns_of(spec.paths, spec.columns)
+        prefixes = encoding.prefixes(spec, columns.kind)
+    except InputError as error:
+        raise InputError(f"source `{spec.name}`: {error}") from error
+    numbers = {str(path): number for number, path in enumerate(files(spec.paths))}
+    return Place(spec, columns, prefixes, numbers, {}, None)
+
+
+def _header(
+    places: Sequence[Place],
+    encoding: Encoding,
+    settings: Settings,
+    excluded: Collection[bytes],
+    consistent: Consistency | None,
+) -> dict[str, Any]:
+    """Return all that the result depends on."""
+    filters: dict[str, Any] = {"excluded": joint_hash(sorted(excluded)).hex() if excluded else ""}
+    if consistent is not None:
+        names = ("model", "keep", "pool", "seed")
+        filters["consistency"] = {name: getattr(consistent, name) for name in names}
+    return {
+        "format": FORMAT,
+        "tokenizer": encoding.tokenizer.fingerprint,
+        "tokens": [encoding.query_tokens, encoding.document_tokens],
+        "settings": json.loads(json.dumps(settings, default=vars)),
+        "filters": filters,
+        "sources": [
+            {
+                "name": place.spec.name,
+                "columns": json.loads(json.dumps(place.columns, default=vars)),
+                "prompts": list(place.prefixes),
+                "switches": list(_switches(place)),
+                "files": {path: _identity(Path(path)) for path in place.files},
+            }
+            for place in places
+        ],
+    }
+
+
+def _identity(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _switches(place: Place) -> tuple[Any, ...]:
+    spec, kind = place.spec, place.columns.kind
+    negatives = kind == "pairs" if spec.in_batch_negatives is None else spec.in_batch_negatives
+    return spec.instruction, negatives, spec.temperature, spec.weight
+
+
+def _finished(folder: Path, header: dict[str, Any]) -> Prepared:
+    """Return what an earlier run made, if it is what this one would make."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    book.check(folder / MANIFEST, manifest["made_from"], header)
+    tallies = {name: Tally.of(record) for name, record in manifest["report"].items()}
+    return Prepared(folder, tallies, _empty(tallies))
+
+
+def _empty(tallies: dict[str, Tally]) -> tuple[str, ...]:
+    return tuple(name for name, tally in tallies.items() if tally.kept == 0)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else."""
+    names = [MANIFEST, DROPPED, "report.json", "report.md"]
+    found = [folder / name for name in names]
+    for pattern in ("shards/*.shard", "shards/*.part", "pool-*.npy", "pool-*.part"):
+        found += folder.glob(pattern)
+    for path in found:
+        path.unlink(missing_ok=True)
+
+
+def _source(run: Run, journal: book.Journal, number: int, place: Place, dropped: IO[bytes]) -> None:
+    """Write the shards of one source that are not there yet."""
+    (run.folder / "shards").mkdir(exist_ok=True)
+    done = [line for line in journal.lines if line["source"] == number]
+    for line in done:
+        place.labels.update(line["labels"])
+        run.advance(line["items"])
+        if line["shard"]:
+            run.seen.update(as_bytes(shards.read(run.folder / line["shard"]).seen))
+    if done and done[-1]["last"]:
+        return
+    place = _with_pool(run, number, place)
+    last = journal.lines[-1]["dropped"] if journal.lines else 0
+    dropped.truncate(last)
+    dropped.seek(last)
+    read = sum(line["items"] for line in done)
+    items = islice(examples(place.spec.paths, place.columns), read, None)
+    part, count = Part(), len(done)
+    for window, is_last in _windows(items):
+        add(run, place, part, window, dropped)
+        run.advance(len(window))
+        if is_last or _full(run.settings, part.builder):
+            _close(run, journal, number, place, part, count, dropped, last=is_last)
+            part, count = Part(), count + 1
+
+
+def _with_pool(run: Run, number: int, place: Place) -> Place:
+    """Return the place with the random texts that its pairs are compared with."""
+    asked = run.consistent
+    if asked is None or place.columns.kind != "pairs":
+        return place
+    clean = Cleaner(run.settings.cleaning, Counter())
+    rows = examples(place.spec.paths, place.columns)
+    texts = (clean(text) for row in rows if isinstance(row, Example) for text in row.positives)
+    drawn = consistency.sample((t for t in texts if t), asked.pool, asked.seed)
+    if not drawn:
+        return place
+    path = run.folder / f"pool-{number:03d}.npy"
+    pool = consistency.embedded(drawn, asked.documents, path)
+    return replace(place, pool=pool)
+
+
+def _windows(
+    items: Iterator[Example | BadRow],
+) -> Iterator[tuple[list[Example | BadRow], bool]]:
+    """Yield windows of items, and whether each is the last; at least one."""
+    window = list(islice(items, WINDOW))
+    while True:
+        following = list(islice(items, WINDOW))
+        yield window, not following
+        if not following:
+            return
+        window = following
+
+
+def _full(settings: Settings, builder: Builder) -> bool:
+    return len(builder) >= settings.shard_rows or builder.tokens >= settings.shard_tokens
+
+
+def _close(
+    run: Run,
+    journal: book.Journal,
+    number: int,
+    place: Place,
+    part: Part,
+    count: int,
+    dropped: IO[bytes],
+    last: bool,
+) -> None:
+    """Write a shard and record it."""
+    dropped.flush()
+    os.fsync(dropped.fileno())
+    shard, builder = "", part.builder
+    line: dict[str, Any] = {"source": number, "items": part.items, "last": last}
+    if len(builder) or builder.seen:
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", place.spec.name)[:64]
+        shard = f"shards/{number:03d}-{slug}-{count:05d}.shard"
+        line["sha256"] = builder.write(run.folder / shard, run.encoding.tokenizer.vocabulary_size)
+        line["bytes"] = (run.folder / shard).stat().st_size
+    line |= {
+        "shard": shard,
+        "rows": len(builder),
+        "texts": len(builder.hashes),
+        "tokens": builder.tokens,
+        "pool_from": dict(part.pool_from),
+        "labels": place.labels,
+        "dropped": dropped.tell(),
+        "tally": part.tally.record(),
+    }
+    journal.record(line)
+
+
+def _finish(
+    run: Run, journal: book.Journal, header: dict[str, Any], places: Sequence[Place]
+) -> Prepared:
+    """Write the report and, last, the manifest."""
+    tallies = {place.spec.name: Tally() for place in places}
+    sources = []
+    for number, place in enumerate(places):
+        lines = [line for line in journal.lines if line["source"] == number]
+        for line in lines:
+            tallies[place.spec.name].add(Tally.of(line["tally"]))
+        if any(line["rows"] for line in lines):
+            sources.append(_about(place, lines))
+    found = {name: tally.record() for name, tally in tallies.items()}
+    shards.write_whole(run.folder / "report.json", _json(found))
+    shards.write_whole(run.folder / "report.md", report.page(tallies).encode())
+    if not sources:
+        raise InputError(f"no row is left of any source; `{run.folder / 'report.md'}` says why")
+    for path in run.folder.glob("pool-*.npy"):
+        path.unlink()
+    manifest = {
+        "format": FORMAT,
+        "tokenizer": _tokenizer(run.encoding),
+        "sources": sources,
+        "made_from": header,
+        "report": found,
+    }
+    shards.write_whole(run.folder / MANIFEST, _json(manifest))
+    return Prepared(run.folder, tallies, _empty(tallies))
+
+
+def _about(place: Place, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the manifest says of a source."""
+    instruction, in_batch_negatives, temperature, weight = _switches(place)
+    pool_from: Counter[str] = Counter()
+    for line in lines:
+        pool_from |= Counter(line["pool_from"])
+    names = ("shard", "rows", "texts", "tokens", "bytes", "sha256")
+    written = [{name: line[name] for name in names} for line in lines if line["rows"]]
+    return {
+        "name": place.spec.name,
+        "kind": place.columns.kind,
+        "rows": sum(line["rows"] for line in lines),
+        "in_batch_negatives": in_batch_negatives,
+        "instruction": instruction,
+        "temperature": temperature,
+        "weight": weight,
+        "prompts": list(place.prefixes),
+        "pool_from": {"query": pool_from["query"], "document": pool_from["document"]},
+        "labels": list(place.labels),
+        "files": list(place.files),
+        "shards": written,
+    }
+
+
+def _tokenizer(encoding: Encoding) -> dict[str, Any]:
+    template = encoding.tokenizer.single
+    return {
+        "fingerprint": encoding.tokenizer.fingerprint,
+        "vocabulary": encoding.tokenizer.vocabulary_size,
+        "head": [list(item) for item in template.specials[0]],
+        "tail": [list(item) for item in template.specials[-1]],
+        "type": template.types[0],
+    }
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def hashes_of(texts: Iterable[str]) -> frozenset[bytes]:
+    """Return the hashes of texts that must not be trained on."""
+    return frozenset(map(text_hash, texts))

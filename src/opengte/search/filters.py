@@ -1,0 +1,223 @@
+"""Which documents may be found: conditions on their metadata.
+
+A condition on a number compares numbers (a field that holds none never fits); one on a text
+compares texts, as they are written. A document without the field fits only `!=` and `not in`.
+"""
+
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from opengte.errors import InputError
+
+Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "not in", "starts", "contains"]
+Value = str | int | float | bool
+MOST = 1000  # conditions of one filter
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A field of the metadata, compared with a value (or several, for in and not in)."""
+
+    field: str
+    operator: Operator
+    value: Value | tuple[Value, ...]
+
+    def __post_init__(self) -> None:
+        """Check what came from a caller."""
+        if self.operator not in get_args(Operator):
+            raise InputError(
+                f"the filter on `{self.field}` has the operator {self.operator!r}, expected one of "
+                f"{', '.join(get_args(Operator))}"
+            )
+        many = self.operator in ("in", "not in")
+        values = self.value if isinstance(self.value, tuple) else (self.value,)
+        if many != isinstance(self.value, tuple) or not all(
+            isinstance(value, str | int | float) for value in values
+        ):
+            raise InputError(
+                f"the filter on `{self.field}` compares with {self.value!r}, expected "
+                f"{'a list of texts or numbers' if many else 'a text, a number, true or false'}"
+            )
+
+
+@dataclass(frozen=True)
+class All:
+    """Fits where all of these fit."""
+
+    of: tuple["Filter", ...]
+
+
+@dataclass(frozen=True)
+class Any_:
+    """Fits where one of these fits."""
+
+    of: tuple["Filter", ...]
+
+
+@dataclass(frozen=True)
+class Not:
+    """Fits where this does not."""
+
+    of: "Filter"
+
+
+Filter = Condition | All | Any_ | Not
+
+_TEXT = re.compile(r"\s*([^\s=!<>~^]+)\s*(!=|<=|>=|=|<|>|~|\^)\s*(.*)", re.DOTALL)
+_SIGNS: dict[str, Operator] = {"~": "contains", "^": "starts"}
+_NAMES: dict[str, Operator] = {
+    "$eq": "=",
+    "$ne": "!=",
+    "$lt": "<",
+    "$lte": "<=",
+    "$gt": ">",
+    "$gte": ">=",
+    "$in": "in",
+    "$nin": "not in",
+    "$starts": "starts",
+    "$contains": "contains",
+}
+
+
+def parse_text(texts: Sequence[str]) -> Filter | None:
+    """Return the filter of conditions such as `year>=2020`, `lang=de|fr`, `path^/notes`, joined.
+
+    Signs: = != < <= > >= ~ (contains) ^ (starts with); values of = and != may be several, with |.
+    """
+    found = tuple(_condition(text) for text in texts)
+    return None if not found else found[0] if len(found) == 1 else All(found)
+
+
+def _condition(text: str) -> Condition:
+    match = _TEXT.fullmatch(text)
+    if not match:
+        raise InputError(
+            f"the filter is {text!r}, expected FIELD SIGN VALUE, such as 'year>=2020' or 'lang=de'"
+        )
+    field, sign, value = match.groups()
+    if sign in _SIGNS:
+        return Condition(field, _SIGNS[sign], value)
+    if sign in ("=", "!=") and "|" in value:
+        several = tuple(_value(one) for one in value.split("|"))
+        return Condition(field, "in" if sign == "=" else "not in", several)
+    return Condition(field, sign, _value(value))  # type: ignore[arg-type]
+
+
+def _value(text: str) -> Value:
+    quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'"
+    if quoted:
+        return text[1:-1]
+    if text in ("true", "false"):
+        return text == "true"
+    number = _number(text)
+    return text if number is None else number
+
+
+def parse(where: Mapping[str, Any] | Filter | None) -> Filter | None:
+    """Return the filter of a mapping: {"year": {"$gte": 2020}, "$or": [{"lang": "de"}, ...]}."""
+    if where is None or isinstance(where, Condition | All | Any_ | Not):
+        return where
+    if not isinstance(where, Mapping):
+        raise InputError(f"where is {where!r}, expected a mapping of fields to values")
+    found = tuple(_entry(str(key), value, 0) for key, value in where.items())
+    return None if not found else found[0] if len(found) == 1 else All(found)
+
+
+def _entry(key: str, value: Any, depth: int) -> Filter:
+    if depth > 16:
+        raise InputError("the filter is nested more than 16 deep")
+    if key in ("$and", "$or"):
+        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) > MOST:
+            raise InputError(f"{key} has {value!r:.80}, expected a list of up to {MOST} filters")
+        parts = tuple(_all(one, depth + 1) for one in value)
+        return All(parts) if key == "$and" else Any_(parts)
+    if key == "$not":
+        return Not(_all(value, depth + 1))
+    if key.startswith("$"):
+        raise InputError(f"the filter has {key!r}, expected $and, $or, $not or a field")
+    if not isinstance(value, Mapping):
+        return Condition(key, "=", value)
+    parts = tuple(_named(key, name, one) for name, one in value.items())
+    return parts[0] if len(parts) == 1 else All(parts)
+
+
+def _all(value: Any, depth: int) -> Filter:
+    if not isinstance(value, Mapping):
+        raise InputError(f"the filter has {value!r:.80}, expected a mapping of fields to values")
+    return All(tuple(_entry(str(key), one, depth) for key, one in value.items()))
+
+
+def _named(field: str, name: str, value: Any) -> Condition:
+    if name not in _NAMES:
+        raise InputError(f"the filter on `{field}` has {name!r}, expected {', '.join(_NAMES)}")
+    several = tuple(value) if isinstance(value, list | tuple | set) else value
+    return Condition(field, _NAMES[name], several)
+
+
+def fits(where: Filter | None, metadata: Mapping[str, Any]) -> bool:
+    """Return whether a document with this metadata may be found: the oracle of every store."""
+    match where:
+        case None:
+            return True
+        case All(parts):
+            return all(fits(part, metadata) for part in parts)
+        case Any_(parts):
+            return any(fits(part, metadata) for part in parts)
+        case Not(part):
+            return not fits(part, metadata)
+    return _holds(where, metadata.get(where.field))
+
+
+_ORDER = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
+def _holds(condition: Condition, found: Any) -> bool:
+    sign, value = condition.operator, condition.value
+    if sign in ("in", "not in"):
+        assert isinstance(value, tuple)
+        return any(_equal(found, one) for one in value) == (sign == "in")
+    assert not isinstance(value, tuple)
+    if sign in ("=", "!="):
+        return _equal(found, value) == (sign == "=")
+    if found is None:
+        return False
+    if sign in ("starts", "contains"):
+        text, part = written(found), written(value)
+        return text.startswith(part) if sign == "starts" else part in text
+    if is_number(value):
+        number = found if is_number(found) else _number(written(found))
+        return number is not None and bool(_ORDER[sign](number, value))
+    return bool(_ORDER[sign](written(found), written(value)))
+
+
+def _equal(found: Any, value: Value) -> bool:
+    if found is None:
+        return False
+    if is_number(value):
+        number = found if is_number(found) else _number(written(found))
+        return number is not None and number == value
+    return written(found) == written(value)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def written(value: Any) -> str:
+    """Return a value as JSON writes it, texts without quotes."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+
+
+def _number(text: str) -> int | float | None:
+    if not _NUMBER.fullmatch(text) or len(text) > 40:
+        return None
+    return int(text) if text.lstrip("+-").isdigit() else float(text)

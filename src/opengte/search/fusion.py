@@ -1,0 +1,71 @@
+"""Several rankings of documents to one. Every leg's own rank and score stay visible.
+
+Fused scores order documents and mean nothing else: a reciprocal-rank sum is about 0.03 for a
+perfect answer, and no threshold on it makes sense.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from opengte.errors import InputError
+
+Method = Literal["rrf", "weighted"]
+Ranking = Sequence[tuple[str, float]]  # documents and scores, best first
+K = 60  # of reciprocal ranks, as published: the top counts, and so does agreement
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How legs are joined: reciprocal ranks, or the sum of standardised scores; weights by leg."""
+
+    method: Method = "rrf"
+    weights: Mapping[str, float] | None = None  # a leg that is not named has weight 1
+    k: int = K
+
+    def __post_init__(self) -> None:
+        """Check what came from a caller."""
+        if self.method not in ("rrf", "weighted"):
+            raise InputError(f"fusion method is {self.method!r}, expected rrf or weighted")
+        if self.k < 1:
+            raise InputError(f"k of reciprocal ranks is {self.k}, expected at least 1")
+        for leg, weight in (self.weights or {}).items():
+            if not 0 <= weight < float("inf"):
+                raise InputError(f"the weight of `{leg}` is {weight}, expected a number from 0 up")
+
+    def weight(self, leg: str) -> float:
+        """Return the weight of a leg."""
+        return float((self.weights or {}).get(leg, 1.0))
+
+
+def fuse(legs: Mapping[str, Ranking], fusion: Fusion) -> list[tuple[str, float]]:
+    """Return all documents of all legs with their fused scores, best first, ties by name."""
+    total: dict[str, float] = {}
+    for leg, ranking in legs.items():
+        weight = fusion.weight(leg)
+        if weight == 0:
+            continue
+        parts = _reciprocal(ranking, fusion.k) if fusion.method == "rrf" else standardised(ranking)
+        floor = 0.0 if fusion.method == "rrf" else min(parts, default=0.0)
+        for (name, _), part in zip(ranking, parts, strict=True):
+            total[name] = total.get(name, 0.0) + weight * (part - floor)
+    return sorted(total.items(), key=lambda one: (-one[1], one[0]))
+
+
+def _reciprocal(ranking: Ranking, k: int) -> list[float]:
+    return [1.0 / (k + rank) for rank in range(1, len(ranking) + 1)]
+
+
+def standardised(ranking: Ranking) -> list[float]:
+    """Return the scores of a leg with mean 0 and deviation 1 over its own candidates.
+
+    A document that the leg did not return counts as the worst that it did: see `fuse`.
+    """
+    scores = np.array([score for _, score in ranking], dtype=np.float64)
+    if len(scores) == 0:
+        return []
+    spread = float(scores.std())
+    values: list[float] = ((scores - scores.mean()) / (spread if spread > 1e-9 else 1.0)).tolist()
+    return values

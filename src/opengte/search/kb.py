@@ -1,0 +1,356 @@
+"""`KnowledgeBase`: documents indexed once, found by meaning and by words, with the reason why."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opengte.errors import InputError
+from opengte.search import indexing, minhash, query, walk
+from opengte.search.filters import Filter, parse
+from opengte.search.identity import Identity
+from opengte.search.indexing import Document, Notify, Report
+from opengte.search.parse.base import Parsed, Scalar
+from opengte.search.query import Answer, Asked
+from opengte.search.stores.base import Store
+from opengte.search.vectors import Embedder, Passages
+from opengte.search.windows import SPAN_TOKENS
+
+if TYPE_CHECKING:
+    from opengte.encoder import Encoder, Reranker
+    from opengte.search.explain import Explanation
+    from opengte.search.status import Status
+
+FORMAT = 1  # of what an index keeps
+ADDED = "added:"  # source of documents that are in no file
+
+
+class KnowledgeBase:
+    """An index of documents, in a folder or a bucket. Safe to use from several threads.
+
+    >>> kb = KnowledgeBase.create("kb", Encoder.load("minilm"))  # doctest: +SKIP
+    >>> kb.index(["notes"]).new  # doctest: +SKIP
+    12
+    >>> kb.search("how do I undo a commit?").hits[0].title  # doctest: +SKIP
+    'Git'
+    """
+
+    def __init__(
+        self,
+        place: str,
+        store: Store,
+        settings: dict[str, Any],
+        load: "Callable[[Identity], Encoder] | None" = None,
+    ) -> None:
+        self.place = place
+        self.store = store
+        self.settings = settings
+        self.identity = Identity.from_settings(settings["model"])
+        self._load = load or _own
+        self._encoder: Encoder | None = None
+        self._embedder: Embedder | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        encoder: "Encoder",
+        *,
+        passages: Passages = "auto",
+        span_tokens: int = SPAN_TOKENS,
+        window_tokens: int | None = None,
+        first_pass: int | None = None,
+        language: str | None = "English",
+        instruction: str | None = None,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> "KnowledgeBase":
+        """Make an empty index at a folder or a URI such as s3://bucket/kb.
+
+        passages is how spans get vectors: `late` (from the states of the whole window), `classic`
+        (each embedded once more), `none`, or `auto`: late where the model pools by a mean.
+        first_pass finds candidates by that many dimensions (Matryoshka). language is what words
+        are stemmed for, None for not at all. InputError if there is something already.
+        """
+        from opengte.search.stores.lance import open_store
+
+        place = os.fspath(path)
+        embedder = Embedder(encoder, passages, span_tokens, window_tokens)
+        if first_pass is not None and not 1 <= first_pass < encoder.card.dimension:
+            raise InputError(
+                f"first_pass is {first_pass}, expected 1 to {encoder.card.dimension - 1}"
+            )
+        if instruction is not None:
+            encoder.embed(["x"], role="query", instruction=instruction, progress=False)
+        _claim(place)
+        store = open_store(place, storage_options)
+        if store.settings() is not None:
+            raise InputError(f"`{place}` is an index already; open it, or choose another place")
+        settings = {
+            "format": FORMAT,
+            "model": Identity.of(encoder.card, instruction).settings(),
+            "dimension": encoder.card.dimension,
+            "first_pass": first_pass,
+            "passages": embedder.passages,
+            "span_tokens": span_tokens,
+            "window_tokens": window_tokens,
+            "language": language,
+        }
+        store.save_settings(settings)
+        made = cls(place, store, settings)
+        made._encoder, made._embedder = encoder, embedder
+        return made
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        encoder: "Encoder | None" = None,
+        *,
+        load: "Callable[[Identity], Encoder] | None" = None,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> "KnowledgeBase":
+        """Open an index. Unless one is given, its model is loaded, by `load`, when first needed.
+
+        InputError if there is no index, or the encoder is not the one that made it.
+        """
+        from opengte.search.stores.lance import open_store
+
+        place = os.fspath(path)
+        if not exists(place):
+            error = InputError(f"`{place}` is not an index")
+            error.add_note(f"make one: gte index PATHS --to {place}")
+            raise error
+        store = open_store(place, storage_options)
+        settings = store.settings()
+        if settings is None:
+            raise InputError(f"`{place}` holds no index: it was not finished; remove it")
+        if settings.get("format") != FORMAT:
+            raise InputError(
+                f"`{place}` has the format {settings.get('format')!r}, this version reads "
+                f"{FORMAT}: use the version of OpenGTE that made it, or index again"
+            )
+        base = cls(place, store, settings, load)
+        if encoder is not None:
+            base.use(encoder)
+        return base
+
+    @classmethod
+    def restore(
+        cls,
+        file: str | Path,
+        path: str | Path,
+        *,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> "KnowledgeBase":
+        """Make an index out of a file that `export` wrote."""
+        from opengte.search import export
+        from opengte.search.stores.lance import open_store
+
+        settings, place = export.settings(file), os.fspath(path)
+        if settings.get("format") != FORMAT:
+            raise InputError(f"`{file}` has the format {settings.get('format')!r}, not {FORMAT}")
+        _claim(place)
+        store = open_store(place, storage_options)
+        if store.settings() is not None:
+            raise InputError(f"`{place}` is an index already; choose another place")
+        store.save_settings(settings)
+        export.read(file, store)
+        store.optimize()
+        return cls(place, store, settings)
+
+    # --- documents -------------------------------------------------------------------------------
+
+    def index(
+        self,
+        paths: Iterable[str | Path],
+        options: indexing.Options | None = None,
+        notify: Notify = lambda path, size: None,
+    ) -> Report:
+        """Bring the documents of files and folders up to date, and remove those that are gone."""
+        chosen = options or indexing.Options()
+        places = [os.fspath(path) for path in paths]
+        for place in places:
+            if not os.path.exists(place):
+                raise InputError(f"`{place}` does not exist")
+        embedder = None if chosen.dry_run else lambda: self.embedder
+        return indexing.run(self.store, embedder, places, chosen, notify)
+
+    def add(
+        self,
+        texts: Iterable[str],
+        ids: Iterable[str],
+        *,
+        titles: Iterable[str] | None = None,
+        metadata: Iterable[Mapping[str, Scalar]] | None = None,
+    ) -> Report:
+        """Add texts under ids of your own, in place of what these ids had."""
+        texts, ids = list(texts), list(ids)
+        many_titles = [""] * len(texts) if titles is None else list(titles)
+        records = [{} for _ in texts] if metadata is None else [dict(one) for one in metadata]
+        if not len(texts) == len(ids) == len(many_titles) == len(records):
+            raise InputError(
+                f"{len(texts)} texts came with {len(ids)} ids, {len(many_titles)} titles and "
+                f"{len(records)} records of metadata: expected as many of each"
+            )
+        if len(set(ids)) < len(ids):
+            raise InputError("ids holds the same id twice; expected one for each text")
+        documents = (
+            Document(name, ADDED, Parsed(text, title=title, metadata=record))
+            for name, text, title, record in zip(ids, texts, many_titles, records, strict=True)
+        )
+        return indexing.add(self.store, lambda: self.embedder, documents)
+
+    def delete(self, ids: Iterable[str]) -> None:
+        """Remove documents by id."""
+        self.store.delete(list(ids))
+
+    def duplicates(self) -> list[list[str]]:
+        """Return groups of documents whose texts are nearly the same."""
+        return minhash.groups({one.id: one.signature for one in self.store.scan()})
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (place, reason) of files, or rows of them, that gave no text, or a doubtful one."""
+        for source in self.store.sources():
+            for reason in (*source.problems, *source.warnings):
+                yield source.id, reason
+
+    def export(self, path: str | Path) -> int:
+        """Write everything to a Parquet file that any tool reads; return the documents."""
+        from opengte.search import export
+
+        return export.write(self, path)
+
+    # --- search ----------------------------------------------------------------------------------
+
+    def search(
+        self,
+        text: str,
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | Filter | None = None,
+        reranker: "Reranker | None" = None,
+        **options: Any,
+    ) -> Answer:
+        """Return the k documents that answer a question best; options are those of query.Options.
+
+        >>> kb.search("parental leave", where={"folder": {"$starts": "hr/"}})  # doctest: +SKIP
+        """
+        chosen = query.Options(k=k, where=parse(where), **options)
+        start = time.perf_counter()
+        asked = self.ask(text)
+        embedded = time.perf_counter()
+        answer = query.search(self.store, asked, chosen, reranker)
+        seconds = {"embed": embedded - start, "all": time.perf_counter() - start}
+        return replace(answer, seconds={**seconds, **answer.seconds})
+
+    def explain(
+        self,
+        text: str,
+        expected: str,
+        *,
+        k: int = 10,
+        where: Mapping[str, Any] | Filter | None = None,
+        reranker: "Reranker | None" = None,
+        **options: Any,
+    ) -> "Explanation":
+        """Follow one question and the document that should answer it; say where it was lost.
+
+        expected is the id of a document, or the path of its file.
+        """
+        from opengte.search.explain import explain
+
+        chosen = query.Options(k=k, where=parse(where), **options)
+        return explain(self, text, expected, chosen, reranker)
+
+    def status(self, sample: int = 20) -> "Status":
+        """Return the state of the index; recall is probed with this many questions, 0 for none."""
+        from opengte.search.status import status
+
+        return status(self, sample)
+
+    def ask(self, text: str) -> Asked:
+        """Return a question as the legs take it."""
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"the query is {text!r:.40}, expected some words")
+        outputs: Any = ["dense", *(["sparse"] if "sparse" in self.encoder.card.outputs else [])]
+        found = self.encoder.embed(
+            [text],
+            role="query",
+            instruction=self.identity.instruction,
+            outputs=outputs,
+            progress=False,
+        )
+        assert found.dense is not None
+        return Asked(text, found.dense[0], found.sparse[0] if found.sparse else {})
+
+    # --- the model -------------------------------------------------------------------------------
+
+    @property
+    def encoder(self) -> "Encoder":
+        """The model that made this index, loaded when first needed."""
+        with self._lock:
+            if self._encoder is None:
+                loaded = self._load(self.identity)
+                self._check(loaded)
+                self._encoder = loaded
+            return self._encoder
+
+    def use(self, encoder: "Encoder") -> None:
+        """Take a loaded model; InputError if it is not the one that made this index."""
+        self._check(encoder)
+        with self._lock:
+            self._encoder, self._embedder = encoder, None
+
+    @property
+    def embedder(self) -> Embedder:
+        """What cuts and embeds documents for this index."""
+        encoder = self.encoder
+        with self._lock:
+            if self._embedder is None:
+                self._embedder = Embedder(
+                    encoder,
+                    self.settings["passages"],
+                    self.settings["span_tokens"],
+                    self.settings["window_tokens"],
+                )
+            return self._embedder
+
+    def _check(self, encoder: "Encoder") -> None:
+        found = Identity.of(encoder.card, self.identity.instruction)
+        self.identity.check(found, self.place)
+
+
+def _own(identity: Identity) -> "Encoder":
+    """Load the model of an index, as it was when the index was made."""
+    from opengte.encoder import Encoder
+
+    return Encoder.load(
+        identity.model, precision=identity.precision, max_length=identity.max_length
+    )
+
+
+def exists(path: str | Path) -> bool:
+    """Return whether a path looks like an index; of a URI this is only known when it is opened."""
+    place = os.fspath(path)
+    return "://" in place or os.path.exists(os.path.join(place, walk.MARK))
+
+
+def _claim(place: str) -> None:
+    """Make the folder of an index, and mark it; refuse one with something else in it."""
+    if "://" in place:
+        return
+    mark = os.path.join(place, walk.MARK)
+    if os.path.exists(place) and not os.path.isdir(place):
+        raise InputError(f"`{place}` is a file, expected a folder or a name that is free")
+    if os.path.isdir(place) and os.listdir(place) and not os.path.exists(mark):
+        raise InputError(f"`{place}` holds other files; choose an empty folder for the index")
+    os.makedirs(place, exist_ok=True)
+    with open(mark, "w", encoding="utf-8") as file:
+        file.write('{"made by": "OpenGTE", "what": "an index; see `gte index status`"}\n')
+
+
+__all__: Sequence[str] = ["Answer", "KnowledgeBase", "Report", "exists"]

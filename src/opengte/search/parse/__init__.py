@@ -1,0 +1,1 @@
+"""Files to documents: one parser a format, run in a child process with limits."""

@@ -1,0 +1,85 @@
+"""What a parser gives: documents, with their sections, and problems, with their reasons."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Scalar = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a text that begins at a character, and its heading; a part of a PDF is a page."""
+
+    start: int
+    title: str
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """One document of a file.
+
+    row tells the documents of one file apart ("" where there is only one); line is where it begins
+    in the file, from 1; metadata holds what the file itself says; warnings say what makes the text
+    doubtful, such as empty pages.
+    """
+
+    text: str
+    row: str = ""
+    title: str = ""
+    line: int | None = None
+    sections: tuple[Section, ...] = ()
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file, or a row of it, that gave no document, or not all of it; failed: it should have."""
+
+    reason: str
+    line: int | None = None
+    failed: bool = True
+
+
+Item = Parsed | Problem
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one file may cost. Sizes in bytes, times in seconds."""
+
+    file_bytes: int = 64 << 20  # of a file that is read as a whole
+    row_bytes: int = 16 << 20  # of one row of a file that is read row by row
+    text_characters: int = 16 << 20  # of one document
+    unpacked_bytes: int = 512 << 20  # of a compressed document
+    memory_bytes: int = 3 << 30  # of the parsing process
+    seconds: float = 60.0  # without any document
+
+
+@dataclass(frozen=True)
+class RowFields:
+    """Which fields of a row of a table are its text, title and name; None: by usual names."""
+
+    text: tuple[str, ...] = ()
+    title: str | None = None
+    id: str | None = None
+
+
+class Unreadable(Exception):
+    """A file cannot be parsed; the message is the reason."""
+
+
+def scalars(values: Mapping[Any, Any], most: int = 64) -> dict[str, Scalar]:
+    """Return the fields that can be filtered by: short scalars; lists of them become one string."""
+    kept: dict[str, Scalar] = {}
+    for key, value in values.items():
+        if isinstance(value, list | tuple) and all(isinstance(one, str | int) for one in value):
+            value = ", ".join(map(str, value))
+        elif hasattr(value, "isoformat"):
+            value = value.isoformat()
+        if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 1024):
+            kept[str(key)[:64]] = value
+        if len(kept) == most:
+            break
+    return kept

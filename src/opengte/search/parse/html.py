@@ -1,0 +1,126 @@
+"""Web pages: what a reader of the page sees, with its headings."""
+
+from collections.abc import Iterator
+from html.parser import HTMLParser
+
+from opengte.search.parse.base import Item, Parsed, Section
+from opengte.search.parse.text import MOST_TITLE, decoded
+
+HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+SHORT = 250  # characters below which the main part of a page is not trusted to be all of it
+
+
+def page(content: bytes) -> Iterator[Item]:
+    """Yield a web page without the menus around its main part, where that part can be told."""
+    markup, warnings = decoded_page(content)
+    whole = read(markup)
+    main = _main_part(markup)
+    found = whole if main is None or len(main.text) < SHORT else main
+    yield Parsed(
+        found.text,
+        title=(whole.title or found.title)[:MOST_TITLE],
+        sections=found.sections,
+        metadata=whole.metadata,
+        warnings=warnings,
+    )
+
+
+def decoded_page(content: bytes) -> tuple[str, tuple[str, ...]]:
+    """Return a page as text; what the page says of its encoding counts where it is not UTF-8."""
+    text, warnings = decoded(content)
+    if not warnings:
+        return text, ()
+    from lxml.html import HTMLParser as Sniffer
+    from lxml.html import document_fromstring
+
+    try:
+        named = document_fromstring(content[:4096], parser=Sniffer()).getroottree().docinfo.encoding
+        return content.decode(named or "utf-8"), ()
+    except (ValueError, LookupError):  # an encoding that does not exist, or does not fit
+        return text, warnings
+
+
+def read(markup: str) -> Parsed:
+    """Return all the text of a page."""
+    reader = _Reader()
+    reader.feed(markup)
+    reader.close()
+    return reader.result()
+
+
+def _main_part(markup: str) -> Parsed | None:
+    import trafilatura
+
+    found = trafilatura.extract(
+        markup,
+        output_format="html",
+        favor_recall=True,
+        include_comments=False,
+        include_tables=True,
+        include_formatting=True,
+    )
+    return read(found) if found else None
+
+
+class _Reader(HTMLParser):
+    """Collects what a reader of a page sees, a line for each block."""
+
+    hidden = frozenset({"script", "style", "template", "noscript", "title", "svg"})
+    inline = frozenset(
+        "a abbr b bdi bdo cite code data del dfn em i ins kbd label mark q s samp small span "
+        "strong sub sup time tt u var wbr".split()
+    )
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self.length = 0
+        self.depth = 0  # of hidden elements around what comes next
+        self.in_title = False
+        self.title = ""
+        self.heading: tuple[int, int] | None = None  # character and part where one began
+        self.sections: list[Section] = []
+        self.language = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Start a line at a block, and hide what is not text."""
+        self.depth += tag in self.hidden
+        self.in_title = tag == "title" and not self.title
+        if tag == "html":
+            self.language = dict(attrs).get("lang") or ""
+        self._break(tag)
+        if tag in HEADINGS:
+            self.heading = self.length, len(self.parts)
+
+    def handle_endtag(self, tag: str) -> None:
+        """End a line at a block."""
+        self.depth = max(0, self.depth - (tag in self.hidden))
+        self.in_title = False
+        if tag in HEADINGS and self.heading is not None:
+            start, part = self.heading
+            title = " ".join("".join(self.parts[part:]).split())[:MOST_TITLE]
+            if title:
+                self.sections.append(Section(start, title))
+            self.heading = None
+        self._break(tag)
+
+    def handle_data(self, data: str) -> None:
+        """Keep text that is not hidden."""
+        if self.in_title:
+            self.title += data
+        if not self.depth:
+            self._add(data)
+
+    def result(self) -> Parsed:
+        """Return what was read."""
+        title = " ".join(self.title.split()) or (self.sections[0].title if self.sections else "")
+        metadata = {"language": self.language[:32]} if self.language else {}
+        return Parsed("".join(self.parts), "", title, None, tuple(self.sections), metadata)
+
+    def _break(self, tag: str) -> None:
+        if tag not in self.inline and not self.depth:
+            self._add("\n\n" if tag == "p" or tag in HEADINGS else "\n")
+
+    def _add(self, text: str) -> None:
+        self.parts.append(text)
+        self.length += len(text)

@@ -1,0 +1,152 @@
+"""Which parser reads which file: by its suffix, or as plain text where it was named."""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import BinaryIO
+
+from opengte.search.parse import docx, html, mail, pdf, rows, text
+from opengte.search.parse.base import Item, Limits, Parsed, Problem, RowFields, Unreadable
+
+SURROGATES = re.compile("[\ud800-\udfff]")
+SNIFFED = 8192  # bytes in which a NUL marks a text file as binary
+CHANGED = "changed while it was read; the next run reads it again"
+
+CODE = (
+    ".c .cc .cfg .clj .cpp .cs .css .cu .dart .el .ex .exs .f90 .go .groovy .h .hpp .hs .ini .ipp "
+    ".java .jl .js .jsx .kt .lua .m .mjs .ml .nix .pas .php .pl .pm .proto .ps1 .py .pyi .pyx .r "
+    ".rb .rs .scala .scss .sh .sql .svelte .swift .tf .toml .ts .tsx .vb .vim .vue .yaml .yml .zig"
+)
+
+_KINDS = {
+    "text": ".txt .text .rst .adoc .org .tex .log .srt .vtt",
+    "markdown": ".md .markdown .mdx",
+    "html": ".html .htm .xhtml",
+    "pdf": ".pdf",
+    "docx": ".docx",
+    "mail": ".eml",
+    "mbox": ".mbox",
+    "jsonl": ".jsonl .ndjson",
+    "json": ".json",
+    "csv": ".csv .tsv",
+    "parquet": ".parquet",
+    "code": CODE,
+}
+SUFFIXES = {suffix: kind for kind, names in _KINDS.items() for suffix in names.split()}
+STREAMED = ("jsonl", "csv", "parquet", "mbox")  # read row by row, however large they are
+TEXTUAL = ("text", "markdown", "html", "code", "json", "mail")
+
+
+def kind_of(name: str) -> str | None:
+    """Return the kind of a file by its name, None if it is not known."""
+    return SUFFIXES.get(os.path.splitext(name)[1].lower())
+
+
+def parse(path: str, kind: str, limits: Limits, fields: RowFields) -> Iterator[Item | str]:
+    """Yield what is in a file, then the SHA-256 of what was parsed ("" if it is not certain)."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(descriptor, "rb") as file:
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode):
+            raise Unreadable("not a regular file")
+        if kind in STREAMED:
+            yield from _streamed(file, path, kind, limits, fields)
+            digest = ""
+        else:
+            content = _content(file, limits)
+            digest = hashlib.sha256(content).hexdigest()
+        if _changed(before, os.fstat(descriptor)):
+            yield Problem(CHANGED)
+            yield ""
+            return
+    if kind not in STREAMED:
+        if kind in TEXTUAL and b"\0" in content[:SNIFFED] and not _is_utf16(content):
+            raise Unreadable("binary, though its name says that it is text")
+        yield from _bounded(_whole(content, kind, limits, fields), limits)
+    yield digest
+
+
+def _content(file: BinaryIO, limits: Limits) -> bytes:
+    content = file.read(limits.file_bytes + 1)
+    if len(content) > limits.file_bytes:
+        raise Unreadable(f"larger than {limits.file_bytes:,} bytes")
+    return content
+
+
+def _changed(before: os.stat_result, after: os.stat_result) -> bool:
+    return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+
+
+def _is_utf16(content: bytes) -> bool:
+    return content.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff"))
+
+
+def _streamed(
+    file: BinaryIO, path: str, kind: str, limits: Limits, fields: RowFields
+) -> Iterator[Item]:
+    match kind:
+        case "jsonl":
+            found = rows.json_lines(file, fields, limits.row_bytes)
+        case "csv":
+            found = rows.comma_separated(file, fields, limits.row_bytes)
+        case "parquet":
+            found = rows.parquet(file, fields)
+        case _:
+            found = mail.mbox(path, limits.row_bytes)
+    yield from _bounded(found, limits)
+
+
+def _whole(content: bytes, kind: str, limits: Limits, fields: RowFields) -> Iterator[Item]:
+    simple: dict[str, Callable[[bytes], Iterator[Item]]] = {
+        "text": text.plain,
+        "code": text.code,
+        "markdown": text.markdown,
+        "html": html.page,
+        "mail": mail.message,
+    }
+    match kind:
+        case "pdf":
+            return pdf.pdf(content, limits.text_characters)
+        case "docx":
+            return docx.docx(content, limits.unpacked_bytes)
+        case "json":
+            return rows.whole_json(content, fields)
+    return simple[kind](content)
+
+
+def _bounded(items: Iterator[Item], limits: Limits) -> Iterator[Item]:
+    """Hand documents on, but for those with too much text to hold."""
+    for item in items:
+        if isinstance(item, Parsed) and len(item.text) > limits.text_characters:
+            yield Problem(
+                f"a document of {len(item.text):,} characters, more than "
+                f"{limits.text_characters:,}: split it",
+                item.line,
+            )
+        else:
+            yield _valid(item)
+
+
+def _valid(item: Item) -> Item:
+    """Replace lone surrogates, which JSON may hold and no store takes."""
+    if isinstance(item, Problem):
+        return replace(item, reason=_clean(item.reason))
+    return replace(
+        item,
+        text=_clean(item.text),
+        row=_clean(item.row),
+        title=" ".join(_clean(item.title).split()),
+        sections=tuple(replace(one, title=_clean(one.title)) for one in item.sections),
+        metadata={
+            _clean(key): _clean(value) if isinstance(value, str) else value
+            for key, value in item.metadata.items()
+        },
+        warnings=tuple(map(_clean, item.warnings)),
+    )
+
+
+def _clean(text: str) -> str:
+    return SURROGATES.sub("\ufffd", text)

@@ -1,0 +1,166 @@
+"""Tables: JSON Lines, JSON, CSV and Parquet. A row is a document; its other fields are metadata."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
+
+from opengte.errors import MissingExtraError
+from opengte.search.parse.base import Item, Parsed, Problem, RowFields, Unreadable, scalars
+
+TEXTS = ("text", "content", "body", "document", "passage", "abstract", "description")
+TITLES = ("title", "subject", "name", "heading")
+IDS = ("_id", "id", "doc_id", "docid", "uuid", "url")
+BATCH = 256  # rows of a Parquet file held at once
+
+
+def json_lines(file: BinaryIO, fields: RowFields, row_bytes: int) -> Iterator[Item]:
+    """Yield a document for each line."""
+    for number, line in enumerate(_lines(file, row_bytes), 1):
+        if line is None:
+            yield Problem(f"line is longer than {row_bytes:,} bytes", number)
+            continue
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except (ValueError, RecursionError) as error:
+            yield Problem(f"not JSON: {error}", number)
+            continue
+        yield document(value, str(number), number, fields)
+
+
+def whole_json(content: bytes, fields: RowFields) -> Iterator[Item]:
+    """Yield a document for each object of a list, or one with all the strings of another value."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"not JSON: {error}") from error
+    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        for number, one in enumerate(value, 1):
+            yield document(one, str(number), None, fields)
+    else:
+        yield document(value, "", None, fields)
+
+
+def comma_separated(file: BinaryIO, fields: RowFields, row_bytes: int) -> Iterator[Item]:
+    """Yield a document for each row; the first row names the columns."""
+    csv.field_size_limit(row_bytes)
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
+    try:
+        yield from _csv_rows(text, fields)
+    finally:
+        text.detach()  # the file is its opener's to close
+
+
+def _csv_rows(text: io.TextIOWrapper, fields: RowFields) -> Iterator[Item]:
+    sample = text.read(2**16)
+    text.seek(0)
+    reader = csv.DictReader(text, dialect=_dialect(sample), restkey="")
+    number = 0
+    while True:
+        number += 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Problem(f"not CSV: {error}", reader.line_num)
+            continue
+        extra = row.pop("", None)
+        if extra:
+            yield Problem(f"has {len(extra)} fields more than the first row", reader.line_num)
+        values = {name: value for name, value in row.items() if name and value}
+        yield document(values, str(number), reader.line_num, fields)
+
+
+def parquet(file: BinaryIO, fields: RowFields) -> Iterator[Item]:
+    """Yield a document for each row."""
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MissingExtraError("pyarrow", "search", "Reading Parquet files") from None
+    import pyarrow
+
+    try:
+        table = pq.ParquetFile(file)
+        number = 0
+        for batch in table.iter_batches(batch_size=BATCH):
+            for row in batch.to_pylist():
+                number += 1
+                yield document(row, str(number), None, fields)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise Unreadable(f"not Parquet: {error}") from error
+
+
+def document(value: Any, number: str, line: int | None, fields: RowFields) -> Item:
+    """Return the document of a row: its text field, else all its strings."""
+    if not isinstance(value, dict):
+        return Parsed("\n".join(_strings(value)), number, line=line)
+    texts = fields.text or _first(value, TEXTS)
+    missing = [name for name in fields.text if not isinstance(value.get(name), str)]
+    if missing:
+        return Problem(f"has no text in the field `{missing[0]}`", line)
+    title = fields.title or next(iter(_first(value, TITLES)), None)
+    name = fields.id or next(iter(_named(value)), None)
+    rest = {key: one for key, one in value.items() if key not in (*texts, title, name)}
+    if texts:
+        text = "\n\n".join(str(value[field]) for field in texts)
+    else:
+        text = "\n".join(_strings(rest))
+    row = value.get(name) if name else None
+    return Parsed(
+        text,
+        row=number if row is None or row == "" else str(row)[:512],
+        title=str(value.get(title) or "")[:200] if title else "",
+        line=line,
+        metadata=scalars(rest) if texts else scalars(_numbers(rest)),
+    )
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that did not become text."""
+    return {key: one for key, one in values.items() if not isinstance(one, str)} | {
+        key: one for key, one in values.items() if isinstance(one, str) and len(one) <= 64
+    }
+
+
+def _first(value: Mapping[str, Any], names: Iterable[str]) -> tuple[str, ...]:
+    found = (name for name in names if isinstance(value.get(name), str) and value[name].strip())
+    return tuple(found)[:1]
+
+
+def _named(value: Mapping[str, Any]) -> Iterator[str]:
+    return (name for name in IDS if isinstance(value.get(name), str | int))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield the strings in a JSON value, in order, without its keys."""
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str(text):
+                yield text
+            case list(items):
+                waiting.extend(reversed(items))
+            case dict(fields):
+                waiting.extend(reversed(fields.values()))
+
+
+def _lines(file: BinaryIO, most: int) -> Iterator[bytes | None]:
+    """Yield lines, None for one that is too long, of which no more than that is ever held."""
+    while line := file.readline(most + 1):
+        if len(line) <= most:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(most)
+        yield None
+
+
+def _dialect(sample: str) -> Any:
+    try:
+        return csv.Sniffer().sniff(sample, delimiters=",;\t|")
+    except csv.Error:
+        return csv.excel

@@ -1,0 +1,124 @@
+"""Plain text, Markdown and source code: the file's own characters, so that places in it hold."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from opengte.search.parse.base import Item, Parsed, Problem, Section, scalars
+
+FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+MOST_FRONT_MATTER = 2**16
+DEFINITION = re.compile(
+    r"^(?:@\w|(?:export |pub(?:lic)? |private |static |async |abstract |final )*"
+    r"(?:class|def|fn|func|function|interface|struct|enum|trait|impl|type|module|namespace|sub)\b)"
+    r".*",
+    re.MULTILINE,
+)
+UNDERLINED = re.compile(r"^(\S.*)\r?\n([=\-~^\"'#*+.:_`])\2{2,}[ \t]*\r?$", re.MULTILINE)
+MOST_TITLE = 200
+
+
+def decoded(content: bytes) -> tuple[str, tuple[str, ...]]:
+    """Return a file as text, and what was wrong with it.
+
+    UTF-8 first, UTF-16 and UTF-32 where they announce themselves; otherwise the bytes that are not
+    UTF-8 are read as Windows-1252, if they are few and it knows them all, or else replaced.
+    """
+    for mark, codec in _MARKS:
+        if content.startswith(mark):
+            text = content.decode(codec, "replace")
+            return text, _mojibake(text)
+    try:
+        text = content.decode("utf-8-sig")
+        return text, _mojibake(text)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        text = content.decode("utf-8-sig", "replace")
+    note = f"not UTF-8 from line {line}; such bytes are read as U+FFFD"
+    return text, (note, *_mojibake(text))
+
+
+_MARKS = (
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+_DOUBLE = re.compile("[\u00c2-\u00c3][\u0080-\u00bf]|\u00e2\u20ac[\u0153\u2122\u201c\u201d\u2019]")
+
+
+def _mojibake(text: str) -> tuple[str, ...]:
+    """Return a warning where many characters look like UTF-8 that was read as something else."""
+    found = len(_DOUBLE.findall(text[:100_000]))
+    return (f"{found} characters look wrongly decoded",) if found > 3 else ()
+
+
+def plain(content: bytes) -> Iterator[Item]:
+    """Yield a plain text; lines that are underlined, as in reStructuredText, head its sections."""
+    text, warnings = decoded(content)
+    sections = tuple(
+        Section(match.start(), match[1].strip()[:MOST_TITLE]) for match in UNDERLINED.finditer(text)
+    )
+    title = sections[0].title if sections else ""
+    yield Parsed(text, title=title, sections=sections, warnings=warnings)
+
+
+def code(content: bytes) -> Iterator[Item]:
+    """Yield source code; a definition that is not indented begins a section."""
+    text, warnings = decoded(content)
+    found = [(match.start(), match[0].strip()[:MOST_TITLE]) for match in DEFINITION.finditer(text)]
+    yield Parsed(text, sections=tuple(Section(*one) for one in found), warnings=warnings)
+
+
+def markdown(content: bytes) -> Iterator[Item]:
+    """Yield a Markdown text: headings are sections, front matter is metadata and not text."""
+    text, warnings = decoded(content)
+    settings, body, problem = _front_matter(text)
+    if problem:
+        yield problem
+    sections = _headings(text, body)
+    title = settings.pop("title", "") or (sections[0].title if sections else "")
+    yield Parsed(
+        " " * body + text[body:] if body else text,
+        title=str(title)[:MOST_TITLE],
+        sections=sections,
+        metadata=scalars(settings),
+        warnings=warnings,
+    )
+
+
+def _front_matter(text: str) -> tuple[dict[str, Any], int, Problem | None]:
+    """Return the settings above a text, and where the text begins."""
+    match = FRONT_MATTER.match(text[:MOST_FRONT_MATTER])
+    if not match:
+        return {}, 0, None
+    import yaml
+
+    try:
+        values = yaml.safe_load(match[1])
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        return {}, match.end(), Problem(f"front matter is not YAML: {reason}", line=1)
+    return (dict(values) if isinstance(values, dict) else {}), match.end(), None
+
+
+def _headings(text: str, body: int) -> tuple[Section, ...]:
+    """Return the headings that a Markdown reader sees; one inside a block of code is none."""
+    from markdown_it import MarkdownIt
+
+    starts, place = [], body
+    for line in text[body:].splitlines(keepends=True):
+        starts.append(place)
+        place += len(line)
+    parser = MarkdownIt("commonmark", {"maxNesting": 20}).disable(["html_inline", "autolink"])
+    tokens = parser.parse(text[body:])
+    return tuple(
+        Section(starts[one.map[0]], _heading(text, starts, one.map[0]))
+        for one in tokens
+        if one.type == "heading_open" and one.map and one.map[0] < len(starts)
+    )
+
+
+def _heading(text: str, starts: list[int], line: int) -> str:
+    end = starts[line + 1] if line + 1 < len(starts) else len(text)
+    return text[starts[line] : end].strip().strip("#").strip()[:MOST_TITLE]

@@ -1,0 +1,1 @@
+"""Where a knowledge base keeps its rows: one protocol, one adapter a store."""

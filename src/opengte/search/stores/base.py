@@ -1,0 +1,201 @@
+"""What a knowledge base asks of a store. Adapters know a store; nothing else does.
+
+A store holds documents, each with its windows. Writing a set of documents is one commit: after a
+crash all of them are there, or none. Readers see only whole commits.
+
+Letters in shapes: d width of a vector, s spans of a window.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from opengte.search.filters import Filter
+from opengte.search.parse.base import Scalar, Section
+from opengte.types import Floats
+
+Sparse = Mapping[int, float]  # token id -> weight > 0
+Scored = list[tuple[str, float]]  # documents and scores, best first
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """Passages of a window: bounds (s, 2) int32, characters of the text; vectors (s, d) int8, each
+    to be multiplied by its scale (s,) float32."""
+
+    bounds: npt.NDArray[np.int32]
+    vectors: npt.NDArray[np.int8]
+    scales: Floats
+
+    def floats(self) -> Floats:
+        """Return the vectors (s, d) as float32."""
+        return self.vectors.astype(np.float32) * self.scales[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class StoredWindow:
+    """One window: text[start:end], its vector (d,), its spans, its tokens."""
+
+    start: int
+    end: int
+    vector: Floats
+    spans: Spans
+    tokens: int
+    sparse: Sparse = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredDocument:
+    """A document as it is kept.
+
+    content is a hash of what was embedded, row one of everything else; both together say whether
+    a document is the same as before. signature agrees with those of texts that are nearly equal.
+    """
+
+    id: str
+    source: str
+    title: str
+    text: str
+    content: str
+    row: str
+    signature: bytes
+    windows: tuple[StoredWindow, ...]
+    line: int | None = None
+    truncated: bool = False
+    sections: tuple[Section, ...] = ()
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    indexed: float = 0.0  # seconds since 1970
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that was looked at: the hash of its bytes, and what became of it.
+
+    digest is "" where the file must be looked at again. problems say what failed, warnings what
+    is doubtful.
+    """
+
+    id: str
+    digest: str
+    documents: int
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What tells whether a document changed: see StoredDocument."""
+
+    content: str
+    row: str
+
+
+@dataclass(frozen=True)
+class Health:
+    """The state of a store: sizes, and how much of it no index covers yet."""
+
+    documents: int
+    windows: int
+    bytes: int | None
+    versions: int
+    unindexed: Mapping[str, int]  # index -> rows
+    indexes: Mapping[str, str]  # index -> kind
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Store(Protocol):
+    """Keeps documents and finds them by vector, by words and by learned sparse weights.
+
+    Scores: dense is the dot product of unit vectors, lexical BM25, sparse the dot product of
+    weights; a document has the score of its best window. `where` limits what is looked at, before
+    and not after the search.
+    """
+
+    name: str
+
+    def settings(self) -> dict[str, Any] | None:
+        """Return what `save_settings` kept, None in a store that is empty."""
+        ...
+
+    def save_settings(self, settings: Mapping[str, Any]) -> None:
+        """Keep what the knowledge base must know of itself."""
+        ...
+
+    def put(self, documents: Sequence[StoredDocument]) -> None:
+        """Write documents in one commit, in place of those with the same ids."""
+        ...
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove documents in one commit."""
+        ...
+
+    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+        """Return the hashes of those documents that are there."""
+        ...
+
+    def with_content(self, hashes: Sequence[str]) -> dict[str, StoredDocument]:
+        """Return, for each content hash that is there, one document that has it."""
+        ...
+
+    def fetch(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
+        """Return those documents that are there, whole."""
+        ...
+
+    def documents_of(self, sources: Sequence[str]) -> dict[str, list[str]]:
+        """Return the ids of the documents of files."""
+        ...
+
+    def sources(self) -> Iterator[Source]:
+        """Yield every file that was looked at."""
+        ...
+
+    def put_sources(self, sources: Sequence[Source]) -> None:
+        """Write what became of files, in place of what was written before."""
+        ...
+
+    def delete_sources(self, ids: Sequence[str]) -> None:
+        """Forget files."""
+        ...
+
+    def dense(
+        self,
+        query: Floats,
+        k: int,
+        where: Filter | None,
+        *,
+        exact: bool = False,
+    ) -> Scored:
+        """Return the k documents closest to a vector (d,); exact looks at every one."""
+        ...
+
+    def lexical(self, query: str, k: int, where: Filter | None) -> Scored:
+        """Return the k best documents by BM25."""
+        ...
+
+    def sparse(self, query: Sparse, k: int, where: Filter | None) -> Scored:
+        """Return the k best documents by learned sparse weights."""
+        ...
+
+    def count(self, where: Filter | None = None) -> int:
+        """Return how many documents fit."""
+        ...
+
+    def scan(self) -> Iterator[StoredDocument]:
+        """Yield every document of one version of the store."""
+        ...
+
+    def sample(self, count: int) -> list[StoredDocument]:
+        """Return so many documents from all over the store, the same ones each time."""
+        ...
+
+    def optimize(self) -> Iterable[str]:
+        """Bring the indexes up to date and tidy up; return what could not be done, and why."""
+        ...
+
+    def health(self) -> Health:
+        """Return the state of the store."""
+        ...

@@ -1,0 +1,486 @@
+"""LanceDB as a store: a folder or a bucket, many processes, no server.
+
+What LanceDB leaves to its users is done here: new files are flushed to the disk after a commit,
+indexes are folded and versions pruned by us, learned sparse weights have their own postings.
+"""
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+
+from opengte.errors import InputError, MissingExtraError
+from opengte.search.filters import Filter
+from opengte.search.stores import files, sql
+from opengte.search.stores.base import (
+    Health,
+    Known,
+    Scored,
+    Source,
+    Sparse,
+    StoredDocument,
+)
+from opengte.search.stores.inverted import Inverted
+from opengte.types import Floats
+
+T = TypeVar("T")
+
+SETTINGS, SOURCES, WINDOWS = "settings", "sources", "windows"
+INDEX_FROM = 10_000  # rows below which looking at every vector is fast enough
+KEEP = timedelta(hours=1)  # of old versions: as long as a reader may hold one
+LIST = 500  # ids in one condition
+SCAN = 256  # rows held at once by a scan
+MOST = 100_000  # candidates of one search
+ATTEMPTS = 8  # of a commit that meets another process's
+OVERSAMPLING = 4  # candidates of a first pass for each that is wanted
+PROBES = 24  # partitions of the vector index that a search looks into
+LEAST = 100  # candidates that are scored exactly, however few are wanted
+
+
+class LanceStore:
+    """A store in a folder, or at a URI such as s3://bucket/kb."""
+
+    name = "lance"
+
+    def __init__(
+        self, uri: str, *, durable: bool = True, storage_options: Mapping[str, str] | None = None
+    ) -> None:
+        try:
+            import lancedb
+        except ImportError:
+            raise MissingExtraError("lancedb", "search", "A knowledge base") from None
+        local = "://" not in uri
+        self.uri = uri
+        self._folder = uri if local else None
+        self._synced = files.Synced(uri) if local and durable else None
+        self._tables_lock = threading.Lock()
+        self._postings_lock = threading.Lock()
+        self._inverted: tuple[int, Inverted] | None = None
+        self._database = lancedb.connect(
+            uri,
+            read_consistency_interval=timedelta(0),
+            storage_options=dict(storage_options or {}),
+        )
+        self._tables: dict[str, Any] = {}
+
+    # --- settings and files ----------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any] | None:
+        """Return what `save_settings` kept, None in a store that is empty."""
+        table = self._table(SETTINGS)
+        if table is None:
+            return None
+        rows = table.search().limit(2).to_list()
+        return json.loads(rows[0]["value"]) if rows else None
+
+    def save_settings(self, settings: Mapping[str, Any]) -> None:
+        """Keep what the knowledge base must know of itself, and make its tables."""
+        import pyarrow as pa
+
+        from opengte.search.stores.rows import schema
+
+        text = [pa.field("key", pa.string()), pa.field("value", pa.large_string())]
+        self._make(WINDOWS, schema(settings["dimension"], settings.get("first_pass")))
+        self._make(SOURCES, pa.schema([pa.field("id", pa.string()), *text[1:]]))
+        table = self._make(SETTINGS, pa.schema(text))
+        row = pa.table({"key": ["settings"], "value": [json.dumps(dict(settings))]})
+        row = row.cast(pa.schema(text))
+        self._commit(lambda: _replace(table, "key").execute(row))
+        self._commit(self._index_words)  # from the start: new rows are found before they are in it
+
+    def sources(self) -> Iterator[Source]:
+        """Yield every file that was looked at."""
+        for row in self._scan(SOURCES, ["id", "value"]):
+            values = json.loads(row["value"])
+            for key in ("problems", "warnings"):
+                values[key] = tuple(values[key])
+            yield Source(id=row["id"], **values)
+
+    def put_sources(self, sources: Sequence[Source]) -> None:
+        """Write what became of files, in place of what was written before."""
+        import pyarrow as pa
+
+        if not sources:
+            return
+        values = [
+            json.dumps(
+                {
+                    "digest": one.digest,
+                    "documents": one.documents,
+                    "problems": one.problems,
+                    "warnings": one.warnings,
+                }
+            )
+            for one in sources
+        ]
+        columns = [pa.array([one.id for one in sources]), pa.array(values, pa.large_string())]
+        rows = pa.table(columns, names=["id", "value"])
+        table = self._need(SOURCES)
+        self._commit(lambda: _replace(table, "id").execute(rows))
+
+    def delete_sources(self, ids: Sequence[str]) -> None:
+        """Forget files."""
+        for part in _parts(ids):
+            self._delete(SOURCES, _in("id", part))
+
+    # --- documents -------------------------------------------------------------------------------
+
+    def put(self, documents: Sequence[StoredDocument]) -> None:
+        """Write documents in one commit, in place of those with the same ids."""
+        from opengte.search.stores.rows import schema, to_table
+
+        documents = [document for document in documents if document.windows]
+        if not documents:
+            return
+        table = self._need(WINDOWS)
+        rows = to_table(documents, schema(_width(table, "vector"), _width(table, "short")))
+        gone = _in("id", [document.id for document in documents])
+        self._commit(
+            lambda: (
+                _replace(table, ["id", "window"])
+                .when_not_matched_by_source_delete(gone)
+                .execute(rows)
+            )
+        )
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove documents."""
+        for part in _parts(ids):
+            self._delete(WINDOWS, _in("id", part))
+
+    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+        """Return the hashes of those documents that are there."""
+        rows = self._select(["id", "content", "row"], "id", ids, "window = 0")
+        return {row["id"]: Known(row["content"], row["row"]) for row in rows}
+
+    def with_content(self, hashes: Sequence[str]) -> dict[str, StoredDocument]:
+        """Return, for each content hash that is there, one document that has it."""
+        rows = list(self._select(["id", "content"], "content", hashes, "window = 0"))
+        names = {row["content"]: row["id"] for row in rows}
+        documents = self.fetch(list(names.values()))
+        return {one.content: one for one in documents.values()}
+
+    def fetch(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
+        """Return those documents that are there, whole."""
+        from opengte.search.stores.rows import from_rows
+
+        rows = sorted(self._select(None, "id", ids), key=lambda row: (row["id"], row["window"]))
+        return {document.id: document for document in from_rows(rows)}
+
+    def documents_of(self, sources: Sequence[str]) -> dict[str, list[str]]:
+        """Return the ids of the documents of files."""
+        found: dict[str, list[str]] = {source: [] for source in sources}
+        for row in self._select(["id", "source"], "source", sources, "window = 0"):
+            found[row["source"]].append(row["id"])
+        return found
+
+    def count(self, where: Filter | None = None) -> int:
+        """Return how many documents fit."""
+        only = "window = 0" if where is None else f"window = 0 AND {sql.where(where)}"
+        return int(self._need(WINDOWS).count_rows(only))
+
+    def scan(self) -> Iterator[StoredDocument]:
+        """Yield every document; rows of one document lie together, as one commit wrote them."""
+        from opengte.search.stores.rows import from_rows
+
+        ids = sorted({row["id"] for row in self._scan(WINDOWS, ["id"])})
+        for part in _parts(ids, 64):
+            yield from from_rows(
+                sorted(self._select(None, "id", part), key=lambda row: (row["id"], row["window"]))
+            )
+
+    def sample(self, count: int) -> list[StoredDocument]:
+        """Return so many documents from all over the store, the same ones each time."""
+        table = self._need(WINDOWS)
+        total = int(table.count_rows())
+        if not total or count < 1:
+            return []
+        offsets = list(range(0, total, max(1, total // count)))[:count]
+        rows = table.take_offsets(offsets).select(["id"]).to_arrow()
+        return list(self.fetch(rows["id"].to_pylist()).values())
+
+    # --- search ----------------------------------------------------------------------------------
+
+    def dense(
+        self,
+        query: Floats,
+        k: int,
+        where: Filter | None,
+        *,
+        exact: bool = False,
+    ) -> Scored:
+        """Return the k documents closest to a vector (d,); exact looks at every one."""
+        table = self._need(WINDOWS)
+        column = "short" if "short" in table.schema.names and not exact else "vector"
+        if column == "short":
+            return self._two_passes(table, query, k, where)
+        return self._closest(table, column, query, k, where, exact)
+
+    def _closest(
+        self, table: Any, column: str, query: Floats, k: int, where: Filter | None, exact: bool
+    ) -> Scored:
+        """Search windows until they belong to k documents, or there are no more."""
+        wanted = max(k, LEAST)
+        while True:
+            search = table.search(query, vector_column_name=column).distance_type("dot")
+            search = search.select(["id", "_distance"]).limit(wanted)
+            if where is not None:
+                search = search.where(sql.where(where), prefilter=True)
+            search = search.bypass_vector_index() if exact else search.nprobes(PROBES)
+            if not exact:
+                search = search.refine_factor(1)  # the 8-bit best, scored by the true vectors
+            rows = search.to_arrow()
+            best = _best(rows["id"].to_pylist(), 1.0 - rows["_distance"].to_numpy())
+            if len(best) >= k or len(rows) < wanted or wanted >= MOST:
+                return best[:k]
+            wanted = min(MOST, wanted * 4)
+
+    def _two_passes(self, table: Any, query: Floats, k: int, where: Filter | None) -> Scored:
+        """Find candidates by their first dimensions and score them by all."""
+        from opengte.search.stores.rows import shortened
+
+        width = _width(table, "short")
+        first = self._closest(
+            table, "short", shortened(query, width), k * OVERSAMPLING, where, exact=False
+        )
+        names, scores = [], []
+        for row in self._select(["id", "vector"], "id", [name for name, _ in first]):
+            names.append(row["id"])
+            scores.append(float(np.dot(query, np.asarray(row["vector"], dtype=np.float32))))
+        return _best(names, np.array(scores))[:k]
+
+    def lexical(self, query: str, k: int, where: Filter | None) -> Scored:
+        """Return the k best documents by BM25."""
+        table = self._need(WINDOWS)
+        if not query.strip():
+            return []
+        search = table.search(query, query_type="fts", fts_columns="indexed_text")
+        search = search.select(["id", "_score"]).limit(k)
+        if where is not None:
+            search = search.where(sql.where(where), prefilter=True)
+        rows = search.to_arrow()
+        return _best(rows["id"].to_pylist(), rows["_score"].to_numpy())
+
+    def sparse(self, query: Sparse, k: int, where: Filter | None) -> Scored:
+        """Return the k best documents by learned sparse weights."""
+        allowed = None
+        if where is not None:
+            only = f"window = 0 AND {sql.where(where)}"
+            found = self._need(WINDOWS).search().where(only).select(["id"]).limit(None)
+            allowed = frozenset(found.to_arrow()["id"].to_pylist())
+        return self._postings().search(query, k, allowed)
+
+    def _postings(self) -> Inverted:
+        """Return the postings of the version that is there now."""
+        table = self._need(WINDOWS)
+        with self._postings_lock:
+            version = int(table.version)
+            if self._inverted is None or self._inverted[0] != version:
+                rows = list(self._scan(WINDOWS, ["id", "sparse_ids", "sparse_weights"]))
+                weights = [
+                    dict(zip(row["sparse_ids"], row["sparse_weights"], strict=True)) for row in rows
+                ]
+                self._inverted = version, Inverted.build([row["id"] for row in rows], weights)
+            return self._inverted[1]
+
+    # --- upkeep ----------------------------------------------------------------------------------
+
+    def optimize(self) -> list[str]:
+        """Bring the indexes up to date and tidy up; return what could not be done, and why."""
+        failed = []
+        for name, step in (
+            ("index of words", self._index_words),
+            ("index of ids", self._index_ids),
+            ("index of vectors", self._index_vectors),
+            ("compaction", self._compact),
+        ):
+            try:
+                self._commit(step)
+            except Exception as error:  # an index that fails must not lose documents
+                failed.append(
+                    f"{name}: {type(error).__name__}: {' '.join(str(error).split())}"[:300]
+                )
+        return failed
+
+    def _index_words(self) -> None:
+        from lancedb.index import FTS
+
+        table = self._need(WINDOWS)
+        if TEXT_INDEX in {one.name for one in table.list_indices()}:
+            return
+        settings = self.settings() or {}
+        config = FTS(
+            with_position=False,  # phrases are not searched, and positions broke compaction before
+            language=settings.get("language") or "English",
+            stem=settings.get("language") is not None,
+            remove_stop_words=False,
+            ascii_folding=True,
+        )
+        table.create_index("indexed_text", config=config, name=TEXT_INDEX, replace=True)
+
+    def _index_ids(self) -> None:
+        from lancedb.index import BTree
+
+        table = self._need(WINDOWS)
+        present = {one.name for one in table.list_indices()}
+        if table.count_rows() < INDEX_FROM:
+            return
+        for column in ("id", "source", "content"):
+            if f"{column}_idx" not in present:
+                table.create_index(column, config=BTree(), name=f"{column}_idx", replace=True)
+
+    def _index_vectors(self) -> None:
+        from lancedb.index import IvfSq
+
+        table = self._need(WINDOWS)
+        rows = table.count_rows()
+        column = "short" if "short" in table.schema.names else "vector"
+        if rows < INDEX_FROM or VECTOR_INDEX in {one.name for one in table.list_indices()}:
+            return
+        config = IvfSq(distance_type="dot", num_partitions=max(16, int(rows**0.5)))
+        table.create_index(column, config=config, name=VECTOR_INDEX, replace=True)
+
+    def _compact(self) -> None:
+        table = self._need(WINDOWS)
+        try:
+            table.optimize(cleanup_older_than=KEEP)
+        except Exception:
+            with contextlib.suppress(Exception):
+                table.drop_index(TEXT_INDEX)  # what has failed before, and is quickly made again
+            self._index_words()
+            table.optimize(cleanup_older_than=KEEP)
+        self._need(SOURCES).optimize(cleanup_older_than=KEEP)
+
+    def health(self) -> Health:
+        """Return the state of the store."""
+        table = self._need(WINDOWS)
+        unindexed, kinds = {}, {}
+        for one in table.list_indices():
+            stats = table.index_stats(one.name)
+            kinds[one.name] = str(one.index_type)
+            unindexed[one.name] = int(stats.num_unindexed_rows) if stats else 0
+        versions = table.list_versions()
+        return Health(
+            documents=self.count(),
+            windows=int(table.count_rows()),
+            bytes=files.size(self._folder) if self._folder else None,
+            versions=len(versions),
+            unindexed=unindexed,
+            indexes=kinds,
+            details={"version": int(table.version), "changed": versions[-1]["timestamp"]},
+        )
+
+    # --- LanceDB ---------------------------------------------------------------------------------
+
+    def _table(self, name: str) -> Any:
+        """Return a table, None if it is not there."""
+        with self._tables_lock:
+            if name not in self._tables:
+                try:
+                    self._tables[name] = self._database.open_table(name)
+                except (ValueError, FileNotFoundError):  # what LanceDB raises for a missing table
+                    return None
+            return self._tables[name]
+
+    def _need(self, name: str) -> Any:
+        table = self._table(name)
+        if table is None:
+            raise InputError(f"`{self.uri}` holds no index (its table `{name}` is missing)")
+        return table
+
+    def _make(self, name: str, schema: Any) -> Any:
+        table = self._table(name)
+        if table is None:
+            table = self._database.create_table(name, schema=schema, exist_ok=True)
+            with self._tables_lock:
+                self._tables[name] = table
+        return table
+
+    def _commit(self, write: Callable[[], T]) -> T:
+        """Write, again where another process came first, and flush to the disk."""
+        for attempt in range(ATTEMPTS):
+            try:
+                result = write()
+                break
+            except (OSError, RuntimeError) as error:
+                if attempt == ATTEMPTS - 1 or not _is_conflict(error):
+                    raise OSError(f"cannot write to `{self.uri}`: {_reason(error)}") from error
+                time.sleep(0.05 * 2**attempt * (0.5 + np.random.default_rng().random()))
+        if self._synced is not None:
+            self._synced.sync()
+        return result
+
+    def _delete(self, name: str, condition: str) -> None:
+        table = self._need(name)
+        self._commit(lambda: table.delete(condition))
+
+    def _select(
+        self, columns: list[str] | None, key: str, values: Sequence[str], also: str = ""
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the rows whose key is among the values."""
+        table = self._need(WINDOWS)
+        for part in _parts(values):
+            condition = _in(key, part) + (f" AND {also}" if also else "")
+            search = table.search().where(condition).limit(None)
+            if columns:
+                search = search.select(columns)
+            yield from search.to_arrow().to_pylist()
+
+    def _scan(self, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+        for batch in self._need(name).search().select(columns).limit(None).to_batches(SCAN):
+            yield from batch.to_pylist()
+
+
+TEXT_INDEX = "words"
+VECTOR_INDEX = "vectors"
+
+
+def open_store(path: str, storage_options: Mapping[str, str] | None = None) -> LanceStore:
+    """Return the store of a knowledge base at a folder or URI."""
+    place = path.rstrip("/") + "/lance" if "://" in path else os.path.join(path, "lance")
+    return LanceStore(place, storage_options=storage_options)
+
+
+def _width(table: Any, column: str) -> Any:
+    """Return how long the vectors of a column are, None if it is not there."""
+    schema = table.schema
+    return schema.field(column).type.list_size if column in schema.names else None
+
+
+def _replace(table: Any, key: str | list[str]) -> Any:
+    return table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
+
+
+def _best(names: Sequence[str], scores: Any) -> Scored:
+    """Return each document with its best score, best first, ties by name."""
+    best: dict[str, float] = {}
+    for name, score in zip(names, scores.tolist(), strict=True):
+        if score > best.get(name, float("-inf")):
+            best[name] = score
+    return sorted(best.items(), key=lambda one: (-one[1], one[0]))
+
+
+def _in(column: str, values: Sequence[str]) -> str:
+    return f"{column} IN ({', '.join(map(sql.quoted, values))})" if values else "false"
+
+
+def _parts(values: Sequence[str], size: int = LIST) -> Iterator[list[str]]:
+    distinct = list(dict.fromkeys(values))
+    for start in range(0, len(distinct), size):
+        yield distinct[start : start + size]
+
+
+def _reason(error: Exception) -> str:
+    """Return what a person can use of an error of LanceDB, which names places in its sources."""
+    return " ".join(str(error).split())[:300]
+
+
+def _is_conflict(error: Exception) -> bool:
+    text = str(error).lower()
+    return "conflict" in text or "concurrent" in text or "retry" in text

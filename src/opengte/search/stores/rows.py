@@ -1,0 +1,181 @@
+"""Documents as Arrow rows: a row is a window, and the first row of a document has its text too.
+
+The same rows are what the Parquet export holds.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from opengte.errors import MissingExtraError
+from opengte.folding import normalise
+from opengte.search.parse.base import Section
+from opengte.search.stores.base import Spans, Sparse, StoredDocument, StoredWindow
+from opengte.types import Floats
+
+try:
+    import pyarrow as pa
+except ImportError:
+    raise MissingExtraError("pyarrow", "search", "A knowledge base") from None
+
+
+def schema(dimension: int, short: int | None) -> Any:
+    """Return the columns of a row; short is the size of the vectors of a first pass."""
+    fields = [
+        pa.field("id", pa.string()),
+        pa.field("window", pa.int32()),
+        pa.field("source", pa.string()),
+        pa.field("line", pa.int64()),
+        pa.field("title", pa.string()),
+        pa.field("indexed_text", pa.large_string()),  # title and text, of the first window only
+        pa.field("text_from", pa.int32()),  # where the text begins in it
+        pa.field("start", pa.int32()),
+        pa.field("end", pa.int32()),
+        pa.field("tokens", pa.int32()),
+        pa.field("vector", pa.list_(pa.float32(), dimension)),
+        pa.field("span_bounds", pa.list_(pa.int32())),
+        pa.field("span_scales", pa.list_(pa.float32())),
+        pa.field("span_vectors", pa.binary()),
+        pa.field("sparse_ids", pa.list_(pa.uint32())),
+        pa.field("sparse_weights", pa.list_(pa.float32())),
+        pa.field("metadata", pa.json_()),
+        pa.field("sections", pa.string()),
+        pa.field("warnings", pa.list_(pa.string())),
+        pa.field("truncated", pa.bool_()),
+        pa.field("content", pa.string()),
+        pa.field("row", pa.string()),
+        pa.field("signature", pa.binary()),
+        pa.field("indexed", pa.float64()),
+    ]
+    if short:
+        fields.append(pa.field("short", pa.list_(pa.float32(), short)))
+    return pa.schema(fields)
+
+
+def to_table(documents: Sequence[StoredDocument], columns: Any) -> Any:
+    """Return the rows of documents."""
+    rows = [row for document in documents for row in _rows(document)]
+    data = {
+        field.name: [row[field.name] for row in rows]
+        for field in columns
+        if field.name not in ("vector", "short")
+    }
+    vectors = np.array([row["vector"] for row in rows], dtype=np.float32)
+    arrays = []
+    for field in columns:
+        if field.name == "vector":
+            arrays.append(_matrix(vectors, field.type.list_size))
+        elif field.name == "short":
+            arrays.append(_matrix(shortened(vectors, field.type.list_size), field.type.list_size))
+        elif field.name == "metadata":
+            storage = pa.array(data["metadata"], pa.string())
+            arrays.append(pa.ExtensionArray.from_storage(field.type, storage))
+        else:
+            arrays.append(pa.array(data[field.name], field.type))
+    return pa.Table.from_arrays(arrays, schema=columns)
+
+
+def _matrix(values: Floats, width: int) -> Any:
+    flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), width)
+
+
+def shortened(vectors: Floats, dimensions: int) -> Floats:
+    """Return the first dimensions of vectors (..., d), of length one."""
+    return normalise(np.ascontiguousarray(vectors[..., :dimensions]))
+
+
+def _rows(document: StoredDocument) -> Iterator[dict[str, Any]]:
+    shared = {
+        "id": document.id,
+        "source": document.source,
+        "line": document.line,
+        "title": document.title,
+        "metadata": json.dumps(dict(document.metadata)),
+        "truncated": document.truncated,
+        "content": document.content,
+        "row": document.row,
+        "signature": document.signature,
+        "indexed": document.indexed,
+    }
+    head = f"{document.title}\n\n" if document.title else ""
+    first = {
+        "indexed_text": head + document.text,
+        "text_from": len(head),
+        "sections": json.dumps([[one.start, one.title] for one in document.sections]),
+        "warnings": list(document.warnings),
+    }
+    for number, window in enumerate(document.windows):
+        own = first if number == 0 else dict.fromkeys(first)
+        yield {**shared, **own, "window": number, **_window(window)}
+
+
+def _window(window: StoredWindow) -> dict[str, Any]:
+    return {
+        "start": window.start,
+        "end": window.end,
+        "tokens": window.tokens,
+        "vector": window.vector,
+        "span_bounds": window.spans.bounds.reshape(-1).tolist(),
+        "span_scales": window.spans.scales.tolist(),
+        "span_vectors": window.spans.vectors.tobytes(),
+        "sparse_ids": list(window.sparse),
+        "sparse_weights": list(window.sparse.values()),
+    }
+
+
+def from_rows(rows: Iterable[dict[str, Any]]) -> Iterator[StoredDocument]:
+    """Yield the documents of rows, in which those of one document are not mixed with others."""
+    held: list[dict[str, Any]] = []
+    for row in rows:
+        if held and held[0]["id"] != row["id"]:
+            yield _document(held)
+            held = []
+        held.append(row)
+    if held:
+        yield _document(held)
+
+
+def _document(rows: list[dict[str, Any]]) -> StoredDocument:
+    rows = sorted(rows, key=lambda row: int(row["window"]))
+    first = rows[0]
+    return StoredDocument(
+        id=first["id"],
+        source=first["source"],
+        title=first["title"],
+        text=first["indexed_text"][first["text_from"] :],
+        content=first["content"],
+        row=first["row"],
+        signature=first["signature"],
+        windows=tuple(_stored_window(row) for row in rows),
+        line=first["line"],
+        truncated=first["truncated"],
+        sections=tuple(Section(start, title) for start, title in json.loads(first["sections"])),
+        metadata=json.loads(first["metadata"]),
+        warnings=tuple(first["warnings"]),
+        indexed=first["indexed"],
+    )
+
+
+def _stored_window(row: dict[str, Any]) -> StoredWindow:
+    vector = np.asarray(row["vector"], dtype=np.float32)
+    count = len(row["span_scales"])
+    return StoredWindow(
+        start=row["start"],
+        end=row["end"],
+        vector=vector,
+        spans=Spans(
+            np.array(row["span_bounds"], dtype=np.int32).reshape(-1, 2),
+            np.frombuffer(row["span_vectors"], dtype=np.int8).reshape(count, len(vector)),
+            np.array(row["span_scales"], dtype=np.float32),
+        ),
+        tokens=row["tokens"],
+        sparse=sparse_of(row),
+    )
+
+
+def sparse_of(row: dict[str, Any]) -> Sparse:
+    """Return the learned sparse weights of a row."""
+    return dict(zip(row["sparse_ids"], row["sparse_weights"], strict=True))

@@ -1,0 +1,114 @@
+"""Which files are in these folders? In order, links followed once, every name usable as an id."""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+IGNORED = frozenset({"__pycache__", "node_modules", "$RECYCLE.BIN", "System Volume Information"})
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file to read; named: the caller asked for this very file."""
+
+    path: str
+    named: bool
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What the walk could not look into, or saw already."""
+
+    path: str
+    reason: str
+    failed: bool
+
+
+def walk(paths: Iterable[str]) -> Iterator[Found | Passed]:
+    """Yield the files of files and folders, in the order of their names, as absolute paths.
+
+    Hidden files and folders, and those of tools, are passed over, as is a folder that looks like
+    one of ours. A folder that is reached twice, through a link or a cycle, is entered once.
+    """
+    entered: set[tuple[int, int]] = set()
+    for path in paths:
+        whole = os.path.abspath(path)
+        if os.path.isdir(whole):
+            yield from _folder(whole, entered)
+        else:
+            yield Found(whole, named=True)
+
+
+def _folder(top: str, entered: set[tuple[int, int]]) -> Iterator[Found | Passed]:
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            status = os.stat(folder)
+            identity = status.st_dev, status.st_ino
+            if identity in entered:
+                yield Passed(folder, "the same folder was reached before", failed=False)
+                continue
+            entered.add(identity)
+            if os.path.exists(os.path.join(folder, MARK)):
+                yield Passed(folder, "an index of ours", failed=False)
+                continue
+            names = sorted(name for name in os.listdir(folder) if not _ignored(name))
+        except OSError as error:
+            yield Passed(folder, error.strerror or str(error), failed=True)
+            continue
+        inside = []
+        for name in names:
+            path = os.path.join(folder, name)
+            kind = _kind(path)
+            if kind == "folder":
+                inside.append(path)
+            elif kind == "file":
+                yield Found(path, named=False)
+            else:
+                yield Passed(path, kind, failed=False)
+        waiting.extend(reversed(inside))
+
+
+def _kind(path: str) -> str:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        return "a broken link" if os.path.islink(path) else error.strerror or str(error)
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "not a regular file"
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith(".") or name in IGNORED
+
+
+MARK = "opengte-kb.json"  # a file in the folder of every index on a disk
+
+_KEPT = frozenset(chr(code) for code in range(0x20, 0x7F)) - {"%", "#"}
+
+
+def identifier(path: str) -> str:
+    """Return a path as text that is valid everywhere, one to one: odd bytes as %XX."""
+    if all(character in _KEPT for character in path):
+        return path
+    parts = []
+    for character in path:
+        odd = character in "%#\x7f" or character < " " or "\ud800" <= character <= "\udfff"
+        parts.append("".join(f"%{b:02X}" for b in os.fsencode(character)) if odd else character)
+    return "".join(parts)
+
+
+def path_of(identity: str) -> str:
+    """Return the path that `identifier` made this of."""
+    return os.fsdecode(unquote_to_bytes(identity)) if "%" in identity else identity
+
+
+def inside(identity: str, scopes: Iterable[str]) -> bool:
+    """Return whether a file is one of these files or in one of these folders."""
+    return any(
+        identity == scope or identity.startswith(scope.rstrip("/") + "/") for scope in scopes
+    )

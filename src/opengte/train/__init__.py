@@ -1,0 +1,1 @@
+"""Training: any model of `reference/`, correct first, proved invariant, then fast."""

@@ -1,0 +1,378 @@
+"""The loop: batches to gradients to weights, with checkpoints that lose nothing."""
+
+import hashlib
+import logging
+import math
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import torch
+
+from opengte.data import Batch, Batches
+from opengte.errors import EngineError, InputError
+from opengte.train import optim, plots, state
+from opengte.train.distributed import Parallel, World
+from opengte.train.journal import Journal, Meter, StepRecord, measured_flops
+from opengte.train.objectives import Objective, Share
+from opengte.train.passes import Passes
+from opengte.train.settings import Settings
+from opengte.train.trainee import Trainee, activation_bytes, flops_per_token
+
+log = logging.getLogger("opengte.train")
+
+MakeBatches = Callable[[int, int, int], Batches]  # first step, rank, number of processes
+Evaluate = Callable[[int, Trainee], Mapping[str, float]]  # step, model -> metrics, first decides
+
+REMEMBERED = 32  # losses of a source that a new one is compared with
+PATIENCE = 10  # steps that may be skipped one after the other
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended: after how many steps, of which how many were skipped."""
+
+    step: int
+    skipped: int
+    metrics: Mapping[str, float]
+    best_step: int | None
+    interrupted: bool
+
+
+def train(
+    trainee: Trainee,
+    batches: MakeBatches,
+    objective: Objective,
+    settings: Settings,
+    folder: Path,
+    *,
+    world: World | None = None,
+    identity: Mapping[str, str] | None = None,
+    evaluate: Evaluate | None = None,
+    resume: bool = False,
+) -> Result:
+    """Train a model in place and leave checkpoints, tables and plots in a folder.
+
+    identity names what else shapes the result (data, order, model): a run is only resumed with the
+    same. evaluate is called on all processes every `evaluate_every` steps and at the end. With an
+    average of weights (`ema`) the model is left with the average. After Ctrl-C, or the signal to
+    terminate, the step is finished and saved, and the result says `interrupted`.
+    """
+    world = world or World()
+    run = _Run(trainee, objective, settings, folder, world, identity or {})
+    run.begin(resume)
+    start = run.progress.step
+    journal = None
+    if world.is_first:
+        journal = Journal(
+            folder,
+            start,
+            settings.steps,
+            tensorboard=settings.tensorboard,
+            progress=settings.progress,
+        )
+    try:
+        with _interrupts() as interrupted, batches(start, world.rank, world.size) as source:
+            stopped = run.go(source, interrupted, evaluate, journal)
+    finally:
+        if journal is not None:
+            journal.close()
+    if run.average is not None and not stopped:
+        run.average.exchange()
+    if world.is_first:
+        plots.write(folder)
+    progress = run.progress
+    return Result(
+        progress.step, progress.skipped, dict(progress.metrics), progress.best_step, stopped
+    )
+
+
+@dataclass(eq=False)
+class _Run:
+    trainee: Trainee
+    objective: Objective
+    settings: Settings
+    folder: Path
+    world: World
+    extra: Mapping[str, str]
+    progress: state.Progress = field(default_factory=state.Progress)
+    average: optim.Average | None = None
+    failures: int = 0  # skipped one after the other
+
+    def begin(self, resume: bool) -> None:
+        """Spread the model over processes, make the optimiser, load the last checkpoint."""
+        settings, trainee = self.settings, self.trainee
+        found = state.folders(self.folder)
+        if found and not resume:
+            raise InputError(
+                f"`{self.folder}` has a run of {list(found)[-1]} steps: resume it with "
+                "resume=True, or give another folder"
+            )
+        if trainee.precision != settings.precision:
+            raise InputError(
+                f"precision is {settings.precision!r} in settings and {trainee.precision!r} in the "
+                "trainee: give both the same"
+            )
+        sharded = settings.parallel == "fsdp2"
+        if not sharded:
+            trainee.materialise(self.world.device)
+        trainee.train()
+        trainee.set_dropout(settings.dropout)
+        trainee.model.recompute = settings.recompute
+        if settings.compile:
+            for part in trainee.parts:
+                part.compile(dynamic=True)
+        precision = settings.precision
+        self.parallel = Parallel(trainee, trainee.parts, self.world, settings.parallel, precision)
+        if sharded:
+            trainee.materialise(self.world.device)
+        self.passes = Passes(self.parallel, self.world, *self._sizes())
+        self.optimiser = optim.adamw(
+            trainee,
+            weight_decay=settings.weight_decay,
+            betas=settings.betas,
+            epsilon=settings.epsilon,
+        )
+        self.average = optim.Average(trainee, settings.ema) if settings.ema else None
+        if found:
+            step, path = list(found.items())[-1]
+            self.progress = state.read(path, self._parts(), self._identity())
+            log.info("resumed `%s` at step %d", self.folder, step)
+        if self.world.is_first:
+            state.prune(self.folder, settings.keep, self.progress.best_step)
+        self.world.wait()
+
+    def _sizes(self) -> tuple[int, int]:
+        """Return the tokens of a chunk, and those whose activations fit into memory."""
+        each = activation_bytes(self.trainee.model, self.settings.precision)
+        if self.settings.recompute:
+            each = max(1, each // 8)
+        fitting = max(1, int(self.settings.memory * 2**30 / each))
+        default = 2048 if self.world.device.type == "cpu" else 16384
+        chunk = self.settings.chunk_tokens or min(default, fitting)
+        return chunk, fitting
+
+    def _parts(self) -> state.Parts:
+        return state.Parts(self.trainee, self.optimiser, self.average)
+
+    def _identity(self) -> dict[str, str]:
+        plan = hashlib.sha256(repr(self.trainee.model.plan).encode()).hexdigest()[:16]
+        own = {"plan": plan, "objective": repr(self.objective)}
+        return {**self.settings.identity(), **own, **self.extra}
+
+    def go(
+        self,
+        source: Batches,
+        interrupted: Callable[[], bool],
+        evaluate: Evaluate | None,
+        journal: Journal | None,
+    ) -> bool:
+        """Do the steps that are left; return whether they were interrupted."""
+        settings, progress = self.settings, self.progress
+        meter = Meter(self.world.device, self._peak())
+        stream, waited = iter(source), 0.0
+        while progress.step < settings.steps:
+            asked = time.perf_counter()
+            batch = next(stream)
+            waited = time.perf_counter() - asked
+            record, work, stop = self._step(batch, interrupted())
+            stop = stop or (self.world.size == 1 and interrupted())  # processes agree in a step
+            meter.add(record, waited=waited, **work)
+            if journal is not None:
+                journal.step(record)
+                if record.step % settings.log_every == 0 or progress.step == settings.steps:
+                    journal.line(meter.line(record, self.world.size), log.info)
+            self._after_step(evaluate, journal, stop)
+            if stop:
+                return True
+        return False
+
+    def _peak(self) -> float:
+        if self.settings.peak_tflops is not None:
+            return self.settings.peak_tflops * 1e12
+        dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
+        return measured_flops(self.world.device, dtype)
+
+    def _step(self, batch: Batch, interrupted: bool) -> tuple[StepRecord, dict[str, float], bool]:
+        """Do one step; return what came of it, the work it was, and whether to stop after it."""
+        progress, step = self.progress, self.progress.step
+        self.optimiser.zero_grad(set_to_none=True)
+        before = self.passes.computed
+        share = self.objective.step(self.passes, batch, (self.settings.seed, step))
+        done = self.passes.computed - before
+        loss, tokens, squares, computed, rows, stop = self._totals(
+            share, share.tokens, share.square_tokens, done, _checksum(batch), interrupted
+        )
+        norm = float(optim.gradient_norm(self.trainee.parameters()))
+        rate = self._rate(step)
+        trouble = self._trouble(batch, loss, norm)
+        if trouble is None:
+            self._update(rate, norm)
+            self._remember(batch.source.name, loss)
+        else:
+            self._skip(trouble, batch, share)
+        progress.step += 1
+        name, skipped = batch.source.name, trouble is not None
+        record = StepRecord(progress.step, name, f"{int(rows):x}", loss, norm, rate, skipped)
+        flops = 3 * self._forward_flops(tokens, squares)
+        return (
+            record,
+            {
+                "pairs": float(batch.total),
+                "tokens": tokens,
+                "computed": computed,
+                "flops": flops,
+            },
+            stop > 0,
+        )
+
+    def _totals(self, share: Share, *numbers: float) -> list[float]:
+        """Return the loss and the given numbers, summed over processes."""
+        values = torch.tensor([0.0, *numbers], dtype=torch.float64, device=self.world.device)
+        values[0] = share.loss
+        totals: list[float] = self.world.sum(values).tolist()
+        return totals
+
+    def _forward_flops(self, tokens: float, squares: float) -> float:
+        model = self.trainee.model
+        attentions = [layer.attention for layer in model.plan.layers]
+        scores = sum(4.0 * a.heads * a.head_dim for a in attentions) * squares
+        return flops_per_token(model) * tokens + scores
+
+    def _rate(self, step: int) -> float:
+        settings = self.settings
+        return optim.learning_rate(
+            step,
+            steps=settings.steps,
+            peak=settings.learning_rate,
+            warmup=settings.warmup,
+            schedule=settings.schedule,
+            decay=settings.decay,
+            final=settings.final,
+        )
+
+    def _update(self, rate: float, norm: float) -> None:
+        if self.settings.clip is not None and norm > self.settings.clip:
+            gradients = [p.grad for p in self.trainee.parameters() if p.grad is not None]
+            torch._foreach_mul_(gradients, self.settings.clip / norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        if self.average is not None:
+            self.average.update()
+        self.failures = 0
+
+    def _trouble(self, batch: Batch, loss: float, norm: float) -> str | None:
+        """Return what is wrong with a step, if anything."""
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            return f"the loss is {loss} and the gradient's norm {norm}"
+        past = self.progress.history.get(batch.source.name, [])
+        if self.settings.spike is None or len(past) < REMEMBERED // 4:
+            return None
+        usual = statistics.median(past)
+        if loss > self.settings.spike * usual:
+            return f"the loss is {loss:.4g}, and {usual:.4g} was usual for its source"
+        return None
+
+    def _remember(self, source: str, loss: float) -> None:
+        past = self.progress.history.setdefault(source, [])
+        past.append(loss)
+        del past[:-REMEMBERED]
+
+    def _skip(self, trouble: str, batch: Batch, share: Share) -> None:
+        """Leave a step out, or stop: saved as it was before the step."""
+        self.optimiser.zero_grad(set_to_none=True)
+        where = self._describe(batch, share)
+        self.failures += 1
+        if self.settings.on_trouble == "stop" or self.failures > PATIENCE:
+            self._save()
+            raise EngineError(
+                f"training stopped before step {self.progress.step + 1}: {trouble}. {where} The "
+                "weights before this step are saved: look at these rows, lower the learning rate, "
+                "or resume with on_trouble='skip'."
+            )
+        log.warning("step %d is skipped: %s. %s", self.progress.step + 1, trouble, where)
+        self.progress.skipped += 1
+
+    def _describe(self, batch: Batch, share: Share) -> str:
+        """Name a batch: its source, and the rows of the processes whose share is not finite."""
+        ill = self.world.counts(not math.isfinite(float(share.loss)))
+        rows = [int(row) for row in batch.rows]
+        places = [batch.source.origin(row) for row in rows[:3]]
+        first = ", ".join(f"{file}:{line}" for file, line in places)
+        text = f"The batch is of source {batch.source.name!r}, {batch.total} rows; "
+        if any(ill):
+            text += f"not finite in process {', '.join(str(r) for r, n in enumerate(ill) if n)}; "
+        return text + f"process {self.world.rank} has rows {rows[:8]} ... ({first}, ...)."
+
+    def _after_step(self, evaluate: Evaluate | None, journal: Journal | None, stop: bool) -> None:
+        settings, progress = self.settings, self.progress
+        last = progress.step == settings.steps
+        every = settings.evaluate_every
+        best = False
+        if evaluate is not None and (last or (every is not None and progress.step % every == 0)):
+            best = self._evaluate(evaluate, journal)
+        save = settings.save_every
+        if last or stop or best or (save is not None and progress.step % save == 0):
+            self._save()
+
+    def _evaluate(self, evaluate: Evaluate, journal: Journal | None) -> bool:
+        """Evaluate the model, or its average; return whether it is the best so far."""
+        progress = self.progress
+        if self.average is not None:
+            self.average.exchange()
+        self.trainee.eval()
+        metrics = dict(evaluate(progress.step, self.trainee))
+        self.trainee.train()
+        self.parallel.rest()
+        if self.average is not None:
+            self.average.exchange()
+        progress.metrics = metrics
+        if journal is not None:
+            journal.evaluation(progress.step, metrics, log.info)
+        first = next(iter(metrics.values()), None)
+        if first is None or (progress.best is not None and first <= progress.best):
+            return False
+        progress.best, progress.best_step = first, progress.step
+        return True
+
+    def _save(self) -> None:
+        self.parallel.rest()
+        state.write(self.folder, self._parts(), self.progress, self._identity(), self.world)
+        if self.world.is_first:
+            state.prune(self.folder, self.settings.keep, self.progress.best_step)
+
+
+def _checksum(batch: Batch) -> int:
+    """Return a number for the rows of a batch; those of all processes add up to the global one."""
+    mixed = batch.rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return int((mixed >> np.uint64(32)).sum())
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Note Ctrl-C and the signal to terminate; the second time they act as usual."""
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted.is_set
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted.is_set():
+            raise KeyboardInterrupt
+        noted.set()
+        log.warning("interrupted: the step is finished and saved; once more to stop at once")
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,167 @@
+"""What losses compare: n texts as vectors, sparse weights or token vectors, and their scores.
+
+Letters in shapes: n texts, t tokens of all of them, d width of a vector.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """n texts.
+
+    values (n, d) dense vectors; or values (t, ...) of the texts' tokens with offsets (n + 1,)
+    int64, and for sparse weights the token ids (t,) int64.
+    """
+
+    values: Tensor
+    offsets: Tensor | None = None
+    ids: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        return len(self.values) if self.offsets is None else len(self.offsets) - 1
+
+    def __getitem__(self, span: slice) -> "Items":
+        """Return neighbouring texts."""
+        start, stop, _ = span.indices(len(self))
+        if self.offsets is None:
+            return Items(self.values[start:stop])
+        bounds = self.offsets[start : stop + 1]
+        tokens = slice(int(bounds[0]), int(bounds[-1]))
+        ids = None if self.ids is None else self.ids[tokens]
+        return Items(self.values[tokens], bounds - bounds[0], ids)
+
+    def select(self, texts: Tensor) -> "Items":
+        """Return the given texts (k,), in the given order."""
+        if self.offsets is None:
+            return Items(self.values[texts])
+        lengths = self.lengths[texts]
+        offsets = starts(lengths)
+        tokens = torch.repeat_interleave(self.offsets[texts] - offsets[:-1], lengths)
+        tokens = tokens + torch.arange(len(tokens), device=tokens.device)
+        return Items(self.values[tokens], offsets, None if self.ids is None else self.ids[tokens])
+
+    def with_values(self, values: Tensor) -> "Items":
+        """Return the same texts with other values."""
+        return replace(self, values=values)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Return the tokens of each text (n,)."""
+        assert self.offsets is not None
+        return self.offsets.diff()
+
+    @property
+    def owners(self) -> Tensor:
+        """Return the text that each token is of (t,)."""
+        places = torch.arange(len(self), device=self.values.device)
+        return torch.repeat_interleave(places, self.lengths)
+
+
+def starts(lengths: Tensor) -> Tensor:
+    """Return where each of the given lengths (n,) starts, and the end: (n + 1,)."""
+    return F.pad(lengths.cumsum(0), (1, 0))
+
+
+def joined(*parts: Items) -> Items:
+    """Return the texts of all parts, in order."""
+    values = torch.cat([part.values for part in parts])
+    if parts[0].offsets is None:
+        return Items(values)
+    offsets = starts(torch.cat([part.lengths for part in parts]))
+    ids = [part.ids for part in parts if part.ids is not None]
+    return Items(values, offsets, torch.cat(ids) if ids else None)
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How two texts are compared.
+
+    prepare changes the values of texts once, before any score; matrix scores all of one side
+    against all of the other, (n, m); paired scores texts at the same place, (n,). tile bounds the
+    rows and columns that are scored at once. One that is not symmetric scores queries against
+    documents only.
+    """
+
+    prepare: Callable[[Items], Items]
+    matrix: Callable[[Items, Items], Tensor]
+    paired: Callable[[Items, Items], Tensor]
+    tile: tuple[int, int]
+    symmetric: bool = True
+
+
+def _unit(items: Items) -> Items:
+    return items.with_values(F.normalize(items.values, dim=-1))
+
+
+def _dot_matrix(a: Items, b: Items) -> Tensor:
+    return a.values @ b.values.T
+
+
+def _dot_paired(a: Items, b: Items) -> Tensor:
+    return (a.values * b.values).sum(-1)
+
+
+def _sparse_matrix(a: Items, b: Items) -> Tensor:
+    """Score by the ids that both texts have; of an id that occurs twice the larger counts."""
+    assert a.ids is not None and b.ids is not None
+    if not len(a.ids) or not len(b.ids):
+        return (a.values.sum() + b.values.sum()) * a.values.new_zeros(len(a), len(b))
+    known, columns = torch.unique(a.ids, return_inverse=True)
+    left = _largest(a, columns, len(known))
+    places = torch.searchsorted(known, b.ids).clamp(max=len(known) - 1)
+    places = torch.where(known[places] == b.ids, places, len(known))
+    return left @ _largest(b, places, len(known) + 1)[:, : len(known)].T
+
+
+def _largest(items: Items, columns: Tensor, width: int) -> Tensor:
+    cells = items.owners * width + columns
+    table = items.values.new_zeros(len(items) * width)
+    return table.scatter_reduce(0, cells, items.values, "amax").view(len(items), width)
+
+
+def _sparse_paired(a: Items, b: Items) -> Tensor:
+    """Score by the common ids: both sides sorted by (text, id), then matched."""
+    (keys, left), (others, right) = _by_text_and_id(a), _by_text_and_id(b)
+    scores = a.values.new_zeros(len(a))
+    if not len(keys) or not len(others):
+        return scores + (a.values.sum() + b.values.sum()) * 0
+    places = torch.searchsorted(others, keys).clamp(max=len(others) - 1)
+    found = others[places] == keys
+    products = left[found] * right[places[found]]
+    return scores.index_add(0, keys[found] // _ID_LIMIT, products)
+
+
+_ID_LIMIT = 1 << 32
+
+
+def _by_text_and_id(items: Items) -> tuple[Tensor, Tensor]:
+    assert items.ids is not None
+    keys, places = torch.unique(items.owners * _ID_LIMIT + items.ids, return_inverse=True)
+    return keys, items.values.new_zeros(len(keys)).scatter_reduce(0, places, items.values, "amax")
+
+
+def _late_matrix(a: Items, b: Items) -> Tensor:
+    """For each token of `a` its best match in `b`, averaged over the tokens of `a`."""
+    scores = a.values @ b.values.T
+    owners = b.owners.expand(len(scores), -1)
+    best = scores.new_full((len(scores), len(b)), float("-inf"))
+    best = best.scatter_reduce(1, owners, scores, "amax")
+    total = best.new_zeros(len(a), len(b)).index_add(0, a.owners, best)
+    return total / a.lengths[:, None].clamp(min=1)
+
+
+def _late_paired(a: Items, b: Items) -> Tensor:
+    rows = [_late_matrix(a[i : i + 1], b[i : i + 1])[0] for i in range(len(a))]
+    return torch.cat(rows) if rows else a.values.new_zeros(0)
+
+
+COSINE = Similarity(_unit, _dot_matrix, _dot_paired, (1024, 2048))
+SPARSE = Similarity(lambda items: items, _sparse_matrix, _sparse_paired, (256, 1024))
+LATE = Similarity(_unit, _late_matrix, _late_paired, (32, 64), symmetric=False)

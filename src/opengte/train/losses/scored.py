@@ -1,0 +1,68 @@
+"""Losses that learn from scores: a reranker's, or people's."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from opengte.train.losses.contrastive import Groups, group_logsumexp
+from opengte.train.losses.items import Items, Similarity
+from opengte.train.losses.streamed import Sum, logsumexp
+
+
+def distil_kl(
+    student: Groups, teacher: Groups, count: int, *, temperature: float, teacher_temperature: float
+) -> Tensor:
+    """Return KL(teacher || student) over each row's candidates.
+
+    Both are a softmax of scores / temperature; count is the number of rows of the global batch.
+    """
+    log_p = _log_softmax(teacher, teacher_temperature)
+    log_q = _log_softmax(student, temperature)
+    pieces = [p.exp() * (p - q) for p, q in zip(log_p, log_q, strict=True)]
+    return (pieces[0].sum() + pieces[1].sum()) / count
+
+
+def _log_softmax(groups: Groups, temperature: float) -> tuple[Tensor, Tensor]:
+    scaled = Groups(groups.positive / temperature, groups.negative / temperature, groups.owners)
+    total = group_logsumexp(scaled)
+    return scaled.positive - total, scaled.negative - total[scaled.owners]
+
+
+def margin_mse(student: Groups, teacher: Groups, count: int) -> Tensor:
+    """Return the squared error of the margins positive - negative (arXiv 2010.02666).
+
+    Summed over this process's negatives; count is the number of negatives of the global batch.
+    """
+    ours, theirs = (g.positive[g.owners] - g.negative for g in (student, teacher))
+    return (ours - theirs).square().sum() / max(1, count)
+
+
+def _added(a: Items, b: Items) -> Tensor:
+    return a.values[:, :1] + b.values[:, :1].T
+
+
+_ADDED = Similarity(
+    lambda items: items, _added, lambda a, b: (a.values + b.values)[:, 0], (2048, 2048)
+)
+
+
+def cosent(scores: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tensor:
+    """Rank scored pairs: log(1 + sum of exp(scale * (s_j - s_i)) over label_i > label_j).
+
+    scores and labels (n,) are those of the global batch, and so is the loss (kexue.fm 8847): a
+    process's share is the loss divided by the number of processes.
+    """
+    column = (scores * scale)[:, None]
+
+    def unordered(_: Tensor, rows: slice, columns: slice) -> Tensor:
+        return labels[rows, None] <= labels[None, columns]
+
+    total = logsumexp([Sum(Items(-column), Items(column), unordered)], _ADDED, 1.0)
+    return torch.cat((total, total.new_zeros(1))).logsumexp(0)
+
+
+def pointwise(scores: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Return the binary cross-entropy of logits (r,) against labels in [0, 1]; count as above."""
+    return (
+        F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction="sum") / count
+    )

@@ -1,0 +1,31 @@
+"""Learned sparse weights: how a token's weight is made, and what keeps texts sparse."""
+
+import torch
+from torch import Tensor
+
+from opengte.train.losses.items import Items
+
+
+def saturated(weights: Tensor) -> Tensor:
+    """Return log(1 + weight) of weights that are not negative (SPLADE, arXiv 2107.05720)."""
+    return weights.log1p()
+
+
+def flops(items: Items, rows: slice) -> Tensor:
+    """Return the FLOPS regulariser (arXiv 2004.05665): sum over ids of the squared mean weight.
+
+    items are the texts of the global batch; the result is the share of those in rows.
+    """
+    assert items.ids is not None and items.offsets is not None
+    if not len(items.ids):
+        return items.values.sum()
+    keys, places = torch.unique(items.owners * _ID_LIMIT + items.ids, return_inverse=True)
+    largest = items.values.new_zeros(len(keys)).scatter_reduce(0, places, items.values, "amax")
+    ids, columns = torch.unique(keys % _ID_LIMIT, return_inverse=True)
+    means = largest.new_zeros(len(ids)).index_add(0, columns, largest) / len(items)
+    texts = torch.div(keys, _ID_LIMIT, rounding_mode="floor")
+    mine = (texts >= rows.start) & (texts < rows.stop)
+    return (largest[mine] * means[columns[mine]]).sum() / len(items)
+
+
+_ID_LIMIT = 1 << 32

@@ -1,0 +1,60 @@
+"""What every objective is and returns."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opengte.data import Batch
+from opengte.errors import InputError
+from opengte.train.passes import Passes
+from opengte.types import PackedBatch
+
+Distillation = Literal["kl", "margin_mse"]
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """What one process did in a step: its share of the loss, the texts and tokens it computed."""
+
+    loss: Tensor
+    texts: int
+    tokens: int
+    square_tokens: int  # sum over texts of tokens squared, for the cost of attention
+
+
+class Objective(Protocol):
+    """Turns a batch into gradients. The fields of its repr are part of a run's identity."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Return the outputs of the trainee that the objective needs."""
+
+    def step(self, passes: Passes, batch: Batch, seed: tuple[int, ...]) -> Share:
+        """Add the gradients of this process's share of the loss of the global batch."""
+
+
+def share_of(loss: Tensor, texts: PackedBatch) -> Share:
+    lengths = texts.lengths.astype(np.int64)
+    return Share(loss, len(texts), len(texts.ids), int((lengths * lengths).sum()))
+
+
+def check_one_positive(batch: Batch) -> None:
+    """Raise InputError unless each row has one positive."""
+    if len(batch.positive) != len(batch) or len(batch.query) != len(batch):
+        raise InputError(
+            f"a batch of source {batch.source.name!r} has {len(batch)} rows with "
+            f"{len(batch.query)} queries and {len(batch.positive)} positives, expected one each: "
+            "draw one with Batches(..., positives=1); texts without pairs are for MaskedTokens"
+        )
+
+
+def teacher_scores(batch: Batch, device: torch.device) -> Tensor | None:
+    """Return the teacher's scores of this process's positives and negatives, if it has them all."""
+    positive, negative = batch.positive.scores, batch.negative.scores
+    if positive is None or (negative is None and len(batch.negative)):
+        return None
+    scores = np.concatenate([positive, negative if negative is not None else positive[:0]])
+    return None if np.isnan(scores).any() else torch.from_numpy(scores).to(device)

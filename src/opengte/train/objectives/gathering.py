@@ -1,0 +1,107 @@
+"""This process's outputs and texts -> the global batch that the losses see."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from opengte.data import Batch
+from opengte.train import losses
+from opengte.train.distributed import World
+from opengte.train.losses import Items, Keys, Pairs
+from opengte.train.losses.items import starts
+from opengte.train.objectives.base import teacher_scores
+from opengte.types import PackedBatch
+
+
+def offsets_of(texts: PackedBatch, device: torch.device) -> Tensor:
+    return torch.from_numpy(texts.cu_seqlens.astype(np.int64)).to(device)
+
+
+def vectors_of(vectors: Tensor) -> Callable[[slice], Items]:
+    return lambda span: Items(vectors[span])
+
+
+def words_of(texts: PackedBatch, vectors: Tensor) -> Callable[[slice], Items]:
+    """Return the token vectors of a span of texts; the first token stands for no word."""
+    offsets = offsets_of(texts, vectors.device)
+    kept = torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
+    kept[offsets[:-1]] = False
+    whole = Items(vectors[kept], starts(offsets.diff() - 1))
+    return whole.__getitem__
+
+
+def gathered(batch: Batch, items: Callable[[slice], Items], world: World, masks: bool) -> Pairs:
+    """Return the global batch, of this process's texts: queries, then positives, negatives."""
+    n, m = len(batch), len(batch.negative)
+    owners = np.repeat(np.arange(batch.first, batch.first + n), batch.negative.counts)
+    negatives = world.counts(m)
+    first = sum(negatives[: world.rank])
+    teacher = teacher_scores(batch, world.device)
+    return Pairs(
+        queries=_gather_items(items(slice(0, n)), world),
+        positives=_gather_items(items(slice(n, 2 * n)), world),
+        negatives=_gather_items(items(slice(2 * n, 2 * n + m)), world),
+        owners=world.gather(torch.from_numpy(owners).to(world.device)),
+        rows=slice(batch.first, batch.first + n),
+        own=slice(first, first + m),
+        keys=_keys(batch, world) if masks else None,
+        teacher=teacher,
+    )
+
+
+def again(
+    pairs: Pairs,
+    batch: Batch,
+    items: Callable[[slice], Items],
+    world: World,
+    similarity: losses.Similarity,
+) -> Pairs:
+    """Return the same global batch with another kind of vectors."""
+    n, m = len(batch), len(batch.negative)
+    return replace(
+        pairs,
+        queries=_gather_items(items(slice(0, n)), world),
+        positives=_gather_items(items(slice(n, 2 * n)), world),
+        negatives=_gather_items(items(slice(2 * n, 2 * n + m)), world),
+        similarity=similarity,
+    )
+
+
+def _gather_items(items: Items, world: World) -> Items:
+    values = world.gather(items.values)
+    if items.offsets is None:
+        return Items(values)
+    ids = None if items.ids is None else world.gather(items.ids)
+    return Items(values, starts(world.gather(items.lengths)), ids)
+
+
+def regularised(pairs: Pairs) -> list[Tensor]:
+    return [
+        losses.flops(pairs.queries, pairs.rows),
+        losses.flops(pairs.positives, pairs.rows),
+    ]
+
+
+def _keys(batch: Batch, world: World) -> Keys:
+    """Give numbers to the texts of the global batch; known positives are padded with the query."""
+    hashes = [batch.query.hashes, batch.positive.hashes, batch.negative.hashes]
+    gathered = [world.gather(torch.from_numpy(h).to(world.device)) for h in hashes]
+    most = max(world.counts(int(batch.known_counts.max(initial=0))))
+    known = world.gather(torch.from_numpy(_padded(batch, most)).to(world.device))
+    numbers = losses.number_texts(torch.cat([*gathered, known.flatten(0, 1)]))
+    sizes = [len(part) for part in gathered] + [known.shape[0] * known.shape[1]]
+    q, p, n, k = torch.split(numbers, sizes)
+    return Keys(q, p, n, k.view(known.shape[:2]))
+
+
+def _padded(batch: Batch, most: int) -> npt.NDArray[np.int64]:
+    counts = batch.known_counts.astype(np.int64)
+    table = np.repeat(batch.query.hashes[:, None], most, axis=1)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    columns = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    table[rows, columns] = batch.known_hashes
+    return np.ascontiguousarray(table)

@@ -1,0 +1,68 @@
+"""Stage 2, weakly supervised contrastive pre-training (GTE, arXiv 2308.03281; mGTE).
+
+Large batches of one source each, temperature 0.01, the improved contrastive loss, short texts.
+Reversed NTK: rotary angles are trained at a base so much smaller that short texts use the angles of
+long ones; the finished model reads positions by the same factor more finely.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from opengte import checkpoint as checkpoints
+from opengte.checkpoint import Checkpoint
+from opengte.data import Dataset
+from opengte.train.models import load_trainable
+from opengte.train.objectives import Contrastive
+from opengte.train.stages.positions import as_read, with_rope
+from opengte.train.stages.recipe import Recipe, course
+from opengte.train.stages.work import Done, Job, carry_out, product
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weak(Recipe):
+    """GTE's numbers: 16,384 pairs a batch, one epoch; mGTE's lengths of 512 and 1024.
+
+    reversed_ntk: None takes the number of times that document_tokens fit into the positions of a
+    `new` model, 1 for others.
+    """
+
+    largest: int = 16384
+    learning_rate: float = 2e-4
+    query_tokens: int | None = 128
+    document_tokens: int | None = 128
+    negatives: int | None = 0  # of the batch only
+    temperature: float = 0.01
+    loss: Literal["improved", "info_nce"] = "improved"
+    reversed_ntk: float | None = None
+
+
+def contrast(start: Checkpoint, data: Dataset, job: Job, recipe: Weak | None = None) -> Done:
+    """Train an encoder on weak pairs: title and body, question and answer, text and translation."""
+    recipe = recipe or Weak()
+    factor = ntk_factor(start, recipe)
+    config = checkpoints.read_json(start.folder / "config.json")
+    plan, written = start.plan, start.plan
+    if factor != 1.0:
+        rope = start.plan.layers[0].attention.rope
+        assert rope is not None
+        config = with_rope(config, rope.theta / factor, factor=factor)
+        plan = as_read(start.plan, with_rope(config, rope.theta / factor))
+        written = as_read(start.plan, config)
+    model = load_trainable(start, plan, seed=recipe.seed)
+    objective = Contrastive(recipe.loss, temperature=recipe.temperature)
+    made = product(start, NOTES, config=config, plan=written)
+    return carry_out(start, model, data, course(data, recipe), objective, recipe, job, made)
+
+
+NOTES = "Trained on weakly supervised pairs."
+
+
+def ntk_factor(start: Checkpoint, recipe: Weak) -> float:
+    """Return the factor of the reversed NTK scaling."""
+    if recipe.reversed_ntk is not None:
+        return recipe.reversed_ntk
+    rope = start.plan.layers[0].attention.rope
+    if start.plan.architecture != "new" or rope is None or rope.ntk_factor != 1.0:
+        return 1.0
+    longest = max(recipe.query_tokens or 0, recipe.document_tokens or 0)
+    return max(1.0, start.plan.max_positions / longest) if longest else 1.0

@@ -1,0 +1,209 @@
+"""How good a model is on development data, while it trains and before.
+
+Pairs: nDCG@10 of finding each query's positives among the positives and negatives of all rows.
+Scored pairs: Spearman's correlation. Raw texts: the geometric mean of the probabilities that hidden
+tokens are given. Rerankers: how high the positive stands among a row's own candidates (MRR).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from opengte import batching
+from opengte.data import Batch, Column, Dataset, Source, joined
+from opengte.errors import InputError
+from opengte.reference.layers import pack
+from opengte.train.loop import Evaluate
+from opengte.train.objectives import MaskedTokens, Objective, Ranking
+from opengte.train.trainee import Trainee
+from opengte.types import Floats, PackedBatch
+
+ROWS = 1000  # of a source
+TOKENS = 4096  # computed at once
+TOP = 10
+
+Limits = Mapping[str, int | None]
+Measure = Callable[[Trainee, Source], float | None]
+
+
+def evaluation(dataset: Dataset, objective: Objective, limits: Limits) -> Evaluate:
+    """Return what measures a model on a data set: the mean over sources, then each source."""
+    measure = _measure(objective, limits)
+    metric = _metric(dataset, objective)
+
+    def evaluate(step: int, trainee: Trainee) -> dict[str, float]:
+        with torch.no_grad():
+            found = {s.name: measure(trainee, s) for s in dataset.sources}
+        values = {name: value for name, value in found.items() if value is not None}
+        if not values:
+            raise InputError(
+                f"`{dataset.folder}` has no source that can be measured: expected pairs, scored "
+                "pairs or raw texts; for a reranker rows with negatives"
+            )
+        each = {f"{metric} {name}": v for name, v in values.items()} if len(values) > 1 else {}
+        return {metric: float(np.mean(list(values.values()))), **each}
+
+    return evaluate
+
+
+def _metric(dataset: Dataset, objective: Objective) -> str:
+    if isinstance(objective, MaskedTokens):
+        return "masked likelihood"
+    if isinstance(objective, Ranking):
+        return "MRR"
+    kinds = {source.kind for source in dataset.sources}
+    return "Spearman" if kinds == {"scored"} else "nDCG@10" if kinds == {"pairs"} else "mean"
+
+
+def _measure(objective: Objective, limits: Limits) -> Measure:
+    if isinstance(objective, MaskedTokens):
+        return lambda trainee, source: likelihood(trainee, source, objective, limits)
+    if isinstance(objective, Ranking):
+        return lambda trainee, source: reciprocal_rank(trainee, source, objective)
+    return lambda trainee, source: (
+        retrieval(trainee, source, limits)
+        if source.kind == "pairs"
+        else correlation(trainee, source, limits)
+        if source.kind == "scored"
+        else None
+    )
+
+
+def vectors(trainee: Trainee, texts: PackedBatch) -> Floats:
+    """Return the dense vectors of texts (n, d), of length one."""
+    device = next(trainee.parameters()).device
+    parts = batching.cut(texts.lengths, TOKENS)
+    found = [trainee(pack(texts.select(part), device))["dense"].cpu() for part in parts]
+    table = torch.empty(len(texts), found[0].shape[1], dtype=found[0].dtype)
+    for part, rows in zip(parts, found, strict=True):
+        table[torch.from_numpy(part)] = rows
+    unit: Floats = torch.nn.functional.normalize(table, dim=-1).float().numpy()
+    return unit
+
+
+def retrieval(trainee: Trainee, source: Source, limits: Limits) -> float:
+    """Return nDCG@10 of the first rows of a source of pairs."""
+    own = source.get(np.arange(min(ROWS, source.rows)))
+    query_keys = source.hashes(own.queries)
+    documents = _together(own.positives, own.negatives)
+    _, first, asked = np.unique(query_keys, axis=0, return_index=True, return_inverse=True)
+    keys = source.hashes(documents)
+    _, kept, place = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    relevant = np.zeros((len(first), len(kept)), bool)
+    owners = np.repeat(asked.reshape(-1), own.positive_counts)
+    relevant[owners, place.reshape(-1)[: len(owners)]] = True
+    q = vectors(trainee, source.pack(_some(own.queries, first), "query", limits["query_tokens"]))
+    d = vectors(trainee, source.pack(_some(documents, kept), "document", limits["document_tokens"]))
+    return ndcg(q @ d.T, relevant)
+
+
+def ndcg(scores: Floats, relevant: npt.NDArray[np.bool_], top: int = TOP) -> float:
+    """Return the mean nDCG at `top` of scores (q, d); ties stand in the order of documents."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    gains = 1 / np.log2(np.arange(2, order.shape[1] + 2))
+    found = (np.take_along_axis(relevant, order, axis=1) * gains).sum(axis=1)
+    best = np.cumsum(gains)[np.minimum(relevant.sum(axis=1), order.shape[1]) - 1]
+    return float((found / best).mean())
+
+
+def correlation(trainee: Trainee, source: Source, limits: Limits) -> float | None:
+    """Return Spearman's correlation of similarities and gold scores."""
+    own = source.get(np.arange(min(ROWS, source.rows)))
+    if own.positive_scores is None or source.rows < 2:
+        return None
+    a = vectors(trainee, source.pack(own.queries, "query", limits["query_tokens"]))
+    b = vectors(trainee, source.pack(own.positives, "document", limits["document_tokens"]))
+    return float(np.corrcoef(_ranks((a * b).sum(axis=1)), _ranks(own.positive_scores))[0, 1])
+
+
+def _ranks(values: Floats) -> npt.NDArray[np.float64]:
+    """Return ranks, equal values sharing their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks: npt.NDArray[np.float64] = (ends - (counts - 1) / 2)[inverse]
+    return ranks
+
+
+def likelihood(
+    trainee: Trainee, source: Source, objective: MaskedTokens, limits: Limits
+) -> float | None:
+    """Return the geometric mean of the probabilities of hidden tokens, always the same ones."""
+    if source.kind != "texts":
+        return None
+    batch = _batch(source, min(ROWS, source.rows), limits)
+    hidden, targets = objective.draw(batch, (0,))
+    device = next(trainee.parameters()).device
+    total, count = 0.0, 0
+    for part in batching.cut(hidden.lengths, TOKENS):
+        places = _places(hidden, part)
+        wanted = torch.from_numpy(targets[places].astype(np.int64)).to(device)
+        total += float(trainee(pack(hidden.select(part), device), wanted)["masked"])
+        count += int((wanted >= 0).sum())
+    return math.exp(-total / max(1, count))
+
+
+def reciprocal_rank(trainee: Trainee, source: Source, objective: Ranking) -> float | None:
+    """Return the mean reciprocal rank of the best positive among a row's own candidates."""
+    if source.kind != "pairs":
+        return None
+    rows = np.arange(min(ROWS, source.rows))
+    own = source.get(rows)
+    rows = rows[own.negative_counts > 0]
+    if not len(rows):
+        return None
+    batch = _batch(source, rows, {})
+    texts = joined(batch, objective.tokenizer, objective.max_length)
+    device = next(trainee.parameters()).device
+    scores = np.empty(len(texts), np.float32)
+    for part in batching.cut(texts.lengths, TOKENS):
+        scores[part] = trainee(pack(texts.select(part), device))["score"].cpu().numpy()
+    ends = np.cumsum(batch.positive.counts + batch.negative.counts)
+    found = []
+    for end, good, bad in zip(ends, batch.positive.counts, batch.negative.counts, strict=True):
+        positives, others = scores[end - good - bad : end - bad], scores[end - bad : end]
+        found.append(1 / (1 + int((others >= positives.max()).sum())))
+    return float(np.mean(found))
+
+
+def _batch(source: Source, rows: Any, limits: Limits) -> Batch:
+    """Return rows of a source as one batch with all their texts."""
+    asked = np.arange(rows) if isinstance(rows, int) else rows
+    own = source.get(asked)
+
+    def column(side: str, slots: Any, counts: Any) -> Column:
+        texts = source.pack(slots, side, limits.get(f"{side}_tokens"))
+        return Column(texts, counts.astype(np.int32), source.hashes(slots))
+
+    one = np.ones_like(asked)
+    positive = column("document", own.positives, own.positive_counts)
+    return Batch(
+        step=0,
+        source=source,
+        total=len(asked),
+        first=0,
+        rows=asked,
+        query=column("query", own.queries, one),
+        positive=positive,
+        negative=column("document", own.negatives, own.negative_counts),
+        known_hashes=positive.hashes,
+        known_counts=positive.counts,
+    )
+
+
+def _places(texts: PackedBatch, part: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    spans = [np.arange(texts.cu_seqlens[i], texts.cu_seqlens[i + 1]) for i in part]
+    return np.concatenate(spans).astype(np.intp)
+
+
+def _together(first: Any, second: Any) -> Any:
+    shards = np.concatenate([first.shards, second.shards])
+    return replace(first, shards=shards, texts=np.concatenate([first.texts, second.texts]))
+
+
+def _some(slots: Any, indices: npt.NDArray[np.intp]) -> Any:
+    return replace(slots, shards=slots.shards[indices], texts=slots.texts[indices])

@@ -1,0 +1,80 @@
+"""Stage 7, distillation: a smaller encoder that orders documents as its teacher does.
+
+The rows' scores are the teacher's (`gte data mine --scores`, or those of `gte train distill`); the
+student is a model of its own, or the teacher with some of its layers.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from opengte import checkpoint as checkpoints
+from opengte.checkpoint import Checkpoint
+from opengte.data import Dataset
+from opengte.errors import InputError
+from opengte.train.card import Card
+from opengte.train.export import Package, export
+from opengte.train.models import load_trainable
+from opengte.train.objectives import Contrastive
+from opengte.train.stages.recipe import Recipe, course
+from opengte.train.stages.work import Done, Job, carry_out, product
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Recipe):
+    """The teacher's order by KL divergence or MarginMSE, beside the contrastive loss."""
+
+    largest: int = 128
+    learning_rate: float = 1e-4
+    negatives: int | None = 8
+    temperature: float = 0.05
+    teacher_temperature: float = 0.05
+    weight: float = 1.0
+    by: Literal["kl", "margin_mse"] = "kl"
+    loss: Literal["improved", "info_nce"] = "info_nce"
+
+
+def distill(
+    student: Checkpoint, data: Dataset, job: Job, recipe: Distillation | None = None
+) -> Done:
+    """Train a student on rows with a teacher's scores."""
+    recipe = recipe or Distillation()
+    model = load_trainable(student, seed=recipe.seed)
+    objective = Contrastive(
+        recipe.loss,
+        temperature=recipe.temperature,
+        distil=recipe.weight,
+        distil_by=recipe.by,
+        teacher_temperature=recipe.teacher_temperature,
+    )
+    made = product(student, "Distilled from a larger model.")
+    return carry_out(student, model, data, course(data, recipe), objective, recipe, job, made)
+
+
+def thinned(teacher: Checkpoint, layers: int, folder: Path) -> Checkpoint:
+    """Write a model with some layers of another, spread evenly, the last one kept; read it."""
+    total = len(teacher.plan.layers)
+    if not 1 <= layers < total:
+        raise InputError(f"layers is {layers}, expected 1 to {total - 1}, fewer than the teacher's")
+    kept = [round((i + 1) * total / layers) - 1 for i in range(layers)]
+    config = checkpoints.read_json(teacher.folder / "config.json") | {"num_hidden_layers": layers}
+    if "layer_types" in config:
+        config["layer_types"] = [config["layer_types"][place] for place in kept]
+    model = load_trainable(teacher)
+    model.plan = replace(teacher.plan, layers=tuple(teacher.plan.layers[p] for p in kept))
+    model.layers = type(model.layers)(model.layers[place] for place in kept)
+    notes = f"Layers {', '.join(map(str, kept))} of `{teacher.name}`: a student to train."
+    card = Card(name=folder.name, base_model=teacher.name, licence=teacher.licence, notes=notes)
+    export(
+        model,
+        folder,
+        Package(
+            json.loads(json.dumps(config)),
+            teacher.folder,
+            teacher.max_length,
+            teacher.prompts,
+            card,
+        ),
+    )
+    return checkpoints.read(folder, kind="encoder")

@@ -1,0 +1,67 @@
+"""Stage 3, supervised contrastive fine-tuning (GTE, arXiv 2308.03281; mGTE, arXiv 2407.19669).
+
+Pairs with mined hard negatives, in-batch negatives beside them, batches by length; Matryoshka sizes
+and a sparse head where asked for.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from opengte.checkpoint import Checkpoint
+from opengte.data import Dataset
+from opengte.data.order import Buckets
+from opengte.train.lora import Adapters
+from opengte.train.models import load_trainable
+from opengte.train.objectives import Contrastive
+from opengte.train.stages.recipe import Recipe, course
+from opengte.train.stages.work import Done, Job, carry_out, product, replaced
+
+# tokens of a row's longest text, rows of a batch: mGTE, appendix B.4
+BUCKETS = ((500, 768), (1000, 384), (2000, 256), (3000, 160), (8000, 80))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning(Recipe):
+    """mGTE's numbers: eight hard negatives, temperature 0.05, batches of 768 rows of short texts.
+
+    matryoshka are further sizes of vector, trained alike; sparse is the weight of the sparse loss
+    (mGTE does not say its own), 0: no sparse head. adapters train low-rank updates only.
+    """
+
+    largest: int = 768
+    buckets: Buckets = BUCKETS
+    learning_rate: float = 2e-5
+    negatives: int | None = 8
+    temperature: float = 0.05
+    loss: Literal["improved", "info_nce"] = "improved"
+    margin: float | None = 0.1
+    matryoshka: tuple[int, ...] = ()
+    sparse: float = 0.0
+    adapters: Adapters | None = None
+
+
+def finetune(start: Checkpoint, data: Dataset, job: Job, recipe: FineTuning | None = None) -> Done:
+    """Train an encoder on one's own pairs, or on labelled or scored texts."""
+    recipe = recipe or FineTuning()
+    plan = replaced(start, sparse=start.plan.sparse or recipe.sparse > 0)
+    model = load_trainable(start, plan, seed=recipe.seed)
+    objective = Contrastive(
+        recipe.loss,
+        temperature=recipe.temperature,
+        margin=recipe.margin,
+        dimensions=sizes(recipe.matryoshka, plan.dimension),
+        sparse=recipe.sparse,
+        special=tuple(sorted(start.tokenizer.special_ids)),
+    )
+    order = course(data, recipe, recipe.buckets)
+    made = product(start, "Fine-tuned on pairs.", plan=plan)
+    return carry_out(
+        start, model, data, order, objective, recipe, job, made, adapters=recipe.adapters
+    )
+
+
+def sizes(matryoshka: tuple[int, ...], full: int) -> dict[int, float]:
+    """Return the weights of the sizes asked for and of the full vector."""
+    if not matryoshka:
+        return {}
+    return dict.fromkeys(sorted({*matryoshka, full}, reverse=True), 1.0)

@@ -1,0 +1,135 @@
+"""Stage 1, masked language modelling of an encoder (mGTE, arXiv 2407.19669, section 2.1).
+
+30 % of the tokens are hidden. Two phases: short texts first, then long ones with a larger base of
+the rotary angles; sequences are packed, and the head is computed for hidden tokens only.
+"""
+
+from dataclasses import dataclass, replace
+
+from opengte import arch
+from opengte import checkpoint as checkpoints
+from opengte.checkpoint import Checkpoint
+from opengte.data import Dataset
+from opengte.errors import InputError
+from opengte.text import Tokenizer
+from opengte.train.models import load_trainable
+from opengte.train.objectives import MaskedTokens
+from opengte.train.stages.positions import as_read, with_rope
+from opengte.train.stages.recipe import Recipe, course
+from opengte.train.stages.work import Done, Job, carry_out, product
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One context length: its tokens, the base of the rotary angles, its share of the budget."""
+
+    length: int
+    theta: float
+    largest: int  # rows of the paper's batch
+    learning_rate: float
+    share: float
+
+
+PHASES = (
+    Phase(2048, 10_000.0, 8192, 5e-4, 0.9),
+    Phase(8192, 160_000.0, 2048, 5e-5, 0.1),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masking(Recipe):
+    """mGTE's numbers: decoupled weight decay of 1e-5, no clipping, dropout 0.1.
+
+    With a model of fewer positions the phases are shortened in proportion; learning_rate scales
+    those of the phases (1: as they are).
+    """
+
+    phases: tuple[Phase, ...] = PHASES
+    rate: float = 0.3
+    learning_rate: float = 1.0
+    warmup: float = 0.06
+    weight_decay: float = 1e-5
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: float = 1e-6
+    clip: float | None = None
+    dropout: float = 0.1
+
+
+def pretrain(start: Checkpoint, data: Dataset, job: Job, recipe: Masking | None = None) -> Done:
+    """Train an encoder to fill in hidden tokens of raw texts, phase after phase.
+
+    Texts must have been prepared at the length of the last phase, or longer ones are in pieces.
+    """
+    recipe = recipe or Masking()
+    objective = masked_tokens(start.tokenizer, start.plan.embedding.vocabulary, recipe.rate)
+    config = checkpoints.read_json(start.folder / "config.json")
+    rotary = start.plan.layers[0].attention.rope is not None
+    checkpoint, first, steps = start, None, 0
+    phases = fitted(recipe.phases, start.plan.max_positions)
+    for number, phase in enumerate(phases, 1):
+        if rotary:
+            config = with_rope(config, phase.theta)
+        plan = as_read(arch.with_masked(checkpoint.plan), config)
+        model = load_trainable(checkpoint, plan, seed=recipe.seed)
+        own = _of_phase(recipe, phase, number)
+        made = product(start, NOTES, config=config, plan=plan)
+        done = carry_out(
+            checkpoint,
+            model,
+            data,
+            course(data, own),
+            objective,
+            own,
+            job,
+            made,
+            part=f"phase-{number}",
+            last=number == len(phases),
+        )
+        first = done.before if first is None else first
+        steps += done.steps
+        if done.model is None:
+            return replace(done, before=first, steps=steps)
+        checkpoint = checkpoints.read(done.model, kind="encoder")
+    return replace(done, before=first or {}, steps=steps)
+
+
+NOTES = (
+    "Pre-trained by masked language modelling. Its vectors are of little use before contrastive "
+    "training."
+)
+
+
+def masked_tokens(tokenizer: Tokenizer, vocabulary: int, rate: float) -> MaskedTokens:
+    """Return the objective for a tokenizer, which must have a token that hides others."""
+    if "mask" not in tokenizer.named:
+        raise InputError(
+            "the tokenizer names no mask_token, which masked language modelling needs: name it in "
+            "tokenizer_config.json, or take another model"
+        )
+    special = tuple(sorted(tokenizer.special_ids))
+    return MaskedTokens(tokenizer.named["mask"], vocabulary, special, rate)
+
+
+def fitted(phases: tuple[Phase, ...], positions: int) -> tuple[Phase, ...]:
+    """Return phases no longer than a model's positions, all shortened by the same factor."""
+    longest = max(phase.length for phase in phases)
+    if longest <= positions:
+        return phases
+    return tuple(replace(p, length=max(8, p.length * positions // longest)) for p in phases)
+
+
+def _of_phase(recipe: Masking, phase: Phase, number: int) -> Masking:
+    def part(value: int | None) -> int | None:
+        return None if value is None else max(1, round(value * phase.share))
+
+    return replace(
+        recipe,
+        phases=(phase,),
+        largest=phase.largest,
+        learning_rate=phase.learning_rate * recipe.learning_rate,
+        steps=part(recipe.steps),
+        tokens=part(recipe.tokens),
+        epochs=recipe.epochs * phase.share,
+        query_tokens=phase.length,
+        seed=recipe.seed + number - 1,
+    )

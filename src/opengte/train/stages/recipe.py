@@ -1,0 +1,133 @@
+"""What a stage is told: the paper's numbers, and a budget that scales them down."""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from opengte.data import Batches, Dataset, Order
+from opengte.data.order import Buckets
+from opengte.errors import InputError
+from opengte.train.optim import Schedule
+from opengte.train.settings import Settings
+
+log = logging.getLogger("opengte.train")
+
+LEAST_STEPS = 50  # a small budget takes smaller batches first, and fewer steps only then
+LEAST_BATCH = 16
+SAMPLED = 16  # batches of which the tokens are counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The numbers of a stage; each stage has its own defaults.
+
+    The budget is `steps`, else `tokens`, else `epochs`. A batch that is given is taken as it is;
+    otherwise it is the paper's (`largest`), or less where the data or the budget are small.
+    query_tokens and document_tokens cut texts; None: as they were prepared.
+    """
+
+    largest: int = 128
+    batch: int | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    epochs: float = 1.0
+    learning_rate: float = 2e-5
+    warmup: float = 0.05
+    schedule: Schedule = "linear"
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    clip: float | None = 1.0
+    dropout: float = 0.0
+    ema: float | None = None
+    spike: float | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 0
+    alpha: float = 0.5
+    query_tokens: int | None = None
+    document_tokens: int | None = None
+    negatives: int | None = None  # of a row at most; None: all that it has
+
+    def __post_init__(self) -> None:
+        """Check the budget; the other numbers are checked with the settings of the run."""
+        for name in ("batch", "steps", "tokens", "largest"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}, expected at least 1, or None")
+        if not self.epochs > 0:
+            raise InputError(f"epochs is {self.epochs}, expected above 0")
+
+    def settings(self, steps: int, options: Mapping[str, Any]) -> Settings:
+        """Return the settings of the loop; options are those that do not shape the result."""
+        shared = {field.name for field in fields(Settings)} & {f.name for f in fields(Recipe)}
+        mine = {name: getattr(self, name) for name in shared - {"steps"}}
+        return Settings(steps=steps, **(mine | dict(options)))
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        """Return how texts and negatives are cut when batches are made."""
+        names = ("query_tokens", "document_tokens", "negatives")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """The global batches of a stage: their order, how many, and their rows."""
+
+    order: Order
+    steps: int
+    batch: int
+
+
+def course(dataset: Dataset, recipe: Recipe, buckets: Buckets | None = None) -> Course:
+    """Return the order and number of a recipe's batches for the data that there are.
+
+    buckets are (most tokens, batch); with a smaller batch than `largest` they shrink in proportion.
+    A source that is smaller than a batch is left out, with a note, unless the batch was given.
+    """
+    wanted = recipe.batch or _batch(dataset, recipe)
+
+    def ordered(batch: int) -> Order:
+        small: Any = "error" if recipe.batch is not None else "drop"
+        common: dict[str, Any] = {"seed": recipe.seed, "alpha": recipe.alpha, "small": small}
+        if buckets is None or len(buckets) == 1:
+            return Order.of(dataset, batch=batch, **common)
+        sizes = [(most, max(2, size * batch // buckets[0][1])) for most, size in buckets]
+        return Order.of(dataset, buckets=sizes, **common)
+
+    order = ordered(wanted)
+    for name, rows in order.dropped.items():
+        log.info("%d rows of `%s` fill no batch and are left out", rows, name)
+    steps = recipe.steps or _steps(dataset, recipe, order)
+    log.info("%d steps of %d rows, about %.1f epochs", steps, wanted, steps / order.steps_per_epoch)
+    return Course(order, steps, wanted)
+
+
+def _batch(dataset: Dataset, recipe: Recipe) -> int:
+    """Return the paper's batch, or a smaller power of two that the data and the budget allow."""
+    rows = max((s.rows for s in dataset.sources if s.weight > 0), default=0)
+    if recipe.steps is not None:
+        most = float(recipe.largest)
+    elif recipe.tokens is not None:
+        most = recipe.tokens / _tokens_of_row(dataset, recipe) / LEAST_STEPS
+    else:
+        most = recipe.epochs * dataset.rows / LEAST_STEPS
+    found = min(recipe.largest, max(LEAST_BATCH, most), rows)
+    return max(2, 2 ** int(math.log2(max(found, 1))))
+
+
+def _steps(dataset: Dataset, recipe: Recipe, order: Order) -> int:
+    if recipe.tokens is None:
+        return max(1, round(recipe.epochs * order.steps_per_epoch))
+    batches = Batches(dataset, order, ahead=0, **recipe.limits)
+    tokens = sum(batches.at(step).tokens for step in range(SAMPLED)) / SAMPLED
+    return max(1, round(recipe.tokens / tokens))
+
+
+def _tokens_of_row(dataset: Dataset, recipe: Recipe) -> float:
+    order = Order.of(dataset, batch=2, alpha=recipe.alpha, small="drop")
+    batches = Batches(dataset, order, ahead=0, **recipe.limits)
+    found = [batches.at(step) for step in range(SAMPLED)]
+    return sum(batch.tokens for batch in found) / sum(batch.total for batch in found)

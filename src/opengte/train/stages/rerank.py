@@ -1,0 +1,69 @@
+"""Stage 6, a reranker: query and document read together by an encoder or a decoder (mGTE).
+
+From masked language modelling or any later stage; ten negatives for each query, softmax over them.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from opengte import arch
+from opengte import checkpoint as checkpoints
+from opengte.arch.plan import ScoreHead
+from opengte.checkpoint import Checkpoint
+from opengte.data import Dataset
+from opengte.data.order import Buckets
+from opengte.train.lora import Adapters
+from opengte.train.models import load_trainable
+from opengte.train.objectives import Ranking
+from opengte.train.stages.recipe import Recipe, course
+from opengte.train.stages.work import Done, Job, carry_out, product
+
+# tokens of a row's longest text, rows of a batch: mGTE, appendix B.4
+BUCKETS = ((500, 512), (1000, 384), (2000, 256), (3000, 160), (8000, 80))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reranking(Recipe):
+    """mGTE's numbers: ten negatives a query; 512 tokens for both texts, as many as the model has.
+
+    distil weighs the scores of a teacher, where rows have them.
+    """
+
+    largest: int = 512
+    buckets: Buckets = BUCKETS
+    learning_rate: float = 2e-5
+    negatives: int | None = 10
+    max_length: int = 512
+    loss: Literal["softmax", "binary"] = "softmax"
+    distil: float = 0.0
+    adapters: Adapters | None = None
+
+
+def rerank(start: Checkpoint, data: Dataset, job: Job, recipe: Reranking | None = None) -> Done:
+    """Train a cross-encoder; data must be prepared without prompts, and its rows have negatives."""
+    recipe = recipe or Reranking()
+    config = checkpoints.read_json(start.folder / "config.json")
+    plan = replace(start.plan, score=score_head(config), sparse=False, token_width=0, dense=())
+    length = min(recipe.max_length, start.plan.max_positions)
+    model = load_trainable(start, plan, seed=recipe.seed)
+    objective = Ranking(start.tokenizer, length, recipe.loss, distil=recipe.distil)
+    made = product(start, "Scores a query with a document.", plan=plan, max_length=length)
+    return carry_out(
+        start,
+        model,
+        data,
+        course(data, recipe, recipe.buckets),
+        objective,
+        recipe,
+        job,
+        made,
+        adapters=recipe.adapters,
+    )
+
+
+def score_head(config: dict[str, object]) -> ScoreHead:
+    """Return the head that an architecture's classifier of one class has."""
+    classifier = {**config, "architectures": ["ForSequenceClassification"], "num_labels": 1}
+    head = arch.plan_of(classifier).score
+    assert head is not None
+    return head
