@@ -116,8 +116,8 @@ def theirs(arguments: argparse.Namespace, rows: list[tuple[str, str]], cached: b
         SentenceTransformer,
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
-        losses,
     )
+    from sentence_transformers.sentence_transformer import losses
     from transformers import TrainerCallback
 
     from opengte import checkpoint

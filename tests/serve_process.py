@@ -56,7 +56,7 @@ class Server:
 
     def client(self, **options):
         """Return an HTTP client of the server."""
-        return httpx.Client(base_url=self.url, timeout=30, **(self._options | options))
+        return httpx.Client(base_url=self.url, timeout=100, **(self._options | options))
 
     def embed(self, texts, **options):
         """Ask for vectors; return the response."""

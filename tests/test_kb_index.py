@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from opengte.errors import InputError
-from opengte.search import indexing
+from opengte.search import commits, indexing
 from opengte.search.indexing import Options
 from opengte.search.kb import KnowledgeBase
 from opengte.search.parse.base import Limits, RowFields
@@ -210,7 +210,7 @@ def test_small_batches_change_nothing(tmp_path, files, monkeypatch):
     (files / "r.jsonl").write_text("".join(f'{{"text": "row {n} red"}}\n' for n in range(23)))
     whole = helpers.kb(tmp_path, "whole")
     whole.index([files])
-    monkeypatch.setattr(indexing, "BATCH_DOCUMENTS", 3)
+    monkeypatch.setattr(commits, "BATCH_DOCUMENTS", 3)
     parts = helpers.kb(tmp_path, "parts")
     report = parts.index([files])
     assert report.new == 26
@@ -274,10 +274,10 @@ def test_another_model_is_refused_with_the_command_that_helps(tmp_path, settings
 
 LOOP = """
 import sys
-from opengte.search import indexing
-from opengte.search.kb import KnowledgeBase, exists
+from opengte.search import commits
+from opengte.search.kb import KnowledgeBase
 from tests.kb import WordEncoder
-indexing.BATCH_DOCUMENTS = 4
+commits.BATCH_DOCUMENTS = 4
 place, files = sys.argv[1:]
 encoder = WordEncoder.load("minilm")
 base = KnowledgeBase.open(place, encoder)
@@ -302,7 +302,9 @@ def test_killed_twenty_times_it_loses_nothing_and_repeats_nothing(tmp_path):
     files = tmp_path / "files"
     files.mkdir()
     for n in range(160):
-        (files / f"{n:03}.txt").write_text(f"document {n} about {helpers.WORDS[n % len(helpers.WORDS)]}")
+        (files / f"{n:03}.txt").write_text(
+            f"document {n} about {helpers.WORDS[n % len(helpers.WORDS)]}"
+        )
     base = helpers.kb(tmp_path)
     least = 0
     for kill in range(20):
@@ -385,6 +387,6 @@ def test_a_folder_that_may_not_be_written_is_an_error_and_still_answers(base, fi
 
 
 def test_a_run_reports_as_json(base, files):
-    from opengte.cli.index import _report_row
+    from opengte.cli.index_run import _report_row
 
     assert json.loads(json.dumps(_report_row(base.index([files]))))["new"] == 3

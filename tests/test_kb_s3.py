@@ -14,10 +14,10 @@ pytest.importorskip("lancedb")
 ROOT = Path(__file__).parents[1]
 WRITER = """
 import sys
-from opengte.search import indexing
+from opengte.search import commits
 from opengte.search.kb import KnowledgeBase
 from tests.kb import WordEncoder
-indexing.BATCH_DOCUMENTS = 5
+commits.BATCH_DOCUMENTS = 5
 base = KnowledgeBase.open(sys.argv[1], WordEncoder.load("minilm"))
 assert base.index([sys.argv[2]]).new == 20
 """
@@ -26,7 +26,9 @@ assert base.index([sys.argv[2]]).new == 20
 @pytest.fixture
 def bucket(monkeypatch):
     """A bucket, and the environment in which LanceDB finds it."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(
+        ip_address="127.0.0.1", port=0, verbose=False
+    )
     server.start()
     host, port = server.get_host_and_port()
     monkeypatch.setenv("AWS_ENDPOINT", f"http://{host}:{port}")
@@ -36,8 +38,8 @@ def bucket(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     import boto3
 
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="kb")
-    yield "s3://kb/index"
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="documents")
+    yield "s3://documents/kb"
     server.stop()
 
 

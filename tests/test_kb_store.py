@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from opengte.search.filters import All, Any_, Condition, Not, fits, parse, parse_text
-from opengte.search.stores import lance
+from opengte.search.stores import lance, upkeep
 from opengte.search.stores.base import Source
 from opengte.search.stores.memory import MemoryStore
 from tests import kb
@@ -186,7 +186,7 @@ def test_two_openers_see_each_others_commits(tmp_path):
 
 
 def test_approximate_search_finds_nearly_all_that_the_exact_one_does(tmp_path, monkeypatch):
-    monkeypatch.setattr(lance, "INDEX_FROM", 300)
+    monkeypatch.setattr(upkeep, "INDEX_FROM", 300)
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((12, WIDTH))
     store = lance_store(tmp_path / "lance")

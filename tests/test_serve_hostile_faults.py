@@ -51,8 +51,9 @@ class Faulty:
 
 
 class Served:
-    def __init__(self, running, engines):
+    def __init__(self, running, engines, forbidden):
         self.running, self.engines = running, engines
+        self.forbidden = forbidden  # set: loading fails
         self.client = httpx.Client(base_url=running.url, timeout=60)
 
     def embed(self, *texts, **more):
@@ -66,8 +67,11 @@ class Served:
 @pytest.fixture
 def served(tmp_path):
     engines = []
+    forbidden = threading.Event()
 
     def load(settings):
+        if forbidden.is_set():
+            raise OSError("the disk with the model is gone")
         encoder = Encoder.load("minilm", threads=1)
         token = int(encoder.tokenizer.encode([FAULTY], max_length=16).batch.ids[1])
         engines.append(Faulty(encoder.engine, token))
@@ -77,7 +81,7 @@ def served(tmp_path):
         model=("minilm",), port=0, state_dir=str(tmp_path), cache_memory=0, batch_seconds=1.0
     )
     with background(settings, load) as running:
-        one = Served(running, engines)
+        one = Served(running, engines, forbidden)
         with one.client:
             yield one
             for engine in engines:
@@ -154,9 +158,13 @@ def test_a_hang_fails_only_its_request_and_health_tells(served):
 
 
 def test_an_engine_that_always_fails_is_told_by_health(served):
+    served.forbidden.set()  # no new engine can be had
     served.engines[0]._engine = Broken()
-    for _ in range(3):
-        assert served.embed("anything at all").status_code >= 500
+    for i in range(3):
+        assert served.embed(f"anything at all {i}").status_code >= 500
+    deadline = time.monotonic() + 10
+    while served.client.get("/health").status_code == 200 and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert served.client.get("/health").status_code == 503
 
 

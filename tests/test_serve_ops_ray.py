@@ -2,6 +2,8 @@
 
 import asyncio
 import importlib.util
+import os
+import subprocess
 import sys
 
 import httpx
@@ -81,33 +83,46 @@ def test_arguments_of_serve_run():
         ray_app.app({"modell": "minilm"})
 
 
+CLUSTER = """
+import os, sys, httpx, ray
+from ray import serve
+from opengte.serve import ray_app
+from opengte.serve.config import Settings
+
+paths = os.pathsep.join(path for path in sys.path if path)
+ray.init(
+    num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}}
+)
+serve.start(http_options={"host": "127.0.0.1", "port": 18799})
+settings = Settings(state_dir=sys.argv[1], api_key="hush", threads=1)
+serve.run(ray_app.deployment(settings, ray_actor_options={"num_cpus": 0.5}), route_prefix="/")
+with httpx.Client(base_url="http://127.0.0.1:18799", timeout=60) as client:
+    assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 401
+    headers = {"authorization": "Bearer hush"}
+    answer = client.post("/v1/embeddings", json={"input": ["a", "b"]}, headers=headers)
+    assert [len(row["embedding"]) for row in answer.json()["data"]] == [384, 384]
+    assert client.get("/ready").status_code == 200
+    metrics = client.get("/metrics", headers=headers).text
+    assert 'opengte_texts_total{model="minilm"} 2.0' in metrics
+serve.shutdown()
+ray.shutdown()
+print("answered")
+"""
+
+
 @needs_ray
 @pytest.mark.slow
 def test_a_deployment_on_a_local_cluster(tmp_path):
-    import ray
-    from ray import serve
-
-    paths = [path for path in sys.path if path]
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        runtime_env={"env_vars": {"PYTHONPATH": ":".join(paths)}},
-        configure_logging=False,
+    environment = {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",  # of a machine that does much else
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CLUSTER, str(tmp_path)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
-    try:
-        serve.start(http_options={"host": "127.0.0.1", "port": 18799})
-        settings = Settings(state_dir=str(tmp_path), api_key="hush", threads=1)
-        serve.run(
-            ray_app.deployment(settings, ray_actor_options={"num_cpus": 0.5}), route_prefix="/"
-        )
-        with httpx.Client(base_url="http://127.0.0.1:18799", timeout=60) as client:
-            assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 401
-            headers = {"authorization": "Bearer hush"}
-            answer = client.post("/v1/embeddings", json={"input": ["a", "b"]}, headers=headers)
-            assert [len(row["embedding"]) for row in answer.json()["data"]] == [384, 384]
-            assert client.get("/ready").status_code == 200
-            metrics = client.get("/metrics", headers=headers).text
-            assert 'opengte_texts_total{model="minilm"} 2.0' in metrics
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+    assert "answered" in done.stdout, done.stderr

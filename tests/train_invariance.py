@@ -7,8 +7,9 @@ FOLDER/CASE-SIZE.npz: the loss and the gradient of each parameter.
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,13 +18,14 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from opengte.arch import plan_of, with_masked
-from opengte.arch.plan import Plan
-from opengte.data import Batch
+from opengte.arch.plan import Plan, ScoreHead
+from opengte.data import Batch, Column
 from opengte.reference.initial import initialised
 from opengte.train.distributed import Parallel, World, join, leave
-from opengte.train.objectives import Contrastive, MaskedTokens, Objective
+from opengte.train.objectives import Contrastive, MaskedTokens, Objective, Ranking, Share
+from opengte.train.objectives.base import share_of
 from opengte.train.passes import Passes
-from opengte.train.trainee import Trainee
+from opengte.train.trainee import Trainee, concatenated
 from tests.train_batches import VOCABULARY, bounds, part, random_batch, source
 
 ROWS = 9
@@ -85,13 +87,32 @@ def objectives() -> Iterator[tuple[str, Objective, Batch]]:
     yield "kl", Contrastive(distil=0.5), scored
     yield "margin-mse", Contrastive(distil=0.5, distil_by="margin_mse"), scored
     yield "cosent", Contrastive(), replace(scored, source=source(kind="scored"))
+    yield "ranking", Scores(cast(Any, None), 64, distil=0.5, distil_by="margin_mse"), scored
+    yield "ranking-alone", Scores(cast(Any, None), 64, loss="binary"), batch
     yield "masked", MaskedTokens(1, VOCABULARY, (2,)), batch
+
+
+class Scores(Ranking):
+    """A reranker that sees documents only: queries are for a tokenizer to join."""
+
+    def step(self, passes: Passes, batch: Batch, seed: tuple[int, ...]) -> Share:
+        texts = concatenated([batch.positive.texts, batch.negative.texts])
+        rows = np.concatenate([np.repeat(np.arange(len(batch)), c.counts) for c in columns(batch)])
+        texts = texts.select(np.argsort(rows, kind="stable"))
+        loss = passes.backward(texts, partial(self.share, batch, passes.world), seed)
+        return share_of(loss, texts)
+
+
+def columns(batch: Batch) -> tuple[Column, Column]:
+    return batch.positive, batch.negative
 
 
 def trainee(objective: Objective) -> Trainee:
     heads: dict[str, Any] = {}
     if "sparse" in objective.outputs:
         heads = {"sparse": True, "token_width": 6}
+    if "score" in objective.outputs:
+        heads = {"score": ScoreHead("mean", None, None, 1, True)}
     network = plan(**heads)
     if "masked" in objective.outputs:
         network = with_masked(network)

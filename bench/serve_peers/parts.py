@@ -122,7 +122,7 @@ def overhead(server: Running, load: Load) -> Figures:
     one = {"mix": "short", "clients": 1, "timing": "compute"}
     many = {"mix": "mixed", "texts": 256, "clients": 1}
     (first,) = load.put(server, one, seconds=6, warmup=2)
-    (second,) = load.put(server, many, seconds=12, warmup=2)
+    (second,) = load.put(server, many, seconds=20, warmup=1)
     return {"one": first["compute"], "many": second["latency_ms"]["all"]}
 
 

@@ -132,9 +132,9 @@ def command(
       gte data prepare --sources sources.toml --output data/ --consistent 2 --pool 100000
     """
     from opengte import checkpoint as checkpoints
-    from opengte.data.window import Settings
     from opengte.data.prepare import prepare as write
     from opengte.data.tokens import Encoding
+    from opengte.data.window import Settings
 
     checkpoint = checkpoints.read(
         options.name,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opengte.cli import show
-from opengte.cli.index import loader
+from opengte.cli.index_run import loader
 from opengte.cli.options import ModelOptions, engine_of, gathered
 from opengte.errors import InputError
 

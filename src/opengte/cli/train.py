@@ -10,7 +10,7 @@ def command() -> None:
     """Train encoders and rerankers: pre-train, fine-tune, distil, merge.
 
     Every stage starts from a model and leaves FOLDER/model, which `gte`, sentence-transformers and
-    transformers load. With several GPUs: `torchrun --nproc-per-node N -m opengte train ...`.
+    transformers load. With several GPUs: `torchrun --nproc-per-node N --no-python gte train ...`.
 
     \b
     Examples:

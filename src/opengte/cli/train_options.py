@@ -29,39 +29,20 @@ class Stage(click.Command):
         return super().parse_args(ctx, args)
 
 
-class Amount(click.ParamType):
-    """A number of tokens: 500000, 20M, 1.5B."""
-
-    name = "amount"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmbt]?)", str(value).lower())
-        if match is None or float(match[1]) == 0:
-            self.fail(f"{value!r} is no amount; expected a number such as 500000, 20M or 1.5B")
-        return round(float(match[1]) * UNITS[match[2]])
+def amount(text: str) -> int:
+    """Return a number of tokens: 500000, 20M, 1.5B."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmbt]?)", str(text).lower())
+    if match is None or float(match[1]) == 0:
+        raise click.BadParameter(f"{text!r} is no amount; expected 500000, 20M, 1.5B, ...")
+    return round(float(match[1]) * UNITS[match[2]])
 
 
-class Sizes(click.ParamType):
-    """Whole numbers with commas between."""
-
-    name = "sizes"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """Return the numbers."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            found = tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            found = ()
-        if not found or min(found) < 1:
-            self.fail(f"{value!r} is no list of sizes; expected numbers such as 256,128")
-        return found
+def sizes(text: str) -> tuple[int, ...]:
+    """Return whole numbers that have commas between them."""
+    parts = str(text).split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise click.BadParameter(f"{text!r} is no list of sizes; expected 256,128, ...")
+    return tuple(map(int, parts))
 
 
 @dataclass(frozen=True)
@@ -160,7 +141,9 @@ recipe_options = gathered(
     RecipeOptions,
     "numbers",
     click.option("--steps", type=count_type, help="Batches to train on."),
-    click.option("--tokens", type=Amount(), help="Tokens to train on instead: 500000, 20M, 1.5B."),
+    click.option(
+        "--tokens", type=amount, metavar="N", help="Tokens to train on instead: 500000, 20M, 1.5B."
+    ),
     click.option(
         "--epochs",
         type=click.FloatRange(0, min_open=True),
@@ -267,7 +250,21 @@ lora_option = click.option(
 )
 
 matryoshka_option = click.option(
-    "--matryoshka", type=Sizes(), metavar="N,N,...", help="Further sizes of vector to train."
+    "--matryoshka", type=sizes, metavar="N,N,...", help="Further sizes of vector to train."
+)
+
+from_nothing_options = stacked(
+    click.option(
+        "--from-nothing",
+        type=click.Choice(["tiny", "mini", "small", "base"]),
+        help="Begin with random weights of this size, and a tokenizer trained on the data.",
+    ),
+    click.option(
+        "--vocabulary", type=count_type, default=8192, show_default=True, help="Of that tokenizer."
+    ),
+    click.option(
+        "--positions", type=count_type, default=512, show_default=True, help="Of that model."
+    ),
 )
 
 mine_option = click.option(

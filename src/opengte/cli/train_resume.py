@@ -37,7 +37,7 @@ def command(folder: Path) -> None:
             f"the run was started in `{place}`, from where its files are named; go there first "
             f"(now `{os.getcwd()}`)"
         )
-    stages = {stage.name: stage for stage in COMMANDS}
+    stages = {str(stage.name): stage for stage in COMMANDS}
     if name not in stages:
         raise InputError(f"{path} names the command {name!r}; expected {', '.join(stages)}")
     words = [str(word) for word in words if word != "--resume"]

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opengte.cli import failures
-from opengte.cli.data_options import ColumnOptions, specs_of
+from opengte.cli.data_options import ColumnOptions, count_type, specs_of
 from opengte.cli.train_data import Sources, encoding_of
 from opengte.cli.train_options import (
     ARGUMENTS,
-    Amount,
     DataOptions,
     RecipeOptions,
     RunOptions,
     adapters,
+    amount,
+    from_nothing_options,
     lora_option,
     matryoshka_option,
     mine_option,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from opengte.train.distributed import World
     from opengte.train.stages.work import Done, Job
 
-COMMAND = "command.json"
+COMMAND, RESULT = "command.json", "result.json"
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,9 @@ def _finish(done: "Done", world: "World", *, loads: str = "Encoder") -> None:
     if done.model is None:
         click.echo(f"stopped after {done.steps} steps; `gte train resume` goes on", err=True)
         raise click.exceptions.Exit(failures.INTERRUPTED)
+    record = {"steps": done.steps, "before": dict(done.before), "after": dict(done.after)}
+    result = done.model.with_name(RESULT)
+    result.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for name, value in done.after.items():
         before = done.before.get(name)
         was = "" if before is None else f"{before:.4f} before, "
@@ -188,14 +192,7 @@ def finetune(
 
 
 @stage_command("pretrain")
-@click.option(
-    "--from-nothing",
-    type=click.Choice(["tiny", "mini", "small", "base"]),
-    metavar="SIZE",
-    help="Begin with random weights of this size, and a tokenizer trained on the data.",
-)
-@click.option("--vocabulary", type=Amount(), default=8192, show_default=True, help="Of that.")
-@click.option("--positions", type=Amount(), default=512, show_default=True, help="Of that.")
+@from_nothing_options
 def pretrain(
     asked: Asked, world: "World", from_nothing: str | None, vocabulary: int, positions: int
 ) -> None:
@@ -215,9 +212,7 @@ def pretrain(
     if from_nothing is None:
         start = pooled(asked.model, asked.start)
     else:
-        if asked.model not in ("new", "qwen2"):
-            raise click.UsageError("With --from-nothing, --model is `new` or `qwen2`.")
-        start = _created(asked, world, from_nothing, vocabulary, positions)
+        start = _created(asked, world, "new", from_nothing, vocabulary, positions, asked.start)
     recipe = asked.numbers.recipe(mlm.Masking)
     longest = max(p.length for p in mlm.fitted(recipe.phases, start.plan.max_positions))
     data = replace(recipe, query_tokens=longest, document_tokens=longest)
@@ -227,16 +222,22 @@ def pretrain(
 
 
 def _created(
-    asked: Asked, world: "World", size: str, vocabulary: int, positions: int
+    asked: Asked,
+    world: "World",
+    architecture: Any,
+    size: str,
+    vocabulary: int,
+    positions: int,
+    folder: Path,
 ) -> "Checkpoint":
     """Return a model from nothing, made once."""
     from opengte import checkpoint as checkpoints
-    from opengte.cli.data_options import specs_of
     from opengte.data.examples import BadRow
     from opengte.data.sources import columns_of, examples
     from opengte.train.stages.start import create
 
-    folder = asked.start
+    if asked.model != architecture:
+        raise click.UsageError(f"With --from-nothing, --model is `{architecture}`.")
     if world.is_first and not folder.exists():
         specs = specs_of(asked.source.data, asked.source.listed, asked.columns, {})
         texts = (
@@ -246,16 +247,14 @@ def _created(
             if not isinstance(row, BadRow)
             for text in (row.query, *row.documents)
         )
-        kind: Any = asked.model
-        seed = asked.numbers.seed or 0
         create(
             folder,
             texts,
-            architecture=kind,
+            architecture=architecture,
             size=size,
             vocabulary=vocabulary,
             positions=positions,
-            seed=seed,
+            seed=asked.numbers.seed or 0,
         )
     world.wait()
     return checkpoints.read(folder, kind="encoder")
@@ -294,7 +293,9 @@ def contrastive(
 
 
 @stage_command("extend")
-@click.option("--positions", type=Amount(), help="Tokens that it is to read.  [default: 4 x]")
+@click.option(
+    "--positions", type=amount, metavar="N", help="Tokens that it is to read.  [default: 4 x]"
+)
 @click.option("--theta", type=click.FloatRange(1), help="Base of the rotary angles.")
 @click.option("--check/--no-check", default=True, help="Look for needle and passkey afterwards.")
 def extend(
@@ -345,6 +346,7 @@ def _sees(start: "Checkpoint", model: Path, length: int) -> None:
 @matryoshka_option
 @lora_option
 @click.option("--causal", is_flag=True, help="Keep the attention causal.")
+@from_nothing_options
 def instruct(
     asked: Asked,
     world: "World",
@@ -352,6 +354,9 @@ def instruct(
     matryoshka: tuple[int, ...] | None,
     lora: int | None,
     causal: bool,
+    from_nothing: str | None,
+    vocabulary: int,
+    positions: int,
 ) -> None:
     """Tune a decoder to embed by instruction: bidirectional, last token.
 
@@ -366,8 +371,12 @@ def instruct(
     from opengte import checkpoint as checkpoints
     from opengte.train.stages import instruct as stage
 
+    model: str | Path = asked.model
+    if from_nothing is not None:
+        model = asked.output / "nothing"
+        _created(asked, world, "qwen2", from_nothing, vocabulary, positions, model)
     if world.is_first:
-        stage.as_embedder(asked.model, asked.start, causal=causal)
+        stage.as_embedder(model, asked.start, causal=causal)
     world.wait()
     start = checkpoints.read(asked.start, kind="encoder")
     recipe = asked.numbers.recipe(stage.Tuning, matryoshka=matryoshka)
@@ -382,7 +391,9 @@ def instruct(
 @stage_command("rerank")
 @mine_option
 @click.option("--miner", metavar="MODEL", help="The encoder that finds them.  [default: --model]")
-@click.option("--max-length", type=Amount(), help="Tokens of query and document together.")
+@click.option(
+    "--max-length", type=amount, metavar="N", help="Tokens of query and document together."
+)
 @click.option(
     "--loss",
     type=click.Choice(["softmax", "binary"]),
@@ -425,7 +436,9 @@ def rerank(
 
 
 @stage_command("distill")
-@click.option("--layers", type=Amount(), help="Of the student, taken from the model.")
+@click.option(
+    "--layers", type=count_type, metavar="N", help="Of the student, taken from the model."
+)
 @click.option("--student", metavar="MODEL", help="Or another model that is to learn.")
 @click.option("--reranker", metavar="MODEL", help="The teacher, instead of the model.")
 @click.option(

@@ -49,9 +49,9 @@ def command(
     as_json: bool,
     state_dir: str | None,
 ) -> None:
-    """Print what each key used of each model on each day: requests, texts, tokens.
+    """Print what each key used: requests, texts and tokens.
 
-    Days are those of UTC. Counts what running servers on the same folder have answered up to now.
+    Rows are by day of UTC, key and model. Counts what running servers on the same folder have answered up to now.
 
     \b
     Examples:

@@ -40,7 +40,7 @@ class Settings:
     limits: Limits = Limits()
     cleaning: Cleaning = CAREFUL
     duplicates: bool = False  # keep them
-    shard_rows: int = 2**19
+    shard_rows: int = 2**18
     shard_tokens: int = 2**25
 
 

@@ -1,5 +1,9 @@
-"""Search without an index: read the files, embed every passage, keep the best.
+"""Find the passage that answers a question.
 
-Useful for a folder, a first look, and as the oracle of every faster search. Not useful for a
-collection that is searched more than once: each search embeds everything again.
+`kb.KnowledgeBase` indexes documents once and searches them many times: `parse` reads files,
+`windows` and `vectors` turn a document into vectors, `stores` keep it, `indexing` and `commits`
+bring a store up to date, `query` searches it, `explain` and `status` say how it went.
+
+`folder.search` needs no index: it reads the files, embeds every passage and keeps the best: good
+for a folder and a first look.
 """

@@ -35,7 +35,8 @@ def write(kb: "KnowledgeBase", path: str | Path) -> int:
             table = to_table(documents, columns)
             writer.write_table(table.cast(plain))
             count += len(documents)
-    with open(part, "rb+") as file:
+        writer.close()
+        file.flush()
         os.fsync(file.fileno())
     os.replace(part, final)
     return count

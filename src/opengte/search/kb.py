@@ -3,16 +3,17 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opengte.errors import InputError
 from opengte.search import indexing, minhash, query, walk
+from opengte.search.commits import Document, Report
 from opengte.search.filters import Filter, parse
 from opengte.search.identity import Identity
-from opengte.search.indexing import Document, Notify, Report
+from opengte.search.indexing import Notify
 from opengte.search.parse.base import Parsed, Scalar
 from opengte.search.query import Answer, Asked
 from opengte.search.stores.base import Store
@@ -351,6 +352,3 @@ def _claim(place: str) -> None:
     os.makedirs(place, exist_ok=True)
     with open(mark, "w", encoding="utf-8") as file:
         file.write('{"made by": "OpenGTE", "what": "an index; see `gte index status`"}\n')
-
-
-__all__: Sequence[str] = ["Answer", "KnowledgeBase", "Report", "exists"]

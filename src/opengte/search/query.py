@@ -188,7 +188,9 @@ def legs_of(
         found = list(pool.map(lambda leg: _timed(work[leg]), legs))
     for leg, (_, seconds) in zip(legs, found, strict=True):
         clock.seconds[leg] = seconds
-    rankings = {leg: ranking for leg, ((ranking, _), _) in zip(legs, found, strict=True)}
+    rankings: dict[str, Scored] = {
+        leg: ranking for leg, ((ranking, _), _) in zip(legs, found, strict=True)
+    }
     return rankings, any(again for (_, again), _ in found)
 
 

@@ -124,6 +124,9 @@ class Parts:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._ticking
         await asyncio.to_thread(self._close_files)
+
+    def release(self) -> None:
+        """Let go of the shared memory, once nothing counts any more."""
         self.ring.close()
         self.metrics.close()
         self._common.close()

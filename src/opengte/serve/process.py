@@ -225,6 +225,8 @@ def background(settings: Settings, load: "Load | None" = None) -> Iterator[Runni
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(serve())
+            for running in here:
+                running.parts.release()
         except BaseException as error:
             failed.append(error)
         finally:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 Scalar = str | int | float | bool
@@ -78,7 +79,8 @@ def scalars(values: Mapping[Any, Any], most: int = 64) -> dict[str, Scalar]:
             value = ", ".join(map(str, value))
         elif hasattr(value, "isoformat"):
             value = value.isoformat()
-        if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 1024):
+        number = isinstance(value, bool | int) or (isinstance(value, float) and isfinite(value))
+        if number or (isinstance(value, str) and len(value) <= 1024):
             kept[str(key)[:64]] = value
         if len(kept) == most:
             break

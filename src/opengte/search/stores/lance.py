@@ -4,7 +4,6 @@ What LanceDB leaves to its users is done here: new files are flushed to the disk
 indexes are folded and versions pruned by us, learned sparse weights have their own postings.
 """
 
-import contextlib
 import json
 import os
 import threading
@@ -17,7 +16,7 @@ import numpy as np
 
 from opengte.errors import InputError, MissingExtraError
 from opengte.search.filters import Filter
-from opengte.search.stores import files, sql
+from opengte.search.stores import files, sql, upkeep
 from opengte.search.stores.base import (
     Health,
     Known,
@@ -32,8 +31,6 @@ from opengte.types import Floats
 T = TypeVar("T")
 
 SETTINGS, SOURCES, WINDOWS = "settings", "sources", "windows"
-INDEX_FROM = 10_000  # rows below which looking at every vector is fast enough
-KEEP = timedelta(hours=1)  # of old versions: as long as a reader may hold one
 LIST = 500  # ids in one condition
 SCAN = 256  # rows held at once by a scan
 MOST = 100_000  # candidates of one search
@@ -92,7 +89,8 @@ class LanceStore:
         row = pa.table({"key": ["settings"], "value": [json.dumps(dict(settings))]})
         row = row.cast(pa.schema(text))
         self._commit(lambda: _replace(table, "key").execute(row))
-        self._commit(self._index_words)  # from the start: new rows are found before they are in it
+        words, language = self._need(WINDOWS), settings.get("language")
+        self._commit(lambda: upkeep.index_words(words, language))  # from the start: it is searched
 
     def sources(self) -> Iterator[Source]:
         """Yield every file that was looked at."""
@@ -293,88 +291,28 @@ class LanceStore:
 
     def optimize(self) -> list[str]:
         """Bring the indexes up to date and tidy up; return what could not be done, and why."""
+        table, language = self._need(WINDOWS), (self.settings() or {}).get("language")
+        steps: dict[str, Callable[[], object]] = {
+            "index of words": lambda: upkeep.index_words(table, language),
+            "index of ids": lambda: upkeep.index_ids(table),
+            "index of vectors": lambda: upkeep.index_vectors(table),
+            "compaction": lambda: upkeep.compact(table, language),
+            "compaction of files": lambda: self._need(SOURCES).optimize(
+                cleanup_older_than=upkeep.KEEP
+            ),
+        }
         failed = []
-        for name, step in (
-            ("index of words", self._index_words),
-            ("index of ids", self._index_ids),
-            ("index of vectors", self._index_vectors),
-            ("compaction", self._compact),
-        ):
+        for name, step in steps.items():
             try:
                 self._commit(step)
             except Exception as error:  # an index that fails must not lose documents
-                failed.append(
-                    f"{name}: {type(error).__name__}: {' '.join(str(error).split())}"[:300]
-                )
+                failed.append(f"{name}: {_reason(error)}")
         return failed
-
-    def _index_words(self) -> None:
-        from lancedb.index import FTS
-
-        table = self._need(WINDOWS)
-        if TEXT_INDEX in {one.name for one in table.list_indices()}:
-            return
-        settings = self.settings() or {}
-        config = FTS(
-            with_position=False,  # phrases are not searched, and positions broke compaction before
-            language=settings.get("language") or "English",
-            stem=settings.get("language") is not None,
-            remove_stop_words=False,
-            ascii_folding=True,
-        )
-        table.create_index("indexed_text", config=config, name=TEXT_INDEX, replace=True)
-
-    def _index_ids(self) -> None:
-        from lancedb.index import BTree
-
-        table = self._need(WINDOWS)
-        present = {one.name for one in table.list_indices()}
-        if table.count_rows() < INDEX_FROM:
-            return
-        for column in ("id", "source", "content"):
-            if f"{column}_idx" not in present:
-                table.create_index(column, config=BTree(), name=f"{column}_idx", replace=True)
-
-    def _index_vectors(self) -> None:
-        from lancedb.index import IvfSq
-
-        table = self._need(WINDOWS)
-        rows = table.count_rows()
-        column = "short" if "short" in table.schema.names else "vector"
-        if rows < INDEX_FROM or VECTOR_INDEX in {one.name for one in table.list_indices()}:
-            return
-        config = IvfSq(distance_type="dot", num_partitions=max(16, int(rows**0.5)))
-        table.create_index(column, config=config, name=VECTOR_INDEX, replace=True)
-
-    def _compact(self) -> None:
-        table = self._need(WINDOWS)
-        try:
-            table.optimize(cleanup_older_than=KEEP)
-        except Exception:
-            with contextlib.suppress(Exception):
-                table.drop_index(TEXT_INDEX)  # what has failed before, and is quickly made again
-            self._index_words()
-            table.optimize(cleanup_older_than=KEEP)
-        self._need(SOURCES).optimize(cleanup_older_than=KEEP)
 
     def health(self) -> Health:
         """Return the state of the store."""
-        table = self._need(WINDOWS)
-        unindexed, kinds = {}, {}
-        for one in table.list_indices():
-            stats = table.index_stats(one.name)
-            kinds[one.name] = str(one.index_type)
-            unindexed[one.name] = int(stats.num_unindexed_rows) if stats else 0
-        versions = table.list_versions()
-        return Health(
-            documents=self.count(),
-            windows=int(table.count_rows()),
-            bytes=files.size(self._folder) if self._folder else None,
-            versions=len(versions),
-            unindexed=unindexed,
-            indexes=kinds,
-            details={"version": int(table.version), "changed": versions[-1]["timestamp"]},
-        )
+        size = files.size(self._folder) if self._folder else None
+        return upkeep.health(self._need(WINDOWS), self.count(), size)
 
     # --- LanceDB ---------------------------------------------------------------------------------
 
@@ -435,10 +373,6 @@ class LanceStore:
     def _scan(self, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
         for batch in self._need(name).search().select(columns).limit(None).to_batches(SCAN):
             yield from batch.to_pylist()
-
-
-TEXT_INDEX = "words"
-VECTOR_INDEX = "vectors"
 
 
 def open_store(path: str, storage_options: Mapping[str, str] | None = None) -> LanceStore:

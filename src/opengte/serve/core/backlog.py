@@ -6,15 +6,24 @@ from opengte.serve.request import Priority
 
 BULK_SHARE = 0.75  # of the queue that bulk may fill, so that interactive requests still get in
 LEAST_WAIT = 0.1  # seconds
+QUEUE_SECONDS = 30.0  # of work that is accepted ahead, within these bounds in tokens
+LEAST_QUEUE, MOST_QUEUE = 16384, 1 << 20
 
 
 class Backlog:
     """Tokens of requests that were accepted and are not answered yet."""
 
-    def __init__(self, limit: int, pace: Pace) -> None:
-        self.limit = limit
+    def __init__(self, pace: Pace, limit: int | None = None, least: int = LEAST_QUEUE) -> None:
         self.pace = pace
         self.tokens = 0
+        self._limit, self._least = limit, least
+
+    @property
+    def limit(self) -> int:
+        """How many tokens are accepted ahead: as given, or some seconds of the measured speed."""
+        if self._limit is not None:
+            return self._limit
+        return max(self._least, min(MOST_QUEUE, int(self.pace.drain_rate * QUEUE_SECONDS)))
 
     def admit(self, tokens: int, priority: Priority) -> "Ticket":
         """Accept a request of about so many tokens; OverloadedError says when there is room.

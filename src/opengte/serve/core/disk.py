@@ -37,7 +37,7 @@ OVERHEAD = 64  # bytes of a row besides its value
 
 
 class Disk:
-    """Rows in a file. `get` may be called from any thread; writing happens on a thread of its own."""
+    """Rows in a file; `get` may be called from any thread, and a thread of its own writes."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.path, self.max_bytes = path, max_bytes

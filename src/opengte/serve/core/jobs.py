@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from opengte.errors import DeadlineError, InputError, OpenGTEError, TruncationError
+from opengte.errors import DeadlineError, InputError, OpenGTEError, ServiceError, TruncationError
 from opengte.serve.core.backlog import Ticket
 from opengte.serve.core.work import Flight, Row
 from opengte.serve.request import Priority, Timing
@@ -13,7 +13,8 @@ from opengte.serve.request import Priority, Timing
 class Job:
     """The distinct inputs of one request; lives on the event loop.
 
-    With partial, failures stay with their input; otherwise the first one fails the request.
+    With partial, failures stay with their input; otherwise the first one fails the request, as does
+    any that says nothing of the input.
     strict makes an input that lost tokens a failure.
     """
 
@@ -66,7 +67,7 @@ class Job:
     def failed(self, place: int, error: OpenGTEError) -> None:
         """Take the failure of one input."""
         self.failures[place] = error
-        if not self.partial:
+        if not self.partial or isinstance(error, ServiceError):
             self.fail(at(self.inverse.index(place), error))
         self._one_less()
 

@@ -157,6 +157,7 @@ class Lanes:
             # only now, with the next batch in hand: the event loop may keep the interpreter
             # busy, and the engine needs it no more than to begin
             self._deliver(outcome)
+            del outcome
             if expired:
                 self._deliver(Outcome(expired, []))
             if engine is None:

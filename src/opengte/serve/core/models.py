@@ -34,7 +34,6 @@ class Ready:
         self.specs = Specs(opened.model)
         self.runner = runner
         self.batch_tokens = opened.batch_tokens
-        self.queue_tokens = opened.queue_tokens
 
 
 class Served:
@@ -73,7 +72,7 @@ class Served:
             created=self._created,
             detail=self.detail,
             max_batch_tokens=None if ready is None else ready.batch_tokens,
-            max_queue_tokens=None if ready is None else ready.queue_tokens,
+            max_queue_tokens=None if ready is None else ready.runner.backlog.limit,
             queued_tokens=0 if ready is None else ready.runner.queued_tokens,
         )
 

@@ -4,14 +4,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from opengte import encoder as encoders
 from opengte.encoder import Encoder, Reranker
 from opengte.engine.base import Engine
 from opengte.engine.native import NativeEngine
 from opengte.errors import InputError
 from opengte.serve.core import memory
+from opengte.serve.core.backlog import LEAST_QUEUE, Backlog
 from opengte.serve.core.compute import compute
 from opengte.serve.core.lanes import Engines
 from opengte.serve.core.pace import Pace
@@ -28,8 +27,7 @@ CANARY_REPEATED = 16  # words enough for a batch that shows the speed
 TEAM_SECONDS = 1.0  # the longest that all threads may be kept from everybody else
 SLICE_SECONDS = 0.01  # what urgent work may have to wait for
 LEAST_SLICE, MOST_SLICE = 128, 256  # tokens: below, matrix products lose; above, nothing is won
-QUEUE_SECONDS = 30.0  # of work that is accepted ahead
-LEAST_QUEUE, MOST_QUEUE = 16384, 1 << 20
+CPU_SLICE_SECONDS, LEAST_CPU_SLICE = 0.05, 512  # for other engines on a CPU
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Opened:
     pace: Pace
     policy: Policy
     batch_tokens: int
-    queue_tokens: int
+    backlog: Backlog
 
 
 def load(settings: ModelSettings) -> Model:
@@ -76,13 +74,9 @@ def open_model(settings: ModelSettings, load: Load, memory_share: float = 1.0) -
     most = settings.max_batch_tokens or memory.batch_tokens(
         model.checkpoint.plan, engine.max_batch_tokens, share
     )
-    if native:
-        wanted = int(pace.lane_rate * SLICE_SECONDS)
-        slice_tokens = min(max(LEAST_SLICE, min(MOST_SLICE, wanted)), most)
-    else:
-        slice_tokens = most
+    slice_tokens = min(most, _slice(pace, native, engine.device))
+    longest = model.card.max_length
     team_tokens = int(pace.drain_rate * TEAM_SECONDS)
-    queue = settings.max_queue_tokens or _queue_tokens(pace, model.card.max_length)
     return Opened(
         model=model,
         engines=Engines(
@@ -94,13 +88,24 @@ def open_model(settings: ModelSettings, load: Load, memory_share: float = 1.0) -
         pace=pace,
         policy=Policy(slice_tokens=slice_tokens),
         batch_tokens=most,
-        queue_tokens=queue,
+        backlog=Backlog(pace, settings.max_queue_tokens, max(LEAST_QUEUE, 4 * longest)),
     )
 
 
-def canary(model: Model) -> tuple[Spec, Sequences]:
-    """Return a known short input, tokenised, and its spec."""
-    return _words(model, CANARY)
+def canary(model: Model) -> Callable[[], Flight]:
+    """Return what makes flights of a known short text, which any engine that is well computes.
+
+    They count as older than all that waits.
+    """
+    spec, found = _words(model, CANARY)
+    return lambda: _flight(spec, found, CANARY)
+
+
+def _flight(spec: Spec, found: Sequences, text: str) -> Flight:
+    batch = found.batch
+    flight = Flight(len(batch.ids), spec.outputs, spec=spec, source=text)
+    flight.ids, flight.type_ids, flight.found = batch.ids, batch.type_ids, len(batch.ids)
+    return flight
 
 
 def _words(model: Model, text: str) -> tuple[Spec, Sequences]:
@@ -136,14 +141,16 @@ def _measure(model: Model, lanes: tuple[Engine, ...]) -> Pace:
 
 def _time(model: Model, engine: Engine, text: str) -> tuple[int, float]:
     spec, found = _words(model, text)
-    batch = found.batch
-    flight = Flight(len(batch.ids), spec.outputs, spec=spec, source=text)
-    flight.ids, flight.type_ids, flight.found = batch.ids, batch.type_ids, len(batch.ids)
+    flight = _flight(spec, found, text)
     started = time.perf_counter()
     compute(model, engine, [flight])
-    return len(batch.ids), time.perf_counter() - started
+    return flight.tokens, time.perf_counter() - started
 
 
-def _queue_tokens(pace: Pace, max_length: int) -> int:
-    wanted = int(pace.drain_rate * QUEUE_SECONDS)
-    return int(np.clip(wanted, max(LEAST_QUEUE, 4 * max_length), MOST_QUEUE))
+def _slice(pace: Pace, native: bool, device: str) -> int:
+    """Return the tokens of a batch that others may have to wait for."""
+    if native:
+        return max(LEAST_SLICE, min(MOST_SLICE, int(pace.lane_rate * SLICE_SECONDS)))
+    if device == "cpu":
+        return max(LEAST_CPU_SLICE, int(pace.lane_rate * CPU_SLICE_SECONDS))
+    return 1 << 30  # a GPU needs all it can get

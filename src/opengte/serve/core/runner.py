@@ -6,7 +6,7 @@ Everything here lives on the event loop, but for tokenising in a pool and the la
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from opengte.encoder import Encoder, Reranker
@@ -19,15 +19,16 @@ from opengte.errors import (
     OpenGTEError,
     OverloadedError,
 )
-from opengte.serve.core.backlog import Backlog
 from opengte.serve.core.cache import Cache
 from opengte.serve.core.compute import compute
 from opengte.serve.core.jobs import Job, too_long
-from opengte.serve.core.lanes import Engines, Lanes, Running
-from opengte.serve.core.opening import CANARY, Opened, canary
+from opengte.serve.core.lanes import Engines, Lane, Lanes, Running
+from opengte.serve.core.opening import Opened, canary
 from opengte.serve.core.poison import Poison
 from opengte.serve.core.prepare import characters, estimate, tokenise
 from opengte.serve.core.scheduler import Scheduler
+from opengte.serve.core.stages import Found, LookedUp, each, look_up, windows
+from opengte.serve.core.watch import Watch
 from opengte.serve.core.work import Failed, Flight, Outcome, Result, Row, Sequences, Source, Spec
 from opengte.serve.request import Call, Observer
 
@@ -36,13 +37,7 @@ log = logging.getLogger(__name__)
 INLINE_CHARACTERS = 2000  # tokenised faster than a thread is woken
 INLINE_TEXTS = 32
 WINDOW_SLICES = 8  # batches a lane that one request may have under way
-SLOWEST = 20.0  # times the usual, before a batch is taken for a hang
-FIRST_CHARACTERS, WINDOW_CHARACTERS = 1024, 65536  # of a request, tokenised at a time
-WINDOW_TEXTS = 1024
 CROWD = 10.0  # requests of any size that a small one overtakes, see `Scheduler`
-
-Found = list[Sequences | InputError]
-Prepared = tuple[dict[bytes, Row], list[Flight], Found, float]
 
 
 class Runner:
@@ -66,7 +61,7 @@ class Runner:
         self.name, self.model = name, opened.model
         self.policy, self.pace = opened.policy, opened.pace
         self.poison = Poison()
-        self.backlog = Backlog(opened.queue_tokens, opened.pace)
+        self.backlog = opened.backlog
         self.jobs: dict[Job, None] = {}
         self._batch_seconds = batch_seconds
         self._cache, self._observer, self._pool = cache, observer, pool
@@ -74,12 +69,13 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self._flights: dict[bytes, Flight] = {}
         self.last_success = 0.0
-        self._watch: asyncio.TimerHandle | None = None
         self._sick: str | None = None
+        self._closed = False
         self._idle: asyncio.Future[None] | None = None
+        self._most = max(opened.policy.slice_tokens, opened.engines.calm_tokens)
         lanes = len(opened.engines.lanes)
         self._window_tokens = WINDOW_SLICES * opened.policy.slice_tokens * lanes
-        self._canary_spec, self._canary = canary(opened.model)
+        self._canary = canary(opened.model)
         self.lanes = self._start(opened.engines, ())
 
     # --- requests ---
@@ -96,7 +92,8 @@ class Runner:
     ) -> Job:
         """Compute distinct inputs; the job has a row or a failure for each.
 
-        inverse says which of them each input of the request is. Raises the first failure when it is not partial, and DeadlineError or OverloadedError.
+        inverse says which of them each input of the request is. Raises the first failure when it
+        is not partial, and DeadlineError or OverloadedError.
         """
         job = Job(
             inverse,
@@ -110,7 +107,7 @@ class Runner:
         self.jobs[job] = None
         timer = self._timer(job)
         try:
-            for start, stop in _windows(sources):
+            for start, stop in windows(sources):
                 self._enter(job, spec, sources, start, stop)
                 if job.done.done():
                     break
@@ -241,19 +238,12 @@ class Runner:
             found = tokenise(self.model, spec, [flight.source for flight in flights])
             self._prepared(flights, found, time.perf_counter() - started)
             return
-        future = self._loop.run_in_executor(self._pool, self._in_pool, spec, flights)
+        future = self._loop.run_in_executor(
+            self._pool, look_up, self.model, self._cache.disk, spec, flights
+        )
         future.add_done_callback(lambda done: self._from_pool(flights, done))
 
-    def _in_pool(self, spec: Spec, flights: list[Flight]) -> Prepared:
-        started = time.perf_counter()
-        rows: dict[bytes, Row] = {}
-        if self._cache.disk is not None and spec.cached:
-            rows = self._cache.disk.get([flight.key for flight in flights if flight.key])
-        rest = [flight for flight in flights if flight.key not in rows]
-        found = tokenise(self.model, spec, [flight.source for flight in rest]) if rest else []
-        return rows, rest, found, time.perf_counter() - started
-
-    def _from_pool(self, flights: list[Flight], done: "asyncio.Future[Prepared]") -> None:
+    def _from_pool(self, flights: list[Flight], done: "asyncio.Future[LookedUp]") -> None:
         error = None if done.cancelled() else done.exception()
         if done.cancelled() or error is not None:
             log.error("inputs could not be tokenised", exc_info=error)
@@ -277,7 +267,7 @@ class Runner:
         for job in {id(job): job for flight in flights for job, _ in flight.waiters}.values():
             job.tokenizing += seconds
         ready = []
-        for flight, (sequences, place) in zip(flights, _each(found, len(flights)), strict=True):
+        for flight, (sequences, place) in zip(flights, each(found, len(flights)), strict=True):
             if isinstance(sequences, InputError):
                 self._finish(flight, Failed(sequences))
             elif flight.waiters and self._fill(flight, sequences, place):
@@ -287,7 +277,7 @@ class Runner:
                 self._finish(flight, Failed(self._not_ready()))
         elif ready:
             self.lanes.add(ready, urgent=any(job.urgent for job, _ in ready[0].waiters))
-            self._arm()
+            self._watch.arm()
 
     def _fill(self, flight: Flight, sequences: Sequences, place: int) -> bool:
         """Give a flight its tokens; return whether anybody still wants it."""
@@ -332,8 +322,8 @@ class Runner:
         if outcome.tokens and outcome.seconds:
             self.pace.measured(outcome.tokens, outcome.seconds)
             self.last_success = time.monotonic()
-        texts, budget = len(outcome.flights), self.policy.slice_tokens
-        self._observer.batch(self.name, texts, outcome.tokens, budget, outcome.seconds)
+        texts = len(outcome.flights)
+        self._observer.batch(self.name, texts, outcome.tokens, self._most, outcome.seconds)
         self._observer.count("tokens", self.name, outcome.tokens)
         if outcome.faults:
             self._observer.count("engine_fault", self.name, outcome.faults)
@@ -372,13 +362,13 @@ class Runner:
         if self._sick is not None:
             raise self._not_ready()
         job = Job((0,), 1, "interactive", None, partial=False, strict=False, max_length=1 << 30)
-        flight = self.canary()
+        flight = self._canary()
         flight.waiters.append((job, 0))
         job.flights[flight] = None
         self.jobs[job] = None
         job.open(flight.tokens)
         self.lanes.add([flight])
-        self._arm()
+        self._watch.arm()
         try:
             async with asyncio.timeout(seconds):
                 await job.done
@@ -391,45 +381,13 @@ class Runner:
         finally:
             self._leave(job)
 
-    def canary(self) -> Flight:
-        """Return a flight of a known text, which any engine that is well computes.
-
-        It counts as older than all that waits.
-        """
-        flight = Flight(0, self._canary_spec.outputs, spec=self._canary_spec, source=CANARY)
-        batch = self._canary.batch
-        flight.tokens = flight.found = len(batch.ids)
-        flight.ids, flight.type_ids = batch.ids, batch.type_ids
-        return flight
-
-    def _arm(self) -> None:
-        """Look after the lanes while they work."""
-        if self._watch is None:
-            pause = min(1.0, self._batch_seconds / 4)
-            self._watch = self._loop.call_later(pause, self._look)
-
-    def _look(self) -> None:
-        self._watch = None
-        now = time.monotonic()
-        for lane in self.lanes.lanes:
-            running = lane.running
-            if running is not None and now - running.started > self._limit(running.tokens):
-                lane.abandoned = True
-                self._hung(running, lane.batch)
-                return
-        if self.lanes.active:
-            self._arm()
-
-    def _limit(self, tokens: int) -> float:
-        return self._batch_seconds + SLOWEST * self.pace.seconds(tokens)
-
-    def _hung(self, running: Running, batch: Sequence[Flight]) -> None:
+    def _hung(self, lane: Lane, running: Running) -> None:
         """Give up a lane; what it computed is computed again, each input alone."""
         self._observer.count("engine_fault", self.name)
         seconds = time.monotonic() - running.started
         reason = f"a batch of {running.tokens} tokens has not ended after {seconds:.1f} seconds"
         suspects = []
-        for flight in batch:
+        for flight in lane.batch:
             if flight.suspect or flight.key is None:
                 self._finish(flight, Failed(EngineError(reason), poison=flight.suspect))
             elif flight.waiters:
@@ -453,10 +411,13 @@ class Runner:
 
     def revive(self, model: Encoder | Reranker, engines: Engines, suspects: list[Flight]) -> None:
         """Go on with new engines of the same model."""
+        if self._closed:
+            self.give_up(suspects)
+            return
         self.model, self._sick = model, None
         wanted = [flight for flight in suspects if flight.waiters]
         self.lanes = self._start(engines, wanted)
-        self._arm()
+        self._watch.arm()
 
     def give_up(self, suspects: list[Flight]) -> None:
         """Fail flights that waited for new engines in vain."""
@@ -482,8 +443,8 @@ class Runner:
         finished = not self.jobs
         for flight in self.lanes.stop():
             self._finish(flight, Failed(NotReadyError(f"`{self.name}` is shutting down", 5.0)))
-        if self._watch is not None:
-            self._watch.cancel()
+        self._watch.stop()
+        self._closed = True
         return finished
 
     def _start(self, engines: Engines, suspects: Sequence[Flight]) -> Lanes:
@@ -493,26 +454,7 @@ class Runner:
             return compute(model, engine, flights)
 
         scheduler = Scheduler(self.policy)
-        lanes = Lanes(self.name, engines, scheduler, run, self.canary, self._from_lane, suspects)
+        lanes = Lanes(self.name, engines, scheduler, run, self._canary, self._from_lane, suspects)
+        self._watch = Watch(lanes, self.pace, self._batch_seconds, self._hung)
         lanes.start()
         return lanes
-
-
-def _each(found: Found, count: int) -> Iterator[tuple[Sequences | InputError, int]]:
-    """Yield where each of the inputs is: all in one batch, or each in one of its own."""
-    if len(found) == count and count > 1:
-        yield from ((one, 0) for one in found)
-    else:
-        yield from ((found[0], place) for place in range(count))
-
-
-def _windows(sources: Sequence[Source]) -> Iterator[tuple[int, int]]:
-    """Yield the first and last place of runs of inputs, the first run short to begin early."""
-    start, size, most = 0, 0, FIRST_CHARACTERS
-    for i, source in enumerate(sources, 1):
-        size += characters(source)
-        if size >= most or i - start >= WINDOW_TEXTS:
-            yield start, i
-            start, size, most = i, 0, min(4 * most, WINDOW_CHARACTERS)
-    if start < len(sources):
-        yield start, len(sources)

@@ -95,7 +95,8 @@ class Queue:
 
     def take(self, room: int, now: float, lookahead: int) -> Taken:
         """Take the oldest item and those of the next ones that fit beside it."""
-        taken, skipped, kind = Taken(), [], None
+        skipped: list[Entry] = []
+        taken, kind = Taken(), None
         while (item := self.oldest()) is not None and len(skipped) < lookahead:
             entry = heapq.heappop(self._heap)
             if item.deadline is not None and item.deadline <= now:

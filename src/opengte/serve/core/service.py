@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
-from opengte.errors import CapabilityError, InputError, NotReadyError
+from opengte.errors import CapabilityError, InputError
 from opengte.folding import fold
 from opengte.serve.core import answers, late, opening, tokens
 from opengte.serve.core.cache import Cache, CacheInfo
@@ -32,6 +32,7 @@ POOL_THREADS = 4
 CHECK_SECONDS = 10.0
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Nobody:
@@ -209,8 +210,13 @@ class CoreService:
         if task is None:
             task = asyncio.get_running_loop().create_task(ready.runner.check(self._check_seconds))
             self._checks[served.name] = task
-            task.add_done_callback(lambda _: self._checks.pop(served.name, None))
+            task.add_done_callback(lambda done: self._checked(served.name, done))
         await asyncio.shield(task)
+
+    def _checked(self, name: str, task: asyncio.Task[None]) -> None:
+        self._checks.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # whoever asked may be gone
 
     # --- helpers ---
 
@@ -249,7 +255,7 @@ class CoreService:
         if answer.failures:
             self._observer.count("failed_input", served.name, len(answer.failures))
 
-    async def _in_pool(self, function, *arguments):  # type: ignore[no-untyped-def]
+    async def _in_pool(self, function: Callable[P, T], *arguments: P.args, **none: P.kwargs) -> T:
         assert self._pool is not None  # there is a model, so it was started
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, function, *arguments)

@@ -12,7 +12,8 @@ class ModelSettings:
     """One model to serve; arguments of `Encoder.load`, and the limits of its queue.
 
     name is what clients call it, source when not given. max_batch_tokens and max_queue_tokens of
-    None are computed, from free memory and from the measured speed. A batch that takes
+    None are computed, from free memory and from the measured speed; a single text longer than
+    max_batch_tokens is computed alone. A batch that takes
     batch_seconds longer than its tokens should is taken for a hang.
     """
 

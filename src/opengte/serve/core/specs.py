@@ -12,6 +12,7 @@ from opengte.types import Output, TruncationSide
 
 log = logging.getLogger(__name__)
 
+CHARACTERS_PER_TOKEN = 16  # hardly any text has as many
 KEPT = 256  # specs: clients repeat the same few
 
 
@@ -72,6 +73,7 @@ class Specs:
             log.warning(
                 "`%s` was not trained for vectors cut to %d dimensions", model.card.name, size
             )
+        _check_instruction(request.instruction, model.card.max_length)
         prompts = model.checkpoint.prompts
         if request.prompt_name is None:
             prefix = prompts.prefix(request.role, request.instruction)
@@ -112,6 +114,7 @@ class Specs:
             raise CapabilityError(
                 f"instruction is {request.instruction!r:.80}, but `{model.card.name}` takes none"
             )
+        _check_instruction(request.instruction, model.card.max_length)
         limit = request.max_document_tokens
         if limit is not None and limit < 1:
             raise InputError(f"max_document_tokens is {limit}, expected at least 1")
@@ -127,6 +130,16 @@ class Specs:
             instruction=instruction,
             max_document_tokens=limit,
             missing_instruction=model.takes_instructions and request.instruction is None,
+        )
+
+
+def _check_instruction(instruction: str | None, max_length: int) -> None:
+    """Refuse an instruction that could not leave room for a text, before anybody reads it."""
+    limit = CHARACTERS_PER_TOKEN * max_length
+    if instruction is not None and len(instruction) > limit:
+        raise InputError(
+            f"instruction has {len(instruction)} characters, more than {limit}: it goes in front "
+            f"of every text, and the model reads {max_length} tokens in all"
         )
 
 

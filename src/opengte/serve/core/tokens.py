@@ -1,11 +1,15 @@
 """Texts to tokens with their places, and back: what clients may look at."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from opengte.errors import InputError
 from opengte.serve.request import Token
 from opengte.text.backend import BackendFailure, guarded
 from opengte.text.tokenizer import SURROGATES, Tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 
 def offsets(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
@@ -33,7 +37,7 @@ def decode(tokenizer: Tokenizer, rows: Sequence[Sequence[int]], skip_special: bo
     return result
 
 
-def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list:
+def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> "list[Encoding]":
     good = [SURROGATES.sub("\ufffd", text) for text in texts]
     if tokenizer.lowercase:
         good = [_lower(text) for text in good]
@@ -48,7 +52,9 @@ def _lower(text: str) -> str:
     return text.lower()
 
 
-def _tokens(tokenizer: Tokenizer, encoding, add_special: bool, prefix: int) -> list[Token]:
+def _tokens(
+    tokenizer: Tokenizer, encoding: "Encoding", add_special: bool, prefix: int
+) -> list[Token]:
     special = tokenizer.special_ids
     body = [
         Token(

@@ -44,9 +44,8 @@ class Spec:
         if isinstance(source, str):
             digest.update(b"t" + source.encode("utf-8", "surrogatepass"))
         elif is_pair(source):
-            query = source[0].encode("utf-8", "surrogatepass")
-            digest.update(b"p%d:" % len(query) + query)
-            digest.update(source[1].encode("utf-8", "surrogatepass"))
+            query, document = (str(text).encode("utf-8", "surrogatepass") for text in source)
+            digest.update(b"p%d:" % len(query) + query + document)
         else:
             digest.update(b"i" + np.asarray(source, dtype=np.int64).tobytes())
         return digest.digest()

@@ -30,11 +30,8 @@ export async function call(path, options = {}) {
 }
 
 function askForKey() {
-  const form = byId("key-form");
-  if (form.hidden) {
-    form.hidden = false;
-    if (sessionStorage.getItem(KEY)) byId("key-note").textContent = "The server does not know this key.";
-  }
+  byId("key-form").hidden = false;
+  if (sessionStorage.getItem(KEY)) byId("key-note").textContent = "The server does not know this key.";
 }
 
 export function startKey(changed) {

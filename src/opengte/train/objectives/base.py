@@ -37,6 +37,7 @@ class Objective(Protocol):
 
 
 def share_of(loss: Tensor, texts: PackedBatch) -> Share:
+    """Return what a process did: a share of the loss, and the texts it computed."""
     lengths = texts.lengths.astype(np.int64)
     return Share(loss, len(texts), len(texts.ids), int((lengths * lengths).sum()))
 

@@ -1,4 +1,4 @@
-"""This process's outputs and texts -> the global batch that the losses see."""
+"""Outputs and texts of a process -> the global batch that the losses see."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,10 +18,12 @@ from opengte.types import PackedBatch
 
 
 def offsets_of(texts: PackedBatch, device: torch.device) -> Tensor:
+    """Return where each text's tokens start, and the end, (n + 1,) int64."""
     return torch.from_numpy(texts.cu_seqlens.astype(np.int64)).to(device)
 
 
 def vectors_of(vectors: Tensor) -> Callable[[slice], Items]:
+    """Return the dense vectors of a span of texts."""
     return lambda span: Items(vectors[span])
 
 
@@ -80,6 +82,7 @@ def _gather_items(items: Items, world: World) -> Items:
 
 
 def regularised(pairs: Pairs) -> list[Tensor]:
+    """Return the FLOPS regularisers of queries and of positives."""
     return [
         losses.flops(pairs.queries, pairs.rows),
         losses.flops(pairs.positives, pairs.rows),

@@ -6,9 +6,8 @@ tokens are given. Rerankers: how high the positive stands among a row's own cand
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +15,13 @@ import torch
 
 from opengte import batching
 from opengte.data import Batch, Column, Dataset, Source, joined
+from opengte.data.dataset import Slots
+from opengte.data.shards import Longs
 from opengte.errors import InputError
 from opengte.reference.layers import pack
 from opengte.train.loop import Evaluate
 from opengte.train.objectives import MaskedTokens, Objective, Ranking
+from opengte.train.stages.recipe import Limits
 from opengte.train.trainee import Trainee
 from opengte.types import Floats, PackedBatch
 
@@ -27,7 +29,6 @@ ROWS = 1000  # of a source
 TOKENS = 4096  # computed at once
 TOP = 10
 
-Limits = Mapping[str, int | None]
 Measure = Callable[[Trainee, Source], float | None]
 
 
@@ -135,7 +136,8 @@ def likelihood(
     """Return the geometric mean of the probabilities of hidden tokens, always the same ones."""
     if source.kind != "texts":
         return None
-    batch = _batch(source, min(ROWS, source.rows), limits)
+    cuts = limits["query_tokens"], limits["document_tokens"]
+    batch = _batch(source, np.arange(min(ROWS, source.rows)), cuts)
     hidden, targets = objective.draw(batch, (0,))
     device = next(trainee.parameters()).device
     total, count = 0.0, 0
@@ -156,7 +158,7 @@ def reciprocal_rank(trainee: Trainee, source: Source, objective: Ranking) -> flo
     rows = rows[own.negative_counts > 0]
     if not len(rows):
         return None
-    batch = _batch(source, rows, {})
+    batch = _batch(source, rows, (None, None))
     texts = joined(batch, objective.tokenizer, objective.max_length)
     device = next(trainee.parameters()).device
     scores = np.empty(len(texts), np.float32)
@@ -170,13 +172,12 @@ def reciprocal_rank(trainee: Trainee, source: Source, objective: Ranking) -> flo
     return float(np.mean(found))
 
 
-def _batch(source: Source, rows: Any, limits: Limits) -> Batch:
-    """Return rows of a source as one batch with all their texts."""
-    asked = np.arange(rows) if isinstance(rows, int) else rows
+def _batch(source: Source, asked: Longs, cuts: tuple[int | None, int | None]) -> Batch:
+    """Return rows of a source as one batch with all their texts, cut on both sides."""
     own = source.get(asked)
 
-    def column(side: str, slots: Any, counts: Any) -> Column:
-        texts = source.pack(slots, side, limits.get(f"{side}_tokens"))
+    def column(side: str, slots: Slots, counts: Longs) -> Column:
+        texts = source.pack(slots, side, cuts[side == "document"])
         return Column(texts, counts.astype(np.int32), source.hashes(slots))
 
     one = np.ones_like(asked)
@@ -200,10 +201,10 @@ def _places(texts: PackedBatch, part: npt.NDArray[np.intp]) -> npt.NDArray[np.in
     return np.concatenate(spans).astype(np.intp)
 
 
-def _together(first: Any, second: Any) -> Any:
+def _together(first: Slots, second: Slots) -> Slots:
     shards = np.concatenate([first.shards, second.shards])
     return replace(first, shards=shards, texts=np.concatenate([first.texts, second.texts]))
 
 
-def _some(slots: Any, indices: npt.NDArray[np.intp]) -> Any:
+def _some(slots: Slots, indices: npt.NDArray[np.intp]) -> Slots:
     return replace(slots, shards=slots.shards[indices], texts=slots.texts[indices])

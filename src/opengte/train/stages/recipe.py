@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from opengte.data import Batches, Dataset, Order
 from opengte.data.order import Buckets
@@ -17,6 +17,14 @@ log = logging.getLogger("opengte.train")
 LEAST_STEPS = 50  # a small budget takes smaller batches first, and fewer steps only then
 LEAST_BATCH = 16
 SAMPLED = 16  # batches of which the tokens are counted
+
+
+class Limits(TypedDict):
+    """How `Batches` cuts texts and negatives."""
+
+    query_tokens: int | None
+    document_tokens: int | None
+    negatives: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +74,13 @@ class Recipe:
         return Settings(steps=steps, **(mine | dict(options)))
 
     @property
-    def limits(self) -> dict[str, int | None]:
+    def limits(self) -> Limits:
         """Return how texts and negatives are cut when batches are made."""
-        names = ("query_tokens", "document_tokens", "negatives")
-        return {name: getattr(self, name) for name in names}
+        return {
+            "query_tokens": self.query_tokens,
+            "document_tokens": self.document_tokens,
+            "negatives": self.negatives,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +126,7 @@ def _batch(dataset: Dataset, recipe: Recipe) -> int:
     else:
         most = recipe.epochs * dataset.rows / LEAST_STEPS
     found = min(recipe.largest, max(LEAST_BATCH, most), rows)
-    return max(2, 2 ** int(math.log2(max(found, 1))))
+    return max(2, 1 << int(math.log2(max(found, 1))))
 
 
 def _steps(dataset: Dataset, recipe: Recipe, order: Order) -> int:

@@ -186,7 +186,7 @@ def _wordpiece(folder: Path, texts: Iterable[str], vocabulary: int) -> tuple[int
     )
     tokenizer.train_from_iterator(texts, trainer)
     names = {t.strip("[]").lower(): t for t in SPECIALS}
-    ids = {name: tokenizer.token_to_id(token) for name, token in names.items()}
+    ids = {name: SPECIALS.index(token) for name, token in names.items()}  # they come first
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
@@ -221,8 +221,7 @@ def _bytes(folder: Path, texts: Iterable[str], vocabulary: int) -> tuple[int, di
     tokenizer.train_from_iterator(texts, trainer)
     settings = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": END, "pad_token": END}
     _save(tokenizer, folder, settings)
-    end = tokenizer.token_to_id(END)
-    return tokenizer.get_vocab_size(), {"eos": end, "pad": end}
+    return tokenizer.get_vocab_size(), {"eos": 0, "pad": 0}  # special tokens come first
 
 
 def _save(tokenizer: Any, folder: Path, settings: Mapping[str, Any]) -> None:

@@ -1,0 +1,89 @@
+"""Indexes of a LanceDB table: made, brought up to date, compacted, counted.
+
+The history of full-text indexes and compaction is the risk here: old versions that are never
+cleaned up, rows that no index covers. So all of it is done by us and told by `health`.
+"""
+
+import contextlib
+from datetime import timedelta
+from typing import Any
+
+from opengte.search.stores.base import Health
+
+INDEX_FROM = 10_000  # rows below which looking at every vector is fast enough
+KEEP = timedelta(hours=1)  # of old versions: as long as a reader may hold one
+WORDS, VECTORS = "words", "vectors"
+
+
+def index_words(table: Any, language: str | None) -> None:
+    """Make the index of words, unless it is there."""
+    from lancedb.index import FTS
+
+    if WORDS in names(table):
+        return
+    config = FTS(
+        with_position=False,  # phrases are not searched, and positions broke compaction before
+        language=language or "English",
+        stem=language is not None,
+        remove_stop_words=False,
+        ascii_folding=True,
+    )
+    table.create_index("indexed_text", config=config, name=WORDS, replace=True)
+
+
+def index_ids(table: Any) -> None:
+    """Make the indexes of columns that are looked up, in a table that is large enough."""
+    from lancedb.index import BTree
+
+    if table.count_rows() < INDEX_FROM:
+        return
+    for column in ("id", "source", "content"):
+        if f"{column}_idx" not in names(table):
+            table.create_index(column, config=BTree(), name=f"{column}_idx", replace=True)
+
+
+def index_vectors(table: Any) -> None:
+    """Make the index of vectors, in a table that is large enough; 8 bits a dimension."""
+    from lancedb.index import IvfSq
+
+    rows = table.count_rows()
+    if rows < INDEX_FROM or VECTORS in names(table):
+        return
+    column = "short" if "short" in table.schema.names else "vector"
+    config = IvfSq(distance_type="dot", num_partitions=max(16, int(rows**0.5)))
+    table.create_index(column, config=config, name=VECTORS, replace=True)
+
+
+def compact(table: Any, language: str | None) -> None:
+    """Merge small files, take new rows into the indexes, drop old versions."""
+    try:
+        table.optimize(cleanup_older_than=KEEP)
+    except Exception:
+        with contextlib.suppress(Exception):
+            table.drop_index(WORDS)  # what has failed before, and is quickly made again
+        index_words(table, language)
+        table.optimize(cleanup_older_than=KEEP)
+
+
+def names(table: Any) -> set[str]:
+    """Return the names of the indexes of a table."""
+    return {one.name for one in table.list_indices()}
+
+
+def health(table: Any, documents: int, size: int | None) -> Health:
+    """Return the state of a table."""
+    unindexed, kinds = {}, {}
+    for one in table.list_indices():
+        stats = table.index_stats(one.name)
+        kinds[one.name] = str(one.index_type)
+        unindexed[one.name] = int(stats.num_unindexed_rows) if stats else 0
+    versions = table.list_versions()
+    return Health(
+        documents=documents,
+        windows=int(table.count_rows()),
+        bytes=size,
+        versions=len(versions),
+        unindexed=unindexed,
+        indexes=kinds,
+        details={"version": int(table.version), "changed": versions[-1]["timestamp"]},
+    )
