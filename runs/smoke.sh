@@ -15,24 +15,25 @@ train() {
 
 "$PYTHON" "$here/smoke_data.py" "$folder/data"
 cd "$folder"
+export OMP_NUM_THREADS=1 # at this size threads wait for each other more than they work
 began=$(date +%s)
 
 train pretrain --model new --from-nothing tiny --vocabulary 4096 --positions 256 \
-    --data data/texts.jsonl --output mlm --tokens 1M --batch 64 --learning-rate 4
+    --data data/texts.jsonl --output mlm --tokens 600k --batch 64 --learning-rate 4
 train contrastive --model mlm/model --data data/pairs.jsonl --dev data/dev.jsonl \
-    --output contrastive --tokens 1.2M --batch 128 --learning-rate 2e-3 --reversed-ntk 2
+    --output contrastive --tokens 500k --batch 128 --learning-rate 2e-3 --reversed-ntk 2
 train finetune --model contrastive/model --data data/pairs.jsonl --dev data/dev.jsonl \
-    --output finetuned --tokens 1.2M --batch 64 --learning-rate 5e-4 --mine 3 --matryoshka 32 \
+    --output finetuned --tokens 500k --batch 64 --learning-rate 5e-4 --mine 3 --matryoshka 32 \
     --sparse 0.1 --document-tokens 128
 train extend --model finetuned/model --data data/long.jsonl --dev data/long-dev.jsonl \
-    --output long --positions 1024 --tokens 800k --batch 32 --learning-rate 5e-4 --no-check
+    --output long --positions 1024 --tokens 400k --batch 32 --learning-rate 5e-4 --no-check
 train instruct --model qwen2 --from-nothing tiny --vocabulary 4096 --data data/pairs.jsonl \
-    --dev data/dev.jsonl --output instructed --tokens 1.2M --batch 64 --learning-rate 2e-3 \
+    --dev data/dev.jsonl --output instructed --tokens 500k --batch 64 --learning-rate 2e-3 \
     --lora 0 --instruction "Find the command that does this." --document-tokens 128
 train rerank --model contrastive/model --miner finetuned/model --data data/pairs.jsonl \
-    --output reranker --tokens 1.2M --batch 16 --learning-rate 5e-4 --mine 4 --max-length 128
+    --output reranker --tokens 500k --batch 16 --learning-rate 5e-4 --mine 4 --max-length 128
 train distill --model finetuned/model --layers 1 --data data/pairs.jsonl --dev data/dev.jsonl \
-    --output distilled --tokens 800k --batch 64 --learning-rate 5e-4 --mine 3 \
+    --output distilled --tokens 400k --batch 64 --learning-rate 5e-4 --mine 3 \
     --document-tokens 128
 train merge contrastive/model finetuned/model --slerp 0.7 --output merged
 

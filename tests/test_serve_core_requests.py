@@ -386,8 +386,11 @@ def test_names_and_aliases():
     async def main():
         async with running(named) as core:
             for name in ("small", "text-embedding-3-small", None):
-                await core.embed(EmbedRequest(name, ("a",)), call())
-            assert [status.name for status in core.models()] == ["small"]
+                answer = await core.embed(EmbedRequest(name, ("a",)), call())
+                assert answer.model.name == "small"
+            (status,) = core.models()
+            assert status.name == "small" and status.card is not None
+            assert status.card.name == "small" and status.called("text-embedding-3-small")
             with pytest.raises(UnknownModelError):
                 await core.embed(EmbedRequest("minilm", ("a",)), call())
 

@@ -371,7 +371,7 @@ empty = torch.zeros(0, dtype=torch.int64)
 pairs = Pairs(Items(q), Items(p), Items(none), empty, slice(0, n), slice(0, 0),
               Keys(keys, keys + n, empty, keys[:, None]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-losses.improved_contrastive(pairs, temperature=0.01, margin=0.1).backward()
+losses.info_nce(pairs, temperature=0.01, margin=0.1).backward()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

@@ -37,9 +37,11 @@ class Sources:
         *,
         mine: int = 0,
         miner: "Checkpoint | None" = None,
+        mine_dev: bool = False,
     ) -> None:
         self.asked, self.columns, self.folder = asked, columns, folder
         self.encoding, self.mine, self.miner = encoding, mine, miner
+        self.mine_dev = mine_dev  # what measures a reranker has negatives, too
 
     def open(self, world: "World") -> "tuple[Dataset, Dataset | None]":
         """Return the data to train on, and what measures the model, if there is any."""
@@ -68,11 +70,14 @@ class Sources:
             held_out = 0.0 if self.asked.dev else self.asked.held_out
             parts = [self._split(spec, held_out) for spec in specs]
             self._write([self._mined(spec) for spec, _ in parts], TRAIN)
-            self._write([spec for _, spec in parts if spec is not None], DEV)
+            self._write([self._dev(spec, own.paths) for own, spec in parts if spec], DEV)
         if self.asked.dev and _ready(self.asked.dev) is None:
             if not (self.folder / DEV / "manifest.json").exists():
                 specs = specs_of(self.asked.dev, None, self.columns, switches)
-                self._write(specs, DEV)
+                self._write([self._dev(spec, ()) for spec in specs], DEV)
+
+    def _dev(self, spec: "Spec", corpus: tuple[Path, ...]) -> "Spec":
+        return self._mined(spec, DEV, corpus) if self.mine_dev else spec
 
     def _check_same(self) -> None:
         """Refuse a folder that holds data which was asked for in another way."""
@@ -130,7 +135,7 @@ class Sources:
         train, dev = (replace(plain, paths=(path,)) for path in paths.values())
         return train, dev
 
-    def _mined(self, spec: "Spec") -> "Spec":
+    def _mined(self, spec: "Spec", part: str = TRAIN, corpus: tuple[Path, ...] = ()) -> "Spec":
         """Return a source of pairs with mined negatives, where its rows had none."""
         from opengte import Encoder
         from opengte.data.mine_files import Models, mine_files
@@ -146,9 +151,9 @@ class Sources:
             documents=lambda texts: embed(encoder, texts, "document", None),
             identity={"model": encoder.card.fingerprint, "instruction": spec.instruction},
         )
-        output = self.folder / f"{spec.name}.mined.jsonl"
+        output, settings = self.folder / f"{spec.name}.{part}.mined.jsonl", Settings(self.mine)
         with progress_bar("texts") as advance:
-            found = mine_files([spec], output, models, Settings(self.mine), advance=advance)
+            found = mine_files([spec], output, models, settings, corpus=corpus, advance=advance)
         taken = sum(number * rows for number, rows in found.negatives.items())
         click.echo(f"{spec.name}: {taken:,} negatives for {found.rows:,} rows", err=True)
         return replace(spec, paths=(output,), columns=type(spec.columns)())

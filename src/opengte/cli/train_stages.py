@@ -429,7 +429,8 @@ def rerank(
     plain = {"prompts": Prompts()}
     count = 10 if mine is None else mine
     finder = start if miner is None else checkpoints.read(miner, kind="encoder")
-    sources = asked.sources(start, recipe, mine=count, miner=finder, encoding=plain)
+    how = {"mine": count, "miner": finder, "mine_dev": True}
+    sources = asked.sources(start, recipe, encoding=plain, **how)
     train, dev = sources.open(world)
     done = stage.rerank(start, train, _job(asked, world, dev), recipe)
     _finish(done, world, loads="Reranker")

@@ -99,7 +99,7 @@ def _param(error: Exception) -> str | None:
 def limit_of(model: str | None, statuses: Sequence[ModelStatus]) -> int | None:
     """Return how many tokens a model reads; None if it is not known."""
     for status in statuses:
-        if status.card is not None and model in (None, status.name):
+        if status.card is not None and (model is None or status.called(model)):
             return status.card.max_length
     return None
 

@@ -134,6 +134,11 @@ class ModelStatus:
     max_batch_tokens: int | None = None
     max_queue_tokens: int | None = None
     queued_tokens: int = 0
+    aliases: tuple[str, ...] = ()  # further names that clients may ask for
+
+    def called(self, name: str) -> bool:
+        """Return whether clients may ask for the model by this name."""
+        return name == self.name or name in self.aliases
 
 
 class Service(Protocol):

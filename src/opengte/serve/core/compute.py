@@ -48,7 +48,7 @@ def compute(model: Encoder | Reranker, engine: Engine, flights: Sequence[Flight]
             for flight, score in zip(flights, scores.tolist(), strict=True)
         ]
     result = engine.run(batch, outputs)
-    _check(result)
+    _check(result, batch)
     specs = {id(flight.spec): flight.spec for flight in flights}
     if len(specs) == 1:
         return _rows(model, flights[0].spec, flights, batch, result)
@@ -62,10 +62,21 @@ def compute(model: Encoder | Reranker, engine: Engine, flights: Sequence[Flight]
     return [rows[i] for i in range(len(flights))]
 
 
-def _check(result: EngineResult) -> None:
-    for name in ("sparse", "tokens", "states"):
+def _check(result: EngineResult, batch: PackedBatch) -> None:
+    """Raise EngineError for results of another length than the batch, or not finite ones."""
+    tokens = len(batch.ids)
+    for name, length in (
+        ("dense", len(batch)),
+        ("sparse", tokens),
+        ("tokens", tokens),
+        ("states", tokens),
+    ):
         values = getattr(result, name)
-        if values is not None:
+        if values is None:
+            continue
+        if len(values) != length:
+            raise EngineError(f"the engine gave {len(values)} rows of {name} for {length}")
+        if name != "dense":  # those are checked when they are normalised
             check_finite(values, f"value of {name}")
 
 

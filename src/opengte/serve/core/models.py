@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Literal
 
 from opengte.errors import NotReadyError, OpenGTEError, UnknownModelError
@@ -28,9 +29,10 @@ MOST_ABANDONED = 8  # threads that hang, before a model is given up
 class Ready:
     """A model that answers: its runner, and the specs of its requests."""
 
-    def __init__(self, opened: Opened, runner: Runner) -> None:
+    def __init__(self, name: str, opened: Opened, runner: Runner) -> None:
         self.model = opened.model
-        self.card = opened.model.card
+        # answers name the model as clients ask for it
+        self.card = replace(opened.model.card, name=name)
         self.specs = Specs(opened.model)
         self.runner = runner
         self.batch_tokens = opened.batch_tokens
@@ -74,6 +76,7 @@ class Served:
             max_batch_tokens=None if ready is None else ready.batch_tokens,
             max_queue_tokens=None if ready is None else ready.runner.backlog.limit,
             queued_tokens=0 if ready is None else ready.runner.queued_tokens,
+            aliases=self.settings.aliases,
         )
 
     def available(self) -> Ready:
@@ -125,7 +128,7 @@ class Served:
             pool=self._pool,
             on_trouble=self._trouble,
         )
-        return Ready(opened, runner)
+        return Ready(self.name, opened, runner)
 
     async def _opened(self) -> Opened:
         return await asyncio.get_running_loop().run_in_executor(

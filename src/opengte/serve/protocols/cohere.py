@@ -242,12 +242,13 @@ def embed_requests(body: EmbedV1Body | EmbedV2Body, exchange: Exchange) -> Work:
 
 def _refuse_shorter(tokens: int, model: str | None, exchange: Exchange) -> None:
     """Raise InputError where max_tokens would cut what the model reads whole."""
-    encoders = {
-        status.name: status.card.max_length
+    encoders = [
+        (status, status.card.max_length)
         for status in exchange.models()
         if status.card is not None and status.card.kind == "encoder"
-    }
-    longest = encoders.get(model or "", max(encoders.values(), default=0))
+    ]
+    asked = (length for status, length in encoders if model and status.called(model))
+    longest = next(asked, max((length for _, length in encoders), default=0))
     if tokens < longest:
         raise InputError(
             f"max_tokens={tokens} is less than the {longest} tokens that the model reads; a "

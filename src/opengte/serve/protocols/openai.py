@@ -278,7 +278,7 @@ def model_reply(body: None, answers: tuple[()], exchange: Exchange) -> Any:
     """Return one model; UnknownModelError if there is none of that name."""
     name = exchange.path["model"]
     for status in exchange.models():
-        if status.name == name:
+        if status.called(name):
             return _model(status)
     raise UnknownModelError(f"The model {name!r} does not exist. GET /v1/models lists them.")
 

@@ -55,7 +55,7 @@ def as_embedder(model: str | Path, into: Path, *, causal: bool = False) -> Check
             f"{', '.join(DECODERS)}. `gte train finetune` is for encoders."
         )
     query = TEMPLATE.replace("{instruction}", WEB_SEARCH)
-    return opened(
+    start = opened(
         model,
         into,
         pooling="last",
@@ -63,6 +63,31 @@ def as_embedder(model: str | Path, into: Path, *, causal: bool = False) -> Check
         tokenizer={"add_eos_token": True},
         prompts={"query": query, "document": ""},
     )
+    end_with_eos(into)
+    return start
+
+
+def end_with_eos(folder: Path) -> None:
+    """Let tokenizer.json end every text with the eos_token, as other programs read only that."""
+    from tokenizers import Tokenizer, processors
+
+    path = folder / "tokenizer.json"
+    named = checkpoints.read_json(folder / "tokenizer_config.json").get("eos_token")
+    eos = named.get("content") if isinstance(named, dict) else named
+    if not path.is_file() or not isinstance(eos, str):
+        return
+    tokenizer = Tokenizer.from_file(str(path))
+    number = tokenizer.token_to_id(eos)
+    ids = tokenizer.encode("a").ids
+    if number is None or (ids and ids[-1] == number):
+        return
+    added = processors.TemplateProcessing(
+        single=f"$A {eos}", pair=f"$A $B:1 {eos}:1", special_tokens=[(eos, number)]
+    )
+    before = tokenizer.post_processor
+    tokenizer.post_processor = processors.Sequence([before, added]) if before else added
+    path.unlink()  # perhaps a link
+    tokenizer.save(str(path))
 
 
 def instruct(start: Checkpoint, data: Dataset, job: Job, recipe: Tuning | None = None) -> Done:

@@ -95,15 +95,15 @@ class Course:
 def course(dataset: Dataset, recipe: Recipe, buckets: Buckets | None = None) -> Course:
     """Return the order and number of a recipe's batches for the data that there are.
 
-    buckets are (most tokens, batch); with a smaller batch than `largest` they shrink in proportion.
-    A source that is smaller than a batch is left out, with a note, unless the batch was given.
+    buckets are (most tokens, batch); with a smaller batch than `largest` they shrink in proportion,
+    and one that was given is the batch of all lengths. A source that is smaller than a batch is left out, with a note, unless the batch was given.
     """
     wanted = recipe.batch or _batch(dataset, recipe)
 
     def ordered(batch: int) -> Order:
         small: Any = "error" if recipe.batch is not None else "drop"
         common: dict[str, Any] = {"seed": recipe.seed, "alpha": recipe.alpha, "small": small}
-        if buckets is None or len(buckets) == 1:
+        if buckets is None or recipe.batch is not None:
             return Order.of(dataset, batch=batch, **common)
         sizes = [(most, max(2, size * batch // buckets[0][1])) for most, size in buckets]
         return Order.of(dataset, buckets=sizes, **common)

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +31,8 @@ SIZES = {
 }
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 END = "<|endoftext|>"
+SAMPLE = 500_000  # texts that a tokenizer is trained on
+ALPHABET = 1000  # letters that it knows
 _MODES = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
 
 
@@ -181,10 +185,20 @@ def _wordpiece(folder: Path, texts: Iterable[str], vocabulary: int) -> tuple[int
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
+    texts = list(islice(texts, SAMPLE))
+    letters = Counter(char for text in texts for char in tokenizer.normalizer.normalize_str(text))
+    common = sorted(char for char, _ in letters.most_common(ALPHABET) if not char.isspace())
+    # letters inside words are given their places, which else depend on a random hash
+    fixed = [*SPECIALS, *(f"##{char}" for char in common)]
     trainer = WordPieceTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIALS), show_progress=False
+        vocab_size=vocabulary,
+        special_tokens=fixed,
+        initial_alphabet=common,
+        limit_alphabet=len(common),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = _plain(tokenizer)
     names = {t.strip("[]").lower(): t for t in SPECIALS}
     ids = {name: SPECIALS.index(token) for name, token in names.items()}  # they come first
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -195,6 +209,18 @@ def _wordpiece(folder: Path, texts: Iterable[str], vocabulary: int) -> tuple[int
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
     _save(tokenizer, folder, settings | {f"{name}_token": t for name, t in names.items()})
     return tokenizer.get_vocab_size(), ids
+
+
+def _plain(trained: Any) -> Any:
+    """Return the tokenizer with no special tokens but SPECIALS."""
+    from tokenizers import Tokenizer, models
+
+    model = models.WordPiece(trained.get_vocab(), unk_token="[UNK]")
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer, tokenizer.decoder = trained.normalizer, trained.decoder
+    tokenizer.pre_tokenizer = trained.pre_tokenizer
+    tokenizer.add_special_tokens(list(SPECIALS))
+    return tokenizer
 
 
 def _bytes(folder: Path, texts: Iterable[str], vocabulary: int) -> tuple[int, dict[str, int]]:
@@ -218,7 +244,7 @@ def _bytes(folder: Path, texts: Iterable[str], vocabulary: int) -> tuple[int, di
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(islice(texts, SAMPLE), trainer)
     settings = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": END, "pad_token": END}
     _save(tokenizer, folder, settings)
     return tokenizer.get_vocab_size(), {"eos": 0, "pad": 0}  # special tokens come first
