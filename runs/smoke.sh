@@ -24,14 +24,14 @@ train contrastive --model mlm/model --data data/pairs.jsonl --dev data/dev.jsonl
     --output contrastive --tokens 500k --batch 128 --learning-rate 2e-3 --reversed-ntk 2
 train finetune --model contrastive/model --data data/pairs.jsonl --dev data/dev.jsonl \
     --output finetuned --tokens 500k --batch 64 --learning-rate 5e-4 --mine 3 --matryoshka 32 \
-    --sparse 0.1 --document-tokens 128
+    --document-tokens 128
 train extend --model finetuned/model --data data/long.jsonl --dev data/long-dev.jsonl \
     --output long --positions 1024 --tokens 400k --batch 32 --learning-rate 5e-4 --no-check
 train instruct --model qwen2 --from-nothing tiny --vocabulary 4096 --data data/pairs.jsonl \
     --dev data/dev.jsonl --output instructed --tokens 500k --batch 64 --learning-rate 2e-3 \
     --lora 0 --instruction "Find the command that does this." --document-tokens 128
 train rerank --model contrastive/model --miner finetuned/model --data data/pairs.jsonl \
-    --output reranker --tokens 500k --batch 16 --learning-rate 5e-4 --mine 4 --max-length 128
+    --output reranker --tokens 700k --batch 16 --learning-rate 1e-3 --mine 4 --max-length 128
 train distill --model finetuned/model --layers 1 --data data/pairs.jsonl --dev data/dev.jsonl \
     --output distilled --tokens 400k --batch 64 --learning-rate 5e-4 --mine 3 \
     --document-tokens 128

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from opengte.arch.plan import Plan
 
 
-def matrix_operations(plan: Plan) -> int:
-    """Return the operations a token needs in the matrices of all layers.
+def matrix_operations(plan: Plan, only: str = "layers.") -> int:
+    """Return the operations a token needs in the matrices whose names start with `only`.
 
     Two for each weight, a multiplication and an addition. Embeddings are looked up, and norms,
     activations and the pooling are left out: they are no matrix products.
@@ -15,7 +16,7 @@ def matrix_operations(plan: Plan) -> int:
     weights = (
         math.prod(slot.shape)
         for name, slot in plan.slots().items()
-        if name.startswith("layers.") and name.endswith(".weight") and len(slot.shape) == 2
+        if name.startswith(only) and name.endswith(".weight") and len(slot.shape) == 2
     )
     return 2 * sum(weights)
 
@@ -35,7 +36,23 @@ def attention_operations(plan: Plan, length: int) -> int:
     return total
 
 
+def spared(plan: Plan, length: int) -> int:
+    """Return the operations of the last layer that OpenGTE's engine leaves out of one sequence.
+
+    Where a model pools one state, all after the keys and values is computed for that state alone.
+    """
+    if plan.pooling not in ("cls", "last"):
+        return 0
+    last = f"layers.{len(plan.layers) - 1}."
+    rest = matrix_operations(plan, last) - matrix_operations(plan, f"{last}qkv.")
+    attention = attention_operations(replace(plan, layers=plan.layers[-1:]), length)
+    return rest * (length - 1) + attention * (length - 1) // length
+
+
 def operations(plan: Plan, lengths: Sequence[int]) -> int:
-    """Return the operations of encoding sequences of the given lengths, without any padding."""
-    attention = sum(attention_operations(plan, length) for length in lengths)
-    return matrix_operations(plan) * sum(lengths) + attention
+    """Return the operations of encoding sequences of the given lengths, without any padding.
+
+    Of what OpenGTE's engine computes; others do the whole last layer too.
+    """
+    each = (attention_operations(plan, length) - spared(plan, length) for length in lengths)
+    return matrix_operations(plan) * sum(lengths) + sum(each)

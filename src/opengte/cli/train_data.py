@@ -70,14 +70,26 @@ class Sources:
             held_out = 0.0 if self.asked.dev else self.asked.held_out
             parts = [self._split(spec, held_out) for spec in specs]
             self._write([self._mined(spec) for spec, _ in parts], TRAIN)
-            self._write([self._dev(spec, own.paths) for own, spec in parts if spec], DEV)
+            self._write([self._dev(spec, own) for own, spec in parts if spec], DEV)
         if self.asked.dev and _ready(self.asked.dev) is None:
             if not (self.folder / DEV / "manifest.json").exists():
                 specs = specs_of(self.asked.dev, None, self.columns, switches)
-                self._write([self._dev(spec, ()) for spec in specs], DEV)
+                self._write([self._dev(spec, None) for spec in specs], DEV)
 
-    def _dev(self, spec: "Spec", corpus: tuple[Path, ...]) -> "Spec":
-        return self._mined(spec, DEV, corpus) if self.mine_dev else spec
+    def _dev(self, spec: "Spec", train: "Spec | None") -> "Spec":
+        """Return what measures, with negatives where asked, of the documents of training too."""
+        from opengte.data.sources import columns_of
+
+        if not self.mine_dev:
+            return spec
+        if train is None:
+            return self._mined(spec, DEV)
+        path = self.folder / f"{train.name}.documents.jsonl"
+        rows = _rows(train, columns_of(train.paths, train.columns))
+        lines = (json.dumps({"text": text}) + "\n" for row in rows for text in row.documents)
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+        return self._mined(spec, DEV, (path,))
 
     def _check_same(self) -> None:
         """Refuse a folder that holds data which was asked for in another way."""

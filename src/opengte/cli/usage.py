@@ -51,7 +51,8 @@ def command(
 ) -> None:
     """Print what each key used: requests, texts and tokens.
 
-    Rows are by day of UTC, key and model. Counts what running servers on the same folder have answered up to now.
+    Rows are by day of UTC, key and model. Counts what running servers on the same folder have
+    answered up to now.
 
     \b
     Examples:

@@ -156,7 +156,6 @@ STATUSES = {
     424: "The model cannot do this, or the engine failed.",
     429: "Too many requests, or the queue is full; Retry-After says when to return.",
     500: "The server or the engine failed.",
-    501: "The model cannot do this.",
     503: "The model is not ready, or the queue is full; Retry-After says when to return.",
     504: "The request's time ran out.",
 }

@@ -98,7 +98,7 @@ STATUSES: dict[Kind, int] = {
     "too_long": 400,
     "too_large": 413,
     "media_type": 415,
-    "unsupported": 501,
+    "unsupported": 400,  # its own 501 would say that the server failed
     "unauthenticated": 401,
     "forbidden": 403,
     "unknown_model": 404,

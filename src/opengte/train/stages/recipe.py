@@ -96,7 +96,8 @@ def course(dataset: Dataset, recipe: Recipe, buckets: Buckets | None = None) -> 
     """Return the order and number of a recipe's batches for the data that there are.
 
     buckets are (most tokens, batch); with a smaller batch than `largest` they shrink in proportion,
-    and one that was given is the batch of all lengths. A source that is smaller than a batch is left out, with a note, unless the batch was given.
+    and a batch that was given is that of all lengths. A source that is smaller than a batch is left
+    out, with a note, unless the batch was given.
     """
     wanted = recipe.batch or _batch(dataset, recipe)
 
