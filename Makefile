@@ -37,7 +37,7 @@ bench-serve: $(VENV)/.dev ## Load the server and its peers, half an hour; ARGS g
 	$(BIN)/python bench/serve_load.py $(ARGS)
 
 bench-train: $(VENV)/.dev ## Train beside sentence-transformers; ARGS go to the benchmark
-	$(BIN)/python bench/train.py $(ARGS)
+	$(BIN)/python bench/training.py $(ARGS)
 
 fuzz: $(VENV)/.dev ## Send the server ten minutes of requests made from its own OpenAPI document
 	$(BIN)/python bench/serve_fuzz.py --seconds 600

@@ -170,7 +170,8 @@ def test_a_large_batch_needs_the_memory_of_one_chunk() -> None:
 def test_something_is_measured(alone: dict[str, dict[str, Any]]) -> None:
     for name, results in alone.items():
         gradients = [np.abs(value).max() for key, value in results.items() if key != "loss"]
-        assert len(gradients) >= 20 and min(gradients) > 1e-7, name
+        # a softmax does not see the bias of all scores
+        assert len(gradients) >= 20 and sorted(gradients)[name == "ranking"] > 1e-7, name
 
 
 @pytest.fixture(autouse=True)

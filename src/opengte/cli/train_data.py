@@ -149,10 +149,10 @@ class Sources:
 
     def _mined(self, spec: "Spec", part: str = TRAIN, corpus: tuple[Path, ...] = ()) -> "Spec":
         """Return a source of pairs with mined negatives, where its rows had none."""
-        from opengte import Encoder
         from opengte.data.mine_files import Models, mine_files
         from opengte.data.mining import Settings
         from opengte.data.sources import columns_of
+        from opengte.encoder import Encoder
 
         columns = columns_of(spec.paths, spec.columns)
         if not self.mine or self.miner is None or columns.kind != "pairs" or _has_negatives(spec):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from opengte.cli.train_stages import COMMAND, COMMANDS
+from opengte.cli.train_run import COMMAND
+from opengte.cli.train_stages import COMMANDS
 
 
 @click.command("resume", no_args_is_help=True)
@@ -19,7 +20,7 @@ def command(folder: Path) -> None:
     \b
     Examples:
       gte train resume tuned/
-      torchrun --nproc-per-node 2 --no-python gte train resume tuned/
+      gte train resume experiments/reranker/
     """
     from opengte.errors import InputError
 

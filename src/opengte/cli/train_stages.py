@@ -1,153 +1,26 @@
 """The commands of `gte train` that train: each a stage."""
 
-import json
-import logging
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from opengte.cli import failures
 from opengte.cli.data_options import ColumnOptions, count_type, specs_of
-from opengte.cli.train_data import Sources, encoding_of
 from opengte.cli.train_options import (
-    ARGUMENTS,
     DataOptions,
-    RecipeOptions,
-    RunOptions,
     adapters,
     amount,
     from_nothing_options,
     lora_option,
     matryoshka_option,
     mine_option,
-    stage,
 )
+from opengte.cli.train_run import Asked, created, finish, job, stage_command
 
 if TYPE_CHECKING:
     from opengte.checkpoint import Checkpoint
     from opengte.train.distributed import World
-    from opengte.train.stages.work import Done, Job
-
-COMMAND, RESULT = "command.json", "result.json"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What every stage is asked: the model, the data, where to and how."""
-
-    model: str
-    source: DataOptions
-    columns: ColumnOptions
-    output: Path
-    resume: bool
-    numbers: RecipeOptions
-    run: RunOptions
-
-    @property
-    def start(self) -> Path:
-        """Return where a model goes that has to be read in another way."""
-        return self.output / "start"
-
-    def sources(self, start: "Checkpoint", recipe: Any, **options: Any) -> Sources:
-        """Return the data, tokenised at the recipe's lengths."""
-        encoding = encoding_of(
-            start,
-            recipe.query_tokens,
-            recipe.document_tokens,
-            **options.pop("encoding", {}),
-        )
-        return Sources(self.source, self.columns, self.output / "data", encoding, **options)
-
-
-def stage_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
-    """Return a decorator for a function of `Asked`, the world, and the stage's own options."""
-
-    def decorate(function: Callable[..., None]) -> click.Command:
-        def callback(**values: Any) -> None:
-            common = {field: values.pop(field) for field in Asked.__annotations__}
-            asked = Asked(**common)
-            if not asked.source.data and asked.source.listed is None:
-                raise click.UsageError("Give --data PATH, or --sources FILE.")
-            with _world(asked) as world:
-                function(asked, world, **values)
-
-        callback.__doc__ = function.__doc__
-        callback.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-        return stage(name)(callback)
-
-    return decorate
-
-
-@contextmanager
-def _world(asked: Asked) -> "Iterator[World]":
-    """Join the other processes, say what training says, and write down what was asked."""
-    from opengte.train.distributed import join, leave
-
-    logger = logging.getLogger("opengte.train")
-    handler = _Lines()
-    level, logger.level = logger.level, logging.INFO
-    world = join(asked.run.device)
-    if world.is_first:
-        logger.addHandler(handler)
-        context = click.get_current_context()
-        asked.output.mkdir(parents=True, exist_ok=True)
-        record = {"command": context.info_name, "folder": os.getcwd(), "model": asked.model}
-        record["arguments"] = context.meta[ARGUMENTS]
-        path = asked.output / COMMAND
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    try:
-        yield world
-    finally:
-        logger.removeHandler(handler)
-        logger.level = level
-        leave()
-
-
-class _Lines(logging.Handler):
-    """Log records as lines on stderr."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one."""
-        click.echo(record.getMessage(), err=True)
-
-
-def _job(asked: Asked, world: "World", dev: Any) -> "Job":
-    from opengte.train.stages.work import Job
-
-    return Job(
-        output=asked.output,
-        dev=dev,
-        resume=asked.resume,
-        world=world,
-        options=asked.run.settings(),
-    )
-
-
-def _finish(done: "Done", world: "World", *, loads: str = "Encoder") -> None:
-    """Say what was made, and how it is used."""
-    if not world.is_first:
-        return
-    if done.model is None:
-        click.echo(f"stopped after {done.steps} steps; `gte train resume` goes on", err=True)
-        raise click.exceptions.Exit(failures.INTERRUPTED)
-    record = {"steps": done.steps, "before": dict(done.before), "after": dict(done.after)}
-    result = done.model.with_name(RESULT)
-    result.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    for name, value in done.after.items():
-        before = done.before.get(name)
-        was = "" if before is None else f"{before:.4f} before, "
-        click.echo(f"{name}: {was}{value:.4f} after", err=True)
-    click.echo(str(done.model))
-    if loads == "Encoder":
-        how = f"gte search QUERY FOLDER -m {done.model}; measure it: gte eval {done.model} --data F"
-    else:
-        how = f"gte rerank -m {done.model} QUERY DOCUMENT..."
-    click.echo(f'use it: opengte.{loads}.load("{done.model}"), {how}', err=True)
 
 
 @stage_command("finetune")
@@ -187,8 +60,8 @@ def finetune(
     recipe = asked.numbers.recipe(stage.FineTuning, **own)
     sources = asked.sources(start, recipe, mine=4 if mine is None else mine, miner=start)
     train, dev = sources.open(world)
-    done = stage.finetune(start, train, _job(asked, world, dev), recipe)
-    _finish(done, world)
+    done = stage.finetune(start, train, job(asked, world, dev), recipe)
+    finish(done, world)
 
 
 @stage_command("pretrain")
@@ -212,52 +85,13 @@ def pretrain(
     if from_nothing is None:
         start = pooled(asked.model, asked.start)
     else:
-        start = _created(asked, world, "new", from_nothing, vocabulary, positions, asked.start)
+        start = created(asked, world, "new", from_nothing, vocabulary, positions, asked.start)
     recipe = asked.numbers.recipe(mlm.Masking)
     longest = max(p.length for p in mlm.fitted(recipe.phases, start.plan.max_positions))
     data = replace(recipe, query_tokens=longest, document_tokens=longest)
     train, dev = asked.sources(start, data).open(world)
-    done = mlm.pretrain(start, train, _job(asked, world, dev), recipe)
-    _finish(done, world)
-
-
-def _created(
-    asked: Asked,
-    world: "World",
-    architecture: Any,
-    size: str,
-    vocabulary: int,
-    positions: int,
-    folder: Path,
-) -> "Checkpoint":
-    """Return a model from nothing, made once."""
-    from opengte import checkpoint as checkpoints
-    from opengte.data.examples import BadRow
-    from opengte.data.sources import columns_of, examples
-    from opengte.train.stages.start import create
-
-    if asked.model != architecture:
-        raise click.UsageError(f"With --from-nothing, --model is `{architecture}`.")
-    if world.is_first and not folder.exists():
-        specs = specs_of(asked.source.data, asked.source.listed, asked.columns, {})
-        texts = (
-            text
-            for spec in specs
-            for row in examples(spec.paths, columns_of(spec.paths, spec.columns))
-            if not isinstance(row, BadRow)
-            for text in (row.query, *row.documents)
-        )
-        create(
-            folder,
-            texts,
-            architecture=architecture,
-            size=size,
-            vocabulary=vocabulary,
-            positions=positions,
-            seed=asked.numbers.seed or 0,
-        )
-    world.wait()
-    return checkpoints.read(folder, kind="encoder")
+    done = mlm.pretrain(start, train, job(asked, world, dev), recipe)
+    finish(done, world)
 
 
 @stage_command("contrastive")
@@ -288,8 +122,8 @@ def contrastive(
     own = {"temperature": temperature, "reversed_ntk": reversed_ntk}
     recipe = asked.numbers.recipe(stage.Weak, **own)
     train, dev = asked.sources(start, recipe).open(world)
-    done = stage.contrast(start, train, _job(asked, world, dev), recipe)
-    _finish(done, world)
+    done = stage.contrast(start, train, job(asked, world, dev), recipe)
+    finish(done, world)
 
 
 @stage_command("extend")
@@ -320,15 +154,15 @@ def extend(
     room = replace(start, plan=replace(start.plan, max_positions=longest))
     data = replace(recipe, document_tokens=recipe.document_tokens or longest)
     train, dev = asked.sources(room, data).open(world)
-    done = stage.extend(start, train, _job(asked, world, dev), recipe)
+    done = stage.extend(start, train, job(asked, world, dev), recipe)
     if done.model is not None and check and world.is_first:
         _sees(start, done.model, longest)
-    _finish(done, world)
+    finish(done, world)
 
 
 def _sees(start: "Checkpoint", model: Path, length: int) -> None:
     """Say how often needle and passkey are found, before and after."""
-    from opengte import Encoder
+    from opengte.encoder import Encoder
     from opengte.evaluate import needle
 
     short = [n for n in (length // 4, length // 2, length) if n >= 64]
@@ -374,7 +208,7 @@ def instruct(
     model: str | Path = asked.model
     if from_nothing is not None:
         model = asked.output / "nothing"
-        _created(asked, world, "qwen2", from_nothing, vocabulary, positions, model)
+        created(asked, world, "qwen2", from_nothing, vocabulary, positions, model)
     if world.is_first:
         stage.as_embedder(model, asked.start, causal=causal)
     world.wait()
@@ -384,8 +218,8 @@ def instruct(
         recipe = replace(recipe, adapters=adapters(lora))
     sources = asked.sources(start, recipe, mine=mine or 0, miner=start)
     train, dev = sources.open(world)
-    done = stage.instruct(start, train, _job(asked, world, dev), recipe)
-    _finish(done, world)
+    done = stage.instruct(start, train, job(asked, world, dev), recipe)
+    finish(done, world)
 
 
 @stage_command("rerank")
@@ -432,8 +266,8 @@ def rerank(
     how = {"mine": count, "miner": finder, "mine_dev": True}
     sources = asked.sources(start, recipe, encoding=plain, **how)
     train, dev = sources.open(world)
-    done = stage.rerank(start, train, _job(asked, world, dev), recipe)
-    _finish(done, world, loads="Reranker")
+    done = stage.rerank(start, train, job(asked, world, dev), recipe)
+    finish(done, world, loads="Reranker")
 
 
 @stage_command("distill")
@@ -489,8 +323,8 @@ def distill(
     given = DataOptions(files, None, asked.source.dev, asked.source.held_out, None)
     plain = ColumnOptions(None, (), (), (), None, None)
     train, dev = replace(asked, source=given, columns=plain).sources(start, recipe).open(world)
-    done = stage.distill(start, train, _job(asked, world, dev), recipe)
-    _finish(done, world)
+    done = stage.distill(start, train, job(asked, world, dev), recipe)
+    finish(done, world)
 
 
 COMMANDS = (finetune, pretrain, contrastive, extend, instruct, rerank, distill)

@@ -29,9 +29,9 @@ def file_of(spec: "Spec", folder: Path) -> Path:
 
 def score(specs: "Sequence[Spec]", folder: Path, teacher: Teacher) -> None:
     """Write the scored rows of each source, where they are not there yet."""
-    from opengte import Encoder, Reranker
     from opengte.data.mine_files import Models, mine_files
     from opengte.data.mining import Settings
+    from opengte.encoder import Encoder, Reranker
 
     missing = [spec for spec in specs if not file_of(spec, folder).exists()]
     if not missing:

@@ -6,7 +6,9 @@ D head dimension, C width, L the length of one sequence.
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +83,46 @@ def _runs(batch: PackedBatch) -> tuple[Run, ...]:
         else:
             runs.append(Run(start, 1, length))
     return tuple(runs)
+
+
+_in_place: ContextVar[bool] = ContextVar("_in_place", default=False)
+
+
+@contextmanager
+def adding_in_place() -> Iterator[None]:
+    """Let lookups inside add their gradient to the table's own, whose hooks then do not run.
+
+    Otherwise each lookup makes a gradient as large as the table, which over many small batches
+    costs more than the lookups.
+    """
+    token = _in_place.set(True)
+    try:
+        yield
+    finally:
+        _in_place.reset(token)
+
+
+def look_up(ids: Tensor, table: Tensor) -> Tensor:
+    """Return the rows (T, C) of a table (V, C)."""
+    if _in_place.get() and table.requires_grad and torch.is_grad_enabled():
+        rows: Tensor = _LookUp.apply(ids, table)  # type: ignore[no-untyped-call]
+        return rows
+    return F.embedding(ids, table)
+
+
+class _LookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, table: Tensor) -> Tensor:
+        ctx.ids, ctx.table = ids, table
+        return F.embedding(ids, table)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[None, None]:
+        table = ctx.table
+        if table.grad is None:
+            table.grad = torch.zeros_like(table)
+        table.grad.index_add_(0, ctx.ids, outer[0].to(table.dtype))
+        return None, None
 
 
 def activate(x: Tensor, kind: Activation) -> Tensor:

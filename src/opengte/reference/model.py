@@ -63,7 +63,7 @@ class Embed(nn.Module):
 
     def forward(self, packed: Packed) -> Tensor:
         """Return the first states (T, C)."""
-        x = F.embedding(packed.ids, self.word)
+        x = layers.look_up(packed.ids, self.word)
         if self.token_type is not None:
             x = x + F.embedding(packed.type_ids, self.token_type)
         if self.position is not None:

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from opengte.errors import InputError
+from opengte.reference.layers import adding_in_place
 
 Parallelism = Literal["auto", "ddp", "fsdp2"]
 
@@ -43,6 +44,8 @@ class World:
         if self.size == 1:
             return x
         counts = self.counts(len(x))
+        if not any(counts):
+            return x
         gathered: Tensor = _Gather.apply(x, counts, self.rank)  # type: ignore[no-untyped-call]
         return gathered
 
@@ -154,11 +157,14 @@ class Parallel:
             sharded.set_requires_gradient_sync(on)
             sharded.set_is_last_backward(on)
             yield
-        elif isinstance(self.module, DistributedDataParallel) and not on:
-            with self.module.no_sync():
+        elif not isinstance(self.module, DistributedDataParallel):
+            with adding_in_place():
                 yield
-        else:
+        elif on:  # what is summed is found by hooks
             yield
+        else:
+            with self.module.no_sync(), adding_in_place():
+                yield
 
 
 def _shard(module: nn.Module, parts: list[nn.Module], world: World, precision: str) -> None:
