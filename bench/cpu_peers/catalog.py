@@ -145,4 +145,5 @@ QUERY = 0.6  # x the best peer's p50
 START_SECONDS, START_MB = 0.4, 130
 LONG_RATIO = 2.0  # x the best peer, one document of 8,192 tokens
 LONG_EXTRA_MB = {"new-base": 150, "qwen2-4-layers": 1024}  # above the weights
+BIG_PREPARE_MB, BIG_SECONDS, BIG_MB = 16 * 1024, 3.0, 9.5 * 1024  # of the 7B shape
 STS_MEAN, STS_EACH, NDCG = -0.06, -0.12, -0.2  # points that int8 may lose against fp32

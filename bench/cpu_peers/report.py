@@ -137,6 +137,8 @@ def rest(results: dict[str, Any]) -> str:
         lines += ["", f"## One document of {found['tokens']:,} tokens ({found['title']})"]
         lines += [_long_row(name, row) for name, row in found["engines"].items()]
         lines += _judged(_long_targets(shape_id, found), results["quick"])
+    if "big" in results:
+        lines += _big(results["big"], results["quick"])
     if "quality" in results:
         lines += _quality(results["quality"], results["quick"])
     for name, reason in results["missing"].items():
@@ -200,6 +202,26 @@ def _long_targets(shape_id: str, found: dict[str, Any]) -> Iterator[Target]:
             continue
         above = row["peak_mb"] - row["weights_mb"]
         yield what, f"weights + {above:,.0f} MB", above <= extra
+
+
+def _big(found: dict[str, Any], quick: bool) -> list[str]:
+    if "not_run" in found:
+        return ["", f"7B not run: {found['not_run']}"]
+    lines = ["", f"## Process start to first vector ({found['title']}, int8)"]
+    for what in ("prepared", "loaded"):
+        row = found[what]
+        lines.append(f"{what:34} {row['seconds']:8.2f} s   peak {_mb(row['peak_mb'])}")
+    return lines + _judged(_big_targets(found), quick)
+
+
+def _big_targets(found: dict[str, Any]) -> Iterator[Target]:
+    seconds = found["loaded"]["seconds"]
+    what = f"loaded, and a vector, <= {catalog.BIG_SECONDS} s"
+    yield what, f"{seconds:.2f} s", seconds <= catalog.BIG_SECONDS
+    for name, limit in (("prepared", catalog.BIG_PREPARE_MB), ("loaded", catalog.BIG_MB)):
+        peak = found[name]["peak_mb"]
+        what = f"{name}: resident <= {limit:,.0f} MB"
+        yield what, _mb(peak) if peak else "", peak <= limit if peak else None
 
 
 def _quality(quality: dict[str, Any], quick: bool) -> list[str]:

@@ -37,7 +37,7 @@ class Forward {
       crew.each(r.count, [&](int i) { embed(r.first + i); });
     });
     for (const Layer& layer : m_.layers) {
-      if (crew_.stopped() && crew_.size() == 1) return;
+      if (crew_.stopped()) return;
       one_state_ = &layer == &m_.layers.back() && reads_one_state();
       run_layer(layer);
     }

