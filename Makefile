@@ -39,8 +39,8 @@ bench-cpu: $(VENV)/.dev ## Time the CPU engines beside their peers, some hours; 
 bench-serve: $(VENV)/.dev ## Load the server and its peers, half an hour; ARGS go to the benchmark
 	$(BIN)/python bench/serve_load.py $(ARGS)
 
-bench-search: $(VENV)/.dev ## Latency and recall of the knowledge base; ARGS go to the benchmark
-	$(BIN)/python bench/search_latency.py $(ARGS)
+bench-search: $(VENV)/.dev ## Quality, speed, recall and kill tables of the knowledge base, half an hour; ARGS go to the benchmark
+	$(BIN)/python bench/search.py $(ARGS)
 
 bench-train: $(VENV)/.dev ## Train beside sentence-transformers; ARGS go to the benchmark (--data DIR)
 	$(BIN)/python bench/training.py $(ARGS)
@@ -66,11 +66,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE)
 	@echo "Installing OpenGTE into $(VENV), once; this takes a minute or two ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --upgrade "pip>=25.1"
-	@$(PIP) install --constraint constraints.txt --editable .
-	@$(BIN)/python -c 'import opengte._native' || $(PIP) install --constraint constraints.txt --editable ".[torch]"
+	@$(PIP) install --constraint constraints.txt --editable ".[search]"
+	@$(BIN)/python -c 'import opengte._native' || $(PIP) install --constraint constraints.txt --editable ".[search,torch]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
 	@echo "Installing what development needs into $(VENV), once ..."
-	@$(PIP) install --constraint constraints.txt --group dev 'opengte[serve,otel,search]'
+	@$(PIP) install --constraint constraints.txt --group dev 'opengte[serve,otel]'
 	@touch $@

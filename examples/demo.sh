@@ -25,3 +25,14 @@ do
     say "gte search \"$query\" documents --top 2"
     gte search "$query" documents --top 2
 done
+
+kb=$(mktemp -d)/kb
+trap 'rm -rf "$(dirname "$kb")"' EXIT
+say 'gte index documents --to kb              # once; later runs embed only what changed'
+gte index documents --to "$kb"
+
+query='why does 1.2 - 1.0 not give 0.2'
+say "gte search \"$query\" --in kb --top 2    # meaning and words together"
+gte search "$query" --in "$kb" --top 2
+
+say "gte ui kb                                # the same on a page, with a map: try it on your own files"

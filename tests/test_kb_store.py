@@ -1,4 +1,4 @@
-"""LanceDB as a store, held against a store in memory that loops over everything."""
+"""Every store, held against one in memory that loops over everything."""
 
 import numpy as np
 import pytest
@@ -6,27 +6,36 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from opengte.search.filters import All, Any_, Condition, Not, fits, parse, parse_text
-from opengte.search.stores import lance, upkeep
+from opengte.search.outline import Outlining, outlines, portraits
+from opengte.search.stores import upkeep
 from opengte.search.stores.base import Source
 from opengte.search.stores.memory import MemoryStore
 from tests import kb
+from tests import stores as places
+from tests.stores import STORES, WIDTH
 
-pytest.importorskip("lancedb")
-WIDTH = 8
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning"),
+]
+every_store = pytest.mark.parametrize("kind", STORES)
 
 
-def lance_store(folder, **values):
-    store = lance.LanceStore(str(folder))
-    store.save_settings({"dimension": WIDTH, "first_pass": None, "language": "English", **values})
-    return store
+@pytest.fixture(params=STORES)
+def stores(request, tmp_path):
+    return forty(request.param, tmp_path)
 
 
-@pytest.fixture
-def stores(tmp_path):
+@pytest.fixture(params=[kind for kind in STORES if kind != "qdrant-local"])
+def searching_words(request, tmp_path):
+    return forty(request.param, tmp_path)
+
+
+def forty(kind, folder):
     """The same forty documents in both stores."""
     rng = np.random.default_rng(0)
     documents = [kb.document(f"d{n}", rng, windows=1 + n % 3) for n in range(40)]
-    memory, made = MemoryStore(), lance_store(tmp_path / "lance")
+    memory, made = MemoryStore(), places.made(kind, folder)
     for part in (documents[:25], documents[25:]):
         memory.put(part)
         made.put(part)
@@ -138,18 +147,18 @@ def test_any_filter_means_the_same_in_both(filter_, shared):
     assert made.count(filter_) == memory.count(filter_)
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
+@pytest.fixture(scope="module", params=STORES)
+def shared(request, tmp_path_factory):
     rng = np.random.default_rng(3)
     documents = [kb.document(f"d{n}", rng) for n in range(30)]
-    memory, made = MemoryStore(), lance_store(tmp_path_factory.mktemp("shared") / "lance")
+    memory, made = MemoryStore(), places.made(request.param, tmp_path_factory.mktemp("shared"))
     memory.put(documents)
     made.put(documents)
     return memory, made
 
 
-def test_words_are_found_in_rows_no_index_covers_yet(stores):
-    memory, made = stores
+def test_words_are_found_in_rows_no_index_covers_yet(searching_words):
+    memory, made = searching_words
     new = kb.document("new", np.random.default_rng(5), title="", text="a zebra grazes")
     made.put([new])
     assert [name for name, _ in made.lexical("zebras grazing", 5, None)] == ["new"]
@@ -161,8 +170,8 @@ def test_words_are_found_in_rows_no_index_covers_yet(stores):
 
 
 @pytest.mark.parametrize("text", ["", "  ", '"', "AND", "a:b (c)", "*", "\\", "日本", "'; drop"])
-def test_no_query_is_syntax(stores, text):
-    _, made = stores
+def test_no_query_is_syntax(searching_words, text):
+    _, made = searching_words
     assert isinstance(made.lexical(text, 5, None), list)
 
 
@@ -175,9 +184,12 @@ def test_files_are_remembered(stores):
     assert sorted(made.sources(), key=lambda one: one.id) == [sources[0], Source("/f1", "new", 9)]
 
 
-def test_two_openers_see_each_others_commits(tmp_path):
-    first = lance_store(tmp_path / "lance")
-    second = lance.LanceStore(str(tmp_path / "lance"))
+@pytest.mark.parametrize("kind", ["lance", "postgres"])
+def test_two_openers_see_each_others_commits(kind, tmp_path):
+    place = places.new_place(kind, tmp_path)
+    first, second = places.opened(place), places.opened(place)
+    assert first.settings() is None
+    first.save_settings({"dimension": WIDTH, "first_pass": None, "language": "English"})
     assert second.settings() == first.settings()
     rng = np.random.default_rng(0)
     for n in range(3):
@@ -189,7 +201,7 @@ def test_approximate_search_finds_nearly_all_that_the_exact_one_does(tmp_path, m
     monkeypatch.setattr(upkeep, "INDEX_FROM", 300)
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((12, WIDTH))
-    store = lance_store(tmp_path / "lance")
+    store = places.made("lance", tmp_path)
     documents = []
     for n in range(600):
         one = kb.document(f"d{n}", rng)
@@ -208,14 +220,54 @@ def test_approximate_search_finds_nearly_all_that_the_exact_one_does(tmp_path, m
     assert np.mean(shares) >= 0.95
 
 
-def test_a_first_pass_over_few_dimensions_is_scored_by_all(tmp_path):
+@every_store
+def test_a_first_pass_over_few_dimensions_is_scored_by_all(kind, tmp_path):
     rng = np.random.default_rng(0)
-    store, memory = lance_store(tmp_path / "lance", first_pass=4), MemoryStore()
+    store, memory = places.made(kind, tmp_path, first_pass=4), MemoryStore()
     documents = [kb.document(f"d{n}", rng, windows=1 + n % 2) for n in range(12)]
     store.put(documents)
     memory.put(documents)
     question = kb.unit(rng.standard_normal(WIDTH))
     agree(store.dense(question, 3, None), memory.dense(question, 12, None)[:3])
+
+
+def test_outlines_and_portraits_are_those_of_the_whole_documents(stores):
+    memory, made = stores
+    names = [f"d{n}" for n in range(0, 40, 7)] + ["missing"]
+    for where in (None, parse({"lang": "de"}), parse({"year": {"$gte": 2000}})):
+        for ids in (None, names):
+            found = {one.id: one for one in outlines(made, where, ids)}
+            assert found == {one.id: one for one in outlines(memory, where, ids)}
+    expected = {one.id: one for one in portraits(memory, names)}
+    found = {one.id: one for one in portraits(made, names)}
+    assert found.keys() == expected.keys()
+    for name, one in found.items():
+        np.testing.assert_allclose(one.vector, expected[name].vector, atol=1e-6)
+        assert one.metadata == expected[name].metadata and one.head  # some have the title first
+    assert isinstance(made, Outlining)
+    before = made.revision()
+    made.delete(["d1"])
+    assert made.revision() != before
+
+
+@pytest.mark.parametrize("kind", ["postgres", "qdrant-edge"])
+def test_words_without_stemming_have_the_scores_of_bm25(kind, tmp_path):
+    rng = np.random.default_rng(4)
+    store, memory = places.made(kind, tmp_path, language=None), MemoryStore()
+    documents = [kb.document(f"d{n}", rng) for n in range(30)]
+    store.put(documents)
+    memory.put(documents)
+    for query in ("cat", "red cat law", "nothing here", "stone"):
+        for where in (None, parse({"lang": "de"})):
+            agree(store.lexical(query, 40, where), memory.lexical(query, 40, where))
+    if kind == "qdrant-edge":
+        return  # counts a word of the question once, and removed documents until `optimize`
+    for part in (documents[:10], documents[20:]):
+        store.put(part)
+        memory.put(part)
+    store.delete(["d3", "d4", "none"])
+    memory.delete(["d3", "d4"])
+    agree(store.lexical("red cat cat", 40, None), memory.lexical("red cat cat", 40, None))
 
 
 def test_conditions_on_the_command_line():

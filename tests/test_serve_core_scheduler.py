@@ -22,7 +22,7 @@ items = st.builds(
 )
 
 
-def plainly(waiting: list[Item], room: int, now: float, lookahead: int):
+def plainly(waiting: list[Item], room: int, now: float, lookahead: int, most: float = math.inf):
     """What a queue takes, the obvious way: one look at all that waits, sorted."""
     batch, expired, passed = [], [], 0
     for item in sorted(waiting, key=lambda item: item.arrived):
@@ -30,7 +30,7 @@ def plainly(waiting: list[Item], room: int, now: float, lookahead: int):
             break
         if item.deadline is not None and item.deadline <= now:
             expired.append(item)
-        elif batch and (item.tokens > room or item.kind != batch[0].kind):
+        elif item.tokens > most or (batch and (item.tokens > room or item.kind != batch[0].kind)):
             passed += 1
         else:
             batch.append(item)
@@ -40,6 +40,7 @@ def plainly(waiting: list[Item], room: int, now: float, lookahead: int):
 
 @given(st.lists(items, max_size=30), st.integers(1, 200), st.floats(0, 20), st.data())
 def test_a_queue_takes_what_one_look_at_all_of_it_would(found, room, now, data):
+    most = data.draw(st.just(math.inf) | st.integers(1, 150), label="most")
     queue, waiting = Queue(count()), []
     for item in found:
         queue.add(item)
@@ -49,15 +50,31 @@ def test_a_queue_takes_what_one_look_at_all_of_it_would(found, room, now, data):
             waiting.remove(gone)
             queue.remove(gone)
     while waiting:
-        expected = plainly(waiting, room, now, POLICY.lookahead)
-        taken = queue.take(room, now, POLICY.lookahead)
+        expected = plainly(waiting, room, now, POLICY.lookahead, most)
+        taken = queue.take(room, now, POLICY.lookahead, most)
         assert (taken.batch, taken.expired) == expected
         for item in taken.batch + taken.expired:
             assert item.place is None
             waiting.remove(item)
+        if not taken.batch + taken.expired:  # only longer ones are left, as far as it looks
+            most = math.inf
         assert len(queue) == len(waiting)
         assert queue.tokens == sum(item.tokens for item in waiting)
     assert queue.oldest() is None
+
+
+@given(st.lists(items, max_size=30), st.integers(1, 150))
+def test_what_is_short_is_interactive_and_fits(found, most):
+    scheduler = Scheduler(POLICY)
+    for item in found:
+        scheduler.add(item)
+    waited = scheduler.interactive_tokens
+    taken = scheduler.take_short(0.0, most)
+    assert all(item.priority == "interactive" for item in taken.batch + taken.expired)
+    assert sum(item.tokens for item in taken.batch) <= most
+    gone = sum(item.tokens for item in taken.batch + taken.expired)
+    assert scheduler.interactive_tokens == waited - gone
+    assert len(scheduler) == len(found) - len(taken.batch) - len(taken.expired)
 
 
 @given(st.lists(st.tuples(items, st.floats(0, 20)), max_size=60))

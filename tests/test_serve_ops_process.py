@@ -1,5 +1,6 @@
 """Whole servers: starting, ending, reloading, workers that die, disks that are full."""
 
+import asyncio
 import json
 import os
 import re
@@ -14,9 +15,12 @@ import pytest
 
 from opengte.errors import InputError
 from opengte.serve import usage
+from opengte.serve.common import new_common
 from opengte.serve.config import Settings
 from opengte.serve.keys import KeyFile, Limits
-from opengte.serve.process import background, check_access, is_loopback, notify
+from opengte.serve.process import Process, background, check_access, is_loopback, notify
+from opengte.serve.server import listen
+from tests.serve_core import Loader
 from tests.serve_process import server
 
 SECRET = "xylophone zebra of Ada Lovelace"
@@ -381,10 +385,74 @@ def test_a_worker_that_is_killed_is_replaced_while_the_other_answers():
         assert len(after) == 2
         assert before[1] in after
         assert before[0] not in after
+        assert 503 not in outcomes  # the new one takes nothing before its model is ready
         lost = [outcome for outcome in outcomes if outcome != 200]
         assert len(lost) <= 3, outcomes  # no more than were in the worker that died
         assert outcomes.count(200) > 10
         assert one.stop() == 0
+
+
+def test_when_no_worker_is_ready_those_that_load_answer_the_probes():
+    with server("--workers", "2", "--threads", "1") as one:
+        for worker in one.children():
+            os.kill(worker, signal.SIGKILL)
+        one.wait_for("worker ended")
+        one.wait_for("worker ended")
+        with one.client() as client:
+            assert client.get("/healthz").status_code == 200
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and one.embed("a").status_code == 503:
+            time.sleep(0.05)
+        assert one.embed("a").status_code == 200
+        assert one.stop() == 0
+
+
+def test_a_process_that_is_held_accepts_when_told_or_when_its_models_are_ready(tmp_path):
+    load, known, here = Blocked(), threading.Event(), []
+    wanted = Settings(port=0, state_dir=str(tmp_path))
+    sockets, url = listen(wanted)
+
+    async def serve():
+        process = Process(wanted, new_common(1), load)
+        process.hold(True)
+        here.append((process, asyncio.get_running_loop()))
+        known.set()
+        return await process.serve(sockets, lambda parts: None)
+
+    def answers(path):
+        try:
+            return httpx.get(url + path, timeout=0.5).status_code
+        except httpx.TimeoutException:
+            return None
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    known.wait(20)
+    process, loop = here[0]
+    assert answers("/healthz") is None
+    loop.call_soon_threadsafe(process.hold, False)
+    assert answers("/healthz") == 200
+    assert answers("/ready") == 503
+    loop.call_soon_threadsafe(process.hold, True)
+    assert answers("/healthz") is None
+    load.go.set()
+    assert httpx.get(f"{url}/ready", timeout=20).status_code == 200
+    loop.call_soon_threadsafe(process.hold, True)  # it was on its way when the models were ready
+    assert answers("/ready") == 200
+    loop.call_soon_threadsafe(process.end)
+    thread.join(20)
+
+
+class Blocked(Loader):
+    """Loads when told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.go = threading.Event()
+
+    def __call__(self, settings):
+        assert self.go.wait(30)
+        return super().__call__(settings)
 
 
 def test_workers_reload_one_after_the_other(tmp_path):

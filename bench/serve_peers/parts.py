@@ -111,7 +111,7 @@ def _half(full: float) -> Figures:
 
 def _seconds(full: float) -> float:
     """Return how long to measure: longer where there are few requests a second."""
-    return min(max(2000 / full, 20.0), 45.0)
+    return min(max(2000 / full, 20.0), 36.0)
 
 
 def overhead(server: Running, load: Load) -> Figures:

@@ -2,7 +2,7 @@
 
 import click
 
-from opengte.cli import index_look, index_run
+from opengte.cli import index_calibrate, index_look, index_run, index_switch
 
 
 class _Indexing(click.Group):
@@ -27,6 +27,8 @@ def command() -> None:
       gte index notes/ handbook.pdf --to kb/
       gte index notes/ --to kb/ --dry-run
       gte index status kb/
+      gte index switch kb/ --model thenlper/gte-small --queries questions.txt
+      gte index calibrate kb/ --labelled questions.jsonl
     """
 
 
@@ -36,5 +38,8 @@ for _command in (
     index_look.duplicates_command,
     index_look.export_command,
     index_look.import_command,
+    index_switch.switch_command,
+    index_switch.rollback_command,
+    index_calibrate.command,
 ):
     command.add_command(_command)

@@ -138,7 +138,7 @@ def _opened(
 
 
 def _is_there(place: str) -> bool:
-    from opengte.search.stores.lance import open_store
+    from opengte.search.stores.opening import open_store
 
     return open_store(place).settings() is not None
 

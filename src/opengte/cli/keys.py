@@ -45,7 +45,9 @@ def _limit(name: str, what: str) -> Callable[[Callable[..., Any]], Callable[...,
 @command.command("create")
 @click.argument("name")
 @click.option(
-    "--models", metavar="LIST", help="Models that the key may use, with commas.  [default: all]"
+    "--models",
+    metavar="LIST",
+    help="Models and knowledge bases that the key may use, with commas.  [default: all]",
 )
 @click.option(
     "--priority",
@@ -61,6 +63,13 @@ def _limit(name: str, what: str) -> Callable[[Callable[..., Any]], Callable[...,
 @click.option(
     "--expires", metavar="WHEN", help="A date (2027-01-31) or a time from now (90d, 12h)."
 )
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Documents of knowledge bases that exist for the key, as in `gte search --where`; all of "
+    "several conditions must fit.  [default: all documents]",
+)
 @click.option("--admin", is_flag=True, help="May have the server load its models again.")
 @json_option
 @state_option
@@ -73,6 +82,7 @@ def create(
     tokens_per_day: int | None,
     tokens_per_month: int | None,
     expires: str | None,
+    where: tuple[str, ...],
     admin: bool,
     as_json: bool,
     state_dir: str | None,
@@ -85,9 +95,12 @@ def create(
     Examples:
       gte keys create search-team
       gte keys create indexer --priority bulk --models minilm --tokens-per-month 1000000000
+      gte keys create acme --where tenant=acme
     """
+    from opengte.search.filters import parse_text
     from opengte.serve.keys import Limits
 
+    parse_text(where)  # what is wrong with a condition is better said now
     key, secret = _file(state_dir).create(
         name,
         models=tuple(part for part in models.replace(",", " ").split()) if models else None,
@@ -95,6 +108,7 @@ def create(
         limits=Limits(requests_per_minute, tokens_per_minute, tokens_per_day, tokens_per_month),
         expires=None if expires is None else _when(expires),
         admin=admin,
+        where=where,
     )
     _print_secret(key, secret, as_json)
 
@@ -188,6 +202,7 @@ def _row(key: "Key") -> dict[str, Any]:
         "models": None if key.models is None else list(key.models),
         "priority": key.priority,
         **vars(key.limits),
+        "where": list(key.where) or None,
         "admin": key.admin,
     }
 

@@ -33,13 +33,28 @@ class IndexOptions:
     exact: bool
     diversity: float | None
     reranker: str | None
+    min_confidence: float | str | None
     explain: str | None
 
     @property
     def given(self) -> list[str]:
         """Return the names of the options that were given besides --in."""
         values = {name: value for name, value in vars(self).items() if name != "kb"}
-        return [name for name, value in values.items() if value not in (None, (), False)]
+        given = [name for name, value in values.items() if value not in (None, (), False)]
+        return [name.replace("_", "-") for name in given]
+
+
+def _least(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | str | None:
+    """Read `auto` or a number from 0 to 1."""
+    if value is None or value == "auto":
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise click.BadParameter(f"{value!r} is neither 'auto' nor a number from 0 to 1.")
+    return number
 
 
 index_options = gathered(
@@ -75,6 +90,12 @@ index_options = gathered(
     ),
     click.option("--reranker", metavar="MODEL", help="Let a reranker order the best passages."),
     click.option(
+        "--min-confidence",
+        metavar="X",
+        callback=_least,
+        help="Say that nothing answers below this; `auto`: the threshold that was learned.",
+    ),
+    click.option(
         "--explain", metavar="DOCUMENT", help="Say where this document, id or path, was lost."
     ),
 )
@@ -91,13 +112,18 @@ def run(
 ) -> None:
     """Search in an index and print what was found."""
     base = _opened(index, instruction, options)
-    reranker = _reranker(index.reranker, options)
+    reranker = load_reranker(index.reranker, options)
     if index.explain is not None:
         _explain(base, text, top, index, reranker, as_json=as_json)
         return
-    answer = base.search(text, top, reranker=reranker, **_search_options(index))
+    least: Any = index.min_confidence
+    answer = base.search(
+        text, top, reranker=reranker, min_confidence=least, **_search_options(index)
+    )
     for hit in answer.hits:
         _print_json(hit) if as_json else _print(hit)
+    if not answer.hits and not as_json:
+        click.echo("nothing here answers that")
     _summarise(answer, base)
 
 
@@ -113,7 +139,8 @@ def _opened(index: IndexOptions, instruction: str | None, options: ModelOptions)
     return base
 
 
-def _reranker(name: str | None, options: ModelOptions) -> "Reranker | None":
+def load_reranker(name: str | None, options: ModelOptions) -> "Reranker | None":
+    """Load the reranker of a search, if there is one."""
     if name is None:
         return None
     import opengte
@@ -160,6 +187,8 @@ def _print(hit: "Hit") -> None:
     legs = [f"{name} {leg.rank} ({leg.score:.3f})" for name, leg in hit.legs.items()]
     if hit.rerank is not None:
         legs.append(f"reranked {hit.rerank:.3f}")
+    if hit.confidence is not None:
+        legs.append(f"confidence {hit.confidence:.2f}")
     click.echo(f"{INDENT}{click.style(shown, dim=True)}  {'  '.join(legs)}")
     if hit.passage.heading and hit.passage.heading != hit.title:
         click.echo(f"{INDENT}§ {hit.passage.heading}")
@@ -189,6 +218,8 @@ def _summarise(answer: "Answer", base: "KnowledgeBase") -> None:
     legs = ", ".join(f"{name} {count:,}" for name, count in answer.candidates.items())
     count = f"{len(answer.hits)} of {base.store.count():,} documents ({legs})"
     parts = [f"{count} in {1000 * answer.seconds['all']:.0f} ms {engine_of(base.encoder)}"]
+    if answer.confidence is not None:
+        parts.append(f"an answer is there with confidence {answer.confidence:.2f}")
     if answer.underfilled:
         parts.append("the filter left the fast search short, so every vector was compared")
     click.echo("; ".join([*parts, *answer.notes]), err=True)

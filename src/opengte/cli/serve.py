@@ -4,11 +4,14 @@ from collections.abc import Callable
 from dataclasses import Field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from opengte.serve.config import TABLE, About, about, flag
+
+if TYPE_CHECKING:
+    from opengte.serve.config import Settings
 
 _NO_DEFAULT = (None, (), "", False)
 
@@ -83,6 +86,7 @@ def command(config: Path | None, print_config: bool, **values: Any) -> None:
       gte serve
       gte serve --model minilm --model rerank=Alibaba-NLP/gte-reranker-modernbert-base
       gte serve --config server.toml --host 0.0.0.0 --workers 2
+      gte serve --kb kb/
     """
     from opengte.serve import sources
 
@@ -93,7 +97,17 @@ def command(config: Path | None, print_config: bool, **values: Any) -> None:
         click.echo(sources.as_toml(loaded), nl=False)
         return
     process = _process()
-    raise click.exceptions.Exit(process.run(loaded.settings))
+    raise click.exceptions.Exit(process.run(loaded.settings, *_extension(loaded.settings)))
+
+
+def _extension(settings: "Settings") -> tuple[Any, ...]:
+    """Return what adds the knowledge bases to each process, where there are some."""
+    if not settings.kb:
+        return ()
+    from opengte.cli import serve_kb
+
+    serve_kb.desks(settings.kb, settings)  # what is wrong with one is better said now, once
+    return serve_kb.extend, "opengte.cli.serve_worker"
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def _dot(x: float, y: float, point: Point) -> str:
     return f'<circle class="dot {kind}" cx="{x:.1f}" cy="{y:.1f}" r="5">{tip}</circle>{label}'
 
 
-def _fitted(label: str, room: int = 28) -> str:
+def _fitted(label: str, room: int = 25) -> str:
     """Shorten a label in its middle: its end often tells it from its neighbours."""
     if len(label) <= room:
         return label

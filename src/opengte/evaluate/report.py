@@ -20,12 +20,13 @@ WRAPPED = 32  # characters; longer cells may take several lines
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows; strong holds the places of rows that stand out."""
+    """Columns and rows; strong holds the places of rows that stand out; wrapped: no long lines."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     strong: frozenset[int] = frozenset()
     digits: int = 2
+    wrapped: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _bold(text: str, strong: bool) -> str:
 def html(report: Report) -> str:
     """Return one self-contained page."""
     facts = [(name, value) for name, value in report.facts.items() if value is not None]
-    how = Section("How it was done", tables=[Table(("", ""), facts)])
+    how = Section("How it was done", tables=[Table(("", ""), facts, wrapped=True)])
     body = "\n".join(_section(section) for section in (*report.sections, how))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -139,7 +140,8 @@ def _table(table: Table) -> str:
             f"<tr class=strong>{inner}</tr>" if place in table.strong else f"<tr>{inner}</tr>"
         )
     top = f"<thead><tr>{head}</tr></thead>" if any(table.header) else ""
-    return f"<div class=scroll><table>{top}<tbody>{''.join(rows)}</tbody></table></div>"
+    kind = " class=wrapped" if table.wrapped else ""
+    return f"<div class=scroll><table{kind}>{top}<tbody>{''.join(rows)}</tbody></table></div>"
 
 
 def _inline(text: str) -> str:
@@ -190,6 +192,8 @@ th,td{text-align:left;padding:.35rem .6rem .35rem 0;border-bottom:1px solid var(
 vertical-align:top}
 th{color:var(--soft);font-weight:600;white-space:nowrap}
 td{white-space:nowrap}td.w{white-space:normal;overflow-wrap:anywhere;min-width:14rem}
+.wrapped td{white-space:normal;overflow-wrap:anywhere;min-width:0}
+.wrapped td:first-child{width:34%}
 .n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 tr.strong td{color:var(--warn);font-weight:600}
 details{margin:1rem 0;border-top:1px solid var(--line);padding-top:.6rem}

@@ -188,7 +188,7 @@ def _holds(condition: Condition, found: Any) -> bool:
         text, part = written(found), written(value)
         return text.startswith(part) if sign == "starts" else part in text
     if is_number(value):
-        number = found if is_number(found) else _number(written(found))
+        number = as_number(found)
         return number is not None and bool(_ORDER[sign](number, value))
     return bool(_ORDER[sign](written(found), written(value)))
 
@@ -197,7 +197,7 @@ def _equal(found: Any, value: Value) -> bool:
     if found is None:
         return False
     if is_number(value):
-        number = found if is_number(found) else _number(written(found))
+        number = as_number(found)
         return number is not None and number == value
     return written(found) == written(value)
 
@@ -205,6 +205,11 @@ def _equal(found: Any, value: Value) -> bool:
 def is_number(value: Any) -> bool:
     """Return whether a value is a number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def as_number(value: Any) -> int | float | None:
+    """Return the number that a value of the metadata is, or that its text is; None of any other."""
+    return value if is_number(value) else _number(written(value))
 
 
 def written(value: Any) -> str:

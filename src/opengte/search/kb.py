@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opengte.errors import InputError
-from opengte.search import indexing, minhash, query, walk
+from opengte.search import confidence, indexing, live, minhash, query, walk
 from opengte.search.commits import Document, Report
 from opengte.search.filters import Filter, parse
 from opengte.search.identity import Identity
@@ -23,9 +23,11 @@ from opengte.search.windows import SPAN_TOKENS
 if TYPE_CHECKING:
     from opengte.encoder import Encoder, Reranker
     from opengte.search.explain import Explanation
+    from opengte.search.questions import Question
     from opengte.search.status import Status
 
 FORMAT = 1  # of what an index keeps
+UNFINISHED = "import that was not finished"
 ADDED = "added:"  # source of documents that are in no file
 
 
@@ -54,6 +56,8 @@ class KnowledgeBase:
         self._encoder: Encoder | None = None
         self._embedder: Embedder | None = None
         self._lock = threading.Lock()
+        self._live: live.Live | None = None  # None: a store that is never switched
+        self._next: KnowledgeBase | None = None
 
     @classmethod
     def create(
@@ -69,14 +73,14 @@ class KnowledgeBase:
         instruction: str | None = None,
         storage_options: Mapping[str, str] | None = None,
     ) -> "KnowledgeBase":
-        """Make an empty index at a folder or a URI such as s3://bucket/kb.
+        """Make an empty index at a folder or a URI: see `stores.opening`.
 
         passages is how spans get vectors: `late` (from the states of the whole window), `classic`
         (each embedded once more), `none`, or `auto`: late where the model pools by a mean.
         first_pass finds candidates by that many dimensions (Matryoshka). language is what words
         are stemmed for, None for not at all. InputError if there is something already.
         """
-        from opengte.search.stores.lance import open_store
+        from opengte.search.stores.opening import open_store, shown
 
         place = os.fspath(path)
         embedder = Embedder(encoder, passages, span_tokens, window_tokens)
@@ -89,7 +93,9 @@ class KnowledgeBase:
         _claim(place)
         store = open_store(place, storage_options)
         if store.settings() is not None:
-            raise InputError(f"`{place}` is an index already; open it, or choose another place")
+            raise InputError(
+                f"`{shown(place)}` is an index already; open it, or choose another place"
+            )
         settings = {
             "format": FORMAT,
             "model": Identity.of(encoder.card, instruction).settings(),
@@ -101,8 +107,9 @@ class KnowledgeBase:
             "language": language,
         }
         store.save_settings(settings)
-        made = cls(place, store, settings)
+        made = cls(shown(place), store, settings)
         made._encoder, made._embedder = encoder, embedder
+        made._live = live.look(place, storage_options)
         return made
 
     @classmethod
@@ -118,26 +125,64 @@ class KnowledgeBase:
 
         InputError if there is no index, or the encoder is not the one that made it.
         """
-        from opengte.search.stores.lance import open_store
+        from opengte.search.stores.opening import open_store, shown
 
         place = os.fspath(path)
         if not exists(place):
             error = InputError(f"`{place}` is not an index")
             error.add_note(f"make one: gte index PATHS --to {place}")
             raise error
+        now = live.look(place, storage_options)
         store = open_store(place, storage_options)
         settings = store.settings()
         if settings is None:
-            raise InputError(f"`{place}` holds no index: it was not finished; remove it")
+            raise InputError(f"`{shown(place)}` holds no index: it was not finished; remove it")
         if settings.get("format") != FORMAT:
             raise InputError(
-                f"`{place}` has the format {settings.get('format')!r}, this version reads "
+                f"`{shown(place)}` has the format {settings.get('format')!r}, this version reads "
                 f"{FORMAT}: use the version of OpenGTE that made it, or index again"
             )
-        base = cls(place, store, settings, load)
+        base = cls(shown(place), store, settings, load)
+        base._live = now
         if encoder is not None:
             base.use(encoder)
         return base
+
+    def latest(self) -> "KnowledgeBase":
+        """Return this index as it is now: itself, unless it was switched to another model since.
+
+        Searches and changes do this by themselves. The store, settings and encoder of one object
+        never change: what is put together of them is of one model.
+        """
+        with self._lock:
+            if self._live is None or self._live.unchanged():
+                return self
+            if self._next is None or not self._next.is_live():
+                self._next = KnowledgeBase.open(
+                    self._live.place, load=self._load, storage_options=self._live.options
+                )
+            return self._next
+
+    def is_live(self) -> bool:
+        """Return whether this is the index that answers now."""
+        return self._live is None or self._live.unchanged()
+
+    def _pinned(self) -> "KnowledgeBase":
+        """Return what answers a question; in a bucket, looking would cost more than the answer."""
+        return self if self._live is None or self._live.remote else self.latest()
+
+    def _change(self, work: "Callable[[KnowledgeBase], Report]") -> Report:
+        """Do work that writes; do it again where the index was switched meanwhile."""
+        while True:
+            base = self.latest()
+            try:
+                done = work(base)
+            except InputError:
+                if base.is_live():
+                    raise
+                continue
+            if base.is_live() or not base._live or not base._live.remote:
+                return done
 
     @classmethod
     def restore(
@@ -149,19 +194,24 @@ class KnowledgeBase:
     ) -> "KnowledgeBase":
         """Make an index out of a file that `export` wrote."""
         from opengte.search import export
-        from opengte.search.stores.lance import open_store
+        from opengte.search.stores.opening import open_store, shown
 
         settings, place = export.settings(file), os.fspath(path)
         if settings.get("format") != FORMAT:
             raise InputError(f"`{file}` has the format {settings.get('format')!r}, not {FORMAT}")
         _claim(place)
         store = open_store(place, storage_options)
-        if store.settings() is not None:
-            raise InputError(f"`{place}` is an index already; choose another place")
-        store.save_settings(settings)
+        there = store.settings()
+        if there is not None and there.get("format") != UNFINISHED:
+            raise InputError(f"`{shown(place)}` is an index already; choose another place")
+        store.save_settings({**settings, "format": UNFINISHED})
+        store.delete([one.id for one in store.scan()] if there else [])
         export.read(file, store)
+        store.save_settings(settings)
         store.optimize()
-        return cls(place, store, settings)
+        made = cls(shown(place), store, settings)
+        made._live = live.look(place, storage_options)
+        return made
 
     # --- documents -------------------------------------------------------------------------------
 
@@ -177,8 +227,12 @@ class KnowledgeBase:
         for place in places:
             if not os.path.exists(place):
                 raise InputError(f"`{place}` does not exist")
-        embedder = None if chosen.dry_run else lambda: self.embedder
-        return indexing.run(self.store, embedder, places, chosen, notify)
+
+        def work(base: KnowledgeBase) -> Report:
+            embedder = None if chosen.dry_run else lambda: base.embedder
+            return indexing.run(base.store, embedder, places, chosen, notify)
+
+        return self._change(work)
 
     def add(
         self,
@@ -199,23 +253,30 @@ class KnowledgeBase:
             )
         if len(set(ids)) < len(ids):
             raise InputError("ids holds the same id twice; expected one for each text")
-        documents = (
+        documents = [
             Document(name, ADDED, Parsed(text, title=title, metadata=record))
             for name, text, title, record in zip(ids, texts, many_titles, records, strict=True)
-        )
-        return indexing.add(self.store, lambda: self.embedder, documents)
+        ]
+        return self._change(lambda base: indexing.add(base.store, lambda: base.embedder, documents))
 
     def delete(self, ids: Iterable[str]) -> None:
         """Remove documents by id."""
-        self.store.delete(list(ids))
+        names = list(ids)
+
+        def work(base: KnowledgeBase) -> Report:
+            base.store.delete(names)
+            return Report()
+
+        self._change(work)
 
     def duplicates(self) -> list[list[str]]:
         """Return groups of documents whose texts are nearly the same."""
-        return minhash.groups({one.id: one.signature for one in self.store.scan()})
+        store = self._pinned().store
+        return minhash.groups({one.id: one.signature for one in store.scan()})
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (place, reason) of files, or rows of them, that gave no text, or a doubtful one."""
-        for source in self.store.sources():
+        for source in self._pinned().store.sources():
             for reason in (*source.problems, *source.warnings):
                 yield source.id, reason
 
@@ -223,7 +284,7 @@ class KnowledgeBase:
         """Write everything to a Parquet file that any tool reads; return the documents."""
         from opengte.search import export
 
-        return export.write(self, path)
+        return export.write(self._pinned(), path)
 
     # --- search ----------------------------------------------------------------------------------
 
@@ -234,17 +295,23 @@ class KnowledgeBase:
         *,
         where: Mapping[str, Any] | Filter | None = None,
         reranker: "Reranker | None" = None,
+        min_confidence: "confidence.Least" = None,
         **options: Any,
     ) -> Answer:
         """Return the k documents that answer a question best; options are those of query.Options.
+
+        An index that was calibrated says how sure it is. With min_confidence (`auto`: the
+        threshold that was learned) an answer that is less sure has no hits.
 
         >>> kb.search("parental leave", where={"folder": {"$starts": "hr/"}})  # doctest: +SKIP
         """
         chosen = query.Options(k=k, where=parse(where), **options)
         start = time.perf_counter()
-        asked = self.ask(text)
+        base = self._pinned()
+        asked = base.ask(text)
         embedded = time.perf_counter()
-        answer = query.search(self.store, asked, chosen, reranker)
+        learned = confidence.of(base.settings)
+        answer = confidence.search(base.store, asked, chosen, reranker, learned, min_confidence)
         seconds = {"embed": embedded - start, "all": time.perf_counter() - start}
         return replace(answer, seconds={**seconds, **answer.seconds})
 
@@ -265,13 +332,51 @@ class KnowledgeBase:
         from opengte.search.explain import explain
 
         chosen = query.Options(k=k, where=parse(where), **options)
-        return explain(self, text, expected, chosen, reranker)
+        return explain(self._pinned(), text, expected, chosen, reranker)
+
+    def calibrate(
+        self,
+        questions: "Iterable[Question] | None" = None,
+        *,
+        generate: int = 300,
+        seed: int = 0,
+        reranker: "Reranker | None" = None,
+        **options: Any,
+    ) -> confidence.Calibration:
+        """Learn how sure answers are, and keep it with the index; say how well it works.
+
+        Without questions whose answers are known, some are made out of so many documents. What is
+        learned holds for searches with this reranker and these options only.
+        """
+        from opengte.search.calibrate import calibrate
+
+        base = self.latest()
+        chosen = query.Options(k=confidence.AMONG, **options)
+        given = None if questions is None else list(questions)
+        made = calibrate(
+            base, given, generate=generate, seed=seed, reranker=reranker, options=chosen
+        )
+        base._keep_calibration(made.settings())
+        return made
+
+    @property
+    def calibration(self) -> confidence.Calibration | None:
+        """What `calibrate` learned; None if nothing, or with another model."""
+        return confidence.of(self._pinned().settings)
+
+    def forget_calibration(self) -> None:
+        """Answer without confidence again."""
+        self.latest()._keep_calibration(None)
+
+    def _keep_calibration(self, settings: dict[str, Any] | None) -> None:
+        self.settings = {**(self.store.settings() or self.settings), "calibration": settings}
+        self.store.save_settings(self.settings)
 
     def status(self, sample: int = 20) -> "Status":
         """Return the state of the index; recall is probed with this many questions, 0 for none."""
         from opengte.search.status import status
 
-        return status(self, sample)
+        return status(self._pinned(), sample)
 
     def ask(self, text: str) -> Asked:
         """Return a question as the legs take it."""

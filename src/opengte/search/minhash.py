@@ -16,6 +16,7 @@ WORDS = re.compile(r"\w+")
 RUN = 3  # words that are hashed together, so that their order counts
 MOST = 200_000  # characters looked at
 HASHES = 64
+PART = 4096  # runs that are hashed at once
 BANDS = 16  # of four hashes: texts that share 0.8 agree in one of them, all but surely
 NEAR = 0.8
 
@@ -31,10 +32,10 @@ def signature(text: str) -> bytes:
         return b""
     runs = {" ".join(words[i : i + RUN]) for i in range(max(1, len(words) - RUN + 1))}
     hashes = np.fromiter(map(_hash, runs), np.uint64, len(runs))
-    least = np.array(
-        [(hashes * a + b).min() for a, b in zip(_FACTORS, _SUMMANDS, strict=True)], np.uint64
-    )
-    return (least >> np.uint64(24)).astype("<u2").tobytes()
+    parts = (hashes[i : i + PART, None] * _FACTORS + _SUMMANDS for i in range(0, len(hashes), PART))
+    least = np.array([part.min(axis=0) for part in parts], np.uint64).min(axis=0)
+    kept: bytes = (least >> np.uint64(24)).astype("<u2").tobytes()
+    return kept
 
 
 def _hash(run: str) -> int:
@@ -42,9 +43,14 @@ def _hash(run: str) -> int:
     return zlib.crc32(data) << 32 | zlib.crc32(data[::-1], 0x9E3779B9)
 
 
+def share(a: bytes, b: bytes) -> float:
+    """Return about which share of their runs of words two texts have in common."""
+    return float(np.mean(_numbers(a) == _numbers(b))) if a and b else 0.0
+
+
 def near(a: bytes, b: bytes) -> bool:
     """Return whether two signatures are of texts that are nearly the same."""
-    return bool(a) and bool(b) and bool(np.mean(_numbers(a) == _numbers(b)) >= NEAR)
+    return share(a, b) >= NEAR
 
 
 def groups(signatures: Mapping[str, bytes]) -> list[list[str]]:

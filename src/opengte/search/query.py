@@ -107,6 +107,16 @@ class Hit:
     metadata: Mapping[str, Scalar]
     rerank: float | None = None
     duplicates: tuple[str, ...] = ()
+    confidence: float | None = None  # that this answers; of an index that was calibrated
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The scores of all candidates of a leg: mean, standard deviation, least."""
+
+    mean: float
+    deviation: float
+    least: float
 
 
 @dataclass(frozen=True)
@@ -116,7 +126,7 @@ class Answer:
     The legs search at the same time, so their seconds do not add up.
 
     underfilled: the approximate search returned fewer documents than fit the filter, and was done
-    again exactly.
+    again exactly. confidence: that an answer is among the hits, of an index that was calibrated.
     """
 
     hits: tuple[Hit, ...]
@@ -124,6 +134,8 @@ class Answer:
     seconds: Mapping[str, float]
     underfilled: bool = False
     notes: tuple[str, ...] = ()
+    spreads: Mapping[str, Spread] = field(default_factory=dict)
+    confidence: float | None = None
 
 
 def search(
@@ -146,7 +158,8 @@ def search(
         hits = _diverse(hits, {one.id: one for one in documents}, options)
     hits = [replace(hit, rank=rank) for rank, hit in enumerate(hits[: options.k], 1)]
     counts = {leg: len(ranking) for leg, ranking in rankings.items()}
-    return Answer(tuple(hits), counts, clock.seconds, underfilled)
+    spreads = {leg: _spread(ranking) for leg, ranking in rankings.items() if ranking}
+    return Answer(tuple(hits), counts, clock.seconds, underfilled, spreads=spreads)
 
 
 class Clock:
@@ -207,6 +220,11 @@ def dense(store: Store, vector: Floats, depth: int, options: Options) -> tuple[S
     if len(found) >= min(depth, store.count(options.where)):
         return found, False
     return store.dense(vector, depth, options.where, exact=True), True
+
+
+def _spread(ranking: Scored) -> Spread:
+    scores = np.array([score for _, score in ranking])
+    return Spread(float(scores.mean()), float(scores.std()), float(scores.min()))
 
 
 def _ranked(ranking: Scored) -> dict[str, LegScore]:
@@ -277,8 +295,18 @@ def best_passage(one: StoredDocument, asked: Asked) -> Passage:
         window = max(one.windows, key=lambda window: float(window.vector @ asked.vector))
         best = 0.0, float(window.vector @ asked.vector), window.start, window.end
     _, score, start, end = best
+    end = _with_body(one, start, end)
     text = one.text[start:end]
     return Passage(start, end, text, heading(one.sections, start), score, marks(text, asked.text))
+
+
+def _with_body(one: StoredDocument, start: int, end: int) -> int:
+    """Return where a passage ends that says more than its heading."""
+    if one.text[start:end].strip("#=~- \t\r\n") != heading(one.sections, start):
+        return end
+    bounds = [bound for window in one.windows for bound in window.spans.bounds.tolist()]
+    following = min((last for first, last in bounds if first >= end), default=end)
+    return int(following)
 
 
 def query_words(text: str) -> frozenset[str]:

@@ -27,10 +27,13 @@ from opengte.types import Embeddings, Floats, Output
 if TYPE_CHECKING:
     from opengte.encoder import Encoder
 
+Places = npt.NDArray[np.int64]
+Source = tuple[str, str, Sequence[Section]]  # title, text, sections
 Passages = Literal["auto", "late", "classic", "none"]
 SURROGATES = re.compile("[\ud800-\udfff]")
 STATE_FLOATS = 2**25  # of token states held at once
-SLAB = 2**15  # characters that are tokenised at once, to be counted
+SLAB = 2**15  # characters that are tokenised as one text, to be counted
+GROUP = 2**19  # characters of documents that are tokenised at once
 ALIKE = 0.999  # cosine from which the mean of the states counts as the model's own vector
 PROBE = "A text of some length, by which the pooling of a model can be told from a mean of states."
 
@@ -51,6 +54,7 @@ class _Job:
     window: Window
     text: str
     offset: int  # where the window's own characters begin in the text
+    places: Places | None  # where the tokens of the text start in the document, where that is known
 
 
 def pools_by_mean(encoder: "Encoder") -> bool:
@@ -95,7 +99,7 @@ class Embedder:
         """Return the tokens of each text, without special ones."""
         return [int(n) - self._empty for n in self.encoder.tokenizer.count(list(texts))]
 
-    def embed(self, documents: Sequence[tuple[str, str, Sequence[Section]]]) -> Iterator[Embedded]:
+    def embed(self, documents: Sequence[Source]) -> Iterator[Embedded]:
         """Yield what came of each document (title, text, sections), in order, in bounded memory."""
         windows: list[StoredWindow] = []
         truncated, current = False, 0
@@ -109,27 +113,26 @@ class Embedder:
             yield Embedded(tuple(windows), truncated)
             windows, truncated, current = [], False, current + 1
 
-    def _jobs(self, documents: Sequence[tuple[str, str, Sequence[Section]]]) -> Iterator[_Job]:
-        for number, (title, text, sections) in enumerate(documents):
+    def _jobs(self, documents: Sequence[Source]) -> Iterator[_Job]:
+        numbered = zip(documents, self._starts(documents), strict=True)
+        for number, ((title, text, sections), starts) in enumerate(numbered):
             head = self._head(title, text)
             room = self._room - (self.count([head])[0] if head else 0)
-            for window in cut(text, sections, self._measure(text), room, self.span_tokens):
+            for window in cut(text, sections, _measure(starts), room, self.span_tokens):
                 whole = head + text[window.start : window.end]
-                yield _Job(number, window, whole, len(head))
+                same = len(whole) == len(text) <= SLAB and not head and not self._prompt
+                yield _Job(number, window, whole, len(head), starts if same else None)
 
-    def _measure(self, text: str) -> Measure:
-        """Return what counts the tokens of spans of a text, which is tokenised once."""
-        slabs = list(_slabs(text))
-        found = token_starts(self.encoder.tokenizer, [text[start:end] for start, end in slabs])
-        shifted = [own + start for own, (start, _) in zip(found, slabs, strict=True)]
-        starts = np.concatenate(shifted) if shifted else np.zeros(0, np.int64)
-
-        def measure(spans: Sequence[Span]) -> Sequence[int]:
-            edges = np.array(spans, dtype=np.int64).reshape(-1, 2)
-            counts: list[int] = np.diff(np.searchsorted(starts, edges), axis=1)[:, 0].tolist()
-            return counts
-
-        return measure
+    def _starts(self, documents: Sequence[Source]) -> Iterator[Places]:
+        """Yield at which character each token of each document starts; many at once."""
+        for group in _groups([text for _, text, _ in documents]):
+            slabs = [(number, *slab) for number, text in enumerate(group) for slab in _slabs(text)]
+            texts = [group[number][start:end] for number, start, end in slabs]
+            found: list[list[Places]] = [[] for _ in group]
+            made = token_starts(self.encoder.tokenizer, texts)
+            for (number, start, _), own in zip(slabs, made, strict=True):
+                found[number].append(own + start)
+            yield from (np.concatenate(own) if own else np.zeros(0, np.int64) for own in found)
 
     def _head(self, title: str, text: str) -> str:
         """Return what goes before every window: the title, unless the text begins with it."""
@@ -191,11 +194,13 @@ class Embedder:
         assert found.states is not None
         tokenizer = self.encoder.tokenizer
         before = len(tokenizer.single.specials[0])
-        starts = token_starts(tokenizer, [self._prompt + job.text for job in batch])
+        others = [job for job in batch if job.places is None]
+        starts = iter(token_starts(tokenizer, [self._prompt + job.text for job in others]))
         spans = []
-        for job, states, places in zip(batch, found.states, starts, strict=True):
+        for job, states in zip(batch, found.states, strict=True):
             shift = len(self._prompt) + job.offset - job.window.start
-            spans.append(_late(job.window, states[before:], places - shift))
+            places = next(starts) - shift if job.places is None else job.places
+            spans.append(_late(job.window, states[before:], places))
         return spans
 
     def _classic(self, batch: Sequence[_Job], found: Embeddings) -> list[Spans]:
@@ -226,6 +231,32 @@ class Embedder:
         return job.text[start + shift : end + shift]
 
 
+def _measure(starts: Places) -> Measure:
+    """Return what counts the tokens of spans of a text, given where its tokens start."""
+
+    def measure(spans: Sequence[Span]) -> Sequence[int]:
+        edges = np.array(spans, dtype=np.int64).reshape(-1, 2)
+        found = np.searchsorted(starts, edges)
+        counts: list[int] = (found[:, 1] - found[:, 0]).tolist()
+        return counts
+
+    return measure
+
+
+def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Cut texts into groups that are tokenised at once."""
+    group: list[str] = []
+    held = 0
+    for text in texts:
+        if group and held + len(text) > GROUP:
+            yield group
+            group, held = [], 0
+        group.append(text)
+        held += len(text)
+    if group:
+        yield group
+
+
 def _slabs(text: str) -> Iterator[Span]:
     """Yield parts of a text, cut at white space where there is some, that are quickly tokenised."""
     start = 0
@@ -238,7 +269,7 @@ def _slabs(text: str) -> Iterator[Span]:
         yield start, len(text)
 
 
-def token_starts(tokenizer: Any, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
+def token_starts(tokenizer: Any, texts: Sequence[str]) -> list[Places]:
     """Return at which character each token of each text starts, special tokens left out."""
     plain = [SURROGATES.sub("\ufffd", text) for text in texts]
     made = [_lowered(text) if tokenizer.lowercase else (text, None) for text in plain]
@@ -250,7 +281,7 @@ def token_starts(tokenizer: Any, texts: Sequence[str]) -> list[npt.NDArray[np.in
     return starts
 
 
-def _lowered(text: str) -> tuple[str, npt.NDArray[np.int64] | None]:
+def _lowered(text: str) -> tuple[str, Places | None]:
     """Return a text in lower case, and where its characters came from where that moves them."""
     lower = text.lower()
     if len(lower) == len(text):
@@ -260,7 +291,7 @@ def _lowered(text: str) -> tuple[str, npt.NDArray[np.int64] | None]:
     return lower, np.append(origin, len(text))
 
 
-def _late(window: Window, states: Floats, places: npt.NDArray[np.int64]) -> Spans:
+def _late(window: Window, states: Floats, places: Places) -> Spans:
     """Return the mean state of each span, given where tokens (t,) start in the document."""
     known = places[: len(states)]  # a window that was truncated has fewer states
     rows = []

@@ -23,7 +23,10 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CLIENT_WENT = 499  # as nginx writes it
-_QUIET = ("/health", "/healthz", "/ready", "/readyz", "/ping", "/metrics", "/page/state", "/assets")
+_QUIET = (
+    *("/health", "/healthz", "/ready", "/readyz", "/ping", "/metrics"),
+    *("/page/state", "/assets", "/kb/assets"),
+)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """The server as an ASGI application: routes, what no protocol has, and what is around them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -39,7 +39,8 @@ class AppOptions:
     are otherwise reported. An embedding request of more than interactive_inputs inputs is bulk
     unless it says otherwise. timeout is the longest that a request may take, in seconds; draining
     tells that no more requests should come. max_concurrent_requests is only told in `/info`.
-    extra_routes come after ours; middleware is around all routes, the first outermost.
+    extra_routes come after ours, extra_paths say them in the OpenAPI document; middleware is around
+    all routes, the first outermost.
     """
 
     token_ids: TokenIds = "auto"
@@ -54,6 +55,7 @@ class AppOptions:
     max_concurrent_requests: int = 1024
     draining: Callable[[], bool] = _never
     extra_routes: Sequence[BaseRoute] = ()
+    extra_paths: Mapping[str, Any] = field(default_factory=dict)
     middleware: Sequence[Middleware] = ()
     lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None
 
@@ -80,7 +82,13 @@ def build_app(service: Service, gate: Gate | None, options: AppOptions) -> Starl
         for endpoint in endpoints()
     ]
     routes += Probes(service, options.draining, __version__).routes()
-    routes.append(Route("/openapi.json", _Document(gate is not None, policy), methods=["GET"]))
+    routes.append(
+        Route(
+            "/openapi.json",
+            _Document(gate is not None, policy, options.extra_paths),
+            methods=["GET"],
+        )
+    )
     routes += options.extra_routes
     return Starlette(
         routes=routes,
@@ -93,15 +101,16 @@ def build_app(service: Service, gate: Gate | None, options: AppOptions) -> Starl
 class _Document:
     """The OpenAPI document, made once, when it is first asked for."""
 
-    def __init__(self, keys: bool, policy: Policy) -> None:
+    def __init__(self, keys: bool, policy: Policy, more: Mapping[str, Any]) -> None:
         self.keys = keys
+        self.more = more
         self.policy = policy
         self.body: bytes | None = None
 
     async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]
         """Answer with the document."""
         if self.body is None:
-            self.body = dumps(document(self.keys, self.policy))
+            self.body = dumps(document(self.keys, self.policy, self.more))
         await Response(self.body, media_type="application/json")(scope, receive, send)
 
 

@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
 
 from opengte.errors import OpenGTEError
 from opengte.serve import gate, logs, tracing
@@ -28,11 +29,26 @@ from opengte.serve.operation import operation_routes
 from opengte.serve.places import keys_folder, state_folder
 from opengte.serve.request import Observer
 from opengte.serve.ring import LoadRing
+from opengte.serve.shortcut import Shortcut
 from opengte.serve.site import page_routes
 from opengte.serve.tracing import Tracer
 from opengte.serve.usage import UsageLog
 
 Load = Callable[[CoreModel], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Extension:
+    """What a caller adds to a server: routes, their paths in the OpenAPI document, links of the
+    start page (name -> address), and what ends with the server."""
+
+    routes: Sequence[BaseRoute]
+    paths: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    links: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    close: Callable[[], None] = lambda: None
+
+
+Extend = Callable[["Parts"], Extension]
 
 # headers that a page of an allowed origin may read
 _EXPOSED = (
@@ -57,7 +73,13 @@ def open_gate(settings: Settings, common: Common) -> KeyGate:
 class Parts:
     """The parts of one server process, and what happens to all of them together."""
 
-    def __init__(self, settings: Settings, common: Common, load: Load | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        common: Common,
+        load: Load | None = None,
+        extend: Extend | None = None,
+    ) -> None:
         """Join the parts; nothing heavy happens before `start`."""
         self.settings = settings
         self.draining = False
@@ -73,6 +95,7 @@ class Parts:
         )
         self.gate = open_gate(settings, common)
         self.tracer: Tracer | None = tracing.open_tracer(settings)
+        self._extension = Extension(()) if extend is None else extend(self)
         inner = build_app(self.core, self.gate, self._app_options())
         paths = [getattr(route, "path", "") for route in inner.routes]
         names = [model.name for model in settings.models]
@@ -80,7 +103,7 @@ class Parts:
         observers.append(self.metrics)
         self.inner: Starlette = inner
         self.app: App = ObserveRequests(
-            inner,
+            Shortcut(inner),
             Observation(
                 self.metrics,
                 self.tracer,
@@ -132,6 +155,7 @@ class Parts:
         self._common.close()
 
     def _close_files(self) -> None:
+        self._extension.close()
         if self.gate.usage is not None:
             self.gate.usage.close()
         self.gate.ring.close()
@@ -184,7 +208,12 @@ class Parts:
             timeout=settings.timeout,
             max_concurrent_requests=settings.max_connections,
             draining=lambda: self.draining,
-            extra_routes=[*operation.routes, *page_routes(self.core, self.ring, operation.allow)],
+            extra_routes=[
+                *operation.routes,
+                *page_routes(self.core, self.ring, operation.allow, self._extension.links),
+                *self._extension.routes,
+            ],
+            extra_paths=self._extension.paths,
             middleware=middleware,
         )
 

@@ -173,6 +173,29 @@ class Settings:
     cache_disk: int = _setting(
         2**30, "Scheduling", "size", "Largest size of that file.", metavar="SIZE", minimum=0
     )
+    kb: tuple[str, ...] = _setting(
+        (),
+        "Knowledge bases",
+        "list",
+        "An index that `gte index` made: search page at /kb/, and its routes. NAME=KB serves it "
+        "under another name. Repeatable.",
+        metavar="KB",
+    )
+    where: tuple[str, ...] = _setting(
+        (),
+        "Knowledge bases",
+        "list",
+        "Only these documents exist, as in `gte search --where`; `gte keys create --where` limits "
+        "single keys further. Repeatable.",
+        metavar="FIELD=VALUE",
+    )
+    reranker: str | None = _setting(
+        None,
+        "Knowledge bases",
+        "text",
+        "Model that orders the best passages, where a question asks for it.",
+        metavar="MODEL",
+    )
     auto_truncate: bool = _setting(
         True,
         "Protocols",
@@ -394,6 +417,11 @@ class Settings:
                 f"model: two models are called `{twice[0]}`; "
                 "give one of them another name with NAME=MODEL"
             )
+        for name in ("where", "reranker"):
+            if getattr(self, name) and not self.kb:
+                raise InputError(
+                    f"{name}: it is for knowledge bases, and there is none; set kb too"
+                )
         if self.tls_key and not self.tls_cert:
             raise InputError("tls_key: a key without a certificate; set tls_cert too")
         if self.tls_client_ca and not self.tls_cert:

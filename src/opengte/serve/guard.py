@@ -74,8 +74,6 @@ class _Guarded(HttpToolsProtocol):
         if self._closed or self.transport.is_closing():
             return
         if self._in_headers:
-            if self._timer is None:  # the first bytes of a further request
-                self._await_headers()
             room = self.patience.header_bytes - self._header_bytes
             self._header_bytes += len(data)
             if len(data) > room:
@@ -86,12 +84,13 @@ class _Guarded(HttpToolsProtocol):
                     return
                 data = data[room:]
         super().data_received(data)
+        if self._timer is None and not (self._closed or self.transport.is_closing()):
+            self._await_rest()
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
         self._header_bytes = self._body_bytes = 0
         self._stop()
-        self._timer = self.loop.call_later(self.patience.body, self._body_late)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -120,6 +119,13 @@ class _Guarded(HttpToolsProtocol):
     def _await_headers(self) -> None:
         self._stop()
         self._timer = self.loop.call_later(self.patience.headers, self._headers_late)
+
+    def _await_rest(self) -> None:
+        """Give a request that has begun, and is not all here, its time."""
+        if not self._in_headers:
+            self._timer = self.loop.call_later(self.patience.body, self._body_late)
+        elif self._header_bytes:
+            self._await_headers()
 
     def _headers_late(self) -> None:
         self._timer = None

@@ -41,6 +41,7 @@ log = logging.getLogger("opengte.serve")
 GRACE = 0.25  # seconds beyond its deadline that the service has for saying so itself
 CLIENT_GONE = 499
 NO_LIMIT = 1 << 30
+PROMPT = 0.02  # seconds in which most answers are there, so that nobody looks after their clients
 TOGETHER = 64  # parts of one request that are asked of the service at the same time
 
 
@@ -270,6 +271,7 @@ class _Request:
         mine = asyncio.current_task()
         assert mine is not None
         gone = False
+        watcher: asyncio.Task[None] | None = None
 
         async def watch() -> None:
             nonlocal gone
@@ -278,7 +280,11 @@ class _Request:
             gone = True
             mine.cancel()
 
-        watcher = asyncio.create_task(watch())
+        def begin() -> None:
+            nonlocal watcher
+            watcher = asyncio.create_task(watch())
+
+        timer = asyncio.get_running_loop().call_later(PROMPT, begin)
         try:
             answers: tuple[Answer, ...] = await asked
             return answers
@@ -288,7 +294,9 @@ class _Request:
             mine.uncancel()
             raise ClientGone from None
         finally:
-            watcher.cancel()
+            timer.cancel()
+            if watcher is not None:
+                watcher.cancel()
 
     async def _encoded(
         self, body: Any, work: Work, answers: tuple[Answer, ...]

@@ -46,9 +46,11 @@ CREATE TABLE IF NOT EXISTS keys (
     tokens_per_minute INTEGER,
     tokens_per_day INTEGER,
     tokens_per_month INTEGER,
-    admin INTEGER NOT NULL DEFAULT 0
+    admin INTEGER NOT NULL DEFAULT 0,
+    documents TEXT              -- JSON list of conditions on documents; NULL: all
 )
 """
+_ADDED = "ALTER TABLE keys ADD COLUMN documents TEXT"  # to files of before there was this column
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Key:
-    """What is known of a key; times are seconds since 1970."""
+    """What is known of a key; times are seconds since 1970.
+
+    where are conditions such as `tenant=acme`, all of which a document of a knowledge base must fit
+    to exist for this key.
+    """
 
     slot: int
     id: str
@@ -88,6 +94,7 @@ class Key:
     priority: "Priority"
     limits: Limits
     admin: bool
+    where: tuple[str, ...] = ()
 
     def opens(self, digest: bytes, now: float) -> bool:
         """Return whether a secret with this hash is this key's, in constant time."""
@@ -134,6 +141,7 @@ class KeyFile:
         limits: Limits | None = None,
         expires: float | None = None,
         admin: bool = False,
+        where: tuple[str, ...] = (),
     ) -> tuple[Key, str]:
         """Make a key; return it and the secret, which is not kept."""
         id, secret = _new_secret()
@@ -141,8 +149,8 @@ class KeyFile:
         with self._writing() as database:
             database.execute(
                 "INSERT INTO keys (id, name, hash, created, expires, models, priority, admin,"
-                " requests_per_minute, tokens_per_minute, tokens_per_day, tokens_per_month)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " documents, requests_per_minute, tokens_per_minute, tokens_per_day,"
+                " tokens_per_month) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     id,
                     name,
@@ -152,6 +160,7 @@ class KeyFile:
                     None if models is None else json.dumps(models),
                     priority,
                     admin,
+                    json.dumps(where) if where else None,
                     *vars(limits).values(),
                 ),
             )
@@ -210,6 +219,9 @@ class KeyFile:
             database.execute("PRAGMA journal_mode = WAL")
             with database:
                 database.execute(_SCHEMA)
+                columns = [row[1] for row in database.execute("PRAGMA table_info(keys)")]
+                if "documents" not in columns:
+                    database.execute(_ADDED)
                 yield database
             # a copy of the file alone, as into a Kubernetes secret, is then complete
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -320,7 +332,14 @@ def _key(row: sqlite3.Row) -> Key:
         priority=row["priority"],
         limits=limits,
         admin=bool(row["admin"]),
+        where=_conditions(row),
     )
+
+
+def _conditions(row: sqlite3.Row) -> tuple[str, ...]:
+    # a file that was made before there were conditions has no such column until it is written
+    value = row["documents"] if "documents" in row.keys() else None
+    return () if value is None else tuple(json.loads(value))
 
 
 def _open_to_read(path: Path) -> sqlite3.Connection:

@@ -5,6 +5,7 @@ an exception the class and the lines of code, of a warning the class, of a reque
 """
 
 import asyncio
+import functools
 import json
 import logging
 import sys
@@ -13,6 +14,8 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any, Literal
+
+import orjson
 
 from opengte.errors import CheckpointWarning, FallbackWarning
 
@@ -50,8 +53,12 @@ def set_up(
 
 def event(level: int, what: str, **fields: Any) -> None:
     """Log something that happened; fields are numbers, names and kinds."""
-    if logger.isEnabledFor(level):
-        logger.log(level, what, extra={"fields": fields})
+    if not logger.isEnabledFor(level):
+        return
+    # as logger.log does, without looking for the line of code that calls: a third of the time
+    record = logging.LogRecord(logger.name, level, __file__, 0, what, (), None)
+    record.__dict__["fields"] = fields
+    logger.handle(record)
 
 
 def failure(what: str, error: BaseException, **fields: Any) -> None:
@@ -115,7 +122,10 @@ class _Json(logging.Formatter):
             "event": _message(record),
             **_fields(record),
         }
-        return json.dumps(fields, default=str)
+        try:
+            return orjson.dumps(fields, default=str).decode()
+        except TypeError:  # such as text that is no Unicode
+            return json.dumps(fields, default=str)
 
 
 class _Human(logging.Formatter):
@@ -134,8 +144,12 @@ def _shown(value: Any) -> str:
 
 
 def _time(seconds: float) -> str:
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+    return f"{_second(int(seconds))}.{int(seconds % 1 * 1000):03d}Z"
+
+
+@functools.lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _message(record: logging.LogRecord) -> str:

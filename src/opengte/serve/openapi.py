@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 document, from the types that requests are decoded with."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -47,8 +47,8 @@ RESPONSE_HEADERS = {
 }
 
 
-def document(keys: bool, policy: Policy) -> Json:
-    """Return the document; keys says whether the server asks for API keys."""
+def document(keys: bool, policy: Policy, more: Mapping[str, Any] | None = None) -> Json:
+    """Return the document; keys says whether the server asks for API keys, more are other paths."""
     components: Json = {}
     paths: Json = {}
     for endpoint in endpoints():
@@ -57,6 +57,7 @@ def document(keys: bool, policy: Policy) -> Json:
             endpoint, components, keys, policy
         )
     _state(paths)
+    tags = _add(more or {}, paths, keys)
     found: Json = {
         "openapi": "3.1.0",
         "info": {
@@ -65,7 +66,7 @@ def document(keys: bool, policy: Policy) -> Json:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             "description": "Embeddings and reranking, in the words of seven protocols.",
         },
-        "tags": [{"name": title} for title in TITLES.values()],
+        "tags": [{"name": title} for title in dict.fromkeys([*TITLES.values(), *tags])],
         "paths": paths,
         "components": {"schemas": components},
     }
@@ -76,6 +77,16 @@ def document(keys: bool, policy: Policy) -> Json:
             "api-key": {"type": "apiKey", "in": "header", "name": "api-key"},
         }
     return found
+
+
+def _add(more: Mapping[str, Any], paths: Json, keys: bool) -> list[str]:
+    """Add other paths, all of which need a key where any does; return their tags."""
+    tags = []
+    for path, methods in more.items():
+        security = {"security": SECURITY} if keys else {}
+        paths[path] = {method: {**said, **security} for method, said in methods.items()}
+        tags += [tag for said in methods.values() for tag in said["tags"]]
+    return tags
 
 
 def _operation(endpoint: Endpoint, components: Json, keys: bool, policy: Policy) -> Json:
@@ -95,9 +106,7 @@ def _operation(endpoint: Endpoint, components: Json, keys: bool, policy: Policy)
             "content": _content([_schema(*body, components) for body in bodies]),
         }
     if keys:
-        found["security"] = (
-            [] if first.public else [{"bearer": []}, {"x-api-key": []}, {"api-key": []}]
-        )
+        found["security"] = [] if first.public else SECURITY
     return found
 
 
@@ -144,6 +153,8 @@ def _responses(
         }
     return found
 
+
+SECURITY: list[Json] = [{"bearer": []}, {"x-api-key": []}, {"api-key": []}]
 
 STATUSES = {
     400: "The request cannot be used as it is.",

@@ -1,8 +1,8 @@
 """The outermost layer: a request's id and record, and an answer whatever happens inside."""
 
 import logging
+import random
 import re
-import secrets
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +15,7 @@ from opengte.serve.routing import dialect_of
 
 log = logging.getLogger("opengte.serve")
 
+_random = random.Random()  # of this process; an id must be new, not secret
 _SANE = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 
 
@@ -72,4 +73,4 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _SANE.fullmatch(value):
             return str(value.decode("ascii"))
-    return secrets.token_hex(16)
+    return f"{_random.getrandbits(128):032x}"

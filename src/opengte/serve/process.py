@@ -7,6 +7,7 @@ loads models, keys and certificate again without losing a request.
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import os
 import signal
@@ -26,28 +27,37 @@ from opengte.serve.places import keys_folder
 if TYPE_CHECKING:
     import ssl
 
-    from opengte.serve.assemble import Load, Parts
+    from opengte.serve.assemble import Extend, Load, Parts
     from opengte.serve.common import Common
 
 # exit statuses: all requests had their answer; some had not in time; no model could be loaded
 DONE, CUT_OFF, NO_MODEL = 0, 1, 3
+WORKER = "opengte.serve.worker"  # the module of worker processes
 _CLOSING = 5.0  # seconds for what is left to do after the last answer
 
 
-def run(settings: Settings) -> int:
-    """Serve until a signal ends it; return the exit status."""
+def run(settings: Settings, extend: "Extend | None" = None, worker: str = WORKER) -> int:
+    """Serve until a signal ends it; return the exit status.
+
+    extend adds to the server; worker is the module of worker processes, which must do the same.
+    """
     started = time.monotonic()
     check_access(settings)
     logs.set_up(settings.log_format, settings.log_level)  # type: ignore[arg-type]
     if settings.workers > 1:
         from opengte.serve.supervisor import Supervisor
 
-        return _for_people(Supervisor(settings).run())
+        return _for_people(Supervisor(settings, worker).run())
     from opengte.serve.server import listen
 
     sockets, address = listen(settings)
     return _for_people(
-        run_loop(settings, sockets, lambda parts: _announce_one(parts, address, started))
+        run_loop(
+            settings,
+            sockets,
+            lambda parts: _announce_one(parts, address, started),
+            extend=extend,
+        )
     )
 
 
@@ -62,6 +72,7 @@ def run_loop(
     common: "Common | None" = None,
     prepare: "Callable[[Process], None] | None" = None,
     ended_by: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+    extend: "Extend | None" = None,
 ) -> int:
     """Serve on sockets in this process; ready is called when the models are.
 
@@ -70,11 +81,15 @@ def run_loop(
     from opengte.serve.common import new_common
 
     async def serve() -> int:
-        process = Process(settings, common or new_common(1))
+        process = Process(settings, common or new_common(1), extend=extend)
         process.handle_signals(ended_by)
         if prepare is not None:
             prepare(process)
-        return await process.serve(sockets, ready)
+        return await process.serve(sockets, settle)
+
+    def settle(parts: "Parts") -> None:
+        ready(parts)
+        gc.freeze()  # what is there stays: no collection need look at it again
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(serve())
@@ -83,7 +98,13 @@ def run_loop(
 class Process:
     """A server process in a running event loop."""
 
-    def __init__(self, settings: Settings, common: "Common", load: "Load | None" = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        common: "Common",
+        load: "Load | None" = None,
+        extend: "Extend | None" = None,
+    ) -> None:
         """Join the parts, without loading a model yet."""
         from opengte.serve import tls
         from opengte.serve.assemble import Parts
@@ -91,7 +112,7 @@ class Process:
         from opengte.serve.server import HttpServer
 
         self.settings = settings
-        self.parts: Parts = Parts(settings, common, load)
+        self.parts: Parts = Parts(settings, common, load, extend)
         self.tls: ssl.SSLContext | None = tls.context(settings)
         metrics = self.parts.metrics
         watch = Watch(metrics.refused, metrics.connections)
@@ -100,6 +121,7 @@ class Process:
         self._ending = asyncio.Event()
         self.tasks: list[asyncio.Task[Any]] = []  # that end with the process
         self._status = DONE
+        self._ready = self._held = False
         self._reloading: asyncio.Task[Any] | None = None
 
     def handle_signals(self, ended_by: Sequence[signal.Signals]) -> None:
@@ -113,6 +135,11 @@ class Process:
         """Begin to end: answer what is here, take nothing new."""
         self._ending.set()
 
+    def hold(self, held: bool) -> None:
+        """Say whether to accept nothing until the models are ready; another process accepts."""
+        self._held = held
+        self.server.hold(held and not self._ready)
+
     def reload(self) -> "asyncio.Task[Any]":
         """Load models, keys and certificate again; what is running goes on."""
         if self._reloading is None or self._reloading.done():
@@ -123,8 +150,11 @@ class Process:
         self, sockets: Sequence[socket.socket], ready: "Callable[[Parts], None]"
     ) -> int:
         """Serve until `end`; return the exit status."""
+        from opengte.serve.core.prompt import be_prompt
+
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(logs.on_loop_error)
+        be_prompt()
         began = time.monotonic()
         await self.parts.start()
         self.server.start(sockets, self.tls)
@@ -142,6 +172,8 @@ class Process:
             return
         self.parts.metrics.set("opengte_ready_seconds", time.monotonic() - began)
         self.parts.metrics.set("opengte_start_time_seconds", time.time())
+        self._ready = True
+        self.server.hold(False)
         ready(self.parts)
         # now, not while the first reader of the metrics waits
         await asyncio.to_thread(self.parts.metrics.page)
@@ -197,10 +229,12 @@ class Running:
 
 
 @contextlib.contextmanager
-def background(settings: Settings, load: "Load | None" = None) -> Iterator[Running]:
+def background(
+    settings: Settings, load: "Load | None" = None, extend: "Extend | None" = None
+) -> Iterator[Running]:
     """Serve in a thread until the block ends, in notebooks and tests; on a free port with port=0.
 
-    Yields once the models are loaded. load replaces how a model is loaded.
+    Yields once the models are loaded. load replaces how a model is loaded; extend adds routes.
     """
     from opengte.serve.common import new_common
     from opengte.serve.server import listen
@@ -212,7 +246,7 @@ def background(settings: Settings, load: "Load | None" = None) -> Iterator[Runni
     known = threading.Event()
 
     async def serve() -> None:
-        process = Process(settings, new_common(1), load)
+        process = Process(settings, new_common(1), load, extend)
         running = Running(address, process.parts, process, asyncio.get_running_loop())
 
         def ready(parts: "Parts") -> None:

@@ -56,6 +56,7 @@ class HttpServer:
         self._settings = settings
         self._at_once = 1 if settings.workers > 1 else 64
         self._sockets: list[socket.socket] = []
+        self._held = False
         self._opening: set[asyncio.Task[None]] = set()
         self._clock: asyncio.Task[None] | None = None
         self._tls: ssl.SSLContext | None = None
@@ -66,14 +67,26 @@ class HttpServer:
         return len(self._state.connections)
 
     def start(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None) -> None:
-        """Begin to accept."""
-        loop = asyncio.get_running_loop()
+        """Begin to accept, unless held."""
         self._sockets, self._tls = list(sockets), tls
         self._set_date()
-        self._clock = loop.create_task(self._keep_date())
+        self._clock = asyncio.get_running_loop().create_task(self._keep_date())
         for one in sockets:
             one.setblocking(False)
-            loop.add_reader(one.fileno(), self._accept, one)
+            self._listen(one)
+
+    def hold(self, held: bool) -> None:
+        """Stop accepting for a while, or go on; what waits is left to processes that accept."""
+        self._held = held
+        for one in self._sockets:
+            self._listen(one)
+
+    def _listen(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        if self._held:
+            loop.remove_reader(listener.fileno())
+        else:
+            loop.add_reader(listener.fileno(), self._accept, listener)
 
     def stop_accepting(self) -> None:
         """Close the sockets; connections stay. Other processes may still accept."""
@@ -126,7 +139,7 @@ class HttpServer:
 
         def resume() -> None:
             if listener in self._sockets:
-                loop.add_reader(listener.fileno(), self._accept, listener)
+                self._listen(listener)
 
         loop.call_later(_RETRY, resume)
 

@@ -54,11 +54,15 @@ class _File:
 
 
 def page_routes(
-    service: Service, ring: LoadRing, authorize: Authorize | None = None
+    service: Service,
+    ring: LoadRing,
+    authorize: Authorize | None = None,
+    links: Mapping[str, str] | None = None,
 ) -> list[BaseRoute]:
     """Return the routes of the pages.
 
-    authorize raises AccessError for a request that must not see the state of the server.
+    authorize raises AccessError for a request that must not see the state of the server; links are
+    further pages, name -> address.
     """
     ring.watch_queue(lambda: sum(model.queued_tokens for model in service.models()))
 
@@ -75,6 +79,7 @@ def page_routes(
             {
                 "version": __version__,
                 "workers": ring.workers,
+                "links": dict(links or {}),
                 "models": [_model(status) for status in service.models()],
                 "seconds": ring.seconds(int(since) if re.fullmatch("[0-9]+", since) else 0),
             },

@@ -22,7 +22,7 @@ from opengte.serve.common import new_common
 from opengte.serve.config import Settings
 from opengte.serve.keys import KeyRing
 from opengte.serve.places import keys_folder
-from opengte.serve.process import CUT_OFF, DONE, NO_MODEL, announce, notify
+from opengte.serve.process import CUT_OFF, DONE, NO_MODEL, WORKER, announce, notify
 from opengte.serve.server import listen
 from opengte.serve.worker import Told
 
@@ -39,6 +39,7 @@ class _Worker:
     status: int  # descriptor to read from
     started: float
     heard: float
+    hold: bool  # it was told to accept nothing until it is ready
     unread: bytes = b""
     ready: bool = False
 
@@ -57,9 +58,10 @@ class _Place:
 class Supervisor:
     """Keeps as many workers at work as the settings say."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, worker: str = WORKER) -> None:
         tls.context(settings)  # what is wrong with it is better said once
         self._settings = settings
+        self._module = worker
         self._begun = time.monotonic()
         self._sockets, self._address = listen(settings)
         self._common = new_common(settings.workers)
@@ -82,6 +84,7 @@ class Supervisor:
                 self._obey()
                 self._bury()
                 self._watch()
+                self._hold()
                 self._reload_next()
         for one in self._sockets:
             one.close()
@@ -112,13 +115,14 @@ class Supervisor:
         sockets = tuple(one.fileno() for one in self._sockets)
         common = self._common.descriptors()
         process = subprocess.Popen(
-            [sys.executable, "-m", "opengte.serve.worker"],
+            [sys.executable, "-m", self._module],
             stdin=subprocess.PIPE,
             pass_fds=(*sockets, *common, write),
         )
         os.close(write)
         assert process.stdin is not None
-        told = Told(asdict(self._settings), place.row, sockets, common, write)
+        hold = self._any_ready()
+        told = Told(asdict(self._settings), place.row, sockets, common, write, hold)
         with contextlib.suppress(BrokenPipeError):  # it died; that is seen elsewhere
             process.stdin.write(told.line())
             process.stdin.flush()
@@ -126,7 +130,26 @@ class Supervisor:
         self._selector.register(read, selectors.EVENT_READ, place)
         place.starts += 1
         now = time.monotonic()
-        return _Worker(process, read, now, now)
+        return _Worker(process, read, now, now, hold)
+
+    def _any_ready(self) -> bool:
+        return any(place.worker is not None and place.worker.ready for place in self._places)
+
+    def _hold(self) -> None:
+        """Have workers that load accept only while no other one is ready.
+
+        They would answer 503 to what a ready worker can answer.
+        """
+        hold = self._any_ready()
+        for place in self._places:
+            worker = place.worker
+            if worker is None or worker.ready or worker.hold == hold:
+                continue
+            worker.hold = hold
+            assert worker.process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # it died; that is seen elsewhere
+                worker.process.stdin.write(b"hold\n" if hold else b"accept\n")
+                worker.process.stdin.flush()
 
     def _read(self, key: selectors.SelectorKey) -> None:
         place = key.data

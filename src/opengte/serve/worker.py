@@ -1,7 +1,9 @@
 """A worker process: told over stdin what to serve, it tells over a pipe how it is.
 
-Run as `python -m opengte.serve.worker`. The first line of stdin is a `Told`; when stdin ends, the
-supervisor is gone, and the worker ends too.
+Run as `python -m opengte.serve.worker`. The first line of stdin is a `Told`, and further ones say
+whether a worker whose models are not ready yet accepts connections: `accept` when no other worker
+is ready either, `hold` when one is. When stdin ends, the supervisor is gone, and the worker ends
+too.
 """
 
 import asyncio
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from opengte.serve.config import Settings
 
 if TYPE_CHECKING:
-    from opengte.serve.assemble import Parts
+    from opengte.serve.assemble import Extend, Parts
     from opengte.serve.process import Process
 
 BEAT = 1.0  # seconds between signs of life
@@ -25,13 +27,17 @@ BEAT = 1.0  # seconds between signs of life
 
 @dataclass(frozen=True)
 class Told:
-    """What a worker must know: settings, its row, and the descriptors that it inherits."""
+    """What a worker must know: settings, its row, and the descriptors that it inherits.
+
+    hold says that it accepts nothing until its models are ready, or until it hears otherwise.
+    """
 
     settings: dict[str, Any]
     row: int
     sockets: tuple[int, ...]
     common: tuple[int, int, int]
     status: int
+    hold: bool = False
 
     def line(self) -> bytes:
         """Return this as a line of JSON."""
@@ -47,6 +53,7 @@ def told(line: bytes) -> Told:
         tuple(values["sockets"]),
         (values["common"][0], values["common"][1], values["common"][2]),
         values["status"],
+        values["hold"],
     )
 
 
@@ -59,8 +66,8 @@ def as_settings(values: Mapping[str, Any]) -> Settings:
     return Settings(**given)
 
 
-def main() -> int:
-    """Serve until the supervisor says otherwise."""
+def main(extend: "Extend | None" = None) -> int:
+    """Serve until the supervisor says otherwise; extend adds to the server."""
     from opengte.serve import logs, process
     from opengte.serve.common import join_common
 
@@ -79,7 +86,8 @@ def main() -> int:
         loop = asyncio.get_running_loop()
         one.tasks.append(loop.create_task(_beat(say)))
         one.reloaded = lambda: say("reloaded")
-        loop.add_reader(sys.stdin.fileno(), _supervisor_gone, one, loop)
+        one.hold(work.hold)
+        loop.add_reader(sys.stdin.fileno(), _heard, one, loop)
 
         async def ask() -> dict[str, str]:
             say("reload")  # the supervisor has the workers reload one after the other
@@ -89,7 +97,7 @@ def main() -> int:
 
     common = join_common(work.common, settings.workers, work.row)
     # Ctrl-C goes to all processes of a terminal; the supervisor alone decides what it means
-    return process.run_loop(settings, sockets, ready, common, prepare, (signal.SIGTERM,))
+    return process.run_loop(settings, sockets, ready, common, prepare, (signal.SIGTERM,), extend)
 
 
 async def _beat(say: Any) -> None:
@@ -101,7 +109,12 @@ async def _beat(say: Any) -> None:
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
 
 
-def _supervisor_gone(process: "Process", loop: asyncio.AbstractEventLoop) -> None:
+def _heard(process: "Process", loop: asyncio.AbstractEventLoop) -> None:
+    """Obey the last line that the supervisor wrote; end when it is gone."""
+    lines = os.read(sys.stdin.fileno(), 4096).split()
+    if lines:
+        process.hold(lines[-1] == b"hold")
+        return
     loop.remove_reader(sys.stdin.fileno())
     process.end()
 

@@ -9,14 +9,17 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from opengte.errors import InputError, MissingExtraError
 from opengte.search.filters import Filter
-from opengte.search.stores import files, sql, upkeep
+from opengte.search.outline import HEAD, Outline, Portrait, direction
+from opengte.search.stores import files, generations, legs, sql, upkeep
 from opengte.search.stores.base import (
     Health,
     Known,
@@ -29,15 +32,13 @@ from opengte.search.stores.inverted import Inverted
 from opengte.types import Floats
 
 T = TypeVar("T")
+Writing = Callable[[], AbstractContextManager[None]]
 
 SETTINGS, SOURCES, WINDOWS = "settings", "sources", "windows"
 LIST = 500  # ids in one condition
 SCAN = 256  # rows held at once by a scan
-MOST = 100_000  # candidates of one search
 ATTEMPTS = 8  # of a commit that meets another process's
 OVERSAMPLING = 4  # candidates of a first pass for each that is wanted
-PROBES = 24  # partitions of the vector index that a search looks into
-LEAST = 100  # candidates that are scored exactly, however few are wanted
 
 
 class LanceStore:
@@ -46,7 +47,12 @@ class LanceStore:
     name = "lance"
 
     def __init__(
-        self, uri: str, *, durable: bool = True, storage_options: Mapping[str, str] | None = None
+        self,
+        uri: str,
+        *,
+        durable: bool = True,
+        storage_options: Mapping[str, str] | None = None,
+        writing: Writing = nullcontext,
     ) -> None:
         try:
             import lancedb
@@ -59,12 +65,14 @@ class LanceStore:
         self._tables_lock = threading.Lock()
         self._postings_lock = threading.Lock()
         self._inverted: tuple[int, Inverted] | None = None
+        self._counted = (-1, 0)  # version, rows
         self._database = lancedb.connect(
             uri,
             read_consistency_interval=timedelta(0),
             storage_options=dict(storage_options or {}),
         )
         self._tables: dict[str, Any] = {}
+        self._writing = writing  # held while a commit is made
 
     # --- settings and files ----------------------------------------------------------------------
 
@@ -157,6 +165,13 @@ class LanceStore:
         rows = self._select(["id", "content", "row"], "id", ids, "window = 0")
         return {row["id"]: Known(row["content"], row["row"]) for row in rows}
 
+    def entries(self) -> Iterator[tuple[str, Known]]:
+        """Yield the id and the hashes of every document of one version of the store."""
+        search = self._need(WINDOWS).search().where("window = 0").limit(None)
+        for batch in search.select(["id", "content", "row"]).to_batches(SCAN):
+            for row in batch.to_pylist():
+                yield row["id"], Known(row["content"], row["row"])
+
     def with_content(self, hashes: Sequence[str]) -> dict[str, StoredDocument]:
         """Return, for each content hash that is there, one document that has it."""
         rows = list(self._select(["id", "content"], "content", hashes, "window = 0"))
@@ -203,6 +218,39 @@ class LanceStore:
         rows = table.take_offsets(offsets).select(["id"]).to_arrow()
         return list(self.fetch(rows["id"].to_pylist()).values())
 
+    def outline(
+        self, where: Filter | None = None, ids: Sequence[str] | None = None
+    ) -> Iterator[Outline]:
+        """Yield the documents that fit, without texts; of these ids only where there are some."""
+        only = "window = 0" if where is None else f"window = 0 AND {sql.where(where)}"
+        columns = ["id", "title", "metadata"]
+        if ids is None:
+            search = self._need(WINDOWS).search().where(only).select(columns).limit(None)
+            batches = search.to_batches(4096)
+            rows: Iterator[Any] = (row for batch in batches for row in batch.to_pylist())
+        else:
+            rows = self._select(columns, "id", ids, only)
+        for row in rows:
+            yield Outline(row["id"], row["title"], json.loads(row["metadata"]))
+
+    def portraits(self, ids: Sequence[str]) -> Iterator[Portrait]:
+        """Yield the portraits of those documents that are there."""
+        head = f"left(indexed_text, {HEAD})"
+        columns = {name: name for name in ("id", "window", "vector", "metadata")} | {"head": head}
+        for part in _parts(ids, 2048):
+            held: dict[str, list[Any]] = {}
+            for row in self._select(columns, "id", part):
+                held.setdefault(row["id"], []).append(row)
+            for name, rows in held.items():
+                rows.sort(key=lambda row: int(row["window"]))
+                vectors = np.array([row["vector"] for row in rows], dtype=np.float32)
+                metadata = json.loads(rows[0]["metadata"])
+                yield Portrait(name, direction(vectors), rows[0]["head"] or "", metadata)
+
+    def revision(self) -> int:
+        """Return a number that changes with every commit."""
+        return int(self._need(WINDOWS).version)
+
     # --- search ----------------------------------------------------------------------------------
 
     def dense(
@@ -215,55 +263,30 @@ class LanceStore:
     ) -> Scored:
         """Return the k documents closest to a vector (d,); exact looks at every one."""
         table = self._need(WINDOWS)
-        column = "short" if "short" in table.schema.names and not exact else "vector"
-        if column == "short":
-            return self._two_passes(table, query, k, where)
-        return self._closest(table, column, query, k, where, exact)
-
-    def _closest(
-        self, table: Any, column: str, query: Floats, k: int, where: Filter | None, exact: bool
-    ) -> Scored:
-        """Search windows until they belong to k documents, or there are no more."""
-        wanted = max(k, LEAST)
-        while True:
-            search = table.search(query, vector_column_name=column).distance_type("dot")
-            search = search.select(["id", "_distance"]).limit(wanted)
-            if where is not None:
-                search = search.where(sql.where(where), prefilter=True)
-            search = search.bypass_vector_index() if exact else search.nprobes(PROBES)
-            if not exact:
-                search = search.refine_factor(1)  # the 8-bit best, scored by the true vectors
-            rows = search.to_arrow()
-            best = _best(rows["id"].to_pylist(), 1.0 - rows["_distance"].to_numpy())
-            if len(best) >= k or len(rows) < wanted or wanted >= MOST:
-                return best[:k]
-            wanted = min(MOST, wanted * 4)
-
-    def _two_passes(self, table: Any, query: Floats, k: int, where: Filter | None) -> Scored:
-        """Find candidates by their first dimensions and score them by all."""
+        if exact:
+            return legs.closest(table, "vector", query, k, where, None)
+        probes = legs.probes(self._rows(table))
+        if "short" not in table.schema.names:
+            return legs.closest(table, "vector", query, k, where, probes)
         from opengte.search.stores.rows import shortened
 
-        width = _width(table, "short")
-        first = self._closest(
-            table, "short", shortened(query, width), k * OVERSAMPLING, where, exact=False
-        )
-        names, scores = [], []
-        for row in self._select(["id", "vector"], "id", [name for name, _ in first]):
-            names.append(row["id"])
-            scores.append(float(np.dot(query, np.asarray(row["vector"], dtype=np.float32))))
-        return _best(names, np.array(scores))[:k]
+        short = shortened(query, _width(table, "short"))
+        first = legs.closest(table, "short", short, k * OVERSAMPLING, where, probes)
+        rows = list(self._select(["id", "vector"], "id", [name for name, _ in first]))
+        scores = [float(np.dot(query, np.asarray(row["vector"], np.float32))) for row in rows]
+        return legs.best_windows([row["id"] for row in rows], scores)[:k]
 
     def lexical(self, query: str, k: int, where: Filter | None) -> Scored:
         """Return the k best documents by BM25."""
         table = self._need(WINDOWS)
-        if not query.strip():
-            return []
-        search = table.search(query, query_type="fts", fts_columns="indexed_text")
-        search = search.select(["id", "_score"]).limit(k)
-        if where is not None:
-            search = search.where(sql.where(where), prefilter=True)
-        rows = search.to_arrow()
-        return _best(rows["id"].to_pylist(), rows["_score"].to_numpy())
+        return legs.words(table, query, k, where) if query.strip() else []
+
+    def _rows(self, table: Any) -> int:
+        """Return how many rows there are, counted once a version."""
+        version = int(table.version)
+        if self._counted[0] != version:
+            self._counted = version, int(table.count_rows())
+        return self._counted[1]
 
     def sparse(self, query: Sparse, k: int, where: Filter | None) -> Scored:
         """Return the k best documents by learned sparse weights."""
@@ -280,11 +303,7 @@ class LanceStore:
         with self._postings_lock:
             version = int(table.version)
             if self._inverted is None or self._inverted[0] != version:
-                rows = list(self._scan(WINDOWS, ["id", "sparse_ids", "sparse_weights"]))
-                weights = [
-                    dict(zip(row["sparse_ids"], row["sparse_weights"], strict=True)) for row in rows
-                ]
-                self._inverted = version, Inverted.build([row["id"] for row in rows], weights)
+                self._inverted = version, legs.postings(table)
             return self._inverted[1]
 
     # --- upkeep ----------------------------------------------------------------------------------
@@ -342,6 +361,10 @@ class LanceStore:
 
     def _commit(self, write: Callable[[], T]) -> T:
         """Write, again where another process came first, and flush to the disk."""
+        with self._writing():
+            return self._committed(write)
+
+    def _committed(self, write: Callable[[], T]) -> T:
         for attempt in range(ATTEMPTS):
             try:
                 result = write()
@@ -359,7 +382,11 @@ class LanceStore:
         self._commit(lambda: table.delete(condition))
 
     def _select(
-        self, columns: list[str] | None, key: str, values: Sequence[str], also: str = ""
+        self,
+        columns: list[str] | dict[str, str] | None,
+        key: str,
+        values: Sequence[str],
+        also: str = "",
     ) -> Iterator[dict[str, Any]]:
         """Yield the rows whose key is among the values."""
         table = self._need(WINDOWS)
@@ -375,10 +402,19 @@ class LanceStore:
             yield from batch.to_pylist()
 
 
-def open_store(path: str, storage_options: Mapping[str, str] | None = None) -> LanceStore:
-    """Return the store of a knowledge base at a folder or URI."""
-    place = path.rstrip("/") + "/lance" if "://" in path else os.path.join(path, "lance")
-    return LanceStore(place, storage_options=storage_options)
+def open_store(
+    path: str, storage_options: Mapping[str, str] | None = None, generation: str | None = None
+) -> LanceStore:
+    """Return the store of a knowledge base at a folder or URI.
+
+    A generation is one that is not live, and that nobody else writes to; None: the live one.
+    """
+    name = generation or generations.read(path, storage_options).current
+    place = f"{path.rstrip('/')}/{name}" if "://" in path else os.path.join(path, name)
+    writing: Writing = nullcontext
+    if generation is None and not generations.is_remote(path):
+        writing = partial(generations.writing, path, name)
+    return LanceStore(place, storage_options=storage_options, writing=writing)
 
 
 def _width(table: Any, column: str) -> Any:
@@ -389,15 +425,6 @@ def _width(table: Any, column: str) -> Any:
 
 def _replace(table: Any, key: str | list[str]) -> Any:
     return table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
-
-
-def _best(names: Sequence[str], scores: Any) -> Scored:
-    """Return each document with its best score, best first, ties by name."""
-    best: dict[str, float] = {}
-    for name, score in zip(names, scores.tolist(), strict=True):
-        if score > best.get(name, float("-inf")):
-            best[name] = score
-    return sorted(best.items(), key=lambda one: (-one[1], one[0]))
 
 
 def _in(column: str, values: Sequence[str]) -> str:

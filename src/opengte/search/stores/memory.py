@@ -47,6 +47,10 @@ class MemoryStore:
         """Return the hashes of those documents that are there."""
         return {name: Known(one.content, one.row) for name, one in self.fetch(ids).items()}
 
+    def entries(self) -> Iterator[tuple[str, Known]]:
+        """Yield the id and the hashes of every document."""
+        yield from ((name, Known(one.content, one.row)) for name, one in self._documents.items())
+
     def with_content(self, hashes: Sequence[str]) -> dict[str, StoredDocument]:
         """Return, for each content hash that is there, one document that has it."""
         wanted = set(hashes)

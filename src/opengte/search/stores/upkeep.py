@@ -10,6 +10,8 @@ from typing import Any
 
 from opengte.search.stores.base import Health
 
+PARTITION = 512  # vectors of a part of their index, about
+BITS_FROM = 256  # dimensions from which one bit each finds the candidates
 INDEX_FROM = 10_000  # rows below which looking at every vector is fast enough
 KEEP = timedelta(hours=1)  # of old versions: as long as a reader may hold one
 WORDS, VECTORS = "words", "vectors"
@@ -43,15 +45,27 @@ def index_ids(table: Any) -> None:
 
 
 def index_vectors(table: Any) -> None:
-    """Make the index of vectors, in a table that is large enough; 8 bits a dimension."""
-    from lancedb.index import IvfSq
-
+    """Make the index of vectors, in a table that is large enough."""
     rows = table.count_rows()
     if rows < INDEX_FROM or VECTORS in names(table):
         return
     column = "short" if "short" in table.schema.names else "vector"
-    config = IvfSq(distance_type="dot", num_partitions=max(16, int(rows**0.5)))
+    config = vector_config(table.schema.field(column).type.list_size)
     table.create_index(column, config=config, name=VECTORS, replace=True)
+
+
+def vector_config(width: int) -> Any:
+    """Return the kind of index for vectors of a width: one bit a dimension where that is enough.
+
+    The size of parts is given, not their number: the first `optimize` would join parts that are
+    smaller than it was told, until a search reads nearly everything.
+    """
+    from lancedb.index import IvfRq, IvfSq
+
+    kind = IvfRq if width >= BITS_FROM and width % 8 == 0 else IvfSq
+    return kind(
+        distance_type="dot", target_partition_size=PARTITION, sample_rate=64, max_iterations=20
+    )
 
 
 def compact(table: Any, language: str | None) -> None:

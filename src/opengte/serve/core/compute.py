@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from opengte import folding
 from opengte.encoder import Encoder, Reranker
 from opengte.encoder.collect import Rows, check_finite
 from opengte.engine.base import Engine, EngineResult
@@ -15,6 +16,7 @@ from opengte.types import PackedBatch
 
 log = logging.getLogger(__name__)
 
+DENSE = frozenset(("dense",))
 FAILED = "the engine failed on the input"
 
 Run = Callable[[Sequence[Flight]], list[Row]]
@@ -87,6 +89,11 @@ def _rows(
     batch: PackedBatch,
     result: EngineResult,
 ) -> list[Row]:
+    if spec.outputs == DENSE and result.dense is not None:  # the most common, in half the time
+        dense = result.dense[:, : spec.size]
+        dense = folding.normalise(dense) if spec.normalize else dense
+        check_finite(dense, "vector")
+        return [Row(f.found, f.tokens, row) for f, row in zip(flights, dense, strict=True)]
     rows = Rows(len(flights), spec.outputs, spec.size, spec.normalize)
     rows.add(np.arange(len(flights)), batch, result, model.tokenizer.special_ids)
     return [Row(flight.found, flight.tokens, *rows.row(i)) for i, flight in enumerate(flights)]

@@ -3,6 +3,10 @@
 A compiled engine of n threads computes most when n engines of one thread each, the lanes, work on
 batches of their own: none waits for another, so that batches can be small at no loss, and what is
 urgent waits for one small batch at most. A text that is alone is computed by all threads together.
+
+Short interactive texts do not even wait for that: while all lanes are busy, an express lane, one
+thread more than there are processors to use, computes them, and the kernel has it overtake the
+others. When so much waits that everything waits in the queue, it stays out of the way.
 """
 
 import logging
@@ -15,6 +19,7 @@ from queue import SimpleQueue
 from opengte.engine.base import Engine
 from opengte.errors import EngineError
 from opengte.serve.core.compute import isolate
+from opengte.serve.core.prompt import be_prompt
 from opengte.serve.core.scheduler import Scheduler
 from opengte.serve.core.work import Deliver, Failed, Flight, Outcome, Row
 
@@ -34,6 +39,8 @@ class Engines:
     team: Engine | None = None
     team_tokens: int = 0  # the longest text that all threads compute together
     calm_tokens: int = 256  # of a batch while there are no urgent requests
+    express: Engine | None = None
+    express_tokens: int = 0  # of a batch of the express lane
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,12 @@ class Lanes:
         self._team_busy = False
         self._calm_from = 0.0
         self._stopping = False
+        self._lanes = len(engines.lanes)
+        self._crowd = self._lanes * engines.calm_tokens
+        self._express = Lane(engines.express) if engines.express is not None else None
+        self._express_idle = False
         self.lanes = [Lane(engine) for engine in engines.lanes]
+        self.lanes += [self._express] if self._express is not None else []
         for i, lane in enumerate(self.lanes):
             lane.thread = threading.Thread(
                 target=self._run, args=(lane,), name=f"opengte-{name}-{i}", daemon=True
@@ -129,12 +141,13 @@ class Lanes:
             for lane in self._idle:
                 lane.wake.put(None)
             self._idle = []
+            self._call_express()
         return waiting
 
     @property
     def active(self) -> bool:
         """Return whether anything is computed or waits."""
-        return self._busy > 0 or len(self._scheduler) > 0
+        return len(self._scheduler) > 0 or any(lane.batch for lane in self.lanes)
 
     @property
     def alive(self) -> int:
@@ -144,12 +157,15 @@ class Lanes:
     # --- on the threads ---
 
     def _run(self, lane: Lane) -> None:
+        if lane is self._express:
+            be_prompt()
         engine, expired = self._wait(lane)
         while engine is not None:
             outcome = self._outcome(lane, engine)
             with self._lock:
-                self._busy -= 1
-                self._team_busy = False
+                if lane is not self._express:
+                    self._busy -= 1
+                    self._team_busy = False
                 lane.batch = ()
                 if lane.abandoned:
                     return
@@ -180,7 +196,7 @@ class Lanes:
                     return None, []
                 engine, expired = self._take(lane)
                 if engine is None and not expired:
-                    self._idle.append(lane)
+                    self._rest(lane)
             if expired:
                 self._deliver(Outcome(expired, []))
             if engine is not None:
@@ -190,6 +206,8 @@ class Lanes:
 
     def _take(self, lane: Lane) -> tuple[Engine | None, list[Flight]]:
         """Take a batch for a lane, with the lock held; no engine when there is none to take."""
+        if lane is self._express:
+            return self._take_short(lane)
         if self._team_busy or self._stopping:
             return None, []
         if self._suspects:
@@ -215,17 +233,44 @@ class Lanes:
             self._wake_one()
         return engine, expired
 
+    def _take_short(self, lane: Lane) -> tuple[Engine | None, list[Flight]]:
+        """Take a batch for the express lane."""
+        if self._stopping or self._suspects or self._crowded():
+            return None, []
+        taken = self._scheduler.take_short(time.monotonic(), self._engines.express_tokens)
+        lane.batch = [item for item in taken.batch if isinstance(item, Flight)]
+        expired = [item for item in taken.expired if isinstance(item, Flight)]
+        return (lane.engine if lane.batch else None), expired
+
+    def _crowded(self) -> bool:
+        """Return whether so much waits that the queue makes the latency, whatever lanes do."""
+        return self._scheduler.interactive_tokens > self._crowd
+
     def _budget(self) -> int:
         """Share what waits out among the lanes that have nothing to do."""
-        free = len(self.lanes) - self._busy
+        free = self._lanes - self._busy
         share = -(-self._scheduler.tokens // max(1, free))
-        calm = time.monotonic() >= self._calm_from
+        calm = time.monotonic() >= self._calm_from or self._crowded()
         most = self._engines.calm_tokens if calm else self._scheduler.policy.slice_tokens
         return min(most, max(share, LEAST_TOKENS))
 
     def _wake_one(self) -> None:
         if self._idle and not self._team_busy:
             self._idle.pop().wake.put(None)
+        elif self._scheduler.interactive_tokens and not self._crowded():
+            self._call_express()
+
+    def _call_express(self) -> None:
+        if self._express is not None and self._express_idle:
+            self._express_idle = False
+            self._express.wake.put(None)
+
+    def _rest(self, lane: Lane) -> None:
+        """Note that a lane waits to be woken."""
+        if lane is self._express:
+            self._express_idle = True
+        else:
+            self._idle.append(lane)
 
     def _isolated(self, lane: Lane, engine: Engine) -> Outcome:
         flights = lane.batch

@@ -27,6 +27,7 @@ CANARY_REPEATED = 16  # words enough for a batch that shows the speed
 TEAM_SECONDS = 1.0  # the longest that all threads may be kept from everybody else
 SLICE_SECONDS = 0.01  # what urgent work may have to wait for
 LEAST_SLICE, MOST_SLICE = 128, 256  # tokens: below, matrix products lose; above, nothing is won
+EXPRESS_TOKENS = 64  # of a batch that overtakes what is being computed
 CPU_SLICE_SECONDS, LEAST_CPU_SLICE = 0.05, 512  # for other engines on a CPU
 
 
@@ -68,7 +69,8 @@ def open_model(settings: ModelSettings, load: Load, memory_share: float = 1.0) -
     lanes: tuple[Engine, ...] = (engine,)
     if native and engine.threads > 1:
         lanes = tuple(encoders.another_engine(model, threads=1) for _ in range(engine.threads))
-    pace = _measure(model, lanes)
+    express = encoders.another_engine(model, threads=1) if native else None
+    pace = _measure(model, lanes, express)
     free = memory.free_bytes()
     share = None if free is None else int(free * memory_share)
     most = settings.max_batch_tokens or memory.batch_tokens(
@@ -84,6 +86,8 @@ def open_model(settings: ModelSettings, load: Load, memory_share: float = 1.0) -
             engine if len(lanes) > 1 else None,
             team_tokens,
             max(slice_tokens, min(MOST_SLICE, most)),
+            express=express,
+            express_tokens=min(EXPRESS_TOKENS, most),
         ),
         pace=pace,
         policy=Policy(slice_tokens=slice_tokens),
@@ -124,9 +128,10 @@ def _source(model: Model, text: str) -> Source:
     return (text, text) if isinstance(model, Reranker) else text
 
 
-def _measure(model: Model, lanes: tuple[Engine, ...]) -> Pace:
+def _measure(model: Model, lanes: tuple[Engine, ...], express: Engine | None) -> Pace:
     """Run every engine once; return the speed of one lane, on more tokens where that is quick."""
-    engines = (model.engine, *(lane for lane in lanes if lane is not model.engine))
+    engines = [model.engine, *(lane for lane in lanes if lane is not model.engine)]
+    engines += [express] if express is not None else []
     seconds, tokens = 0.0, 1
     for engine in engines:
         tokens, seconds = _time(model, engine, CANARY)

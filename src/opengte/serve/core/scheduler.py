@@ -7,6 +7,7 @@ large request count as arriving one after the other, so that a small request soo
 """
 
 import heapq
+import math
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -93,15 +94,15 @@ class Queue:
             heapq.heappop(self._heap)
         return None
 
-    def take(self, room: int, now: float, lookahead: int) -> Taken:
-        """Take the oldest item and those of the next ones that fit beside it."""
+    def take(self, room: int, now: float, lookahead: int, most: float = math.inf) -> Taken:
+        """Take the oldest item of at most most tokens, and those of the next ones that fit."""
         skipped: list[Entry] = []
         taken, kind = Taken(), None
         while (item := self.oldest()) is not None and len(skipped) < lookahead:
             entry = heapq.heappop(self._heap)
             if item.deadline is not None and item.deadline <= now:
                 taken.expired.append(item)
-            elif taken.batch and (item.tokens > room or item.kind != kind):
+            elif item.tokens > most or (taken.batch and (item.tokens > room or item.kind != kind)):
                 skipped.append(entry)
                 continue
             else:
@@ -148,6 +149,11 @@ class Scheduler:
         return self._interactive.tokens + self._bulk.tokens
 
     @property
+    def interactive_tokens(self) -> int:
+        """Tokens that wait and are interactive."""
+        return self._interactive.tokens
+
+    @property
     def lone(self) -> Item | None:
         """The item that waits, when it is the only one and interactive."""
         if len(self._bulk) or len(self._interactive) != 1:
@@ -189,6 +195,14 @@ class Scheduler:
                 self._count(name, sum(item.tokens for item in taken.batch))
                 return Taken(sorted(taken.batch, key=lambda item: -item.tokens), expired)
         return Taken([], expired)
+
+    def take_short(self, now: float, most: int) -> Taken:
+        """Return a batch of interactive items of together at most most tokens; empty if none waits.
+
+        They are not counted against bulk, whose share is of what `take` returns.
+        """
+        taken = self._interactive.take(most, now, self.policy.lookahead, most)
+        return Taken(sorted(taken.batch, key=lambda item: -item.tokens), taken.expired)
 
     def _queue(self, item: Item) -> Queue:
         return self._bulk if item.priority == "bulk" else self._interactive

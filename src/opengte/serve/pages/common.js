@@ -50,6 +50,16 @@ export function startKey(changed) {
   });
 }
 
+// Pages that this server has besides these two, before the last of them.
+export function startLinks(links) {
+  const nav = document.querySelector(".bar nav");
+  for (const [name, address] of Object.entries(links ?? {})) {
+    if (![...nav.children].some((link) => link.getAttribute("href") === address)) {
+      nav.lastElementChild.before(el("a", { href: address }, name), " ");
+    }
+  }
+}
+
 const THEMES = ["system", "light", "dark"];
 
 export function startTheme() {

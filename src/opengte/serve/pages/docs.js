@@ -1,6 +1,6 @@
 // The API page: made of /openapi.json, with a form to try each route.
 
-import { bodyOf, byId, call, el, headers, messageOf, startKey, startTheme } from "./common.js";
+import { bodyOf, byId, call, el, headers, messageOf, startKey, startLinks, startTheme } from "./common.js";
 
 const METHODS = ["get", "post", "put", "patch", "delete"];
 const DEEPEST = 5; // levels of a schema that are shown
@@ -268,6 +268,7 @@ function groups() {
 function show() {
   byId("title").textContent = spec.info?.title ?? "API";
   byId("version").textContent = spec.info?.version ?? "";
+  if (spec.paths?.["/kb/search"]) startLinks({ Search: "kb/" });
   byId("about").replaceChildren(...(spec.info?.description ?? "").split("\n\n").filter(Boolean).map((part) => el("p", {}, part)));
   const links = [];
   const sections = groups().map(([name, group]) => {

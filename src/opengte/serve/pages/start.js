@@ -1,6 +1,6 @@
 // The start page: models, a query against pasted documents, live charts of load.
 
-import { bodyOf, byId, call, el, messageOf, number, startKey, startTheme } from "./common.js";
+import { bodyOf, byId, call, el, messageOf, number, startKey, startLinks, startTheme } from "./common.js";
 import { Charts } from "./charts.js";
 
 const LONGEST = 400; // characters of a document that a result shows at first
@@ -240,6 +240,7 @@ async function poll() {
     const state = await answer.json();
     note.hidden = true;
     byId("version").textContent = state.version;
+    startLinks(state.links);
     showModels(state.models);
     charts.add(state.seconds);
   } catch (error) {

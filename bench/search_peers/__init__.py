@@ -1,0 +1,1 @@
+"""Pipelines of others that index texts: what the knowledge base is timed beside."""

@@ -1,0 +1,65 @@
+"""`gte mcp`: an index as tools of an agent."""
+
+from dataclasses import replace
+
+import click
+
+from opengte.cli.index_run import loader
+from opengte.cli.options import ModelOptions, encoder_options
+
+
+@click.command("mcp", no_args_is_help=True)
+@click.argument("kb", metavar="KB")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Only documents that fit exist: = != < <= > >= ~ (contains) ^ (starts with).",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(64, 1_000_000),
+    default=16_000,
+    show_default=True,
+    metavar="N",
+    help="The most that an agent may ask for; it gets 2000 unless it asks.",
+)
+@click.option("--reranker", metavar="MODEL", help="Let a reranker order the best passages.")
+@click.option(
+    "--http",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Listen on this port of 127.0.0.1, path /mcp, instead of stdin.",
+)
+@encoder_options
+def command(
+    kb: str,
+    where: tuple[str, ...],
+    max_tokens: int,
+    reranker: str | None,
+    http: int | None,
+    options: ModelOptions,
+) -> None:
+    """Give an index to agents, over the Model Context Protocol.
+
+    Tools: `search` finds passages, `fetch` reads a document, a part or a page of it. An answer
+    never has more tokens than were asked for, counted by the index's own tokenizer. An agent starts
+    this command itself and speaks to it over stdin and stdout.
+
+    \b
+    Examples:
+      gte mcp kb/
+      gte mcp kb/ --where team=sales
+      gte mcp kb/ --http 8765
+    """
+    from opengte.integrations.mcp import serve
+    from opengte.search.agent import Desk
+    from opengte.search.filters import parse_text
+    from opengte.search.kb import KnowledgeBase
+
+    base = KnowledgeBase.open(kb, load=loader(options))
+    reading = None
+    if reranker is not None:
+        plain = replace(options, model=reranker, precision="auto", max_length=None, revision=None)
+        reading = plain.load_reranker()
+    serve(Desk(base, only=parse_text(where), most=max_tokens, reranker=reading), http)

@@ -1,0 +1,182 @@
+"""Row-level access: a knowledge base of which only the documents that fit a filter exist.
+
+The filter is in the store, below everything that searches, counts, clusters or reads: what is built
+on a store cannot see more, whatever it forgets. A document outside is not there, like one that
+never was.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from opengte.errors import AccessError
+from opengte.search.filters import All, Filter, fits
+from opengte.search.outline import Outline, Portrait, outlines, portraits, revision
+from opengte.search.stores.base import (
+    Health,
+    Known,
+    Scored,
+    Source,
+    Sparse,
+    Store,
+    StoredDocument,
+)
+from opengte.types import Floats
+
+if TYPE_CHECKING:
+    from opengte.search.kb import KnowledgeBase
+
+
+def both(*filters: Filter | None) -> Filter | None:
+    """Return the filter that fits where all of these fit; None of none."""
+    found = tuple(one for one in filters if one is not None)
+    return None if not found else found[0] if len(found) == 1 else All(found)
+
+
+def limited(kb: "KnowledgeBase", where: Filter | None) -> "KnowledgeBase":
+    """Return a knowledge base of the documents that fit, which cannot be changed; None: of all.
+
+    It has the model of the other one, which is loaded once for both.
+    """
+    if where is None:
+        return kb
+    store = LimitedStore(kb.store, where)
+    return type(kb)(kb.place, store, kb.settings, lambda identity: kb.encoder)
+
+
+class LimitedStore:
+    """A store of the documents of another one that fit a filter. Nothing can be written to it.
+
+    Scores of words use how often words are in the whole store; a caller that must not learn that
+    does not tell them (`tells_words` is False).
+    """
+
+    tells_words = False
+
+    def __init__(self, store: Store, where: Filter) -> None:
+        self.name = store.name
+        self._store = store
+        self.where = where
+
+    # --- searching -------------------------------------------------------------------------------
+
+    def dense(
+        self,
+        query: Floats,
+        k: int,
+        where: Filter | None,
+        *,
+        exact: bool = False,
+    ) -> Scored:
+        """Return the k documents closest to a vector (d,)."""
+        return self._store.dense(query, k, both(self.where, where), exact=exact)
+
+    def lexical(self, query: str, k: int, where: Filter | None) -> Scored:
+        """Return the k best documents by BM25."""
+        return self._store.lexical(query, k, both(self.where, where))
+
+    def sparse(self, query: Sparse, k: int, where: Filter | None) -> Scored:
+        """Return the k best documents by learned sparse weights."""
+        return self._store.sparse(query, k, both(self.where, where))
+
+    def count(self, where: Filter | None = None) -> int:
+        """Return how many documents fit."""
+        return self._store.count(both(self.where, where))
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def fetch(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
+        """Return those documents that are there, whole.
+
+        Of those outside nothing is read, so that asking for one takes no longer than for none.
+        """
+        seen = [one.id for one in self.outline(ids=ids)]
+        found = self._store.fetch(seen) if seen else {}
+        return {name: one for name, one in found.items() if fits(self.where, one.metadata)}
+
+    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+        """Return the hashes of those documents that are there."""
+        return {name: Known(one.content, one.row) for name, one in self.fetch(ids).items()}
+
+    def with_content(self, hashes: Sequence[str]) -> dict[str, StoredDocument]:
+        """Return, for each content hash that is there, one document that has it."""
+        wanted = set(hashes)
+        return {one.content: one for one in self.scan() if one.content in wanted}
+
+    def documents_of(self, sources: Sequence[str]) -> dict[str, list[str]]:
+        """Return the ids of the documents of files."""
+        named = self._store.documents_of(sources)
+        seen = self.fetch([name for names in named.values() for name in names])
+        return {source: [n for n in names if n in seen] for source, names in named.items()}
+
+    def scan(self) -> Iterator[StoredDocument]:
+        """Yield every document."""
+        return (one for one in self._store.scan() if fits(self.where, one.metadata))
+
+    def sample(self, count: int) -> list[StoredDocument]:
+        """Return so many documents from all over the store, the same ones each time."""
+        names = sorted(one.id for one in self.outline())
+        chosen = names[:: max(1, len(names) // max(1, count))][: max(0, count)]
+        return list(self.fetch(chosen).values())
+
+    def outline(
+        self, where: Filter | None = None, ids: Sequence[str] | None = None
+    ) -> Iterator[Outline]:
+        """Yield the documents that fit; of these ids only where there are some."""
+        found = outlines(self._store, both(self.where, where), ids)
+        return (one for one in found if fits(self.where, one.metadata))
+
+    def portraits(self, ids: Sequence[str]) -> Iterator[Portrait]:
+        """Yield the portraits of those documents that are there."""
+        seen = [one.id for one in self.outline(ids=ids)]
+        found = portraits(self._store, seen)
+        return (one for one in found if fits(self.where, one.metadata))
+
+    def sources(self) -> Iterator[Source]:
+        """Yield nothing: what became of files tells of documents that are not there."""
+        return iter(())
+
+    def settings(self) -> dict[str, Any] | None:
+        """Return what the knowledge base must know of itself."""
+        return self._store.settings()
+
+    def health(self) -> Health:
+        """Return how many documents there are; the rest is of the whole store."""
+        count = self.count()
+        return Health(count, count, None, 0, {}, {})
+
+    def revision(self) -> object:
+        """Return a value that changes with every commit."""
+        return revision(self._store)
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def save_settings(self, settings: Mapping[str, Any]) -> None:
+        """Refuse."""
+        self._refuse()
+
+    def put(self, documents: Sequence[StoredDocument]) -> None:
+        """Refuse."""
+        self._refuse()
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Refuse."""
+        self._refuse()
+
+    def put_sources(self, sources: Sequence[Source]) -> None:
+        """Refuse."""
+        self._refuse()
+
+    def delete_sources(self, ids: Sequence[str]) -> None:
+        """Refuse."""
+        self._refuse()
+
+    def optimize(self) -> list[str]:
+        """Refuse."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise AccessError(
+            "this knowledge base is limited to some of its documents, and can only be read; "
+            "open it without a filter to change it",
+            authenticated=True,
+        )

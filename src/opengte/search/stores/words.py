@@ -1,0 +1,44 @@
+"""Words of a text as a full-text index keeps them: lower case, without accents and endings."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+
+from opengte.errors import InputError, MissingExtraError
+
+K1, B = 1.2, 0.75  # of BM25
+LONGEST = 64  # characters of a word that are kept
+_WORDS = re.compile(r"\w+")
+
+
+def terms(text: str, language: str | None) -> Counter[str]:
+    """Return how often each word of a text is in it; language None keeps the endings of words."""
+    stem = stemmer(language)
+    return Counter(stem(word[:LONGEST]) for word in _WORDS.findall(_folded(text)))
+
+
+def _folded(text: str) -> str:
+    if text.isascii():
+        return text.lower()
+    parts = unicodedata.normalize("NFKD", text.lower())
+    return "".join(c for c in parts if not unicodedata.combining(c))
+
+
+@lru_cache(maxsize=8)
+def stemmer(language: str | None) -> Callable[[str], str]:
+    """Return what takes the ending off a word; InputError for a language that is not known."""
+    if language is None:
+        return lambda word: word
+    try:
+        import snowballstemmer
+    except ImportError:
+        raise MissingExtraError("snowballstemmer", "postgres", "Searching words") from None
+    try:
+        made = snowballstemmer.stemmer(language.lower())
+    except KeyError:
+        known = ", ".join(sorted(snowballstemmer.algorithms()))
+        raise InputError(f"language is {language!r}, expected one of {known}, or none") from None
+    cached: Callable[[str], str] = lru_cache(maxsize=2**17)(made.stemWord)
+    return cached
