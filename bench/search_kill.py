@@ -82,7 +82,7 @@ def bad_disk(folder: Path, spoil: Callable[[Path], object], reason: str) -> kb_k
 
 def full(place: Path) -> None:
     """Fill a disk."""
-    with (place / "ballast").open("wb") as file, contextlib.suppress(OSError):
+    with (place / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
 

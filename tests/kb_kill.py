@@ -107,7 +107,7 @@ def kill_indexing(folder: Path, kills: int, *, documents: int = 160, seed: int =
     place, least = folder / "kb", 0
     helpers.kb(folder)
     for _ in range(kills):
-        moment = random_.uniform(0.0, 2.0 * whole / kills)  # the last finds the most done
+        moment = random_.uniform(0.0, 1.2 * whole / kills)  # each does some of the whole
         said, _ = killed(start(INDEX, place, files, delay=0.005), moment)
         found.kills += 1
         found.finished += said[-1] == "done"

@@ -19,7 +19,7 @@ import opengte
 from opengte.errors import InputError
 from opengte.search.filters import parse
 from opengte.search.kb import KnowledgeBase
-from opengte.search.stores import pgschema
+from opengte.search.stores import pgschema, postgres
 from opengte.search.stores.memory import MemoryStore
 from opengte.search.stores.postgres import PostgresStore
 from tests import kb, stores
@@ -103,11 +103,11 @@ def test_a_writer_that_is_killed_leaves_whole_commits(place):
             text=True,
             env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
         )
-        committed = int(child.stdout.readline())
-        time.sleep(0.2 * part)
-        child.send_signal(signal.SIGKILL)
-        committed = max([committed, *map(int, child.stdout.read().split())])
-        child.wait(timeout=30)
+        with child:
+            committed = int(child.stdout.readline())
+            time.sleep(0.2 * part)
+            child.send_signal(signal.SIGKILL)
+            committed = max([committed, *map(int, child.stdout.read().split())])
         mine = [name for name in consistent(store) if name.startswith(f"{part}-")]
         assert len(mine) % 3 == 0 and len(mine) >= 3 * (committed + 1)
 
@@ -131,6 +131,26 @@ def clustered(store, memory, windows=1, weights=5):
     return [kb.unit(centres[n % 12] + 0.3 * rng.standard_normal(WIDTH)) for n in range(20)]
 
 
+def assert_used(store, monkeypatch, question):
+    """Assert that searches can be answered by the indexes, where sorting everything is dear."""
+
+    def tune(cursor, wanted):
+        cursor.execute("SET LOCAL enable_sort = off; SELECT pg_stat_force_next_flush()")
+
+    def used(name):
+        return store._base.rows(
+            "SELECT idx_scan FROM pg_stat_user_indexes WHERE schemaname = %s AND indexrelname = %s",
+            store._base.schema,
+            name,
+        )[0][0]
+
+    with monkeypatch.context() as watched:
+        watched.setattr(postgres, "_tune", tune)
+        store.dense(question, 10, None)
+        store.sparse({1: 1.0}, 10, None)
+    assert used(pgschema.VECTORS) > 0 and used(pgschema.WEIGHTS) > 0
+
+
 @pytest.mark.parametrize("first_pass", [None, 4])
 def test_an_index_of_vectors_finds_nearly_all(place, monkeypatch, first_pass):
     monkeypatch.setattr(pgschema, "INDEX_FROM", 300)
@@ -138,6 +158,7 @@ def test_an_index_of_vectors_finds_nearly_all(place, monkeypatch, first_pass):
     questions = clustered(store, memory)
     assert store.optimize() == store.optimize() == []
     assert store.health().indexes.keys() == {"windows_vector", "windows_sparse", "words"}
+    assert_used(store, monkeypatch, questions[0])
     shares = []
     for question in questions:
         true = {name for name, _ in memory.dense(question, 10, None)}
@@ -153,7 +174,6 @@ def test_a_rare_filter_is_no_reason_to_find_too_few(place, monkeypatch):
     store, memory = written(place), MemoryStore()
     questions = clustered(store, memory)
     store.optimize()
-    store._base.rows("SELECT 1")
     rare = parse({"rare": True})
     for question in questions[:5]:
         assert len(store.dense(question, 8, rare)) == store.count(rare) == 8

@@ -141,7 +141,7 @@ def test_a_full_disk_is_an_error_and_the_old_index_answers(small_disk, files, tm
     for n in range(6):
         (files / f"{n}.txt").write_text(f"number {n} " * 2000)
     ballast = small_disk / "ballast"
-    with ballast.open("wb") as file, pytest.raises(OSError):
+    with ballast.open("wb", buffering=0) as file, pytest.raises(OSError):
         while True:
             file.write(bytes(4096))
     before = names(base)

@@ -205,6 +205,20 @@ def test_searches_during_a_switch_are_of_one_model(base):
     assert (wrong, errors) == ([], [])
 
 
+def test_a_search_whose_index_is_dropped_under_it_is_done_again(base, monkeypatch):
+    reader = KnowledgeBase.open(base.place, load=load)
+    lexical = reader.store.lexical
+
+    def late(*arguments):
+        Switch.to(base, WordEncoder.load("other")).commit(keep_old=False)
+        monkeypatch.setattr(reader.store, "lexical", lexical)
+        return reader.store.lexical(*arguments)
+
+    monkeypatch.setattr(reader.store, "lexical", late)
+    assert reader.search("document 3", 1).hits[0].id == "3"
+    assert reader.latest().identity.model == "other"
+
+
 def test_rollback(base, embedded):
     before = texts(base)
     made = Switch.to(base, WordEncoder.load("other")).commit()
@@ -331,7 +345,7 @@ def test_a_bucket_switches_too(bucket, monkeypatch):  # noqa: F811
 
     monkeypatch.setattr(generations, "write", late)
     made = switch.commit()
-    monkeypatch.undo()
+    monkeypatch.setattr(generations, "write", write)
     wanted = {*map(str, range(12)), "late"} - {"2"}
     assert made.identity.model == "other"
     assert set(texts(made)) == wanted

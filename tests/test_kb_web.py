@@ -11,11 +11,12 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from opengte.cli import serve_kb
+from opengte.cli import main, serve_kb
 from opengte.errors import InputError
 from opengte.search.atlas import draw
 from opengte.search.catalogue import Catalogue
@@ -397,10 +398,11 @@ def test_where_a_server_checks_the_name_it_is_asked_by(base, options, status):
         assert answer.status_code == status
 
 
-@pytest.mark.parametrize("options", [{"where": ("a=1",)}, {"reranker": "x"}])
-def test_settings_that_would_do_nothing(options):
-    with pytest.raises(InputError, match="set kb too"):
-        Settings(**options)
+@pytest.mark.parametrize("option", [["--where", "a=1"], ["--reranker", "x"]], ids=lambda o: o[0])
+def test_settings_that_would_do_nothing(option):
+    done = CliRunner().invoke(main, ["serve", *option])
+    assert done.exit_code == 1
+    assert "set kb too" in done.output
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def command(
     text: TextOptions,
     options: ModelOptions,
 ) -> None:
-    """Put texts, or the documents of an index, into groups by what they are about.
+    """Group texts, or the documents of an index, by what they are about.
 
     Spherical k-means over their vectors. A group is named by words that its texts have and others
     have not; the text in its middle is shown. Texts far from every group are in none (-1).

@@ -46,7 +46,7 @@ def command(
     as_json: bool,
     options: ModelOptions,
 ) -> None:
-    """Learn how sure answers are, so that the answer can be "nothing here answers that".
+    """Learn how sure answers are, and when nothing answers.
 
     Learns from questions with known answers, or from questions made out of the documents; those
     whose document is hidden have no answer. Afterwards `gte search --in KB` shows a confidence, and

@@ -64,7 +64,7 @@ def switch_command(
     as_json: bool,
     options: ModelOptions,
 ) -> None:
-    """Embed an index with another model, compare both, and put the new one in its place.
+    """Embed an index with another model, compare both, and switch.
 
     The index goes on answering and taking documents meanwhile. A switch that was stopped continues
     with the same command. Both are asked the --queries: without right documents the best 10 are

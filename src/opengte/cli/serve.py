@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from opengte.errors import InputError
 from opengte.serve.config import TABLE, About, about, flag
 
 if TYPE_CHECKING:
@@ -103,6 +104,9 @@ def command(config: Path | None, print_config: bool, **values: Any) -> None:
 def _extension(settings: "Settings") -> tuple[Any, ...]:
     """Return what adds the knowledge bases to each process, where there are some."""
     if not settings.kb:
+        for name in ("where", "reranker"):
+            if getattr(settings, name):
+                raise InputError(f"{name}: there is no knowledge base that it is for; set kb too")
         return ()
     from opengte.cli import serve_kb
 

@@ -50,7 +50,7 @@ def command(
     reranker: str | None,
     **running: Any,
 ) -> None:
-    """Show the search page of an index that `gte index` made, to this machine only.
+    """Show the search page of an index, to this machine only.
 
     Search as you type, filters, why each result is there, documents near one, and a map. Several
     indexes can be given; NAME=KB shows one under another name. Ctrl-C ends it. For others to

@@ -110,7 +110,8 @@ class OpenGTETextEmbedder(_Embedder):
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "OpenGTETextEmbedder":
         """Make one of what `to_dict` returned."""
-        return _read(cls, data)
+        made: OpenGTETextEmbedder = default_from_dict(cls, data)
+        return made
 
 
 @component
@@ -161,7 +162,8 @@ class OpenGTEDocumentEmbedder(_Embedder):
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "OpenGTEDocumentEmbedder":
         """Make one of what `to_dict` returned."""
-        return _read(cls, data)
+        made: OpenGTEDocumentEmbedder = default_from_dict(cls, data)
+        return made
 
 
 @component
@@ -243,7 +245,8 @@ class OpenGTERetriever:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "OpenGTERetriever":
         """Make one of what `to_dict` returned."""
-        return _read(cls, data)
+        made: OpenGTERetriever = default_from_dict(cls, data)
+        return made
 
 
 @component
@@ -303,7 +306,8 @@ class OpenGTERanker:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "OpenGTERanker":
         """Make one of what `to_dict` returned."""
-        return _read(cls, data)
+        made: OpenGTERanker = default_from_dict(cls, data)
+        return made
 
 
 def _filter(given: Mapping[str, Any]) -> Filter:
@@ -334,7 +338,3 @@ def _check(documents: Any) -> None:
 
 def _name(model: Any) -> str:
     return model if isinstance(model, str) else str(model.card.name)
-
-
-def _read(cls: Any, data: dict[str, Any]) -> Any:
-    return default_from_dict(cls, data)

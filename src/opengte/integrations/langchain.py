@@ -189,7 +189,7 @@ class OpenGTEVectorStore(VectorStore):
         empty = [number for number, text in enumerate(texts) if not text.strip()]
         if empty:
             raise InputError(f"texts[{empty[0]}] is empty, expected some words; nothing was added")
-        given = ids or [None] * len(texts)
+        given: list[str | None] = [*ids] if ids else [None] * len(texts)
         names = [name or str(uuid.uuid4()) for name in given]
         self.kb.add(texts, names, metadata=metadatas)
         return names

@@ -46,12 +46,9 @@ class OpenGTEEmbedding(BaseEmbedding):
         **values: Any,
     ) -> None:
         encoder = roles.encoder_of(model, settings or {})
+        own: dict[str, Any] = {"instruction": instruction, "dimensions": dimensions}
         super().__init__(
-            model_name=encoder.card.name,
-            embed_batch_size=embed_batch_size,
-            instruction=instruction,
-            dimensions=dimensions,
-            **values,
+            model_name=encoder.card.name, embed_batch_size=embed_batch_size, **own, **values
         )
         self._encoder = encoder
 
@@ -157,7 +154,8 @@ class OpenGTERerank(BaseNodePostprocessor):
         instruction: str | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(top_n=top_n, instruction=instruction)
+        own: dict[str, Any] = {"top_n": top_n, "instruction": instruction}
+        super().__init__(**own)
         self._reranker = roles.reranker_of(reranker, settings or {})
 
     @classmethod

@@ -73,7 +73,7 @@ def texts_of(kb: "KnowledgeBase", hits: Sequence["Hit"], content: Content) -> li
 
 def told(hit: "Hit") -> dict[str, Any]:
     """Return the metadata of a hit: those of its document, where it is, and what found it."""
-    own = {
+    own: dict[str, Any] = {
         "id": hit.id,
         "title": hit.title,
         "heading": hit.passage.heading,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from opengte.errors import InputError
 from opengte.search import confidence, indexing, live, minhash, query, walk
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from opengte.search.explain import Explanation
     from opengte.search.questions import Question
     from opengte.search.status import Status
+
+T = TypeVar("T")
 
 FORMAT = 1  # of what an index keeps
 UNFINISHED = "import that was not finished"
@@ -135,6 +137,8 @@ class KnowledgeBase:
         now = live.look(place, storage_options)
         store = open_store(place, storage_options)
         settings = store.settings()
+        if settings is None and now is not None and not now.unchanged():  # dropped since
+            return cls.open(path, encoder, load=load, storage_options=storage_options)
         if settings is None:
             raise InputError(f"`{shown(place)}` holds no index: it was not finished; remove it")
         if settings.get("format") != FORMAT:
@@ -171,13 +175,23 @@ class KnowledgeBase:
         """Return what answers a question; in a bucket, looking would cost more than the answer."""
         return self if self._live is None or self._live.remote else self.latest()
 
+    def _answer(self, work: "Callable[[KnowledgeBase], T]") -> T:
+        """Do work that reads; do it again where the index was switched, and dropped, meanwhile."""
+        base = self._pinned()
+        try:
+            return work(base)
+        except Exception:
+            if base.is_live():
+                raise
+            return self.latest()._answer(work)
+
     def _change(self, work: "Callable[[KnowledgeBase], Report]") -> Report:
         """Do work that writes; do it again where the index was switched meanwhile."""
         while True:
             base = self.latest()
             try:
                 done = work(base)
-            except InputError:
+            except Exception:  # refused, or the old index was dropped while it was read
                 if base.is_live():
                     raise
                 continue
@@ -306,14 +320,17 @@ class KnowledgeBase:
         >>> kb.search("parental leave", where={"folder": {"$starts": "hr/"}})  # doctest: +SKIP
         """
         chosen = query.Options(k=k, where=parse(where), **options)
-        start = time.perf_counter()
-        base = self._pinned()
-        asked = base.ask(text)
-        embedded = time.perf_counter()
-        learned = confidence.of(base.settings)
-        answer = confidence.search(base.store, asked, chosen, reranker, learned, min_confidence)
-        seconds = {"embed": embedded - start, "all": time.perf_counter() - start}
-        return replace(answer, seconds={**seconds, **answer.seconds})
+
+        def work(base: KnowledgeBase) -> Answer:
+            start = time.perf_counter()
+            asked = base.ask(text)
+            embedded = time.perf_counter()
+            learned = confidence.of(base.settings)
+            answer = confidence.search(base.store, asked, chosen, reranker, learned, min_confidence)
+            seconds = {"embed": embedded - start, "all": time.perf_counter() - start}
+            return replace(answer, seconds={**seconds, **answer.seconds})
+
+        return self._answer(work)
 
     def explain(
         self,
@@ -332,7 +349,7 @@ class KnowledgeBase:
         from opengte.search.explain import explain
 
         chosen = query.Options(k=k, where=parse(where), **options)
-        return explain(self._pinned(), text, expected, chosen, reranker)
+        return self._answer(lambda base: explain(base, text, expected, chosen, reranker))
 
     def calibrate(
         self,
@@ -376,7 +393,7 @@ class KnowledgeBase:
         """Return the state of the index; recall is probed with this many questions, 0 for none."""
         from opengte.search.status import status
 
-        return status(self._pinned(), sample)
+        return self._answer(lambda base: status(base, sample))
 
     def ask(self, text: str) -> Asked:
         """Return a question as the legs take it."""

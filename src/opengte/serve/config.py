@@ -417,11 +417,6 @@ class Settings:
                 f"model: two models are called `{twice[0]}`; "
                 "give one of them another name with NAME=MODEL"
             )
-        for name in ("where", "reranker"):
-            if getattr(self, name) and not self.kb:
-                raise InputError(
-                    f"{name}: it is for knowledge bases, and there is none; set kb too"
-                )
         if self.tls_key and not self.tls_cert:
             raise InputError("tls_key: a key without a certificate; set tls_cert too")
         if self.tls_client_ca and not self.tls_cert:

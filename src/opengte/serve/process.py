@@ -91,8 +91,11 @@ def run_loop(
         ready(parts)
         gc.freeze()  # what is there stays: no collection need look at it again
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(serve())
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(serve())
+    finally:
+        gc.unfreeze()
 
 
 class Process:

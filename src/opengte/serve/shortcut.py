@@ -4,8 +4,6 @@ Starlette tries one route after the other and passes a request through six layer
 twentieth of the processor time that a short query takes in all.
 """
 
-from collections.abc import Awaitable
-
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -23,7 +21,7 @@ class Shortcut:
     def __init__(self, app: Starlette) -> None:
         self._app = app
         self._known: dict[tuple[str, str], tuple[Route, Outermost]] = {}
-        if [one.cls for one in app.user_middleware] != [Outermost]:
+        if len(app.user_middleware) > 1:  # `Outermost` alone
             return
         for route in app.routes:
             if not isinstance(route, Route) or route.param_convertors:
@@ -33,11 +31,12 @@ class Shortcut:
                 for method in route.methods or ():
                     self._known.setdefault((method, route.path), found)
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or what else comes."""
         if scope["type"] == "http" and not scope.get("root_path"):
             known = self._known.get((scope["method"], scope["path"]))
             if known is not None:
                 scope["route"], scope["path_params"] = known[0], {}
-                return known[1](scope, receive, send)
-        return self._app(scope, receive, send)
+                await known[1](scope, receive, send)
+                return
+        await self._app(scope, receive, send)

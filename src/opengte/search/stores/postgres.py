@@ -151,11 +151,10 @@ class PostgresStore:
     def documents_of(self, sources: Sequence[str]) -> dict[str, list[str]]:
         """Return the ids of the documents of files."""
         found: dict[str, list[str]] = {source: [] for source in sources}
-        rows = self._base.rows(
-            "SELECT source, id FROM documents WHERE source = ANY(%s)", list(sources)
-        )
-        for source, name in rows:
-            found[source].append(name)
+        given = {clean(source): source for source in sources}
+        statement = "SELECT source, id FROM documents WHERE source = ANY(%s)"
+        for source, name in self._base.rows(statement, list(given)):
+            found[given[source]].append(name)
         return found
 
     def count(self, where: Filter | None = None) -> int:

@@ -195,7 +195,8 @@ class QdrantStore:
         columns = ["id", "title", "metadata"]
         if ids is None:
             chosen = self._filters.first_windows(where)
-            rows = (one.payload for one in self._engine.scroll(WINDOWS, chosen, columns))
+            found = self._engine.scroll(WINDOWS, chosen, columns)
+            rows: Iterator[Mapping[str, Any]] = (one.payload for one in found)
         else:
             more = [] if where is None else [self._filters.of(where)]
             rows = self._firsts("id", ids, columns, *more)

@@ -25,8 +25,15 @@ Vector = Sequence[float] | Mapping[int, float]
 class Engine(Protocol):
     """What the store asks of either."""
 
-    models: Any  # where the classes of filters are
-    range: Any  # the one for numbers
+    @property
+    def models(self) -> Any:
+        """Where the classes of filters are."""
+        ...
+
+    @property
+    def range(self) -> Any:
+        """The class for ranges of numbers."""
+        ...
 
     def exists(self) -> bool:
         """Return whether there are collections."""

@@ -12,7 +12,7 @@ from opengte.search.stores.base import Health
 
 PARTITION = 512  # vectors of a part of their index, about
 BITS_FROM = 256  # dimensions from which one bit each finds the candidates
-INDEX_FROM = 10_000  # rows below which looking at every vector is fast enough
+INDEX_FROM = 5_000  # rows below which looking at every vector is fast enough
 KEEP = timedelta(hours=1)  # of old versions: as long as a reader may hold one
 WORDS, VECTORS = "words", "vectors"
 
