@@ -31,7 +31,7 @@ trap 'rm -rf "$(dirname "$kb")"' EXIT
 say 'gte index documents --to kb              # once; later runs embed only what changed'
 gte index documents --to "$kb"
 
-query='why does 1.2 - 1.0 not give 0.2'
+query='call the same function again without computing it twice'
 say "gte search \"$query\" --in kb --top 2    # meaning and words together"
 gte search "$query" --in "$kb" --top 2
 

@@ -49,6 +49,8 @@ def set_up(
     for name in ("opengte", "uvicorn"):
         logging.getLogger(name).setLevel(_LEVELS[level])
     warnings.showwarning = _log_warning
+    # what no line tells need not be found out for each
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def event(level: int, what: str, **fields: Any) -> None:

@@ -6,7 +6,7 @@ urgent waits for one small batch at most. A text that is alone is computed by al
 
 Short interactive texts do not even wait for that: while all lanes are busy, an express lane, one
 thread more than there are processors to use, computes them, and the kernel has it overtake the
-others. When so much waits that everything waits in the queue, it stays out of the way.
+others. When the queue alone makes a text wait for long, it stays out of the way.
 """
 
 import logging
@@ -26,6 +26,7 @@ from opengte.serve.core.work import Deliver, Failed, Flight, Outcome, Row
 log = logging.getLogger(__name__)
 
 CALM_SECONDS = 1.0  # without urgent requests, until batches are larger
+CROWD, THRONG = 1, 8  # largest batches a lane that wait: throughput counts, the queue is all
 LEAST_TOKENS = 32  # of a batch, when what waits is shared out among idle lanes
 
 Compute = Callable[[Engine, Sequence[Flight]], list[Row]]
@@ -91,7 +92,7 @@ class Lanes:
         self._calm_from = 0.0
         self._stopping = False
         self._lanes = len(engines.lanes)
-        self._crowd = self._lanes * engines.calm_tokens
+        self._crowd, self._throng = (n * self._lanes * engines.calm_tokens for n in (CROWD, THRONG))
         self._express = Lane(engines.express) if engines.express is not None else None
         self._express_idle = False
         self.lanes = [Lane(engine) for engine in engines.lanes]
@@ -235,29 +236,29 @@ class Lanes:
 
     def _take_short(self, lane: Lane) -> tuple[Engine | None, list[Flight]]:
         """Take a batch for the express lane."""
-        if self._stopping or self._suspects or self._crowded():
+        if self._stopping or self._suspects or not self._express_helps():
             return None, []
         taken = self._scheduler.take_short(time.monotonic(), self._engines.express_tokens)
         lane.batch = [item for item in taken.batch if isinstance(item, Flight)]
         expired = [item for item in taken.expired if isinstance(item, Flight)]
         return (lane.engine if lane.batch else None), expired
 
-    def _crowded(self) -> bool:
-        """Return whether so much waits that the queue makes the latency, whatever lanes do."""
-        return self._scheduler.interactive_tokens > self._crowd
+    def _express_helps(self) -> bool:
+        return 0 < self._scheduler.interactive_tokens <= self._throng
 
     def _budget(self) -> int:
         """Share what waits out among the lanes that have nothing to do."""
         free = self._lanes - self._busy
         share = -(-self._scheduler.tokens // max(1, free))
-        calm = time.monotonic() >= self._calm_from or self._crowded()
+        crowded = self._scheduler.interactive_tokens > self._crowd
+        calm = crowded or time.monotonic() >= self._calm_from
         most = self._engines.calm_tokens if calm else self._scheduler.policy.slice_tokens
         return min(most, max(share, LEAST_TOKENS))
 
     def _wake_one(self) -> None:
         if self._idle and not self._team_busy:
             self._idle.pop().wake.put(None)
-        elif self._scheduler.interactive_tokens and not self._crowded():
+        elif self._express_helps():
             self._call_express()
 
     def _call_express(self) -> None:

@@ -94,10 +94,9 @@ def _plain_text(model: Encoder, spec: Spec, text: str) -> Sequences | None:
         return None
     before, after = template.specials
     row = np.array([*(t for t, _ in before), *ids, *(t for t, _ in after)], dtype=np.int32)
-    types = np.array(
-        [*(t for _, t in before), *[template.types[0]] * len(ids), *(t for _, t in after)],
-        dtype=np.int32,
-    )
+    types = np.full(length, template.types[0], dtype=np.int32)
+    types[: len(before)] = [t for _, t in before]
+    types[length - len(after) :] = [t for _, t in after]
     bounds = np.array([0, length], dtype=np.int32)
     return Sequences(PackedBatch(row, bounds, types, np.zeros(1, np.int32)), [length])
 
