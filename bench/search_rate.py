@@ -5,7 +5,8 @@
 The same texts go through `Encoder.embed` (dense vectors, nothing kept), through `KnowledgeBase.add`
 and, as a file of JSON Lines, through `KnowledgeBase.index` (parsed, cut, embedded, committed,
 indexes brought up to date), in turn; medians of the rounds. Peers run once, in an environment of
-their own. Prints a line of JSON: texts a second.
+their own. All texts are as long as the model reads or shorter: of longer ones the engine alone
+would read the beginning, and the knowledge base everything. Prints a line of JSON: texts a second.
 """
 
 import argparse
@@ -80,7 +81,10 @@ def peer(name: str, python: Path, encoder: Encoder, texts: list[str], threads: i
 def measure(count: int, rounds: int, peers: list[str], folder: Path) -> dict:
     """Return texts a second of each way, and ratios."""
     encoder = Encoder.load("minilm")
-    texts = real_texts(count, encoder.tokenizer.backend)
+    candidates = real_texts(2 * count, encoder.tokenizer.backend)
+    sizes = encoder.tokenizer.count(candidates)
+    fitting = zip(candidates, sizes, strict=True)
+    texts = [text for text, size in fitting if size <= encoder.card.max_length][:count]
     ways = {"engine": engine, "add": added, "index": indexed}
     engine(encoder, texts[:50])
     times: dict[str, list[float]] = {name: [] for name in ways}

@@ -23,9 +23,7 @@ from tests.kb import WordEncoder
 from tests.kb_switch_kill import load
 
 pytest.importorskip("lancedb")
-NAMES = (
-    "ant bear crow duck eel frog goat hare ibis jay kite lion mole newt owl pig rat seal".split()
-)
+NAMES = "ant bear crow duck eel frog goat hare ibis jay kite lion".split()
 VERBS = "bites chases draws eats finds greets hears".split()
 
 
@@ -49,7 +47,7 @@ def test_it_learns_keeps_and_shows(base):
     assert base.search("ant bites bear").confidence is None
     made = base.calibrate(labelled())
     accuracy = made.accuracy
-    assert (accuracy.questions, accuracy.unanswerable) == (126, 63)
+    assert (accuracy.questions, accuracy.unanswerable) == (84, 42)
     assert accuracy.there.auc > 0.9
     assert accuracy.there.brier < accuracy.there.always
     again = KnowledgeBase.open(base.place, load=load)
@@ -133,11 +131,11 @@ def test_it_can_be_forgotten(base):
 
 
 def test_questions_out_of_the_documents(base):
-    made = base.calibrate(generate=126)
+    made = base.calibrate(generate=84)
     assert made.learned_from == "generated"
     assert made.accuracy.unanswerable == made.accuracy.questions // 2
-    assert made.accuracy.there.auc > 0.6
-    assert base.calibrate(generate=126).accuracy == made.accuracy
+    assert made.accuracy.hit.auc > 0.7
+    assert base.calibrate(generate=84).accuracy == made.accuracy
     assert base.search("ant bites bear").confidence > 0.3
     names = dict(zip(confidence.FEATURES, made.hit.weights, strict=True))
     assert names["words"] == names["lexical"] == 0.0  # people ask in other words
@@ -187,7 +185,7 @@ def test_questions_without_an_answer_of_ones_own(base):
     asked = [*labelled(), *(Question(f"zebra {n} yawns", {}) for n in range(30))]
     made = base.calibrate(asked)
     assert made.accuracy.unanswerable == 30
-    assert made.accuracy.questions == 93
+    assert made.accuracy.questions == 72
 
 
 def test_logistic_regression_against_plain_descent():
@@ -316,14 +314,14 @@ def test_the_command(base, gte, tmp_path):
     file.write_text("\n".join(map(json.dumps, rows)))
     result = gte("index", "calibrate", base.place, "--labelled", file)
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("learned from 126 labelled questions, 63 of them without an")
+    assert result.stdout.startswith("learned from 84 labelled questions, 42 of them without an")
     assert "Brier 0." in result.stdout
     assert "nothing is there: that turns away" in result.stdout
     (row,) = map(
         json.loads,
         gte("index", "calibrate", base.place, "--show", "--json").stdout.split("\n")[:-1],
     )
-    assert (row["questions"], row["learned_from"]) == (126, "labelled")
+    assert (row["questions"], row["learned_from"]) == (84, "labelled")
     found = gte("search", "ant bites bear", "--in", base.place)
     assert "confidence 0." in found.stdout
     assert "an answer is there with confidence " in found.stderr
@@ -350,6 +348,6 @@ def test_least_confidence_needs_an_index(gte, tmp_path):
 
 
 def test_a_command_of_generated_questions(base, gte):
-    result = gte("index", "calibrate", base.place, "--generate", 126)
+    result = gte("index", "calibrate", base.place, "--generate", 84)
     assert result.stdout.startswith("learned from ")
     assert result.stderr == "note: questions that people ask differ from generated ones\n"

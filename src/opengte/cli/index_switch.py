@@ -236,9 +236,8 @@ def _row(
 
 def _show_plan(plan: "Carried", switch: "Switch", *, as_json: bool) -> None:
     if as_json:
-        show.json_line(
-            {"old": switch.old.identity.model, "generation": switch.name, **asdict(plan)}
-        )
+        names = {"old": switch.old.identity.model, "new": switch.settings["model"]["model"]}
+        show.json_line({**names, **asdict(plan)})
         return
     there = plan.documents - plan.embedded - plan.copied
     click.echo(

@@ -13,7 +13,7 @@ from opengte.search.projection import project
 from opengte.search.stores.base import Store
 from opengte.types import Floats, Ints
 
-MOST = 20_000  # documents on a map; of more, a sample
+MOST = 10_000  # documents on a map; of more, a sample
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ EARLY = 0.35  # of the steps, in which attraction is stronger
 EXAGGERATION, LATER = 12.0, 1.5  # how much, then and afterwards, so that groups stand apart
 LONGEST_STEP = 5.0
 CELL = 0.5  # of the grid: the kernel falls to a half within 1
-SIDES = (32, 48, 64, 96, 128, 160, 192)  # cells of the grid; sizes that are quickly transformed
+SIDES = (32, 48, 64, 96, 128, 160)  # cells of the grid; sizes that are quickly transformed
 COARSER = 1.1  # how much, where the largest side is too short
 FEWEST = 5  # rows from which neighbours say more than components
 

@@ -22,16 +22,27 @@ from opengte.types import Floats
 
 PART = 256  # documents that are read at once
 LEAST, MOST = 100, 100_000  # candidates of one search
+OVERSAMPLING = 4  # candidates of a first pass for each that is wanted
 
+# the best k of `near`, which has a row for each window, or word, of a document; ties by id
+BEST = """
+best AS (SELECT document, {total}(score) AS score FROM near GROUP BY document
+  ORDER BY score DESC FETCH FIRST (%s) ROWS WITH TIES)
+SELECT d.id, best.score, (SELECT count(*) FROM near)
+FROM best JOIN documents d ON d.key = best.document
+ORDER BY best.score DESC, d.id COLLATE "C" LIMIT %s
+"""
+WINDOWS = BEST.format(total="max")
 LEXICAL = f"""
 WITH asked AS (SELECT * FROM unnest(%s::text[], %s::float8[]) AS a(term, times)),
-  held AS (SELECT term, count(*) AS documents FROM words JOIN asked USING (term) GROUP BY term)
-SELECT d.id, sum(a.times * ln(1 + (t.documents - h.documents + 0.5) / (h.documents + 0.5))
-    * w.often * {K1 + 1} / (w.often + {K1} * ({1 - B} + {B} * w.length
-      / greatest(1.0, t.words::float8 / greatest(1, t.documents))))) AS score
-FROM words w JOIN asked a USING (term) JOIN held h USING (term)
-  JOIN documents d ON d.key = w.document CROSS JOIN totals t
-WHERE {{where}} GROUP BY d.id ORDER BY score DESC, d.id COLLATE "C" LIMIT %s
+  held AS (SELECT term, count(*) AS documents FROM words JOIN asked USING (term) GROUP BY term),
+  near AS (SELECT w.document,
+    a.times * ln(1 + (t.documents - h.documents + 0.5) / (h.documents + 0.5))
+      * w.often * {K1 + 1} / (w.often + {K1} * ({1 - B} + {B} * w.length
+        / greatest(1.0, t.words::float8 / greatest(1, t.documents)))) AS score
+    FROM words w JOIN asked a USING (term) JOIN held h USING (term) CROSS JOIN totals t
+    {{where}}),
+  {BEST.format(total="sum")}
 """
 
 
@@ -222,38 +233,36 @@ class PostgresStore:
         indexed = pgschema.dense_index(width, short)
         asked = pgrows.dense(query)
         if exact or indexed is None:
-            return self._closest("SELECT document, vector FROM windows w", asked, k, where, None)
+            return self._closest(asked, k, where, None)
         if short:
             near = f"{indexed} <=> subvector(%s::vector, 1, {short})::halfvec({short})"
-        else:
-            near = f"{indexed} <#> %s::halfvec({width})"
-        return self._closest(
-            "SELECT document, vector FROM windows w", asked, k * (4 if short else 1), where, near
-        )[:k]
+            return self._closest(asked, k * OVERSAMPLING, where, near)[:k]
+        return self._closest(asked, k, where, f"{indexed} <#> %s::halfvec({width})")
 
-    def _closest(
-        self, select: str, asked: str, k: int, where: Filter | None, near: str | None
-    ) -> Scored:
+    def _closest(self, asked: str, k: int, where: Filter | None, near: str | None) -> Scored:
         """Score windows, all that fit or the nearest of an index, until there are k documents."""
         text, values = where_sql(where, "w")
         wanted = max(k, LEAST)
         while True:
-            order = f"ORDER BY {near} LIMIT %s" if near else ""
-            inner = [asked, wanted] if near else []
-            with self._base.reading() as cursor:
-                _tune(cursor, wanted)
-                cursor.execute(
-                    f"WITH near AS MATERIALIZED ({select} WHERE {text} {order}) "
-                    "SELECT d.id, max(-(near.vector <#> %s::vector)) AS score, count(*) "
-                    "FROM near JOIN documents d ON d.key = near.document "
-                    'GROUP BY d.id ORDER BY score DESC, d.id COLLATE "C"',
-                    [*values, *inner, asked],
-                )
-                rows = cursor.fetchall()
-            looked = sum(row[2] for row in rows)
-            if near is None or len(rows) >= k or looked < wanted or wanted >= MOST:
-                return [(name, float(score)) for name, score, _ in rows[:k]]
+            order, limits = (f"ORDER BY {near} LIMIT %s", [asked, wanted]) if near else ("", [])
+            found, looked = self._best(
+                f"SELECT document, -(vector <#> %s::vector) AS score FROM windows w "
+                f"WHERE {text} {order}",
+                [asked, *values, *limits],
+                k,
+            )
+            if near is None or len(found) >= k or looked < wanted or wanted >= MOST:
+                return found
             wanted = min(MOST, wanted * 4)
+
+    def _best(self, near: str, values: list[Any], k: int) -> tuple[Scored, int]:
+        """Return the best k documents of a statement on windows, and how many windows it gave."""
+        with self._base.reading() as cursor:
+            _tune(cursor, k)
+            statement = f"WITH near AS MATERIALIZED ({near}), {WINDOWS}"
+            cursor.execute(statement, [*values, k, k])
+            rows = cursor.fetchall()
+        return [(name, float(score)) for name, score, _ in rows], rows[0][2] if rows else 0
 
     def lexical(self, query: str, k: int, where: Filter | None) -> Scored:
         """Return the k best documents by BM25."""
@@ -261,40 +270,46 @@ class PostgresStore:
         if not found:
             return []
         text, values = where_sql(where, "d")
-        statement = LEXICAL.format(where=text)
-        rows = self._base.rows(statement, list(found), list(map(float, found.values())), *values, k)
-        return [(name, float(score)) for name, score in rows]
+        only = f"WHERE w.document IN (SELECT key FROM documents d WHERE {text})" if where else ""
+        asked = [list(found), list(map(float, found.values()))]
+        rows = self._base.rows(LEXICAL.format(where=only), *asked, *values, k, k)
+        return [(name, float(score)) for name, score, _ in rows]
 
     def sparse(self, query: Sparse, k: int, where: Filter | None) -> Scored:
         """Return the k best documents by learned sparse weights.
 
         An index of them looks at the heaviest weights only; what it finds is scored by all.
         """
-        asked = pgrows.sparse(query, pgschema.SPARSE_INDEXED)
-        if asked is None:
+        heaviest = pgrows.sparse(query, pgschema.SPARSE_INDEXED)
+        if heaviest is None:
             return []
+        wanted = max(OVERSAMPLING * k, LEAST)
+        order = "ORDER BY coalesce(heaviest, sparse) <#> %s::sparsevec LIMIT %s"
+        if self._base.has(pgschema.WEIGHTS):
+            found = self._weighed(query, k, where, order, [heaviest, wanted])
+            if where is None or len(found) == k:
+                return found
+        return self._weighed(query, k, where, "", [])
+
+    def _weighed(
+        self, query: Sparse, k: int, where: Filter | None, order: str, limits: list[Any]
+    ) -> Scored:
         text, values = where_sql(where, "w")
-        indexed = self._base.has(pgschema.WEIGHTS)
-        with self._base.reading() as cursor:
-            order = "ORDER BY coalesce(heaviest, sparse) <#> %s::sparsevec LIMIT %s"
-            inner = [asked, max(4 * k, LEAST)] if indexed else []
-            _tune(cursor, max(4 * k, LEAST))
-            cursor.execute(
-                "WITH near AS MATERIALIZED (SELECT document, sparse FROM windows w "
-                f"WHERE sparse IS NOT NULL AND {text} {order if indexed else ''}) "
-                "SELECT d.id, max(-(near.sparse <#> %s::sparsevec)) AS score "
-                "FROM near JOIN documents d ON d.key = near.document GROUP BY d.id "
-                "HAVING max(-(near.sparse <#> %s::sparsevec)) > 0 "
-                'ORDER BY score DESC, d.id COLLATE "C" LIMIT %s',
-                [*values, *inner, *[pgrows.sparse(query, pgschema.SPARSE_KEPT)] * 2, k],
-            )
-            return [(name, float(score)) for name, score in cursor.fetchall()]
+        asked = pgrows.sparse(query, pgschema.SPARSE_KEPT)
+        found, _ = self._best(
+            "SELECT document, -(sparse <#> %s::sparsevec) AS score FROM windows w "
+            f"WHERE sparse IS NOT NULL AND {text} {order}",
+            [asked, *values, *limits],
+            k,
+        )
+        return [(name, score) for name, score in found if score > 0]
 
     # --- upkeep ----------------------------------------------------------------------------------
 
     def optimize(self) -> list[str]:
         """Make indexes of vectors in an index that is large enough; tell what cannot be."""
         settings = self._need()
+        self._base.analyze()
         width, short = settings["dimension"], settings.get("first_pass")
         windows = int(self._base.rows("SELECT count(*) FROM windows")[0][0])
         if windows < pgschema.INDEX_FROM:
