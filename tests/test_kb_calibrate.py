@@ -163,9 +163,9 @@ def test_hidden_documents_are_not_found(base):
     hidden = calibrate.Without(base.store, frozenset({"ant-bites", "ant-eats"}))
     asked = base.ask("ant bites bear")
     for found, every in (
-        (hidden.dense(asked.vector, 5, None), base.store.dense(asked.vector, 9, None)),
-        (hidden.lexical(asked.text, 5, None), base.store.lexical(asked.text, 9, None)),
-        (hidden.sparse(asked.sparse, 5, None), base.store.sparse(asked.sparse, 9, None)),
+        (hidden.dense(asked.vector, 5, None), base.store.dense(asked.vector, 7, None)),
+        (hidden.lexical(asked.text, 5, None), base.store.lexical(asked.text, 7, None)),
+        (hidden.sparse(asked.sparse, 5, None), base.store.sparse(asked.sparse, 7, None)),
     ):
         assert found == [one for one in every if one[0] not in ("ant-bites", "ant-eats")][:5]
     assert hidden.count() == base.store.count()
