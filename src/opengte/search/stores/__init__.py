@@ -1,1 +1,6 @@
-"""Where a knowledge base keeps its rows: one protocol, one adapter a store."""
+"""Where a knowledge base keeps its documents: one protocol, and what fulfils it."""
+
+import os
+
+# LanceDB reads this when it is imported; its warnings are about its own parts, hundreds of lines
+os.environ.setdefault("LANCEDB_LOG", "error")
