@@ -22,10 +22,11 @@ from pathlib import Path
 from search_peers import environment
 from texts import texts as real_texts
 
-from opengte import Encoder
+from opengte import Encoder, hub
 from opengte.search.kb import KnowledgeBase
 
 ROOT = Path(__file__).resolve().parents[1]
+MODEL = "minilm"
 PEERS = ("lancedb", "chroma")
 
 
@@ -60,13 +61,13 @@ def indexed(encoder: Encoder, texts: list[str]) -> float:
     return seconds
 
 
-def peer(name: str, python: Path, encoder: Encoder, texts: list[str], threads: int) -> float:
+def peer(name: str, python: Path, texts: list[str], threads: int) -> float:
     """Return the seconds that a peer's pipeline takes."""
     command = [str(python), "-m", "search_peers.pipeline", name]
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     env |= {"PYTHONPATH": str(ROOT / "bench"), "PYTHONWARNINGS": "ignore", "DO_NOT_TRACK": "1"}
     done = subprocess.run(
-        [*command, encoder.card.source, str(threads)],
+        [*command, str(hub.fetch(MODEL).folder), str(threads)],
         input=json.dumps(texts),
         capture_output=True,
         text=True,
@@ -80,7 +81,7 @@ def peer(name: str, python: Path, encoder: Encoder, texts: list[str], threads: i
 
 def measure(count: int, rounds: int, peers: list[str], folder: Path) -> dict:
     """Return texts a second of each way, and ratios."""
-    encoder = Encoder.load("minilm")
+    encoder = Encoder.load(MODEL)
     candidates = real_texts(2 * count, encoder.tokenizer.backend)
     sizes = encoder.tokenizer.count(candidates)
     fitting = zip(candidates, sizes, strict=True)
@@ -96,7 +97,7 @@ def measure(count: int, rounds: int, peers: list[str], folder: Path) -> dict:
         python = environment.python(folder)
         threads = os.cpu_count() or 1
         for name in peers:
-            rates[name] = count / peer(name, python, encoder, texts, threads)
+            rates[name] = count / peer(name, python, texts, threads)
     tokens = int(encoder.tokenizer.count(texts).sum())
     found = {
         "texts": count,

@@ -14,7 +14,7 @@ COUNT = 900
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """An index of vectors around centres, in parts of 64 with one bit a dimension."""
+    """An index of vectors around centres, in parts of 64 with few bits a dimension."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((30, WIDTH))
     made = LanceStore(str(tmp_path_factory.mktemp("legs") / "lance"))
@@ -33,12 +33,14 @@ def store(tmp_path_factory):
 
 
 def recall(made, centres, rng) -> float:
-    shares = []
+    """The share of the best 10 and of the best 200, which are what is fused, whichever is less."""
+    shares = {10: [], 200: []}
     for n in range(20):
         question = kb.unit(centres[n] + 0.7 * rng.standard_normal(WIDTH))
-        true = {name for name, _ in made.dense(question, 10, None, exact=True)}
-        shares.append(len(true & {name for name, _ in made.dense(question, 10, None)}) / 10)
-    return float(np.mean(shares))
+        for k, found in shares.items():
+            true = {name for name, _ in made.dense(question, k, None, exact=True)}
+            found.append(len(true & {name for name, _ in made.dense(question, k, None)}) / k)
+    return min(float(np.mean(found)) for found in shares.values())
 
 
 def parts(made) -> int:
@@ -48,10 +50,10 @@ def parts(made) -> int:
     return int(plan.split("partitions_ranked=")[1].split(",")[0])
 
 
-def test_one_bit_a_dimension_finds_what_is_closest(store):
+def test_few_bits_a_dimension_find_what_is_closest(store):
     made, centres, rng = store
     assert made.health().indexes["vectors"] == "IvfRq"
-    assert recall(made, centres, rng) >= 0.98
+    assert recall(made, centres, rng) >= 0.93
 
 
 def test_upkeep_keeps_the_parts_small(store):
@@ -62,7 +64,7 @@ def test_upkeep_keeps_the_parts_small(store):
     assert made.optimize() == []
     assert parts(made) >= before // 2
     assert made.health().unindexed["vectors"] == 0
-    assert recall(made, centres, rng) >= 0.98
+    assert recall(made, centres, rng) >= 0.93
 
 
 def test_narrow_vectors_have_eight_bits():
