@@ -23,7 +23,7 @@ train pretrain --model new --from-nothing tiny --vocabulary 4096 --positions 256
 train contrastive --model mlm/model --data data/pairs.jsonl --dev data/dev.jsonl \
     --output contrastive --tokens 500k --batch 128 --learning-rate 2e-3 --reversed-ntk 2
 train finetune --model contrastive/model --data data/pairs.jsonl --dev data/dev.jsonl \
-    --output finetuned --tokens 500k --batch 64 --learning-rate 5e-4 --mine 3 --matryoshka 32 \
+    --output finetuned --tokens 1M --batch 64 --learning-rate 1e-3 --mine 3 --matryoshka 32 \
     --document-tokens 128
 train extend --model finetuned/model --data data/long.jsonl --dev data/long-dev.jsonl \
     --output long --positions 1024 --tokens 400k --batch 32 --learning-rate 5e-4 --no-check
