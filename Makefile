@@ -45,6 +45,9 @@ bench-search: $(VENV)/.dev ## Quality, speed, recall and kill tables of the know
 bench-train: $(VENV)/.dev ## Train beside sentence-transformers; ARGS go to the benchmark (--data DIR)
 	$(BIN)/python bench/training.py $(ARGS)
 
+bench-gpu: $(VENV)/.dev ## Time the torch engine on a GPU beside sentence-transformers
+	$(BIN)/python bench/gpu.py $(ARGS)
+
 smoke: $(VENV)/.dev ## Train through all stages at tiny sizes, some minutes
 	sh runs/smoke.sh
 

@@ -57,6 +57,25 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 12,
         "intermediate_size": 3072,
     },
+    "gte-modernbert-base": {
+        "model_type": "modernbert",
+        "hidden_size": 768,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 12,
+        "intermediate_size": 1152,
+        "hidden_activation": "gelu",
+        "vocab_size": 50368,
+        "max_position_embeddings": 8192,
+        "norm_eps": 1e-5,
+        "norm_bias": False,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "global_attn_every_n_layers": 3,
+        "local_attention": 128,
+        "global_rope_theta": 160000.0,
+        "local_rope_theta": 10000.0,
+        "pad_token_id": 0,
+    },
     "gte-Qwen2-1.5B-instruct": {
         **QWEN2,
         "hidden_size": 1536,
@@ -153,7 +172,11 @@ def _write_text_files(folder: Path, decoder: bool) -> None:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         tokenizer.add_special_tokens(["<|endoftext|>"])
-        settings = {"eos_token": "<|endoftext|>", "add_eos_token": True}
+        settings = {
+            "eos_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>",
+            "add_eos_token": True,
+        }
     else:
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *map(chr, range(33, 127))]
         words += ["##" + chr(i) for i in range(33, 127)]
@@ -168,7 +191,12 @@ def _write_text_files(folder: Path, decoder: bool) -> None:
             pair="[CLS] $A [SEP] $B:1 [SEP]:1",
             special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
         )
-        settings = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+        settings = {
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+            "unk_token": "[UNK]",
+            "pad_token": "[PAD]",
+        }
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "1_Pooling").mkdir(exist_ok=True)

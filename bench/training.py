@@ -60,6 +60,7 @@ def ours(arguments: argparse.Namespace, rows: list[tuple[str, str]], cached: boo
     from opengte.data.prepare import prepare
     from opengte.data.sources import Spec
     from opengte.data.tokens import Encoding
+    from opengte.train.distributed import join
     from opengte.train.journal import STEPS, read_table
     from opengte.train.loop import train
     from opengte.train.models import load_trainable
@@ -77,7 +78,7 @@ def ours(arguments: argparse.Namespace, rows: list[tuple[str, str]], cached: boo
         prepare([Spec("rows", (folder / "rows.jsonl",))], folder / "shards", encoding)
         dataset = Dataset.open(folder / "shards")
         order = Order.of(dataset, seed=0, batch=arguments.batch)
-        trainee = Trainee(load_trainable(found), ("dense",))
+        trainee = Trainee(load_trainable(found), ("dense",), arguments.precision)
         objective = Contrastive("info_nce", temperature=0.05)
         tokens = [Batches(dataset, order, ahead=0).at(s).tokens for s in range(arguments.steps)]
         chunk = arguments.chunk_tokens
@@ -88,6 +89,7 @@ def ours(arguments: argparse.Namespace, rows: list[tuple[str, str]], cached: boo
             clip=1.0,
             chunk_tokens=chunk,
             memory=1e-6 if cached else 16.0,
+            precision=arguments.precision,
             save_every=None,
             log_every=1,
             progress=False,
@@ -100,6 +102,7 @@ def ours(arguments: argparse.Namespace, rows: list[tuple[str, str]], cached: boo
             objective,
             settings,
             run,
+            world=join(arguments.device),
         )
         lines = read_table(run / "log.csv")
         assert len(read_table(run / STEPS)) == arguments.steps
@@ -161,7 +164,8 @@ def theirs(arguments: argparse.Namespace, rows: list[tuple[str, str]], cached: b
             report_to="none",
             disable_tqdm=True,
             logging_strategy="no",
-            use_cpu=True,
+            use_cpu=arguments.device == "cpu",
+            bf16=arguments.precision == "bf16",
             dataloader_pin_memory=False,
         )
         table = Dataset.from_dict(
@@ -200,6 +204,8 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=8)
     parser.add_argument("--chunk-tokens", type=int, default=None)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--arm", choices=ARMS)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)

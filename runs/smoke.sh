@@ -26,7 +26,7 @@ train finetune --model contrastive/model --data data/pairs.jsonl --dev data/dev.
     --output finetuned --tokens 1M --batch 64 --learning-rate 1e-3 --mine 3 --matryoshka 32 \
     --document-tokens 128
 train extend --model finetuned/model --data data/long.jsonl --dev data/long-dev.jsonl \
-    --output long --positions 1024 --tokens 400k --batch 32 --learning-rate 5e-4 --no-check
+    --output long --positions 1024 --tokens 800k --batch 32 --learning-rate 1e-3 --no-check
 train instruct --model qwen2 --from-nothing tiny --vocabulary 4096 --data data/pairs.jsonl \
     --dev data/dev.jsonl --output instructed --tokens 500k --batch 64 --learning-rate 2e-3 \
     --lora 0 --instruction "Find the command that does this." --document-tokens 128

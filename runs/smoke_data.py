@@ -13,7 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FULL = ROOT.parent / "shared/data/train/tldr/en.jsonl.gz"
 SAMPLE = ROOT / "examples/training/tldr.jsonl.gz"
-PAIRS, DEV, JOINED = 2400, 200, 6
+PAIRS, DEV, JOINED = 2400, 200, 3
+FILLING = 400  # pages that stand around others, and that no long text is about
 
 
 def lines(path: Path) -> Iterator[dict]:
@@ -30,10 +31,10 @@ def full() -> Iterator[dict]:
             yield {"query": page["description"].split("\n")[0], "positive": uses[:360]}
 
 
-def long(pairs: list[dict], draw: random.Random) -> Iterator[dict]:
+def long(pairs: list[dict], filling: list[dict], draw: random.Random) -> Iterator[dict]:
     """One page among others: only those who read to the end find it."""
     for pair in pairs:
-        others = [other["positive"] for other in draw.sample(pairs, JOINED - 1)]
+        others = [other["positive"] for other in draw.sample(filling, JOINED - 1)]
         others.insert(draw.randrange(JOINED), pair["positive"])
         yield {"query": pair["query"], "positive": " ".join(others)}
 
@@ -55,8 +56,9 @@ def main(folder: Path) -> None:
     write(folder / "dev.jsonl", dev)
     texts = [{"text": text} for pair in train for text in pair.values()]
     write(folder / "texts.jsonl", texts)
-    write(folder / "long.jsonl", long(train, draw))
-    write(folder / "long-dev.jsonl", long(dev, draw))
+    filling, about = train[:FILLING], train[FILLING:]
+    write(folder / "long.jsonl", long(about, filling, draw))
+    write(folder / "long-dev.jsonl", long(dev, filling, draw))
     sys.stdout.write(f"{len(train)} pairs from {source}\n")
 
 

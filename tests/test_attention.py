@@ -1,5 +1,7 @@
 """Packed attention and pooling against their slow, obvious twins."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,47 @@ def test_packed_attention_is_naive_attention(
         torch.randn(sum(lengths), heads, head_dim, generator=generator, dtype=torch.float64)
         for heads in (plan.heads, kv_heads, kv_heads)
     )
+    found = layers.attend(q, k, v, packed, plan)
+    torch.testing.assert_close(found, layers.attend_naive(q, k, v, packed, plan))
+
+
+def varlen_of_an_older_pytorch(q, k, v, cu_q, cu_k, max_q, max_k, *, window_size=(-1, -1)):
+    """Do what PyTorch 2.11 does: no grouped heads, windows as reach to the left and right."""
+    assert k.shape == q.shape and max_q == max_k == int(cu_q.diff().max())
+    left, right = window_size
+    result = torch.empty_like(q)
+    for start, stop in zip(cu_q.tolist(), cu_k.tolist()[1:], strict=False):
+        ahead = torch.arange(stop - start) - torch.arange(stop - start)[:, None]
+        seen = torch.ones_like(ahead, dtype=torch.bool)
+        if left >= 0:
+            seen &= ahead >= -left
+        if right >= 0:
+            seen &= ahead <= right
+        heads = [x[start:stop].transpose(0, 1) for x in (q, k, v)]
+        out = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=seen)
+        result[start:stop] = out.transpose(0, 1)
+    return result
+
+
+def varlen_of_a_newer_pytorch(*args, window_size=(-1, -1), enable_gqa=False, num_splits=None):
+    """Do what PyTorch 2.13 does: told of grouped heads, and into how many parts keys are split."""
+    q, k, v, *rest = args
+    assert num_splits == 1 and enable_gqa == (k.shape[1] != q.shape[1])
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    return varlen_of_an_older_pytorch(q, k, v, *rest, window_size=window_size)
+
+
+@pytest.mark.parametrize("varlen", [varlen_of_an_older_pytorch, varlen_of_a_newer_pytorch])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [None, 0, 3])
+@pytest.mark.parametrize("group", [1, 3])
+def test_what_a_gpu_is_asked_for_is_naive_attention(varlen, causal, window, group, monkeypatch):
+    monkeypatch.setattr(layers, "_has_varlen", lambda q: True)
+    monkeypatch.setattr(layers, "varlen_attn", varlen)
+    monkeypatch.setattr(layers, "_VARLEN_OPTIONS", inspect.signature(varlen).parameters)
+    packed = layers.pack(batch_of([5, 9, 1]), torch.device("cpu"))
+    plan = attention(2 * group, 2, 8, causal=causal, window=window)
+    q, k, v = (torch.randn(15, heads, 8, dtype=torch.float64) for heads in (2 * group, 2, 2))
     found = layers.attend(q, k, v, packed, plan)
     torch.testing.assert_close(found, layers.attend_naive(q, k, v, packed, plan))
 

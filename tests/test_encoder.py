@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder(folder):
-    return Encoder.load(folder, engine="torch", threads=1)
+    return Encoder.load(folder, engine="torch", device="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-BATCH = 32  # texts
+LARGEST = 32  # texts of a batch
+BATCHES = 30  # of a set: cut into fewer, lengths differ within a batch and padding costs more
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -29,11 +30,17 @@ class Padded:
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         parts = []
-        for start in range(0, len(order), BATCH):
-            parts.append(self._forward(*pad([ids[i] for i in order[start : start + BATCH]])))
+        size = batch_size(len(order))
+        for start in range(0, len(order), size):
+            parts.append(self._forward(*pad([ids[i] for i in order[start : start + size]])))
         result = np.concatenate(parts)
         result[order] = result.copy()
         return result
+
+
+def batch_size(texts: int) -> int:
+    """Return how many texts a batch has, so that a small set is padded as little as a large one."""
+    return min(LARGEST, max(2, texts // BATCHES))
 
 
 def tokenizer(folder: Path, max_length: int) -> Tokenizer:

@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Normalize, Pooling, Transformer
 from transformers import PreTrainedTokenizerFast
 
-from cpu_peers.padded import BATCH, Floats
+from cpu_peers.padded import Floats, batch_size
 from cpu_peers.sentence import DTYPES, both_ways
 
 
@@ -40,7 +40,10 @@ class Peer:
         """Return the vectors of texts, in their order."""
         vectors: Floats = (
             self._model.encode(
-                list(texts), batch_size=BATCH, show_progress_bar=False, convert_to_tensor=True
+                list(texts),
+                batch_size=batch_size(len(texts)),
+                show_progress_bar=False,
+                convert_to_tensor=True,
             )
             .float()
             .numpy()

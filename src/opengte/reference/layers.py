@@ -190,24 +190,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: Attention
 
 def _has_varlen(q: Tensor) -> bool:
     half = q.dtype in (torch.float16, torch.bfloat16)
-    return q.is_cuda and half and q.shape[-1] <= 256 and "window_size" in _VARLEN_OPTIONS
+    shaped = q.shape[-1] <= 256 and q.shape[-1] % 8 == 0
+    return q.is_cuda and half and shaped and "window_size" in _VARLEN_OPTIONS
 
 
 def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: Attention) -> Tensor:
     reach = -1 if attention.window is None else attention.window
-    invariant: dict[str, Any] = {"num_splits": 1} if "num_splits" in _VARLEN_OPTIONS else {}
-    result = varlen_attn(
-        q,
-        k,
-        v,
-        packed.cu_seqlens,
-        packed.cu_seqlens,
-        packed.longest,
-        packed.longest,
-        window_size=(reach, 0 if attention.causal else reach),
-        enable_gqa=k.shape[1] != q.shape[1],
-        **invariant,
-    )
+    options: dict[str, Any] = {"window_size": (reach, 0 if attention.causal else reach)}
+    if "num_splits" in _VARLEN_OPTIONS:
+        options["num_splits"] = 1  # the same sums whatever the batch
+    group = attention.heads // attention.kv_heads
+    if group > 1 and "enable_gqa" in _VARLEN_OPTIONS:
+        options["enable_gqa"] = True
+    elif group > 1:
+        k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+    bounds, longest = packed.cu_seqlens, packed.longest
+    result = varlen_attn(q, k, v, bounds, bounds, longest, longest, **options)
     assert isinstance(result, Tensor)
     return result
 
