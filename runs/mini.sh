@@ -51,3 +51,4 @@ for domain in debian python-docs medquad; do
             --report "eval/$domain-$(basename "$model").md"
     done
 done
+"$PYTHON" "$here/mini_table.py" "$data/mteb" data/test minilm tuned/model merged | tee table.md

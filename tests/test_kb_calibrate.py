@@ -322,6 +322,7 @@ def test_the_command(base, gte, tmp_path):
         gte("index", "calibrate", base.place, "--show", "--json").stdout.split("\n")[:-1],
     )
     assert (row["questions"], row["learned_from"]) == (84, "labelled")
+    assert "\nconfidence    learned from " in gte("index", "status", base.place).stdout
     found = gte("search", "ant bites bear", "--in", base.place)
     assert "confidence 0." in found.stdout
     assert "an answer is there with confidence " in found.stderr

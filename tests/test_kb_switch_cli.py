@@ -55,6 +55,16 @@ def test_a_dry_run_builds_nothing(place):
     assert (row["new"], row["embedded"]) == ("other", 20)
 
 
+def test_status_names_what_a_rollback_goes_to(place):
+    assert "\nbefore" not in gte("index", "status", place, "--sample", "0").stdout
+    was = model(place)
+    gte("index", "switch", place, "--model", "other")
+    shown = gte("index", "status", place, "--sample", "0").stdout
+    assert f"before        {was}, kept for `gte index rollback`\n" in shown
+    (row,) = map(json.loads, gte("index", "status", place, "--json").stdout.splitlines())
+    assert (row["model"], row["before"], row["calibration"]) == ("other", was, None)
+
+
 def test_switch_and_rollback(place):
     result = gte("index", "switch", place, "--model", "other")
     assert (result.exit_code, result.stdout) == (0, "")

@@ -58,6 +58,7 @@ def status_command(kb: str, problems: bool, sample: int, as_json: bool) -> None:
 
 def _status_row(found: "Status") -> dict[str, Any]:
     row = asdict(found)
+    row["calibration"] = found.calibration.settings() if found.calibration else None
     row["health"]["details"] = {name: str(value) for name, value in found.health.details.items()}
     return row
 
@@ -72,6 +73,16 @@ def _status_lines(found: "Status") -> list[tuple[str, str]]:
             f"{found.files:,}, of which {found.problems:,} failed, {found.warnings:,} doubtful",
         ),
     ]
+    if found.before:
+        lines.append(("before", f"{found.before}, kept for `gte index rollback`"))
+    if found.calibration:
+        learned = found.calibration
+        lines.append(
+            (
+                "confidence",
+                f"learned from {learned.accuracy.questions:,} {learned.learned_from} questions",
+            )
+        )
     if health.bytes is not None:
         lines.append(("size", show.size(health.bytes)))
     lines.append(("versions", f"{health.versions:,} kept"))

@@ -324,8 +324,9 @@ def marks(text: str, query: str) -> tuple[tuple[int, int], ...]:
 
 COMMON = frozenset(
     "the and for are was were with that this from how what why when where who which does did can "
-    "you your not but has have had will would should could into about than then there their its"
-    "".split()
+    "you your not but has have had will would should could into about than then there their its "
+    "they them she her him his our all any some more most other such only also very just may must "
+    "been being get one use used using".split()
 )
 _ENDINGS = ("ing", "ed", "es", "s")
 

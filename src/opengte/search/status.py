@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from opengte.folding import normalise
+from opengte.search.confidence import Calibration
 from opengte.search.stores.base import Health
 from opengte.types import Floats
 
@@ -29,7 +30,11 @@ class Recall:
 
 @dataclass(frozen=True)
 class Status:
-    """The state of an index; problems and warnings count files."""
+    """The state of an index; problems and warnings count files.
+
+    before is the model of the generation that a rollback would go to; calibration says how sure
+    answers are, None if nothing learned it.
+    """
 
     place: str
     model: str
@@ -38,11 +43,15 @@ class Status:
     files: int
     problems: int
     warnings: int
+    before: str | None
+    calibration: Calibration | None
     recall: Recall | None
 
 
 def status(kb: "KnowledgeBase", sample: int) -> Status:
     """Return the state of an index."""
+    from opengte.search.switch import before  # which opens knowledge bases
+
     files = problems = warnings = 0
     for source in kb.store.sources():
         files += 1
@@ -56,6 +65,8 @@ def status(kb: "KnowledgeBase", sample: int) -> Status:
         files=files,
         problems=problems,
         warnings=warnings,
+        before=before(kb),
+        calibration=kb.calibration,
         recall=probe(kb, sample) if sample else None,
     )
 

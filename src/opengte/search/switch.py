@@ -299,6 +299,16 @@ def _name(old: "knowledge.KnowledgeBase", settings: Mapping[str, Any]) -> str:
     return f"{generations.FIRST}-{digest[:12]}"
 
 
+def before(base: "knowledge.KnowledgeBase") -> str | None:
+    """Return the model of the generation that a rollback would go to, None if there is none."""
+    if base._live is None:
+        return None
+    pointer, options = _pointer(base)
+    store = pointer.previous and _open(base.place, options, pointer.previous)
+    settings = store.settings() if store else None
+    return str(settings["model"]["model"]) if settings else None
+
+
 def _pointer(old: "knowledge.KnowledgeBase") -> tuple[generations.Pointer, Any]:
     found = look(old.place, old._live.options if old._live else None) if old._live else None
     if found is None:
