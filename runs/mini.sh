@@ -45,10 +45,4 @@ for model in minilm tuned/model merged; do
         --tasks SciFact,STSBenchmark,Banking77Classification \
         --output "eval/$(dirname "$model" | tr -d .)$(basename "$model")"
 done
-for domain in debian python-docs medquad; do
-    for model in tuned/model merged; do
-        gte eval compare minilm "$model" --data "data/test/$domain" \
-            --report "eval/$domain-$(basename "$model").md"
-    done
-done
 "$PYTHON" "$here/mini_table.py" "$data/mteb" data/test minilm tuned/model merged | tee table.md
