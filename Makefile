@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test test-fast lint docs fuzz bench-cpu bench-serve bench-search bench-train smoke clean
+.PHONY: help demo serve-demo test test-fast lint docs fuzz bench-cpu bench-serve bench-search bench-train bench-gpu smoke clean
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
