@@ -38,8 +38,10 @@ def bucket(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     import boto3
 
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="documents")
-    yield "s3://documents/kb"
+    # servers of one process share what they hold: each test gets a bucket of its own
+    name = f"documents-{port}"
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket=name)
+    yield f"s3://{name}/kb"
     server.stop()
 
 

@@ -99,8 +99,10 @@ def _ranges(sizes: Sequence[int], room: int, overlap: int) -> list[tuple[int, in
         ranges.append((first, last))
         if last == len(sizes):
             return ranges
+        # what is shared leaves room for the span that comes next, or the window would add nothing
         shared, back = 0, last
-        while back - 1 > first and shared + sizes[back - 1] <= overlap:
+        most = min(overlap, room - sizes[last])
+        while back - 1 > first and shared + sizes[back - 1] <= most:
             back -= 1
             shared += sizes[back]
         first = back
