@@ -11,7 +11,6 @@ the best of several batch sizes. Decoders: theirs attends causally, which is les
 import argparse
 import json
 import logging
-import os
 import random
 import statistics
 import sys
@@ -27,11 +26,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import random_checkpoint
+from texts import LONGEST, MEDIAN, SHORTEST, SIGMA
 
 from opengte import Encoder
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-MEDIAN, SIGMA, SHORTEST, LONGEST = 71.5, 1.0, 8, 512
 PEER_BATCHES = (32, 128, 512)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -58,7 +57,7 @@ def for_peer(folder: Path) -> Path:
     copy.mkdir(exist_ok=True)
     for path in folder.iterdir():
         if path.is_file() and path.name != "config.json" and not (copy / path.name).exists():
-            (copy / path.name).symlink_to(path)
+            (copy / path.name).symlink_to(path.resolve())
     config = json.loads((folder / "config.json").read_text())
     config.pop("auto_map", None)
     (copy / "config.json").write_text(json.dumps(config))
@@ -136,13 +135,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     warnings.simplefilter("ignore")
     items = texts(options.texts)
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}")
+    tokens = sum(text.count(" ") + 1 for text in items)
     for shape in options.shapes.split(","):
         folder = checkpoint(options.folder, shape)
-        tokens = sum(text.count(" ") + 1 for text in items)
         compare(folder, items, tokens, options.precisions.split(","), options.rounds)
 
 
