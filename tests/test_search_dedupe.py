@@ -100,7 +100,7 @@ def test_words_against_all_pairs(texts):
     keeper = list(range(len(texts)))
     for i in range(len(texts)):
         for j in range(i):
-            near = minhash.near(signatures[i], signatures[j])
+            near = minhash.share(signatures[i], signatures[j]) >= minhash.NEAR
             if near or digests[i] == digests[j]:
                 a, b = keeper[i], keeper[j]
                 keeper = [min(a, b) if one in (a, b) else one for one in keeper]

@@ -8,7 +8,7 @@ Letters in shapes: h hashes of a signature, r runs of words.
 
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -48,9 +48,14 @@ def share(a: bytes, b: bytes) -> float:
     return float(np.mean(_numbers(a) == _numbers(b))) if a and b else 0.0
 
 
-def near(a: bytes, b: bytes) -> bool:
-    """Return whether two signatures are of texts that are nearly the same."""
-    return share(a, b) >= NEAR
+def twin(signature_: bytes, others: Sequence[bytes]) -> int | None:
+    """Return which of other signatures is the first of a text that is nearly the same."""
+    there = [index for index, other in enumerate(others) if other]
+    if not signature_ or not there:
+        return None
+    rows = _numbers(b"".join(others)).reshape(len(there), -1)
+    found = np.flatnonzero((rows == _numbers(signature_)).mean(axis=1) >= NEAR)
+    return there[found[0]] if len(found) else None
 
 
 def groups(signatures: Mapping[str, bytes]) -> list[list[str]]:

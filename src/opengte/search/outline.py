@@ -58,6 +58,23 @@ class Outlining(Protocol):
         ...
 
 
+@runtime_checkable
+class Showing(Protocol):
+    """A store that reads less for an answer than all of a document."""
+
+    def shown(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
+        """Return those documents that the last search found, without what only indexing needs.
+
+        That is: learned weights, tokens, hashes, warnings, when it was indexed.
+        """
+        ...
+
+
+def shown(store: Store, ids: Sequence[str]) -> dict[str, StoredDocument]:
+    """Return those documents that are there, as much of them as an answer shows."""
+    return store.shown(ids) if isinstance(store, Showing) else store.fetch(ids)
+
+
 def outlines(
     store: Store, where: Filter | None = None, ids: Sequence[str] | None = None
 ) -> Iterator[Outline]:

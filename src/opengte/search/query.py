@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,8 +14,9 @@ from opengte.errors import InputError
 from opengte.folding import normalise
 from opengte.search.filters import Filter
 from opengte.search.fusion import Fusion, fuse
-from opengte.search.minhash import near
+from opengte.search.minhash import twin
 from opengte.search.mmr import mmr
+from opengte.search.outline import shown
 from opengte.search.parse.base import Scalar
 from opengte.search.stores.base import Scored, Sparse, Store, StoredDocument
 from opengte.search.windows import heading
@@ -25,11 +27,14 @@ if TYPE_CHECKING:
 
 Leg = Literal["dense", "sparse", "lexical"]
 LEGS: tuple[Leg, ...] = ("dense", "sparse", "lexical")
-DEPTH = 200  # documents of each leg that are fused
+DEPTH = 100  # documents of each leg that are fused
+MOST_LEGS = 32  # that wait for their stores at the same time, of all searches of a process
 RERANKED = 50  # documents that a reranker reads
 DIVERSE = 5  # candidates of MMR for each result
 WORDS = re.compile(r"\w+")
+SHARED = 0.2  # what sharing all words of the question is worth, beside a cosine: a tie-breaker
 SHORT_WORD = 3  # letters from which a word of the query is marked
+_LEGS = ThreadPoolExecutor(MOST_LEGS, thread_name_prefix="leg of a search")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class Asked:
     text: str
     vector: Floats
     sparse: Sparse = field(default_factory=dict)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The stems of its words that say something."""
+        return query_words(self.text)
 
 
 @dataclass(frozen=True)
@@ -197,8 +207,8 @@ def legs_of(
     legs = [leg for leg in options.legs or LEGS if options.fusion.weight(leg) > 0]
     if not asked.sparse:
         legs = [leg for leg in legs if leg != "sparse"]
-    with ThreadPoolExecutor(max(1, len(legs))) as pool:
-        found = list(pool.map(lambda leg: _timed(work[leg]), legs))
+    begun = [_LEGS.submit(_timed, work[leg]) for leg in legs[1:]]
+    found = [_timed(work[leg]) for leg in legs[:1]] + [one.result() for one in begun]
     for leg, (_, seconds) in zip(legs, found, strict=True):
         clock.seconds[leg] = seconds
     rankings: dict[str, Scored] = {
@@ -240,16 +250,14 @@ def _distinct(
     start = 0
     while len(kept) < wanted and start < len(fused):
         names = [name for name, _ in fused[start : start + wanted]]
-        found = store.fetch(names)
+        found = shown(store, names)
         for name in names:
             one = found.get(name)
             if one is None or len(kept) == wanted:  # removed by another process meanwhile
                 continue
-            twin = next(
-                (two for two in kept if collapse and near(one.signature, two.signature)), None
-            )
-            if twin:
-                copies[twin.id].append(one.id)
+            same = twin(one.signature, [two.signature for two in kept]) if collapse else None
+            if same is not None:
+                copies[kept[same].id].append(one.id)
             else:
                 kept.append(one)
                 copies[one.id] = []
@@ -280,24 +288,38 @@ def _hit(
 
 def best_passage(one: StoredDocument, asked: Asked) -> Passage:
     """Return the span that is closest to the question, by its vector and the words they share."""
-    best: tuple[float, float, int, int] | None = None
-    words = query_words(asked.text)
-    for window in one.windows:
-        if not len(window.spans.bounds):
-            continue
-        scores = normalise(window.spans.floats()) @ asked.vector
-        for (start, end), score in zip(window.spans.bounds.tolist(), scores.tolist(), strict=True):
-            shared = len(words & query_words(one.text[start:end])) / max(1, len(words))
-            value = score + 0.2 * shared  # a tie-breaker: both say the passage is the reason
-            if best is None or value > best[0]:
-                best = value, score, start, end
+    best = _best_span(one, asked)
     if best is None:  # no spans are kept: the window that is closest
         window = max(one.windows, key=lambda window: float(window.vector @ asked.vector))
-        best = 0.0, float(window.vector @ asked.vector), window.start, window.end
-    _, score, start, end = best
+        best = float(window.vector @ asked.vector), window.start, window.end
+    score, start, end = best
     end = _with_body(one, start, end)
     text = one.text[start:end]
-    return Passage(start, end, text, heading(one.sections, start), score, marks(text, asked.text))
+    return Passage(start, end, text, heading(one.sections, start), score, marks(text, asked.words))
+
+
+def _best_span(one: StoredDocument, asked: Asked) -> tuple[float, int, int] | None:
+    """Return the score and the bounds of the best span, the first of equals."""
+    spans = [
+        (score, *bounds)
+        for window in one.windows
+        if len(window.spans.bounds)
+        for score, bounds in zip(
+            (normalise(window.spans.floats()) @ asked.vector).tolist(),
+            window.spans.bounds.tolist(),
+            strict=True,
+        )
+    ]
+    top = max((score for score, _, _ in spans), default=0.0)
+    near = [span for span in spans if span[0] >= top - SHARED]  # no other can be the best
+    if len(near) <= 1:
+        return near[0] if near else None
+    return max(near, key=lambda span: span[0] + SHARED * _shared(one.text, span, asked.words))
+
+
+def _shared(text: str, span: tuple[float, int, int], words: frozenset[str]) -> float:
+    """Return the share of the question's words that a span has."""
+    return len(words & query_words(text[span[1] : span[2]])) / max(1, len(words))
 
 
 def _with_body(one: StoredDocument, start: int, end: int) -> int:
@@ -315,9 +337,9 @@ def query_words(text: str) -> frozenset[str]:
     return frozenset(_stem(word) for word in found if len(word) >= SHORT_WORD or not word.isascii())
 
 
-def marks(text: str, query: str) -> tuple[tuple[int, int], ...]:
-    """Return where a text has words of the query, in other forms too."""
-    wanted = query_words(query) - COMMON
+def marks(text: str, words: frozenset[str]) -> tuple[tuple[int, int], ...]:
+    """Return where a text has words of the query, given as `query_words`, in other forms too."""
+    wanted = words - COMMON
     found = (m for m in WORDS.finditer(text) if _stem(m[0].lower()) in wanted)
     return tuple(match.span() for match in found)
 
@@ -331,6 +353,7 @@ COMMON = frozenset(
 _ENDINGS = ("ing", "ed", "es", "s")
 
 
+@lru_cache(maxsize=65536)
 def _stem(word: str) -> str:
     """Return a word without an English ending; good enough to mark words, not to search them."""
     for ending in _ENDINGS:

@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
@@ -29,6 +29,7 @@ from opengte.search.stores.base import (
     StoredDocument,
 )
 from opengte.search.stores.inverted import Inverted
+from opengte.search.stores.snapshot import Reader, Snapshot, run
 from opengte.types import Floats
 
 T = TypeVar("T")
@@ -38,7 +39,6 @@ SETTINGS, SOURCES, WINDOWS = "settings", "sources", "windows"
 LIST = 500  # ids in one condition
 SCAN = 256  # rows held at once by a scan
 ATTEMPTS = 8  # of a commit that meets another process's
-OVERSAMPLING = 4  # candidates of a first pass for each that is wanted
 
 
 class LanceStore:
@@ -65,12 +65,15 @@ class LanceStore:
         self._tables_lock = threading.Lock()
         self._postings_lock = threading.Lock()
         self._inverted: tuple[int, Inverted] | None = None
-        self._counted = (-1, 0)  # version, rows
+        options = dict(storage_options or {})
+        session = lancedb.Session.default()  # one set of caches
         self._database = lancedb.connect(
             uri,
             read_consistency_interval=timedelta(0),
-            storage_options=dict(storage_options or {}),
+            storage_options=options,
+            session=session,
         )
+        self._reader = Reader(uri, WINDOWS, options, session, names=local)
         self._tables: dict[str, Any] = {}
         self._writing = writing  # held while a commit is made
 
@@ -133,7 +136,7 @@ class LanceStore:
     def delete_sources(self, ids: Sequence[str]) -> None:
         """Forget files."""
         for part in _parts(ids):
-            self._delete(SOURCES, _in("id", part))
+            self._delete(SOURCES, sql.among("id", part))
 
     # --- documents -------------------------------------------------------------------------------
 
@@ -146,7 +149,7 @@ class LanceStore:
             return
         table = self._need(WINDOWS)
         rows = to_table(documents, schema(_width(table, "vector"), _width(table, "short")))
-        gone = _in("id", [document.id for document in documents])
+        gone = sql.among("id", [document.id for document in documents])
         self._commit(
             lambda: (
                 _replace(table, ["id", "window"])
@@ -158,7 +161,7 @@ class LanceStore:
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents."""
         for part in _parts(ids):
-            self._delete(WINDOWS, _in("id", part))
+            self._delete(WINDOWS, sql.among("id", part))
 
     def known(self, ids: Sequence[str]) -> dict[str, Known]:
         """Return the hashes of those documents that are there."""
@@ -181,9 +184,31 @@ class LanceStore:
 
     def fetch(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
         """Return those documents that are there, whole."""
-        from opengte.search.stores.rows import from_rows
+        from opengte.search.stores.rows import ANSWER, INDEXING
 
-        rows = sorted(self._select(None, "id", ids), key=lambda row: (row["id"], row["window"]))
+        return self._documents(ids, ANSWER + INDEXING, self._reader.snapshot)
+
+    def shown(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
+        """Return those documents that are there, without what only indexing needs."""
+        from opengte.search.stores.rows import ANSWER
+
+        return self._documents(ids, ANSWER, self._reader.searched)
+
+    def _documents(
+        self,
+        ids: Sequence[str],
+        columns: Sequence[str],
+        version: Callable[[], Coroutine[Any, Any, Snapshot]],
+    ) -> dict[str, StoredDocument]:
+        from opengte.search.stores.rows import from_rows, records
+
+        self._need(WINDOWS)
+
+        async def read(part: Sequence[str]) -> Any:
+            return await (await version()).rows_of(part, columns)
+
+        rows = [row for part in _parts(ids) for row in records(run(read(part)))]
+        rows.sort(key=lambda row: (row["id"], row["window"]))
         return {document.id: document for document in from_rows(rows)}
 
     def documents_of(self, sources: Sequence[str]) -> dict[str, list[str]]:
@@ -262,31 +287,25 @@ class LanceStore:
         exact: bool = False,
     ) -> Scored:
         """Return the k documents closest to a vector (d,); exact looks at every one."""
-        table = self._need(WINDOWS)
-        if exact:
-            return legs.closest(table, "vector", query, k, where, None)
-        probes = legs.probes(self._rows(table))
-        if "short" not in table.schema.names:
-            return legs.closest(table, "vector", query, k, where, probes)
-        from opengte.search.stores.rows import shortened
+        self._need(WINDOWS)
+        return run(self._dense(query, k, where, exact=exact))
 
-        short = shortened(query, _width(table, "short"))
-        first = legs.closest(table, "short", short, k * OVERSAMPLING, where, probes)
-        rows = list(self._select(["id", "vector"], "id", [name for name, _ in first]))
-        scores = [float(np.dot(query, np.asarray(row["vector"], np.float32))) for row in rows]
-        return legs.best_windows([row["id"] for row in rows], scores)[:k]
+    async def _dense(self, query: Floats, k: int, where: Filter | None, *, exact: bool) -> Scored:
+        held = await self._reader.snapshot()
+        if exact:
+            return await legs.closest(held, "vector", query, k, where, None)
+        if held.first_pass is None:
+            return await legs.closest(held, "vector", query, k, where, legs.probes(held.count))
+        return await legs.two_passes(held, query, k, where)
 
     def lexical(self, query: str, k: int, where: Filter | None) -> Scored:
         """Return the k best documents by BM25."""
-        table = self._need(WINDOWS)
-        return legs.words(table, query, k, where) if query.strip() else []
+        self._need(WINDOWS)
 
-    def _rows(self, table: Any) -> int:
-        """Return how many rows there are, counted once a version."""
-        version = int(table.version)
-        if self._counted[0] != version:
-            self._counted = version, int(table.count_rows())
-        return self._counted[1]
+        async def search() -> Scored:
+            return await legs.words(await self._reader.snapshot(), query, k, where)
+
+        return run(search()) if query.strip() else []
 
     def sparse(self, query: Sparse, k: int, where: Filter | None) -> Scored:
         """Return the k best documents by learned sparse weights."""
@@ -391,7 +410,7 @@ class LanceStore:
         """Yield the rows whose key is among the values."""
         table = self._need(WINDOWS)
         for part in _parts(values):
-            condition = _in(key, part) + (f" AND {also}" if also else "")
+            condition = sql.among(key, part) + (f" AND {also}" if also else "")
             search = table.search().where(condition).limit(None)
             if columns:
                 search = search.select(columns)
@@ -425,10 +444,6 @@ def _width(table: Any, column: str) -> Any:
 
 def _replace(table: Any, key: str | list[str]) -> Any:
     return table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
-
-
-def _in(column: str, values: Sequence[str]) -> str:
-    return f"{column} IN ({', '.join(map(sql.quoted, values))})" if values else "false"
 
 
 def _parts(values: Sequence[str], size: int = LIST) -> Iterator[list[str]]:

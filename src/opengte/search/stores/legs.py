@@ -9,17 +9,19 @@ from opengte.search.filters import Filter
 from opengte.search.stores import sql
 from opengte.search.stores.base import Scored
 from opengte.search.stores.inverted import Inverted
+from opengte.search.stores.snapshot import Snapshot
 from opengte.search.stores.upkeep import PARTITION
 from opengte.types import Floats
 
 SCAN = 4096  # rows held at once by a scan
 MOST = 100_000  # candidates of one search
-LEAST = 200  # candidates that are scored exactly, however few are wanted
+LEAST = 100  # candidates that are scored exactly, however few are wanted
+OVERSAMPLING = 4  # candidates of a first pass for each that is wanted
 PROBES = 48  # partitions that a search looks into, in a table of ordinary size
 
 
-def closest(
-    table: Any, column: str, query: Floats, k: int, where: Filter | None, probes: int | None
+async def closest(
+    held: Snapshot, column: str, query: Floats, k: int, where: Filter | None, probes: int | None
 ) -> Scored:
     """Return the documents of the windows closest to a vector; probes None looks at every one.
 
@@ -27,19 +29,40 @@ def closest(
     """
     wanted = max(k, LEAST)
     while True:
-        search = table.search(query, vector_column_name=column).distance_type("dot")
-        search = search.select(["id", "_distance"]).limit(wanted)
-        if where is not None:
-            search = search.where(sql.where(where), prefilter=True)
+        search = held.table.query().nearest_to(query).column(column).distance_type("dot")
         if probes is None:
             search = search.bypass_vector_index()
         else:  # the best by few bits, scored by the true vectors
             search = search.nprobes(probes).refine_factor(1)
-        rows = search.to_arrow()
-        best = best_windows(rows["id"].to_pylist(), 1.0 - rows["_distance"].to_numpy())
-        if len(best) >= k or len(rows) < wanted or wanted >= MOST:
+        names, distances = await _found(held, search, "_distance", wanted, where)
+        best = best_windows(names, 1.0 - distances)
+        if len(best) >= k or len(names) < wanted or wanted >= MOST:
             return best[:k]
         wanted = min(MOST, wanted * 4)
+
+
+async def two_passes(held: Snapshot, query: Floats, k: int, where: Filter | None) -> Scored:
+    """Return the k documents closest to a vector: found by its first dimensions, scored by all."""
+    from opengte.search.stores.rows import shortened, vectors
+
+    short = shortened(query, held.first_pass or 0)
+    first = await closest(held, "short", short, k * OVERSAMPLING, where, probes(held.count))
+    rows = await held.rows_of([name for name, _ in first], ["id", "vector"])
+    return best_windows(rows["id"].to_pylist(), vectors(rows) @ query)[:k]
+
+
+async def _found(
+    held: Snapshot, search: Any, score: str, count: int, where: Filter | None
+) -> tuple[list[str], Floats]:
+    """Return the documents of the rows that a search finds, and their scores."""
+    search = search.limit(count)
+    if where is not None:
+        search = search.where(sql.where(where))  # before the search: LanceDB's default
+    if held.names is None:
+        rows = await search.select(["id", score]).to_arrow()
+        return rows["id"].to_pylist(), rows[score].to_numpy()
+    rows = await search.select([score]).with_row_id().to_arrow()
+    return held.names.of(rows["_rowid"].to_numpy()), rows[score].to_numpy()
 
 
 def probes(rows: int) -> int:
@@ -47,14 +70,10 @@ def probes(rows: int) -> int:
     return max(PROBES, int(1.5 * (rows / PARTITION) ** 0.5))
 
 
-def words(table: Any, query: str, k: int, where: Filter | None) -> Scored:
+async def words(held: Snapshot, query: str, k: int, where: Filter | None) -> Scored:
     """Return the k best documents by BM25."""
-    search = table.search(query, query_type="fts", fts_columns="indexed_text")
-    search = search.select(["id", "_score"]).limit(k)
-    if where is not None:
-        search = search.where(sql.where(where), prefilter=True)
-    rows = search.to_arrow()
-    return best_windows(rows["id"].to_pylist(), rows["_score"].to_numpy())
+    search = held.table.query().nearest_to_text(query, columns="indexed_text")
+    return best_windows(*await _found(held, search, "_score", k, where))
 
 
 def postings(table: Any) -> Inverted:

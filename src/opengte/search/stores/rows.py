@@ -126,6 +126,28 @@ def _window(window: StoredWindow) -> dict[str, Any]:
     }
 
 
+ANSWER = (  # columns that an answer is made of
+    "id window source line title indexed_text text_from start end vector span_bounds span_scales "
+    "span_vectors metadata sections signature"
+).split()
+INDEXING = "tokens sparse_ids sparse_weights warnings truncated content row indexed".split()
+
+
+def records(table: Any) -> list[dict[str, Any]]:
+    """Return the rows of a table, their vectors as rows of one array."""
+    rows: list[dict[str, Any]] = table.drop_columns(["vector"]).to_pylist()
+    for row, vector in zip(rows, vectors(table), strict=True):
+        row["vector"] = vector
+    return rows
+
+
+def vectors(table: Any) -> Floats:
+    """Return the vectors (n, d) of the rows of a table."""
+    column = table["vector"].combine_chunks()
+    found: Floats = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+    return found
+
+
 def from_rows(rows: Iterable[dict[str, Any]]) -> Iterator[StoredDocument]:
     """Yield the documents of rows, in which those of one document are not mixed with others."""
     held: list[dict[str, Any]] = []
@@ -139,6 +161,7 @@ def from_rows(rows: Iterable[dict[str, Any]]) -> Iterator[StoredDocument]:
 
 
 def _document(rows: list[dict[str, Any]]) -> StoredDocument:
+    """Return the document of its rows, which may be without the columns that indexing needs."""
     rows = sorted(rows, key=lambda row: int(row["window"]))
     first = rows[0]
     return StoredDocument(
@@ -146,16 +169,16 @@ def _document(rows: list[dict[str, Any]]) -> StoredDocument:
         source=first["source"],
         title=first["title"],
         text=first["indexed_text"][first["text_from"] :],
-        content=first["content"],
-        row=first["row"],
+        content=first.get("content", ""),
+        row=first.get("row", ""),
         signature=first["signature"],
         windows=tuple(_stored_window(row) for row in rows),
         line=first["line"],
-        truncated=first["truncated"],
+        truncated=first.get("truncated", False),
         sections=tuple(Section(start, title) for start, title in json.loads(first["sections"])),
         metadata=json.loads(first["metadata"]),
-        warnings=tuple(first["warnings"]),
-        indexed=first["indexed"],
+        warnings=tuple(first.get("warnings", ())),
+        indexed=first.get("indexed", 0.0),
     )
 
 
@@ -171,11 +194,11 @@ def _stored_window(row: dict[str, Any]) -> StoredWindow:
             np.frombuffer(row["span_vectors"], dtype=np.int8).reshape(count, len(vector)),
             np.array(row["span_scales"], dtype=np.float32),
         ),
-        tokens=row["tokens"],
+        tokens=row.get("tokens", 0),
         sparse=sparse_of(row),
     )
 
 
 def sparse_of(row: dict[str, Any]) -> Sparse:
     """Return the learned sparse weights of a row."""
-    return dict(zip(row["sparse_ids"], row["sparse_weights"], strict=True))
+    return dict(zip(row.get("sparse_ids", ()), row.get("sparse_weights", ()), strict=True))

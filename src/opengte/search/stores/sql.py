@@ -1,5 +1,7 @@
 """Filters as SQL over a JSON column, as LanceDB and DataFusion understand it."""
 
+from collections.abc import Sequence
+
 from opengte.search.filters import All, Any_, Condition, Filter, Not, Value, is_number, written
 
 
@@ -13,6 +15,11 @@ def where(filter_: Filter) -> str:
         case Not(part):
             return f"(NOT {where(part)})"
     return _condition(filter_)
+
+
+def among(column: str, values: Sequence[str]) -> str:
+    """Return the condition that a column has one of the values."""
+    return f"{column} IN ({', '.join(map(quoted, values))})" if values else "false"
 
 
 def _condition(one: Condition) -> str:

@@ -16,7 +16,7 @@ from opengte.search.atlas import Atlas, draw
 from opengte.search.catalogue import Catalogue
 from opengte.search.filters import Filter, parse
 from opengte.search.outline import direction, revision
-from opengte.search.query import Answer, Asked, Hit, LegScore, best_passage, marks
+from opengte.search.query import Answer, Asked, Hit, LegScore, best_passage, marks, query_words
 from opengte.search.stores.base import StoredDocument
 from opengte.search.web.asked import Document, Limited, Near, Search
 from opengte.types import Floats
@@ -146,7 +146,9 @@ class Desk:
                 if start <= section.start < end
             ],
             "passage": _bounds(passage) if passage else None,
-            "marks": [[start + a, start + b] for a, b in marks(text, asked.query or "")],
+            "marks": [
+                [start + a, start + b] for a, b in marks(text, query_words(asked.query or ""))
+            ],
         }
 
     def near(self, asked: Near, visitor: Filter | None) -> Json:
@@ -258,7 +260,7 @@ def _hit(hit: Hit, query: str, *, secret: bool) -> Json:
         "rank": hit.rank,
         "id": hit.id,
         "title": hit.title,
-        "title_marks": [list(mark) for mark in marks(hit.title, query)],
+        "title_marks": [list(mark) for mark in marks(hit.title, query_words(query))],
         "score": None if secret else hit.score,
         "rerank": hit.rerank,
         "legs": {name: _leg(name, leg, secret=secret) for name, leg in hit.legs.items()},
