@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1] / "src" / "opengte"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("arch", "hub", "types", "known"),
-    ("weights", "batching", "text", "folding"),
+    ("weights", "batching", "text", "folding", "pages"),
     ("reference", "checkpoint", "data"),
     ("engine", "train"),
     ("encoder",),
@@ -33,7 +33,7 @@ ADAPTERS: dict[str, tuple[str, ...]] = {
     "msgspec": ("serve",),
     "orjson": ("serve",),
     "prometheus_client": ("serve",),
-    "starlette": ("serve", "search/web"),
+    "starlette": ("pages.py", "serve", "search/web"),
     "uvicorn": ("serve",),
     "mteb": ("evaluate",),
     "datasets": ("evaluate",),

@@ -8,7 +8,7 @@ import pytest
 
 from opengte.serve import sources
 from opengte.serve.config import TABLE, variable
-from opengte.serve.metrics import families
+from opengte.serve.families import families
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

@@ -12,7 +12,8 @@ from prometheus_client.openmetrics import parser as open_parser
 
 from opengte.serve import board as boards
 from opengte.serve.board import Board, Family
-from opengte.serve.metrics import EVENTS, Metrics, work_of
+from opengte.serve.families import EVENTS
+from opengte.serve.metrics import Metrics, work_of
 from opengte.serve.record import Record
 from opengte.serve.request import ModelStatus, Timing
 from opengte.serve.routing import OPERATIONS
@@ -256,7 +257,7 @@ def test_an_observation_costs_microseconds(two):
 
 
 def test_bounds_are_increasing():
-    from opengte.serve.metrics import families
+    from opengte.serve.families import families
 
     for family in families(["a"], ROUTES):
         assert list(family.bounds) == sorted(set(family.bounds))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from opengte.data.consistency import Consistency
+    from opengte.data.prepare import Prepared
     from opengte.types import Floats
 
 TOKENS = 512  # kept of a text unless asked for otherwise: what GTE was fine-tuned with
@@ -164,6 +165,11 @@ def command(
             restart=restart,
             advance=advance,
         )
+    _report(result, output, as_json=as_json)
+
+
+def _report(result: "Prepared", output: Path, *, as_json: bool) -> None:
+    """Say what was kept of each source; fail where nothing was."""
     for name, tally in result.tallies.items():
         if as_json:
             show.json_line({"source": name, **tally.record()})

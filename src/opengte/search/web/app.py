@@ -30,10 +30,10 @@ from opengte.errors import (
     OpenGTEError,
     OverloadedError,
 )
+from opengte.pages import HEADERS, page_files
 from opengte.search.filters import Filter
 from opengte.search.web import asked, desk
 from opengte.search.web.desk import Desk
-from opengte.search.web.files import HEADERS, page_files
 
 log = logging.getLogger("opengte.search.web")
 
@@ -95,7 +95,7 @@ class Site:
             Route(f"{prefix}/{name}", _answering(work), methods=[method])
             for name, (method, work) in ways.items()
         ]
-        found += page_files(prefix)
+        found += page_files("opengte.search.web", "page", {"/": "index.html"}, prefix)
         if prefix:
             found.append(Route(prefix, _to_page, methods=["GET"]))
         return found

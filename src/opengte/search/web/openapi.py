@@ -85,77 +85,77 @@ _FACET = _object(
     high={},
 )
 _ERROR = _object(error=_object(message=_TEXT, type=_TEXT, param={}, code=_TEXT))
+_QUESTION = _object(
+    ("query",),
+    query={**_TEXT, "minLength": 1, "maxLength": LONGEST},
+    kb=_KB,
+    k=_K,
+    where=_WHERE,
+    legs=_or_null(_list({"enum": list(LEGS)})),
+    fusion=_or_null({"enum": ["rrf", "weighted"]}),
+    weights=_or_null({"type": "object", "additionalProperties": _NUMBER}),
+    exact=_or_null({"type": "boolean"}),
+    diversity=_or_null({**_NUMBER, "minimum": 0, "maximum": 1}),
+    rerank=_or_null({"type": "boolean"}),
+)
+_ANSWER = _object(
+    kb=_TEXT,
+    query=_TEXT,
+    hits=_list(_HIT),
+    candidates={"type": "object", "additionalProperties": _COUNT},
+    milliseconds={"type": "object", "additionalProperties": _NUMBER},
+    underfilled={"type": "boolean"},
+    notes=_list(_TEXT),
+    confidence={**_NUMBER, "description": "That an answer is among the hits."},
+    threshold={**_NUMBER, "description": "Below it, probably nothing here answers that."},
+)
+_DOCUMENT = _object(
+    id=_TEXT,
+    title=_TEXT,
+    source=_TEXT,
+    line=_or_null(_COUNT),
+    metadata={"type": "object"},
+    characters={**_COUNT, "description": "Of the whole document."},
+    start={**_COUNT, "description": "Where the text that is sent begins in it."},
+    text=_TEXT,
+    sections=_list(_object(start=_COUNT, title=_TEXT)),
+    passage=_or_null(_object(start=_COUNT, end=_COUNT, heading=_TEXT)),
+    marks=_list(_SPAN),
+    warnings=_list(_TEXT),
+)
+_LIMITED = _object(kb=_KB, where=_WHERE)
+_FACETS = _object(
+    documents=_COUNT,
+    counted={**_COUNT, "description": "Documents whose values were counted."},
+    total=_COUNT,
+    facets=_list(_FACET),
+)
+_NUMBERS = _list(_NUMBER)
+_MAP = _object(
+    total=_COUNT,
+    ids=_list(_TEXT),
+    titles=_list(_TEXT),
+    x=_NUMBERS,
+    y=_NUMBERS,
+    labels={**_list({"type": "integer"}), "description": "Of regions; -1 is none."},
+    regions=_list(_object(name=_TEXT, documents=_COUNT, medoid=_TEXT)),
+    fitting=_or_null(_list(_COUNT)),
+)
+_BASE = _object(name=_TEXT, documents=_COUNT, model=_TEXT, legs=_list(_TEXT))
 
 
 def paths(prefix: str) -> Json:
     """Return the paths of the routes below a prefix."""
-    search = _object(
-        ("query",),
-        query={**_TEXT, "minLength": 1, "maxLength": LONGEST},
-        kb=_KB,
-        k=_K,
-        where=_WHERE,
-        legs=_or_null(_list({"enum": list(LEGS)})),
-        fusion=_or_null({"enum": ["rrf", "weighted"]}),
-        weights=_or_null({"type": "object", "additionalProperties": _NUMBER}),
-        exact=_or_null({"type": "boolean"}),
-        diversity=_or_null({**_NUMBER, "minimum": 0, "maximum": 1}),
-        rerank=_or_null({"type": "boolean"}),
-    )
-    answer = _object(
-        kb=_TEXT,
-        query=_TEXT,
-        hits=_list(_HIT),
-        candidates={"type": "object", "additionalProperties": _COUNT},
-        milliseconds={"type": "object", "additionalProperties": _NUMBER},
-        underfilled={"type": "boolean"},
-        notes=_list(_TEXT),
-        confidence={**_NUMBER, "description": "That an answer is among the hits."},
-        threshold={**_NUMBER, "description": "Below it, probably nothing here answers that."},
-    )
-    document = _object(
-        id=_TEXT,
-        title=_TEXT,
-        source=_TEXT,
-        line=_or_null(_COUNT),
-        metadata={"type": "object"},
-        characters={**_COUNT, "description": "Of the whole document."},
-        start={**_COUNT, "description": "Where the text that is sent begins in it."},
-        text=_TEXT,
-        sections=_list(_object(start=_COUNT, title=_TEXT)),
-        passage=_or_null(_object(start=_COUNT, end=_COUNT, heading=_TEXT)),
-        marks=_list(_SPAN),
-        warnings=_list(_TEXT),
-    )
-    limited = _object(kb=_KB, where=_WHERE)
-    facets = _object(
-        documents=_COUNT,
-        counted={**_COUNT, "description": "Documents whose values were counted."},
-        total=_COUNT,
-        facets=_list(_FACET),
-    )
-    numbers = _list(_NUMBER)
-    drawn = _object(
-        total=_COUNT,
-        ids=_list(_TEXT),
-        titles=_list(_TEXT),
-        x=numbers,
-        y=numbers,
-        labels={**_list({"type": "integer"}), "description": "Of regions; -1 is none."},
-        regions=_list(_object(name=_TEXT, documents=_COUNT, medoid=_TEXT)),
-        fitting=_or_null(_list(_COUNT)),
-    )
-    base = _object(name=_TEXT, documents=_COUNT, model=_TEXT, legs=_list(_TEXT))
     return {
         f"{prefix}/status": {
             "get": _operation(
                 "kb_status",
                 "What there is to search",
                 None,
-                _object(version=_TEXT, knowledge_bases=_list(base)),
+                _object(version=_TEXT, knowledge_bases=_list(_BASE)),
             )
         },
-        f"{prefix}/search": {"post": _operation("kb_search", "Find passages", search, answer)},
+        f"{prefix}/search": {"post": _operation("kb_search", "Find passages", _QUESTION, _ANSWER)},
         f"{prefix}/document": {
             "post": _operation(
                 "kb_document",
@@ -167,7 +167,7 @@ def paths(prefix: str) -> Json:
                     query=_or_null({**_TEXT, "minLength": 1, "maxLength": LONGEST}),
                     at=_or_null(_COUNT),
                 ),
-                document,
+                _DOCUMENT,
             )
         },
         f"{prefix}/near": {
@@ -179,9 +179,9 @@ def paths(prefix: str) -> Json:
             )
         },
         f"{prefix}/facets": {
-            "post": _operation("kb_facets", "Values of metadata, counted", limited, facets)
+            "post": _operation("kb_facets", "Values of metadata, counted", _LIMITED, _FACETS)
         },
-        f"{prefix}/map": {"post": _operation("kb_map", "Where documents lie", limited, drawn)},
+        f"{prefix}/map": {"post": _operation("kb_map", "Where documents lie", _LIMITED, _MAP)},
     }
 
 

@@ -1,13 +1,13 @@
-"""The files of the page: read once, with a policy that lets the browser run nothing else."""
+"""Pages in a browser: files read once, with a policy that lets the browser run nothing else."""
 
 import hashlib
+from collections.abc import Mapping
 from importlib import resources
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-INDEX = "index.html"
 TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -23,24 +23,31 @@ HEADERS = {
 }
 
 
-def page_files(prefix: str) -> list[BaseRoute]:
-    """Return a route for each file of `page/`; index.html is at the prefix with a slash."""
-    files = resources.files("opengte.search.web").joinpath("page")
-    found = []
-    for file in sorted(files.iterdir(), key=lambda file: file.name):
-        path = "/" if file.name == INDEX else f"/assets/{file.name}"
-        found.append(_route(prefix + path, file.read_bytes(), file.name.rpartition(".")[2]))
-    return found
+def page_files(
+    package: str, folder: str, pages: Mapping[str, str], prefix: str = ""
+) -> list[BaseRoute]:
+    """Return a route for each file of a package's folder.
+
+    pages say which path, after the prefix, each HTML file has; the others are below `/assets/`.
+    """
+    paths = {name: path for path, name in pages.items()}
+    files = sorted(resources.files(package).joinpath(folder).iterdir(), key=lambda file: file.name)
+    return [
+        _route(prefix + paths.get(file.name, f"/assets/{file.name}"), file.name, file.read_bytes())
+        for file in files
+    ]
 
 
-def _route(path: str, body: bytes, kind: str) -> BaseRoute:
+def _route(path: str, name: str, body: bytes) -> Route:
+    """Return a route that answers with a file, or with 304 where the browser has it."""
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {**HEADERS, "etag": etag, "cache-control": "no-cache"}
+    kind = TYPES[name.rpartition(".")[2]]
 
     async def answer(request: Request) -> Response:
         known = request.headers.get("if-none-match", "")
         if etag in [tag.strip().removeprefix("W/") for tag in known.split(",")]:
             return Response(status_code=304, headers=headers)
-        return Response(body, headers=headers, media_type=TYPES[kind])
+        return Response(body, headers=headers, media_type=kind)
 
     return Route(path, answer, methods=["GET"], include_in_schema=False)
