@@ -69,8 +69,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE)
 	@echo "Installing OpenGTE into $(VENV), once; this takes a minute or two ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --upgrade "pip>=25.1"
-	@$(PIP) install --constraint constraints.txt --editable ".[search]"
-	@$(BIN)/python -c 'import opengte._native' || $(PIP) install --constraint constraints.txt --editable ".[search,torch]"
+	@$(PIP) install --constraint constraints.txt --editable ".[search,serve]"
+	@$(BIN)/python -c 'import opengte._native' || $(PIP) install --constraint constraints.txt --editable ".[search,serve,torch]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
