@@ -9,7 +9,7 @@ from opengte.errors import InputError
 from opengte.search import query
 from opengte.search.filters import parse
 from opengte.search.fusion import Fusion, fuse, standardised
-from opengte.search.minhash import groups, near, signature
+from opengte.search.minhash import NEAR, groups, share, signature
 from opengte.search.mmr import mmr
 from opengte.search.stores.inverted import Inverted
 from opengte.search.stores.memory import MemoryStore
@@ -75,6 +75,10 @@ def test_with_diversity_a_copy_comes_after_what_differs():
 
 
 TEXT = " ".join(f"sentence {n} tells of {n * n} things" for n in range(30))
+
+
+def near(a: bytes, b: bytes) -> bool:
+    return share(a, b) >= NEAR
 
 
 def test_near_duplicates():

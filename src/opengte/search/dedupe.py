@@ -123,7 +123,8 @@ def _closest(block: Floats, rows: Floats, kept: Rows) -> tuple[Floats, Rows]:
     of = np.full(len(block), -1, np.int64)
     for start in range(0, len(kept), KEPT):
         part = kept[start : start + KEPT]
-        found = block @ rows[part].T
+        with np.errstate(invalid="ignore"):  # BLAS may read, and not use, what is beside the rows
+            found = block @ rows[part].T
         place = found.argmax(axis=1)
         value = found[np.arange(len(block)), place]
         better = value > best
