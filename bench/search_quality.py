@@ -109,7 +109,13 @@ def scores(task: Task, split: str, rank) -> np.ndarray:
 
 def fused(legs: Mapping[str, dict], fusion: Fusion):
     """Return a function from a question to its fused documents."""
-    return lambda name: [document for document, _ in fuse(legs[name], fusion)]
+    depth = query.DEPTH[fusion.method]
+
+    def ranking(name: str) -> list[str]:
+        cut = {leg: found[:depth] for leg, found in legs[name].items()}
+        return [document for document, _ in fuse(cut, fusion)]
+
+    return ranking
 
 
 def alone(legs: Mapping[str, dict], leg: str):
@@ -180,7 +186,9 @@ def main() -> None:
     parser.add_argument("--sets", default="SciFact,LEMBQMSum", help="names, with commas between")
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--depth", type=int, default=query.DEPTH, help="documents of each leg")
+    parser.add_argument(
+        "--depth", type=int, default=max(query.DEPTH.values()), help="documents of each leg"
+    )
     parser.add_argument("--json", type=Path, help="write the table to a file")
     arguments = parser.parse_args()
     encoder = Encoder.load(arguments.model, precision=arguments.precision)

@@ -303,3 +303,12 @@ def test_a_document_longer_than_the_model_reads_has_windows_and_loses_nothing(ba
     for window in one.windows:
         covered |= set(range(window.start, window.end))
     assert all(n in covered or one.text[n].isspace() for n in range(len(one.text)))
+
+
+def test_sums_of_scores_take_more_candidates_than_ranks():
+    weighted = Fusion("weighted", {"dense": 0.5, "lexical": 0.5})
+    assert query.Options().candidates == 100
+    assert query.Options(fusion=weighted).candidates == 200
+    assert query.Options(fusion=weighted, depth=7).candidates == 7
+    with pytest.raises(InputError, match="k is 10, depth 0 and reranked 50: expected at least 1"):
+        query.Options(depth=0)

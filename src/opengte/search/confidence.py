@@ -165,7 +165,7 @@ def way(options: Options, reranker: "Reranker | None") -> dict[str, Any]:
         "fusion": options.fusion.method,
         "k": options.fusion.k,
         "weights": weights,
-        "depth": options.depth,
+        "depth": options.candidates,
         "diversity": options.diversity,
         "reranker": None if reranker is None else _name(reranker),
     }

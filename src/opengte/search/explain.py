@@ -68,10 +68,10 @@ def explain(
         good = fits(options.where, document.metadata)
         steps.append(Step("filter", "fits" if good else "does not fit", good))
     exact = kb.store.dense(asked.vector, FAR, options.where, exact=True)
-    steps.append(_place("exact dense", exact, document.id, options.depth))
+    steps.append(_place("exact dense", exact, document.id, options.candidates))
     rankings, _ = query.legs_of(kb.store, asked, options, query.Clock())
     for leg, ranking in rankings.items():
-        steps.append(_place(leg, ranking, document.id, options.depth))
+        steps.append(_place(leg, ranking, document.id, options.candidates))
     fused = fuse(rankings, options.fusion)
     shown = query.RERANKED if reranker else options.k
     steps.append(_place("fused", fused, document.id, shown))

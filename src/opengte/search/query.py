@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 Leg = Literal["dense", "sparse", "lexical"]
 LEGS: tuple[Leg, ...] = ("dense", "sparse", "lexical")
-DEPTH = 100  # documents of each leg that are fused
+# documents of each leg that are fused: what comes late weighs little by its rank, but the mean and
+# the spread of its scores count in the other
+DEPTH = {"rrf": 100, "weighted": 200}
 MOST_LEGS = 32  # that wait for their stores at the same time, of all searches of a process
 RERANKED = 50  # documents that a reranker reads
 DIVERSE = 5  # candidates of MMR for each result
@@ -59,7 +61,7 @@ class Options:
     where: Filter | None = None
     legs: tuple[Leg, ...] | None = None
     fusion: Fusion = Fusion()
-    depth: int = DEPTH
+    depth: int | None = None  # documents of each leg that are fused; None: see DEPTH
     exact: bool = False
     diversity: float = 0.0  # of MMR, 0 to 1
     collapse: bool = True  # near-duplicates into the best of them
@@ -67,9 +69,9 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check what came from a caller."""
-        if self.k < 1 or self.depth < 1 or self.reranked < 1:
+        if self.k < 1 or self.candidates < 1 or self.reranked < 1:
             raise InputError(
-                f"k is {self.k}, depth {self.depth} and reranked {self.reranked}: expected at "
+                f"k is {self.k}, depth {self.candidates} and reranked {self.reranked}: expected at "
                 "least 1 of each"
             )
         if not 0.0 <= self.diversity <= 1.0:
@@ -77,6 +79,11 @@ class Options:
         unknown = [leg for leg in self.legs or () if leg not in LEGS]
         if unknown or self.legs == ():
             raise InputError(f"legs are {self.legs!r}, expected some of {', '.join(LEGS)}")
+
+    @property
+    def candidates(self) -> int:
+        """Documents of each leg that are fused."""
+        return DEPTH[self.fusion.method] if self.depth is None else self.depth
 
 
 @dataclass(frozen=True)
@@ -198,7 +205,7 @@ def legs_of(
 
     The legs search at the same time: each waits for its store more than it computes.
     """
-    depth = max(options.depth, options.k)
+    depth = max(options.candidates, options.k)
     work: dict[str, Callable[[], tuple[Scored, bool]]] = {
         "dense": lambda: dense(store, asked.vector, depth, options),
         "sparse": lambda: (store.sparse(asked.sparse, depth, options.where), False),
