@@ -1,5 +1,7 @@
 """Reading one version of a LanceDB table: by row numbers as by names, before and after changes."""
 
+from concurrent.futures import Future
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -30,7 +32,7 @@ def held(store):
     return run(store._reader.snapshot())
 
 
-def asked(store, **kwargs):
+def asked(store):
     return store.dense(QUERY, 10, None), store.lexical("red cat", 10, None)
 
 
@@ -48,16 +50,24 @@ def same(a, b) -> None:
 
 
 def test_with_names_in_memory_the_same_is_found(store):
+    store._reader._read_names = False  # as in a bucket, where names are fetched with each search
     first = held(store)
-    assert first.names is None or asked(store)  # not there yet, or already
-    first._reading = None  # as in a bucket, where names are fetched with each search
-    store._reader._read_names = False
+    assert first.names is None
     without = asked(store)
     documents = store.fetch([name for name, _ in without[0]])
     first.read_names().result()
     assert asked(store) == without
     assert first.names.rows([name for name, _ in without[0]]) is not None
     same(store.fetch([name for name, _ in without[0]]), documents)
+
+
+def test_names_that_cannot_be_read_are_fetched_with_each_search(store):
+    store._reader._read_names = False
+    expected = asked(store)
+    held(store)._reading = failed = Future()
+    failed.set_exception(OSError("disk"))
+    assert held(store).names is None
+    assert asked(store) == expected
 
 
 def test_documents_that_no_search_has_found_are_read_by_name(store):

@@ -28,12 +28,11 @@ def page_files(
 ) -> list[BaseRoute]:
     """Return a route for each file of a package's folder.
 
-    pages say which path, after the prefix, each HTML file has; the others are below `/assets/`.
+    pages: HTML file -> its path after the prefix; the others are below `/assets/`.
     """
-    paths = {name: path for path, name in pages.items()}
     files = sorted(resources.files(package).joinpath(folder).iterdir(), key=lambda file: file.name)
     return [
-        _route(prefix + paths.get(file.name, f"/assets/{file.name}"), file.name, file.read_bytes())
+        _route(prefix + pages.get(file.name, f"/assets/{file.name}"), file.name, file.read_bytes())
         for file in files
     ]
 

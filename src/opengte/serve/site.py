@@ -17,7 +17,7 @@ from opengte.pages import HEADERS, page_files
 from opengte.serve.request import ModelStatus, Service
 from opengte.serve.ring import LoadRing
 
-PAGES = {"/": "index.html", "/docs": "docs.html"}
+PAGES = {"index.html": "/", "docs.html": "/docs"}
 Authorize = Callable[[Request], None]
 
 

@@ -84,9 +84,11 @@ class Snapshot:
 
     @property
     def names(self) -> Names | None:
-        """Which document each row belongs to, None until that is read."""
-        done = self._reading is not None and self._reading.done()
-        return self._reading.result() if done and self._reading else None
+        """Which document each row belongs to, None until that is read, or where it cannot be."""
+        reading = self._reading
+        if reading is None or not reading.done() or reading.exception() is not None:
+            return None
+        return reading.result()
 
     def read_names(self) -> "Future[Names]":
         """Begin to read which document each row belongs to."""

@@ -95,7 +95,7 @@ class Site:
             Route(f"{prefix}/{name}", _answering(work), methods=[method])
             for name, (method, work) in ways.items()
         ]
-        found += page_files("opengte.search.web", "page", {"/": "index.html"}, prefix)
+        found += page_files("opengte.search.web", "page", {"index.html": "/"}, prefix)
         if prefix:
             found.append(Route(prefix, _to_page, methods=["GET"]))
         return found
