@@ -35,10 +35,10 @@ constexpr std::size_t keep_bytes = 64u << 20;
 
 Engine::Engine(Model model, const Kernels* kernels, int threads, int micro_tokens)
     : model_(std::move(model)), kernels_(kernels), threads_(threads), micro_tokens_(micro_tokens),
-      attention_bf16_(model_.precision != Precision::fp32 && kernels->attention_bf16 &&
-                      even_heads(model_)),
       ropes_(model_.ropes.size()), workers_(threads) {
-  context_ = {&model_, kernels_, &ropes_, &latent_, attention_bf16_};
+  const bool narrow =
+      model_.precision != Precision::fp32 && kernels->attention_bf16 && even_heads(model_);
+  context_ = {&model_, kernels_, &ropes_, &latent_, narrow, narrow && kernels->attention_int8};
   if (model_.latent.present) prepare_latent(context_, latent_);
   pool_ = std::make_unique<ThreadPool>(threads);
 }

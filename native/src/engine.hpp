@@ -40,7 +40,6 @@ class Engine {
   Model model_;
   const Kernels* kernels_;
   int threads_, micro_tokens_;
-  bool attention_bf16_;
   std::vector<RopeTable> ropes_;
   LatentKeys latent_;
   Context context_{};

@@ -221,9 +221,9 @@ class Forward {
       in = s.normed.as<float>();
     }
     const Operand a = operand(crew, s, layer.qkv, in, false, width_, r.count);
-    const bool later = c_.attention_bf16 && layer.touches_queries();
+    const bool later = c_.narrow && layer.touches_queries();
     Epilogue then;
-    then.to_bf16 = c_.attention_bf16 && !later;
+    then.to_bf16 = c_.narrow && !later;
     then.out = later ? s.wide.as<void>() : state(layer, r.first, 0);
     then.stride = layer.qkv_width();
     multiply(crew, layer.qkv, a, r.count, then);
@@ -280,8 +280,9 @@ class Forward {
     const int token = batch_.starts[sequence] - first_token_, d = layer.head_dim;
     const int length = batch_.length(sequence);
     const int k = (layer.heads + kv_head) * d, v = (layer.heads + layer.kv_heads + kv_head) * d;
-    k_.pack_keys(c_.attention_bf16, state(layer, token, k), layer.qkv_width(), length, d, keys);
-    k_.pack_values(c_.attention_bf16, state(layer, token, v), layer.qkv_width(), length, d, values);
+    const AttentionKind kind = c_.attention(layer);
+    k_.pack_keys(kind, state(layer, token, k), layer.qkv_width(), length, d, keys);
+    k_.pack_values(kind, state(layer, token, v), layer.qkv_width(), length, d, values);
   }
 
   void attend(const Layer& layer) {
@@ -303,7 +304,7 @@ class Forward {
           AttendArgs args = attend_args(layer, sequence, h, first, last);
           args.keys = own_.keys.as<void>();
           args.values = own_.values.as<void>();
-          k_.attend(c_.attention_bf16, args);
+          k_.attend(c_.attention(layer), args);
         }
       }
     });
@@ -313,8 +314,9 @@ class Forward {
   void attend_together(const Layer& layer, int sequence) {
     const int length = batch_.length(sequence), d = layer.head_dim;
     const int group = layer.heads / layer.kv_heads;
-    const std::size_t keys = k_.keys_elements(c_.attention_bf16, length, d) * c_.state_bytes();
-    const std::size_t values = k_.values_elements(c_.attention_bf16, length, d) * c_.state_bytes();
+    const AttentionKind kind = c_.attention(layer);
+    const std::size_t keys = pad64(k_.keys_bytes(kind, length, d));
+    const std::size_t values = pad64(k_.values_bytes(kind, length, d));
     auto* all_keys = acts_.keys.as<std::uint8_t>();
     auto* all_values = acts_.values.as<std::uint8_t>();
     crew_.each(layer.kv_heads, [&](int kv) {
@@ -327,13 +329,13 @@ class Forward {
       AttendArgs args = attend_args(layer, sequence, head, first, wanted.first + wanted.count);
       args.keys = all_keys + head / group * keys;
       args.values = all_values + head / group * values;
-      k_.attend(c_.attention_bf16, args);
+      k_.attend(kind, args);
     });
   }
 
   // x += out(attention)
   void mix(Crew& crew, Scratch& s, const Layer& layer, Range r) {
-    const Operand a = operand(crew, s, layer.out, state(layer, r.first, 0), c_.attention_bf16,
+    const Operand a = operand(crew, s, layer.out, state(layer, r.first, 0), c_.narrow,
                               layer.qkv_width(), r.count);
     multiply(crew, layer.out, a, r.count, residual(row(r.first)));
     if (layer.post_norm && layer.attention_norm.present) {
@@ -510,7 +512,7 @@ class Forward {
     norm_rows(crew, latent.query_norm, row(r.first), s.normed.as<float>(), r.count);
     const Operand a = operand(crew, s, latent.q, s.normed.as<float>(), false, width_, r.count);
     Epilogue then;
-    then.to_bf16 = c_.attention_bf16;
+    then.to_bf16 = c_.narrow;
     then.out = s.wide.as<void>();
     then.stride = inner;
     multiply(crew, latent.q, a, r.count, then);
@@ -528,9 +530,9 @@ class Forward {
       args.keys = c_.latent->keys.as<std::uint8_t>() + h * c_.latent->key_bytes;
       args.values = c_.latent->values.as<std::uint8_t>() + h * c_.latent->value_bytes;
       args.scratch = own_.attention.as<float>();
-      k_.attend(c_.attention_bf16, args);
+      k_.attend(c_.attention(), args);
     });
-    const Operand b = operand(crew, s, latent.out, s.wide.as<void>(), c_.attention_bf16, inner,
+    const Operand b = operand(crew, s, latent.out, s.wide.as<void>(), c_.narrow, inner,
                               r.count);
     multiply(crew, latent.out, b, r.count, residual(row(r.first)));
   }
@@ -601,10 +603,9 @@ void Activations::reserve(const Context& c, const Batch& batch, const MicroBatch
   for (int i = micro.first; i < micro.last; ++i) longest = std::max(longest, batch.length(i));
   if (longest <= long_sequence) return;
   for (const Layer& l : m.layers) {
-    keys.reserve(c.kernels->keys_elements(c.attention_bf16, longest, l.head_dim) * l.kv_heads *
-                 c.state_bytes());
-    values.reserve(c.kernels->values_elements(c.attention_bf16, longest, l.head_dim) * l.kv_heads *
-                   c.state_bytes());
+    const AttentionKind kind = c.attention(l);
+    keys.reserve(pad64(c.kernels->keys_bytes(kind, longest, l.head_dim)) * l.kv_heads);
+    values.reserve(pad64(c.kernels->values_bytes(kind, longest, l.head_dim)) * l.kv_heads);
   }
 }
 
@@ -624,17 +625,17 @@ void Scratch::reserve(const Context& c, int longest) {
     inputs = std::max<std::size_t>({inputs, static_cast<std::size_t>(l.inner),
                                     static_cast<std::size_t>(l.heads * l.head_dim)});
     wide = std::max<std::size_t>(wide, l.inner);
-    attention.reserve(c.kernels->attend_scratch(l.head_dim) * sizeof(float));
-    keys.reserve(c.kernels->keys_elements(c.attention_bf16, longest, l.head_dim) * c.state_bytes());
-    values.reserve(c.kernels->values_elements(c.attention_bf16, longest, l.head_dim) *
-                   c.state_bytes());
+    const AttentionKind kind = c.attention(l);
+    attention.reserve(c.kernels->attend_scratch(kind, l.head_dim) * sizeof(float));
+    keys.reserve(c.kernels->keys_bytes(kind, longest, l.head_dim));
+    values.reserve(c.kernels->values_bytes(kind, longest, l.head_dim));
   }
   std::size_t operand_room = rows * (inputs * sizeof(float) + 128);
   std::size_t wide_room = rows * wide;
   if (m.latent.present) {
     const std::size_t inner = static_cast<std::size_t>(m.latent.heads) * m.latent.head_dim;
     const std::size_t most = std::max<std::size_t>(inner, m.latent.inner);
-    attention.reserve(c.kernels->attend_scratch(m.latent.head_dim) * sizeof(float));
+    attention.reserve(c.kernels->attend_scratch(c.attention(), m.latent.head_dim) * sizeof(float));
     operand_room = std::max(operand_room, (latent_block + 1) * (most * sizeof(float) + 128));
     wide_room = std::max(wide_room, (latent_block + 1) * most);
   }
@@ -678,7 +679,7 @@ void prepare_latent(Context& c, LatentKeys& to) {
                   normed.as<float>(), normed.as<float>()};
   k.gemm({&latent.kv, a, n, 0, latent.kv.panels, then});
   const std::uint8_t* rows = kv.as<std::uint8_t>();
-  if (c.attention_bf16) {
+  if (c.narrow) {
     const int total = 2 * inner;
     state.reserve(static_cast<std::size_t>(n) * total * 2);
     for (int i = 0; i < n; ++i) {
@@ -687,16 +688,16 @@ void prepare_latent(Context& c, LatentKeys& to) {
     }
     rows = state.as<std::uint8_t>();
   }
-  to.key_bytes = pad64(k.keys_elements(c.attention_bf16, n, d) * c.state_bytes());
-  to.value_bytes = pad64(k.values_elements(c.attention_bf16, n, d) * c.state_bytes());
+  to.key_bytes = pad64(k.keys_bytes(c.attention(), n, d));
+  to.value_bytes = pad64(k.values_bytes(c.attention(), n, d));
   to.keys.reserve(to.key_bytes * latent.heads);
   to.values.reserve(to.value_bytes * latent.heads);
   for (int h = 0; h < latent.heads; ++h) {
     const std::size_t key = static_cast<std::size_t>(h) * d * c.state_bytes();
     const std::size_t value = (static_cast<std::size_t>(inner) + h * d) * c.state_bytes();
-    k.pack_keys(c.attention_bf16, rows + key, 2 * inner, n, d,
+    k.pack_keys(c.attention(), rows + key, 2 * inner, n, d,
                 to.keys.as<std::uint8_t>() + h * to.key_bytes);
-    k.pack_values(c.attention_bf16, rows + value, 2 * inner, n, d,
+    k.pack_values(c.attention(), rows + value, 2 * inner, n, d,
                   to.values.as<std::uint8_t>() + h * to.value_bytes);
   }
 }

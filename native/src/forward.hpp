@@ -54,9 +54,15 @@ struct Context {
   const Kernels* kernels;
   const std::vector<RopeTable>* ropes;
   const LatentKeys* latent;
-  bool attention_bf16;
+  bool narrow;          // queries, keys and values are kept as bfloat16, not float
+  bool attention_int8;  // where they are products of bytes themselves
 
-  std::size_t state_bytes() const { return attention_bf16 ? 2 : 4; }
+  std::size_t state_bytes() const { return narrow ? 2 : 4; }
+  AttentionKind attention() const { return narrow ? AttentionKind::bf16 : AttentionKind::f32; }
+  AttentionKind attention(const Layer& layer) const {
+    return attention_int8 && layer.qkv.precision == Precision::int8 ? AttentionKind::int8
+                                                                   : attention();
+  }
 };
 
 // Activations of one micro-batch.

@@ -10,6 +10,9 @@
 namespace opengte {
 
 enum class Precision : int { fp32 = 0, bf16 = 1, int8 = 2 };
+// The form that attention multiplies in. Queries, keys and values are kept as floats for the first,
+// as bfloat16 for the others.
+enum class AttentionKind : int { f32 = 0, bf16, int8 };
 enum class Activation : int { identity = 0, gelu, gelu_tanh, silu, relu, tanh };
 
 // What the GEMM of a precision reads as its left operand.
@@ -110,14 +113,15 @@ struct AttendArgs {
   int window;                 // tokens to either side; negative: all
   void* out;                  // as q: row `first` of this head; may be q itself
   std::ptrdiff_t out_stride;  // elements
-  float* scratch;             // attend_scratch(head_dim) floats, 64-byte aligned
+  float* scratch;             // attend_scratch(kind, head_dim) floats, 64-byte aligned
 };
 
 struct Kernels {
   const char* name;
   int lanes;                    // floats in a vector
   Layout layouts[3];            // by Precision
-  bool attention_bf16;          // attention of bf16 and int8 models reads bfloat16, not float
+  bool attention_bf16;          // whether there are the kinds of attention
+  bool attention_int8;
   int query_rows;               // query rows that attention takes at a time
 
   void (*gemm)(const GemmArgs&);
@@ -129,12 +133,13 @@ struct Kernels {
   void (*to_bf16)(const float* x, int n, std::uint16_t* y);
   void (*from_bf16)(const std::uint16_t* x, int n, float* y);
   void (*rotate)(float* x, const float* cosine, const float* sine, int half);
-  std::size_t (*keys_elements)(bool bf16, int length, int head_dim);
-  std::size_t (*values_elements)(bool bf16, int length, int head_dim);
-  void (*pack_keys)(bool bf16, const void* k, std::ptrdiff_t stride, int length, int head_dim, void* to);
-  void (*pack_values)(bool bf16, const void* v, std::ptrdiff_t stride, int length, int head_dim, void* to);
-  std::size_t (*attend_scratch)(int head_dim);
-  void (*attend)(bool bf16, const AttendArgs&);
+  // keys and values of one head; `to` is 64-byte aligned, stride in elements
+  std::size_t (*keys_bytes)(AttentionKind, int length, int head_dim);
+  std::size_t (*values_bytes)(AttentionKind, int length, int head_dim);
+  void (*pack_keys)(AttentionKind, const void* k, std::ptrdiff_t stride, int length, int head_dim, void* to);
+  void (*pack_values)(AttentionKind, const void* v, std::ptrdiff_t stride, int length, int head_dim, void* to);
+  std::size_t (*attend_scratch)(AttentionKind, int head_dim);
+  void (*attend)(AttentionKind, const AttendArgs&);
 };
 
 // Null where the build or the processor lacks the level.

@@ -33,8 +33,17 @@ struct Attention {
     return static_cast<std::size_t>(panels(head_dim)) * panels(length) * (panel / group) * T::block;
   }
 
-  static void pack_keys(const B* k, std::ptrdiff_t stride, int length, int head_dim, B* to) {
+  static std::size_t keys_bytes(int length, int head_dim) {
+    return keys_elements(length, head_dim) * sizeof(B);
+  }
+  static std::size_t values_bytes(int length, int head_dim) {
+    return values_elements(length, head_dim) * sizeof(B);
+  }
+
+  static void pack_keys(const void* from, std::ptrdiff_t stride, int length, int head_dim, void* at) {
     const int groups = steps(head_dim);
+    const auto* k = static_cast<const B*>(from);
+    auto* to = static_cast<B*>(at);
     for (int first = 0; first < length; first += panel) {
       const int n = least(panel, length - first);
       Isa::template transpose<group>(k + first * stride, stride, n, head_dim, to);
@@ -42,7 +51,9 @@ struct Attention {
     }
   }
 
-  static void pack_values(const B* v, std::ptrdiff_t stride, int length, int head_dim, B* to) {
+  static void pack_values(const void* from, std::ptrdiff_t stride, int length, int head_dim, void* at) {
+    const auto* v = static_cast<const B*>(from);
+    auto* to = static_cast<B*>(at);
     const int groups = panels(length) * (panel / group);
     for (int first = 0; first < head_dim; first += panel) {
       const int n = least(panel, head_dim - first);
@@ -200,7 +211,7 @@ struct Attention {
                               bool fresh) {
     const auto multiply = T::of(n);
     const int all = panels(args.length) * (panel / group);
-    const int groups = panels(keys) * (panel / group);
+    const int groups = ceil_div(keys, group);
     const B* v = static_cast<const B*>(args.values) +
                  static_cast<std::ptrdiff_t>(at / group) * T::block;
     for (int c = 0; c < padded; c += panel) {

@@ -1,7 +1,7 @@
 // Fills the kernel table of one instruction set.
 #pragma once
 
-#include "kernels_attention.hpp"
+#include "kernels_attention_bytes.hpp"
 
 namespace opengte {
 
@@ -11,6 +11,7 @@ struct Table {
   using Bf16 = typename Isa::Bf16;
   using Int8 = typename Isa::Int8;
   static constexpr bool dots_bf16 = Bf16::operand == OperandKind::bf16;
+  static constexpr bool dots_bytes = Isa::attention_bytes;
   using Attention32 = Attention<Isa, Fp32>;
   using Attention16 = Attention<Isa, std::conditional_t<dots_bf16, Bf16, Fp32>>;
 
@@ -27,34 +28,34 @@ struct Table {
       case Precision::int8: return gemm<Isa, Int8>(args);
     }
   }
-  static std::size_t keys_elements(bool bf16, int length, int head_dim) {
-    return bf16 ? Attention16::keys_elements(length, head_dim)
-                : Attention32::keys_elements(length, head_dim);
+  // Calls f with an object of the class that computes the kind.
+  template <class Function>
+  OGTE_INLINE auto of_kind(AttentionKind kind, Function&& f) {
+    if (kind == AttentionKind::bf16) return f(Attention16{});
+    if constexpr (dots_bytes) {
+      if (kind == AttentionKind::int8) return f(ByteAttention<Isa>{});
+    }
+    return f(Attention32{});
   }
-  static std::size_t values_elements(bool bf16, int length, int head_dim) {
-    return bf16 ? Attention16::values_elements(length, head_dim)
-                : Attention32::values_elements(length, head_dim);
+  static std::size_t keys_bytes(AttentionKind kind, int length, int head_dim) {
+    return of_kind(kind, [&](auto a) OGTE_LAMBDA { return a.keys_bytes(length, head_dim); });
   }
-  template <class Att>
-  static void keys(const void* k, std::ptrdiff_t stride, int length, int head_dim, void* to) {
-    using B = typename Att::B;
-    Att::pack_keys(static_cast<const B*>(k), stride, length, head_dim, static_cast<B*>(to));
+  static std::size_t values_bytes(AttentionKind kind, int length, int head_dim) {
+    return of_kind(kind, [&](auto a) OGTE_LAMBDA { return a.values_bytes(length, head_dim); });
   }
-  template <class Att>
-  static void values(const void* v, std::ptrdiff_t stride, int length, int head_dim, void* to) {
-    using B = typename Att::B;
-    Att::pack_values(static_cast<const B*>(v), stride, length, head_dim, static_cast<B*>(to));
+  static std::size_t scratch(AttentionKind kind, int head_dim) {
+    return of_kind(kind, [&](auto a) OGTE_LAMBDA { return a.scratch(head_dim); });
   }
-  static void pack_keys(bool bf16, const void* k, std::ptrdiff_t stride, int length, int head_dim,
-                        void* to) {
-    (bf16 ? keys<Attention16> : keys<Attention32>)(k, stride, length, head_dim, to);
+  static void pack_keys(AttentionKind kind, const void* k, std::ptrdiff_t stride, int length,
+                        int head_dim, void* to) {
+    of_kind(kind, [&](auto a) OGTE_LAMBDA { a.pack_keys(k, stride, length, head_dim, to); });
   }
-  static void pack_values(bool bf16, const void* v, std::ptrdiff_t stride, int length, int head_dim,
-                          void* to) {
-    (bf16 ? values<Attention16> : values<Attention32>)(v, stride, length, head_dim, to);
+  static void pack_values(AttentionKind kind, const void* v, std::ptrdiff_t stride, int length,
+                          int head_dim, void* to) {
+    of_kind(kind, [&](auto a) OGTE_LAMBDA { a.pack_values(v, stride, length, head_dim, to); });
   }
-  static void attend(bool bf16, const AttendArgs& args) {
-    bf16 ? Attention16::attend(args) : Attention32::attend(args);
+  static void attend(AttentionKind kind, const AttendArgs& args) {
+    of_kind(kind, [&](auto a) OGTE_LAMBDA { a.attend(args); });
   }
 
   static constexpr Kernels make(const char* name) {
@@ -63,6 +64,7 @@ struct Table {
             Isa::lanes,
             {layout<Fp32>(), layout<Bf16>(), layout<Int8>()},
             dots_bf16,
+            dots_bytes,
             Isa::tile_rows,
             &multiply,
             &R::norm,
@@ -73,11 +75,11 @@ struct Table {
             &R::to_bf16,
             &R::from_bf16,
             &R::rotate,
-            &keys_elements,
-            &values_elements,
+            &keys_bytes,
+            &values_bytes,
             &pack_keys,
             &pack_values,
-            &Attention32::scratch,
+            &scratch,
             &attend};
   }
 };

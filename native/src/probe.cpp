@@ -88,10 +88,17 @@ void multiply(const std::string& isa, const std::string& precision, const std::s
   k.gemm({&weights.linear, operands.view, rows, 0, weights.linear.panels, then});
 }
 
-void attend(const std::string& isa, bool bf16, bool causal, int window, Matrix q, Matrix k, Matrix v,
+// The fastest that the set has and the precision allows.
+AttentionKind attention_of(const Kernels& k, Precision precision) {
+  if (precision == Precision::int8 && k.attention_int8) return AttentionKind::int8;
+  return precision != Precision::fp32 && k.attention_bf16 ? AttentionKind::bf16 : AttentionKind::f32;
+}
+
+void attend(const std::string& isa, const std::string& precision, bool causal, int window, Matrix q, Matrix k, Matrix v,
             Result y) {
   const Kernels& kernels = *usable_kernels(isa);
-  const bool narrow = bf16 && kernels.attention_bf16;
+  const AttentionKind kind = attention_of(kernels, precision_of(precision));
+  const bool narrow = kind != AttentionKind::f32;
   const int length = static_cast<int>(q.shape(0)), d = static_cast<int>(q.shape(1));
   if (k.shape(0) != q.shape(0) || v.shape(0) != q.shape(0) || k.shape(1) != q.shape(1) ||
       v.shape(1) != q.shape(1) || y.shape(0) != q.shape(0) || y.shape(1) != q.shape(1) ||
@@ -106,11 +113,11 @@ void attend(const std::string& isa, bool bf16, bool causal, int window, Matrix q
     if (narrow) kernels.to_bf16(sources[i], static_cast<int>(n), states[i].as<std::uint16_t>());
     else std::memcpy(states[i].as<void>(), sources[i], n * item);
   }
-  keys.reserve(kernels.keys_elements(narrow, length, d) * item);
-  values.reserve(kernels.values_elements(narrow, length, d) * item);
-  scratch.reserve(kernels.attend_scratch(d) * sizeof(float));
-  kernels.pack_keys(narrow, states[1].as<void>(), d, length, d, keys.as<void>());
-  kernels.pack_values(narrow, states[2].as<void>(), d, length, d, values.as<void>());
+  keys.reserve(kernels.keys_bytes(kind, length, d));
+  values.reserve(kernels.values_bytes(kind, length, d));
+  scratch.reserve(kernels.attend_scratch(kind, d) * sizeof(float));
+  kernels.pack_keys(kind, states[1].as<void>(), d, length, d, keys.as<void>());
+  kernels.pack_values(kind, states[2].as<void>(), d, length, d, values.as<void>());
   AttendArgs args{};
   args.q = args.out = states[0].as<void>();
   args.q_stride = args.out_stride = d;
@@ -123,7 +130,7 @@ void attend(const std::string& isa, bool bf16, bool causal, int window, Matrix q
   args.causal = causal;
   args.window = window;
   args.scratch = scratch.as<float>();
-  kernels.attend(narrow, args);
+  kernels.attend(kind, args);
   if (narrow) kernels.from_bf16(states[0].as<std::uint16_t>(), static_cast<int>(n), y.data());
   else std::memcpy(y.data(), states[0].as<void>(), n * item);
 }
@@ -176,7 +183,7 @@ void add_probes(nb::module_& parent) {
   m.def("multiply", &multiply, nb::arg("isa"), nb::arg("precision"), nb::arg("activation"),
         nb::arg("gated"), nb::arg("exact"), nb::arg("x"), nb::arg("w"), nb::arg("bias"),
         nb::arg("y"));
-  m.def("attend", &attend, nb::arg("isa"), nb::arg("bf16"), nb::arg("causal"), nb::arg("window"),
+  m.def("attend", &attend, nb::arg("isa"), nb::arg("precision"), nb::arg("causal"), nb::arg("window"),
         nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("y"));
   m.def("norm", &norm, nb::arg("isa"), nb::arg("rms"), nb::arg("eps"), nb::arg("x"),
         nb::arg("weight"), nb::arg("bias"), nb::arg("y"));

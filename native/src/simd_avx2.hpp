@@ -13,6 +13,7 @@ namespace opengte {
 struct Avx2 {
   static constexpr int lanes = 8;
   static constexpr int tile_rows = 6;
+  static constexpr bool attention_bytes = false;
   using F = __m256;
 
   OGTE_INLINE __m256i mask(int n) {

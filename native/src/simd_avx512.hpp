@@ -13,6 +13,7 @@ namespace opengte {
 struct Avx512 {
   static constexpr int lanes = 16;
   static constexpr int tile_rows = 12;
+  static constexpr bool attention_bytes = true;
   using F = __m512;
 
   OGTE_INLINE __mmask16 mask(int n) { return static_cast<__mmask16>(_bzhi_u32(0xFFFF, n)); }
@@ -59,13 +60,54 @@ struct Avx512 {
   }
   // round(x) of values known to lie in 0..255
   OGTE_INLINE void store_u8(std::uint8_t* p, F x, int n) {
-    _mm_mask_storeu_epi8(p, mask(n), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(x)));
+    put_bytes(p, _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(x)), n);
   }
   OGTE_INLINE void store_s16(std::int16_t* p, F x, int n) {
     _mm256_mask_storeu_epi16(p, mask(n), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x)));
   }
+  OGTE_INLINE void store_s8(std::int8_t* p, F x, int n) {
+    put_bytes(p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)), n);
+  }
+  // round() of 64 values in 0..255, added to a total too.
+  OGTE_INLINE void store_u8_and_sum(std::uint8_t* p, F a, F b, F c, F d, __m512i& total) {
+    const __m512i bytes = in_order(_mm512_packus_epi16(
+        _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b)),
+        _mm512_packs_epi32(_mm512_cvtps_epi32(c), _mm512_cvtps_epi32(d))));
+    _mm512_storeu_si512(p, bytes);
+    total = _mm512_dpbusd_epi32(total, bytes, _mm512_set1_epi8(1));
+  }
+  OGTE_INLINE int sum(__m512i a) { return _mm512_reduce_add_epi32(a); }
+  // What the groups of each lane sum up to, over vectors that are `stride` bytes apart.
+  OGTE_INLINE F sum_groups(const std::int8_t* p, std::ptrdiff_t stride, int vectors) {
+    __m512i total = _mm512_setzero_si512();
+    for (int i = 0; i < vectors; ++i) {
+      total = _mm512_dpbusd_epi32(total, _mm512_set1_epi8(1), _mm512_loadu_si512(p + i * stride));
+    }
+    return _mm512_cvtepi32_ps(total);
+  }
+  // Four rows of 16 values in -127..127 -> 16 groups of four bytes.
+  OGTE_INLINE void store_groups(std::int8_t* to, F a, F b, F c, F d) {
+    const __m512i low = _mm512_mask_blend_epi8(0x2222222222222222u, byte0(a), byte1(b));
+    const __m512i high = _mm512_mask_blend_epi8(0x8888888888888888u, byte2(c), byte3(d));
+    _mm512_storeu_si512(to, _mm512_mask_blend_epi16(0xAAAAAAAAu, low, high));
+  }
 
  private:
+  // Through a register: narrowing right into memory takes many times as long on Zen 4.
+  OGTE_INLINE void put_bytes(void* p, __m128i x, int n) {
+    asm("" : "+x"(x));
+    if (n == lanes) _mm_storeu_si128(static_cast<__m128i*>(p), x);
+    else _mm_mask_storeu_epi8(p, mask(n), x);
+  }
+  // Packing leaves four values of each vector side by side, quarter by quarter.
+  OGTE_INLINE __m512i in_order(__m512i x) {
+    return _mm512_permutexvar_epi32(
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), x);
+  }
+  OGTE_INLINE __m512i byte0(F x) { return _mm512_cvtps_epi32(x); }
+  OGTE_INLINE __m512i byte1(F x) { return _mm512_slli_epi32(_mm512_cvtps_epi32(x), 8); }
+  OGTE_INLINE __m512i byte2(F x) { return _mm512_slli_epi32(_mm512_cvtps_epi32(x), 16); }
+  OGTE_INLINE __m512i byte3(F x) { return _mm512_slli_epi32(_mm512_cvtps_epi32(x), 24); }
   OGTE_INLINE F widen(__m256i x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
   }
@@ -79,13 +121,22 @@ struct Avx512 {
     int first = 0;
     for (; first + per_vector <= width; first += per_vector) {
       for (int half = 0; half < 2; ++half) {
-        transpose16(x + half * lanes * stride + first, stride, n - half * lanes,
+        transpose16(x + half * lanes * stride + first, stride, n - half * lanes, lanes,
                     reinterpret_cast<std::int32_t*>(to) + half * lanes);
       }
       to += static_cast<std::ptrdiff_t>(2 * lanes) * per_vector;
     }
     if (first < width) {
       Packing<Avx512>::template transpose<Group>(x + first, stride, n, width - first, to);
+    }
+  }
+
+  // 16 rows of words of four bytes, rows that whole vectors can be read of -> columns of 16 words,
+  // a panel apart.
+  static void transpose_words(const std::int8_t* x, std::ptrdiff_t stride, int words, std::int8_t* to) {
+    for (int first = 0; first < words; first += lanes) {
+      transpose16(x + 4 * first, stride, lanes, words - first,
+                  reinterpret_cast<std::int32_t*>(to) + first * 2 * lanes);
     }
   }
 
@@ -103,9 +154,9 @@ struct Avx512 {
   }
 
  private:
-  // n rows of 16 words, `stride` elements apart -> 16 columns, written 32 words apart.
+  // n rows of 16 words, `stride` elements apart -> up to 16 columns, written 32 words apart.
   template <class B>
-  static void transpose16(const B* x, std::ptrdiff_t stride, int n, std::int32_t* to) {
+  static void transpose16(const B* x, std::ptrdiff_t stride, int n, int columns, std::int32_t* to) {
     __m512i r[16], t[16];
     unroll<16>([&](auto i) OGTE_LAMBDA {
       r[i] = i < n ? _mm512_loadu_si512(x + i * stride) : _mm512_setzero_si512();
@@ -126,13 +177,14 @@ struct Avx512 {
       const __m512i b = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
       const __m512i c = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xDD);
       const __m512i d = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xDD);
-      put_column(to, j, _mm512_shuffle_i32x4(a, b, 0x88));
-      put_column(to, 8 + j, _mm512_shuffle_i32x4(a, b, 0xDD));
-      put_column(to, 4 + j, _mm512_shuffle_i32x4(c, d, 0x88));
-      put_column(to, 12 + j, _mm512_shuffle_i32x4(c, d, 0xDD));
+      put_column(to, j, columns, _mm512_shuffle_i32x4(a, b, 0x88));
+      put_column(to, 8 + j, columns, _mm512_shuffle_i32x4(a, b, 0xDD));
+      put_column(to, 4 + j, columns, _mm512_shuffle_i32x4(c, d, 0x88));
+      put_column(to, 12 + j, columns, _mm512_shuffle_i32x4(c, d, 0xDD));
     });
   }
-  OGTE_INLINE void put_column(std::int32_t* to, int column, __m512i x) {
+  OGTE_INLINE void put_column(std::int32_t* to, int column, int columns, __m512i x) {
+    if (column >= columns) return;
     _mm512_storeu_si512(to + static_cast<std::ptrdiff_t>(column) * 2 * lanes, x);
   }
 

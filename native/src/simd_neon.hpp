@@ -17,6 +17,7 @@ template <class Isa>
 struct NeonBase {
   static constexpr int lanes = 8;
   static constexpr int tile_rows = 6;
+  static constexpr bool attention_bytes = false;
   struct F {
     float32x4_t low, high;
   };

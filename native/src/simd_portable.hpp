@@ -11,6 +11,7 @@ namespace opengte {
 struct Portable {
   static constexpr int lanes = 4;
   static constexpr int tile_rows = 4;
+  static constexpr bool attention_bytes = false;
   typedef float F __attribute__((vector_size(16)));
   typedef std::int32_t I __attribute__((vector_size(16)));
 

@@ -386,28 +386,34 @@ bool test_products(const Kernels& k, Random& random, int rounds) {
 
 // --- attention ---
 
+const char* name(AttentionKind kind) {
+  return kind == AttentionKind::f32 ? "fp32" : kind == AttentionKind::bf16 ? "bf16" : "int8";
+}
+
 struct AttentionCase {
-  bool narrow;
+  bool narrow() const { return kind != AttentionKind::f32; }
+
+  AttentionKind kind;
   int length, width, first, last;
   Mask mask;
   bool in_place;
   bool sharp;  // scores so far apart that the weights of most keys vanish
 
   std::string text() const {
-    return std::string(narrow ? "narrow" : "wide") + " length " + std::to_string(length) +
+    return std::string(name(kind)) + " length " + std::to_string(length) +
            " width " + std::to_string(width) + (mask.causal ? " causal" : "") + " window " +
            std::to_string(mask.window) + " rows from " + std::to_string(first) +
            (sharp ? " sharp" : "");
   }
 };
 
-AttentionCase random_attention(const Kernels& k, Random& random, bool narrow) {
+AttentionCase random_attention(AttentionKind kind, Random& random) {
   AttentionCase c{};
-  c.narrow = narrow && k.attention_bf16;
+  c.kind = kind;
   c.length =
       random.one_of({random.between(1, 40), random.between(1, 100), random.between(240, 300)});
   c.width = random.one_of({32, 64, random.between(1, 40), random.between(40, 100)});
-  if (c.narrow) c.width += c.width % 2;
+  if (c.narrow()) c.width += c.width % 2;
   c.first = random.coin() ? 0 : random.between(0, c.length - 1);
   c.last = std::min(c.length, c.first + random.between(1, 30));
   c.mask = {random.coin(), random.one_of({-1, -1, 0, 1, 5, 64, 200})};
@@ -435,11 +441,11 @@ Floats run_attention(const Kernels& k, const AttentionCase& c, const Floats (&qk
       state[t * stride + i] = stored<T>(qkv[i / c.width][t * c.width + i % c.width]);
     }
   }
-  Block<T> keys(k.keys_elements(c.narrow, c.length, c.width), stored<T>(NAN));
-  Block<T> values(k.values_elements(c.narrow, c.length, c.width), stored<T>(NAN));
-  Block<float> scratch(k.attend_scratch(c.width), NAN);
-  k.pack_keys(c.narrow, state.data() + c.width, stride, c.length, c.width, keys.data());
-  k.pack_values(c.narrow, state.data() + 2 * c.width, stride, c.length, c.width, values.data());
+  Block<T> keys(k.keys_bytes(c.kind, c.length, c.width) / sizeof(T), stored<T>(NAN));
+  Block<T> values(k.values_bytes(c.kind, c.length, c.width) / sizeof(T), stored<T>(NAN));
+  Block<float> scratch(k.attend_scratch(c.kind, c.width), NAN);
+  k.pack_keys(c.kind, state.data() + c.width, stride, c.length, c.width, keys.data());
+  k.pack_values(c.kind, state.data() + 2 * c.width, stride, c.length, c.width, values.data());
   Block<T> apart(c.length * stride);
   T* q = state.data() + c.first * stride;
   T* out = c.in_place ? q : apart.data() + c.first * stride;
@@ -452,7 +458,7 @@ Floats run_attention(const Kernels& k, const AttentionCase& c, const Floats (&qk
   args.causal = c.mask.causal, args.window = c.mask.window;
   args.out = out, args.out_stride = stride;
   args.scratch = scratch.data();
-  k.attend(c.narrow, args);
+  k.attend(c.kind, args);
   Floats result;
   for (int r = 0; r < c.last - c.first; ++r) {
     for (int i = 0; i < c.width; ++i) result.push_back(loaded(out[r * stride + i]));
@@ -460,18 +466,43 @@ Floats run_attention(const Kernels& k, const AttentionCase& c, const Floats (&qk
   return result;
 }
 
-void compare_attention(const Kernels& k, Random& random, bool narrow, Check& check) {
-  const AttentionCase c = random_attention(k, random, narrow);
+// What attention in bytes multiplies: queries rounded row by row, keys less their mean row by row,
+// values column by column around the middle.
+void through_bytes(const AttentionCase& c, Floats (&qkv)[3]) {
+  const int n = c.length, d = c.width;
+  Floats column(n);
+  for (int i = 0; i < d; ++i) {
+    double mean = 0.0;
+    for (int j = 0; j < n; ++j) mean += qkv[1][j * d + i];
+    for (int j = 0; j < n; ++j) qkv[1][j * d + i] -= static_cast<float>(mean / n);
+    for (int j = 0; j < n; ++j) column[j] = qkv[2][j * d + i];
+    const auto [low, high] = std::minmax_element(column.begin(), column.end());
+    const float middle = 0.5f * (*low + *high);
+    for (float& x : column) x -= middle;
+    const auto rounded = plain::through_signed_bytes(column.data(), n);
+    for (int j = 0; j < n; ++j) qkv[2][j * d + i] = static_cast<float>(rounded[j] + middle);
+  }
+  for (int which = 0; which < 2; ++which) {
+    for (int j = 0; j < n; ++j) {
+      const auto rounded = plain::through_signed_bytes(&qkv[which][j * d], d);
+      std::copy(rounded.begin(), rounded.end(), &qkv[which][j * d]);
+    }
+  }
+}
+
+void compare_attention(const Kernels& k, Random& random, AttentionKind kind, Check& check) {
+  const AttentionCase c = random_attention(kind, random);
   Floats qkv[3];
   for (Floats& x : qkv) {
     x = random.normals(static_cast<std::size_t>(c.length) * c.width);
     for (float& v : x) v *= c.sharp && &x == &qkv[0] ? 64.0f : 1.0f;
-    if (c.narrow) std::transform(x.begin(), x.end(), x.begin(), plain::rounded);
+    if (c.narrow()) std::transform(x.begin(), x.end(), x.begin(), plain::rounded);
   }
   const Floats got =
-      c.narrow ? run_attention<std::uint16_t>(k, c, qkv) : run_attention<float>(k, c, qkv);
-  // softmax weights and results are rounded to bfloat16 too
-  const double allowed = c.narrow ? 0.02 : c.sharp ? 2e-4 : 5e-6;
+      c.narrow() ? run_attention<std::uint16_t>(k, c, qkv) : run_attention<float>(k, c, qkv);
+  if (kind == AttentionKind::int8) through_bytes(c, qkv);
+  // softmax weights and results are rounded too
+  const double allowed = c.narrow() ? 0.02 : c.sharp ? 2e-4 : 5e-6;
   for (int r = c.first; r < c.last; ++r) {
     const auto wanted = plain::attend(qkv[0], qkv[1], qkv[2], r, c.length, c.width,
                                       1.0 / std::sqrt(c.width), c.mask);
@@ -483,10 +514,13 @@ void compare_attention(const Kernels& k, Random& random, bool narrow, Check& che
 
 bool test_attention(const Kernels& k, Random& random, int rounds) {
   bool passed = true;
-  for (const bool narrow : {false, true}) {
-    if (narrow && !k.attention_bf16) continue;
-    Check check(k, narrow ? "attention bf16" : "attention fp32");
-    for (int i = 0; i < 4 * rounds; ++i) compare_attention(k, random, narrow, check);
+  using enum AttentionKind;
+  for (const AttentionKind kind : {f32, bf16, int8}) {
+    if (kind == bf16 && !k.attention_bf16) continue;
+    if (kind == int8 && !k.attention_int8) continue;
+    const std::string title = std::string("attention ") + name(kind);
+    Check check(k, title.c_str());
+    for (int i = 0; i < 4 * rounds; ++i) compare_attention(k, random, kind, check);
     passed &= check.passed();
   }
   return passed;

@@ -34,7 +34,7 @@ Bytes = npt.NDArray[np.uint8]
 Precision = Literal["fp32", "bf16", "int8"]
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
-FORMAT = 3  # of prepared weights: raise it when their layout changes
+FORMAT = 4  # of prepared weights: raise it when their layout changes
 MAGIC = b"opengte prepared weights\n"
 ALIGNMENT = 64
 MICRO_TOKENS = 256  # tokens that a thread takes through all layers at a time
@@ -297,7 +297,7 @@ class Layout:
         for slot, spec in plan.slots().items():
             name = slot.removesuffix(".weight")
             if slot.endswith(".weight") and len(spec.shape) == 2:
-                linears[name] = _precision_of(name, plan, precision)
+                linears[name] = _precision_of(name, precision)
                 packers[name] = packer(isa, linears[name], name in gated, *spec.shape)
                 sizes[name] = packers[name].bytes
             elif slot.removesuffix(".bias") not in linears:
@@ -312,17 +312,9 @@ class Layout:
         return cls(precision, isa, word_dtype, linears, packers, rows, smoothed, parts, offset)
 
 
-def _precision_of(matrix: str, plan: Plan, precision: Precision) -> Precision:
-    """Return the precision of one matrix.
-
-    In int8 the last layer's queries, keys and values stay in bf16: no later layer evens out what
-    rounding does to them, and they are a few hundredths of the work (docs/performance.md).
-    """
-    if matrix.startswith(HEADS):
-        return "fp32"
-    if precision == "int8" and matrix == f"layers.{len(plan.layers) - 1}.qkv":
-        return "bf16"
-    return precision
+def _precision_of(matrix: str, precision: Precision) -> Precision:
+    """Return the precision of one matrix: heads are few and small, and stay exact."""
+    return "fp32" if matrix.startswith(HEADS) else precision
 
 
 def _norms(plan: Plan) -> dict[str, str]:

@@ -1,0 +1,366 @@
+// Attention in 8-bit products, for sets whose dot products take bytes: twice the rate of bfloat16.
+//
+// Queries, keys and values arrive as bfloat16. What is rounded to bytes, and against which range:
+//   keys     less their mean over the sequence, which softmax does not see; a range for each key
+//   values   less the middle of each column, which is added back at the end; a range for each column
+//   queries  a range for each row
+//   weights  0..255 of the highest in a row's block of keys; the total sums what was rounded
+#pragma once
+
+#include "kernels_attention.hpp"
+
+namespace opengte {
+
+template <class Isa>
+struct ByteAttention {
+  using Format = typename Isa::Int8;
+  using Base = Attention<Isa, Format>;
+  using T = typename Base::T;
+  using F = typename Isa::F;
+  using Span = typename Base::Span;
+  static constexpr int lanes = Isa::lanes;
+  static constexpr int panel = T::panel;
+  static constexpr int group = Format::group;
+  static constexpr int block = Base::block;
+  static constexpr int rows = Isa::tile_rows;
+  static constexpr int words = lanes * group;  // bytes whose groups fill a vector
+
+  OGTE_INLINE std::size_t aligned(std::size_t n) { return (n + 63) / 64 * 64; }
+  OGTE_INLINE int padded(int head_dim) { return ceil_div(head_dim, words) * words; }
+
+  // Packed keys, and what a score's integer becomes: integer * scale + offset.
+  struct Keys {
+    std::int8_t* packed;
+    float* scale;
+    float* offset;
+    float* mean;        // of a column; used while packing
+    std::int8_t* room;  // a panel of keys as bytes, one after the other; used while packing
+
+    static std::size_t floats(int length) {
+      return static_cast<std::size_t>(Base::panels(length)) * panel;
+    }
+    static std::size_t bytes(int length, int head_dim) {
+      const std::size_t wide = padded(head_dim);
+      return aligned(Base::keys_elements(length, head_dim)) +
+             (2 * floats(length) + wide) * sizeof(float) + panel * wide;
+    }
+    Keys(void* at, int length, int head_dim)
+        : packed(static_cast<std::int8_t*>(at)),
+          scale(reinterpret_cast<float*>(packed + aligned(Base::keys_elements(length, head_dim)))),
+          offset(scale + floats(length)), mean(offset + floats(length)),
+          room(reinterpret_cast<std::int8_t*>(mean + padded(head_dim))) {}
+  };
+
+  // Packed values, and what a column's sum becomes: sum * scale + middle.
+  struct Values {
+    std::int8_t* packed;
+    float* scale;
+    float* middle;
+
+    static std::size_t bytes(int length, int head_dim) {
+      return aligned(Base::values_elements(length, head_dim)) +
+             2 * Base::panels(head_dim) * panel * sizeof(float);
+    }
+    Values(void* at, int length, int head_dim)
+        : packed(static_cast<std::int8_t*>(at)),
+          scale(reinterpret_cast<float*>(packed + aligned(Base::values_elements(length, head_dim)))),
+          middle(scale + Base::panels(head_dim) * panel) {}
+  };
+
+  static std::size_t keys_bytes(int length, int head_dim) { return Keys::bytes(length, head_dim); }
+  static std::size_t values_bytes(int length, int head_dim) {
+    return Values::bytes(length, head_dim);
+  }
+
+  // Largest magnitude of a row of n values; not a number where one of them is not finite, which
+  // rounding to bytes would hide.
+  template <class Value>
+  OGTE_INLINE float magnitude(int n, Value&& value) {
+    F top = Isa::zero(), wrong = Isa::zero();
+    Rows<Isa>::vectors(n, [&](int i, int k) OGTE_LAMBDA {
+      F x = value(i, k);
+      if (k < lanes) x = Isa::head(x, Isa::zero(), k);
+      top = Isa::max(Isa::abs(x), top);
+      wrong = Isa::fma(x, Isa::zero(), wrong);
+    });
+    return Isa::highest(top) + Isa::sum(wrong);
+  }
+
+  OGTE_INLINE F load(const std::uint16_t* p, int k) {
+    return k == lanes ? Isa::load_bf16(p) : Isa::load_bf16(p, k);
+  }
+
+  static void pack_keys(const void* from, std::ptrdiff_t stride, int length, int head_dim, void* to) {
+    const auto* k = static_cast<const std::uint16_t*>(from);
+    const Keys keys(to, length, head_dim);
+    const int wide = padded(head_dim), groups = Base::steps(head_dim);
+    Rows<Isa>::vectors(head_dim, [&](int i, int n) OGTE_LAMBDA {
+      F total = Isa::zero();
+      for (int j = 0; j < length; ++j) total = Isa::add(total, load(k + j * stride + i, n));
+      Isa::store(keys.mean + i, Isa::mul(total, Isa::set(1.0f / static_cast<float>(length))));
+    });
+    std::int8_t* packed = keys.packed;
+    __builtin_memset(keys.room, 0, panel * wide);
+    for (int first = 0; first < length; first += panel) {
+      if (first + panel > length) __builtin_memset(keys.room, 0, panel * wide);
+      for (int r = 0; r < panel; ++r) {
+        keys.scale[first + r] =
+            first + r < length
+                ? key_bytes(k + (first + r) * stride, keys.mean, head_dim, keys.room + r * wide)
+                : 0.0f;
+      }
+      for (int r = 0; r < panel; r += lanes) {
+        std::int8_t* half = packed + r * group;
+        Isa::transpose_words(keys.room + r * wide, wide, groups, half);
+        // queries are shifted by 128 to become unsigned
+        const F shift = Isa::mul(Isa::sum_groups(half, T::block, groups), Isa::set(-128.0f));
+        Isa::store(keys.offset + first + r, Isa::mul(shift, Isa::load(keys.scale + first + r)));
+      }
+      packed += static_cast<std::ptrdiff_t>(groups) * T::block;
+    }
+  }
+
+  // One key as bytes; returns the scale.
+  OGTE_INLINE float key_bytes(const std::uint16_t* k, const float* mean, int n, std::int8_t* bytes) {
+    const auto centred = [&](int i, int c) OGTE_LAMBDA {
+      return Isa::sub(load(k + i, c), Isa::load(mean + i));
+    };
+    const float top = magnitude(n, centred);
+    const F factor = Isa::set(top > 0.0f ? 127.0f / top : 0.0f);
+    Rows<Isa>::vectors(n, [&](int i, int c) OGTE_LAMBDA {
+      Isa::store_s8(bytes + i, Isa::mul(centred(i, c), factor), c);
+    });
+    return top * (1.0f / 127.0f);
+  }
+
+  static void pack_values(const void* from, std::ptrdiff_t stride, int length, int head_dim, void* to) {
+    const auto* v = static_cast<const std::uint16_t*>(from);
+    const Values values(to, length, head_dim);
+    const int groups = Base::panels(length) * (panel / group);
+    for (int first = 0; first < Base::panels(head_dim) * panel; first += lanes) {
+      const int n = least(lanes, head_dim - first);
+      const int p = first / panel, half = first % panel;
+      std::int8_t* packed = values.packed + static_cast<std::ptrdiff_t>(p) * groups * T::block +
+                            half * group;
+      if (n <= 0) {
+        Isa::store(values.scale + first, Isa::zero());
+        Isa::store(values.middle + first, Isa::zero());
+        for (int g = 0; g < groups; ++g) __builtin_memset(packed + g * T::block, 0, words);
+        continue;
+      }
+      const std::uint16_t* x = v + first;
+      F lowest = load(x, n), highest = lowest, wrong = Isa::zero();
+      for (int j = 0; j < length; ++j) {
+        const F value = load(x + j * stride, n);
+        lowest = Isa::min(value, lowest);
+        highest = Isa::max(value, highest);
+        wrong = Isa::fma(value, Isa::zero(), wrong);
+      }
+      const F half_range = Isa::mul(Isa::sub(highest, lowest), Isa::set(0.5f));
+      const F middle = Isa::add(lowest, half_range);
+      const F factor = Isa::div(Isa::set(127.0f), Isa::max(half_range, Isa::set(1e-30f)));
+      Isa::store(values.scale + first, Isa::fma(half_range, Isa::set(1.0f / 127.0f), wrong));
+      Isa::store(values.middle + first, middle);
+      const auto centred = [&](int j) OGTE_LAMBDA {
+        if (j >= length) return Isa::zero();
+        return Isa::mul(Isa::sub(load(x + j * stride, n), middle), factor);
+      };
+      for (int g = 0; g < groups; ++g) {
+        const int j = g * group;
+        Isa::store_groups(packed + static_cast<std::ptrdiff_t>(g) * T::block, centred(j),
+                          centred(j + 1), centred(j + 2), centred(j + 3));
+      }
+    }
+  }
+
+  // In floats.
+  static std::size_t scratch(int head_dim) {
+    const std::size_t bytes = static_cast<std::size_t>(rows) * (block + padded(head_dim));
+    const std::size_t floats = block + Base::panels(head_dim) * panel + panel + 5;
+    return rows * floats + bytes / sizeof(float);
+  }
+
+  struct State {
+    float* scores;  // rows x block; integers until a row is weighed
+    float* sums;    // rows x padded head dimension: sum of weight * value
+    float* tile;    // rows x panel
+    // per row:
+    float* factor;   // of a score, in units of log2
+    float* highest;  // in units of log2
+    float* total;
+    float* rescale;  // of what was summed before
+    float* gain;     // of what a block adds
+    std::uint8_t* weights;  // rows x block
+    std::uint8_t* queries;  // rows x padded(head dimension)
+  };
+
+  static void attend(const AttendArgs& args) {
+    const int width = Base::panels(args.head_dim) * panel;
+    State s;
+    float* p = args.scratch;
+    s.scores = p, p += rows * block;
+    s.sums = p, p += static_cast<std::ptrdiff_t>(rows) * width;
+    s.tile = p, p += rows * panel;
+    s.factor = p, p += rows;
+    s.highest = p, p += rows;
+    s.total = p, p += rows;
+    s.rescale = p, p += rows;
+    s.gain = p, p += rows;
+    s.weights = reinterpret_cast<std::uint8_t*>(p);
+    s.queries = s.weights + rows * block;
+    const Keys keys(const_cast<void*>(args.keys), args.length, args.head_dim);
+    const Values values(const_cast<void*>(args.values), args.length, args.head_dim);
+    for (int first = args.first; first < args.last; first += rows) {
+      attend_tile(args, keys, values, s, first, least(rows, args.last - first), width);
+    }
+  }
+
+  static void attend_tile(const AttendArgs& args, const Keys& keys, const Values& values, State& s,
+                          int first, int n, int width) {
+    for (int r = 0; r < n; ++r) {
+      s.highest[r] = -__builtin_huge_valf();
+      s.total[r] = 0.0f;
+      round_query(args, s, first, r);
+    }
+    const int low = Base::seen(args, first).first / block * block;
+    const int high = Base::seen(args, first + n - 1).last;
+    for (int at = low; at < high; at += block) {
+      const int count = least(block, args.length - at);
+      multiply_keys(args, keys, s, n, at, count);
+      for (int r = 0; r < n; ++r) weigh_row(args, keys, s, first + r, r, at, count);
+      multiply_values(args, values, s, n, at, count, width, at == low);
+    }
+    write(args, values, s, first, n, width);
+  }
+
+  // A query as signed bytes plus 128, which the keys' offsets take back.
+  static void round_query(const AttendArgs& args, State& s, int first, int r) {
+    const auto* q =
+        static_cast<const std::uint16_t*>(args.q) + (first - args.first + r) * args.q_stride;
+    const int n = args.head_dim;
+    const auto value = [&](int i, int k) OGTE_LAMBDA { return load(q + i, k); };
+    const float top = magnitude(n, value);
+    const F factor = Isa::set(top > 0.0f ? 127.0f / top : 0.0f), middle = Isa::set(128.0f);
+    std::uint8_t* to = s.queries + r * padded(n);
+    Rows<Isa>::vectors(n, [&](int i, int k) OGTE_LAMBDA {
+      Isa::store_u8(to + i, Isa::fma(value(i, k), factor, middle), k);
+    });
+    s.factor[r] = top * (1.0f / 127.0f) * args.scale * 1.44269504f;
+  }
+
+  static void multiply_keys(const AttendArgs& args, const Keys& keys, State& s, int n, int at,
+                            int count) {
+    const int groups = Base::steps(args.head_dim);
+    const std::int8_t* k = keys.packed + static_cast<std::ptrdiff_t>(at / panel) * groups * T::block;
+    const auto multiply = T::of(n);
+    for (int j = 0; j < count; j += panel) {
+      multiply(reinterpret_cast<const char*>(s.queries), padded(args.head_dim), k, groups,
+               s.scores + j, block);
+      k += static_cast<std::ptrdiff_t>(groups) * T::block;
+    }
+  }
+
+  // Lanes of x that the row sees, `other` in the rest; j counts from the span's block.
+  OGTE_INLINE F within(F x, F other, int j, int low, int high) {
+    return j < low || j + lanes > high ? Base::only(x, other, low - j, most(high - j, 0)) : x;
+  }
+
+  // Integers of one row and block -> softmax weights in 0..255 of the block's highest; zero where
+  // the row does not look, also in the padding that multiply_values reads.
+  static void weigh_row(const AttendArgs& args, const Keys& keys, State& s, int row, int r, int at,
+                        int count) {
+    const Span span = Base::seen(args, row);
+    const int low = most(span.first - at, 0), high = least(span.last - at, count);
+    float* scores = s.scores + r * block;
+    std::uint8_t* weights = s.weights + r * block;
+    const int end = ceil_div(count, words) * words;
+    typename Format::Acc total = Format::zero();
+    const auto clear = [&](int from, int to) OGTE_LAMBDA {
+      const F none = Isa::zero();
+      for (int j = from; j < to; j += words) {
+        Isa::store_u8_and_sum(weights + j, none, none, none, none, total);
+      }
+    };
+    if (low >= high) {
+      clear(0, end);
+      s.rescale[r] = 1.0f;
+      s.gain[r] = 0.0f;
+      return;
+    }
+    const int inner = low / lanes * lanes, outer = ceil_div(high, lanes) * lanes;
+    const F never = Isa::set(-__builtin_huge_valf());
+    F top = never;
+    for (int j = inner; j < outer; j += lanes) {
+      const F x = Isa::fma(Isa::from_int(reinterpret_cast<const std::int32_t*>(scores + j)),
+                           Isa::load(keys.scale + at + j), Isa::load(keys.offset + at + j));
+      Isa::store(scores + j, x);
+      top = Isa::max(within(x, never, j, low, high), top);
+    }
+    const float factor = s.factor[r], before = s.highest[r];
+    const float block_top = Isa::highest(top) * factor;
+    const float now = block_top > before ? block_top : before;
+    const F scale = Isa::set(factor), shift = Isa::set(7.99435344f - block_top);  // log2(255)
+    const auto weigh = [&](int j) OGTE_LAMBDA {
+      return Math<Isa>::exp2_coarse(Isa::fma(Isa::load(scores + j), scale, shift));
+    };
+    const auto weigh_edge = [&](int j) OGTE_LAMBDA {
+      return within(weigh(j), Isa::zero(), j, low, high);
+    };
+    const auto put = [&](int j, auto&& weight) OGTE_LAMBDA {
+      Isa::store_u8_and_sum(weights + j, weight(j), weight(j + lanes), weight(j + 2 * lanes),
+                            weight(j + 3 * lanes), total);
+    };
+    const int from = low / words * words, to = ceil_div(high, words) * words;
+    clear(0, from);
+    for (int j = from; j < to; j += words) {
+      if (j < low || j + words > high) put(j, weigh_edge);
+      else put(j, weigh);
+    }
+    clear(to, end);
+    // before is -inf in the first block that the row sees: 2^(-inf) rounds to nothing
+    const float shrink = before > -3e38f ? Base::power_of(before - now) : 0.0f;
+    float gain = now == block_top ? 1.0f : Base::power_of(block_top - now);
+    gain += 0.0f * block_top;  // what is not finite stays so
+    s.highest[r] = now;
+    s.rescale[r] = shrink;
+    s.gain[r] = gain;
+    s.total[r] = s.total[r] * shrink + gain * static_cast<float>(Isa::sum(total));
+  }
+
+  static void multiply_values(const AttendArgs& args, const Values& values, State& s, int n, int at,
+                              int count, int width, bool fresh) {
+    const auto multiply = T::of(n);
+    const int all = Base::panels(args.length) * (panel / group);
+    const int groups = ceil_div(count, group);
+    const std::int8_t* v = values.packed + static_cast<std::ptrdiff_t>(at / group) * T::block;
+    for (int c = 0; c < width; c += panel) {
+      multiply(reinterpret_cast<const char*>(s.weights), block, v, groups, s.tile, panel);
+      for (int r = 0; r < n; ++r) {
+        const F gain = Isa::set(s.gain[r]), rescale = Isa::set(s.rescale[r]);
+        for (int h = 0; h < panel; h += lanes) {
+          float* sum = s.sums + static_cast<std::ptrdiff_t>(r) * width + c + h;
+          const F x = Isa::mul(
+              Isa::from_int(reinterpret_cast<const std::int32_t*>(s.tile + r * panel + h)), gain);
+          Isa::store(sum, fresh ? x : Isa::fma(Isa::load(sum), rescale, x));
+        }
+      }
+      v += static_cast<std::ptrdiff_t>(all) * T::block;
+    }
+  }
+
+  static void write(const AttendArgs& args, const Values& values, State& s, int first, int n,
+                    int width) {
+    for (int r = 0; r < n; ++r) {
+      const F inverse = Isa::set(1.0f / s.total[r]);
+      auto* out = static_cast<std::uint16_t*>(args.out) + (first - args.first + r) * args.out_stride;
+      const float* sum = s.sums + static_cast<std::ptrdiff_t>(r) * width;
+      Rows<Isa>::vectors(args.head_dim, [&](int i, int k) OGTE_LAMBDA {
+        const F x = Isa::mul(Isa::load(sum + i), inverse);
+        Isa::store_bf16(out + i,
+                        Isa::fma(x, Isa::load(values.scale + i), Isa::load(values.middle + i)), k);
+      });
+    }
+  }
+};
+
+}  // namespace opengte
