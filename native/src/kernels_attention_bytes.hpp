@@ -28,6 +28,8 @@ struct ByteAttention {
   OGTE_INLINE std::size_t aligned(std::size_t n) { return (n + 63) / 64 * 64; }
   OGTE_INLINE int padded(int head_dim) { return ceil_div(head_dim, words) * words; }
 
+  OGTE_INLINE int lane(int i) { return least(most(i, 0), lanes); }
+
   // Packed keys, and what a score's integer becomes: integer * scale + offset.
   struct Keys {
     std::int8_t* packed;
@@ -99,6 +101,7 @@ struct ByteAttention {
       for (int j = 0; j < length; ++j) total = Isa::add(total, load(k + j * stride + i, n));
       Isa::store(keys.mean + i, Isa::mul(total, Isa::set(1.0f / static_cast<float>(length))));
     });
+    const F never = Isa::set(-__builtin_huge_valf());  // behind the last key
     std::int8_t* packed = keys.packed;
     __builtin_memset(keys.room, 0, panel * wide);
     for (int first = 0; first < length; first += panel) {
@@ -114,7 +117,8 @@ struct ByteAttention {
         Isa::transpose_words(keys.room + r * wide, wide, groups, half);
         // queries are shifted by 128 to become unsigned
         const F shift = Isa::mul(Isa::sum_groups(half, T::block, groups), Isa::set(-128.0f));
-        Isa::store(keys.offset + first + r, Isa::mul(shift, Isa::load(keys.scale + first + r)));
+        const F offset = Isa::mul(shift, Isa::load(keys.scale + first + r));
+        Isa::store(keys.offset + first + r, Isa::head(offset, never, lane(length - first - r)));
       }
       packed += static_cast<std::ptrdiff_t>(groups) * T::block;
     }
@@ -174,16 +178,17 @@ struct ByteAttention {
   }
 
   // In floats.
+  // In floats.
   static std::size_t scratch(int head_dim) {
     const std::size_t bytes = static_cast<std::size_t>(rows) * (block + padded(head_dim));
-    const std::size_t floats = block + Base::panels(head_dim) * panel + panel + 5;
+    const std::size_t floats = block + lanes + Base::panels(head_dim) * panel + 5;
     return rows * floats + bytes / sizeof(float);
   }
 
   struct State {
-    float* scores;  // rows x block; integers until a row is weighed
+    float* scores;  // rows x block
+    float* tops;    // rows x lanes: of each lane's scores in a block
     float* sums;    // rows x padded head dimension: sum of weight * value
-    float* tile;    // rows x panel
     // per row:
     float* factor;   // of a score, in units of log2
     float* highest;  // in units of log2
@@ -199,8 +204,8 @@ struct ByteAttention {
     State s;
     float* p = args.scratch;
     s.scores = p, p += rows * block;
+    s.tops = p, p += rows * lanes;
     s.sums = p, p += static_cast<std::ptrdiff_t>(rows) * width;
-    s.tile = p, p += rows * panel;
     s.factor = p, p += rows;
     s.highest = p, p += rows;
     s.total = p, p += rows;
@@ -227,7 +232,7 @@ struct ByteAttention {
     for (int at = low; at < high; at += block) {
       const int count = least(block, args.length - at);
       multiply_keys(args, keys, s, n, at, count);
-      for (int r = 0; r < n; ++r) weigh_row(args, keys, s, first + r, r, at, count);
+      for (int r = 0; r < n; ++r) weigh_row(args, s, first + r, r, at, count);
       multiply_values(args, values, s, n, at, count, width, at == low);
     }
     write(args, values, s, first, n, width);
@@ -248,75 +253,119 @@ struct ByteAttention {
     s.factor[r] = top * (1.0f / 127.0f) * args.scale * 1.44269504f;
   }
 
+  // Scores of a tile of rows and one panel of keys, and the highest of each lane so far.
+  template <int Rows>
+  static void score(const State& s, int query_stride, const std::int8_t* k, int groups, int column,
+                    const float* scale, const float* offset) {
+    const auto* q = reinterpret_cast<const char*>(s.queries);
+    T::template product<Rows>(q, query_stride, k, groups, [&](auto& acc) OGTE_LAMBDA {
+      unroll<Rows>([&](auto r) OGTE_LAMBDA {
+        float* out = s.scores + r * block + column;
+        const F x = Isa::fma(Isa::to_float(acc[r][0]), Isa::load(scale), Isa::load(offset));
+        const F y = Isa::fma(Isa::to_float(acc[r][1]), Isa::load(scale + lanes),
+                             Isa::load(offset + lanes));
+        Isa::store(out, x);
+        Isa::store(out + lanes, y);
+        float* top = s.tops + r * lanes;
+        Isa::store(top, Isa::max(Isa::load(top), Isa::max(x, y)));
+      });
+    });
+  }
+
+  // What a block's weights and one panel of values add to the sums.
+  template <int Rows>
+  static void gather(const State& s, const std::int8_t* v, int groups, float* sums, int width,
+                     bool fresh) {
+    const auto* w = reinterpret_cast<const char*>(s.weights);
+    T::template product<Rows>(w, block, v, groups, [&](auto& acc) OGTE_LAMBDA {
+      unroll<Rows>([&](auto r) OGTE_LAMBDA {
+        const F gain = Isa::set(s.gain[r]), rescale = Isa::set(s.rescale[r]);
+        unroll<2>([&](auto h) OGTE_LAMBDA {
+          float* sum = sums + static_cast<std::ptrdiff_t>(r) * width + h * lanes;
+          const F x = Isa::mul(Isa::to_float(acc[r][h]), gain);
+          Isa::store(sum, fresh ? x : Isa::fma(Isa::load(sum), rescale, x));
+        });
+      });
+    });
+  }
+
+  using Score = decltype(&score<1>);
+  using Gather = decltype(&gather<1>);
+  template <int... R>
+  static Score score_of(int n, std::integer_sequence<int, R...>) {
+    static constexpr Score table[] = {&score<R + 1>...};
+    return table[n - 1];
+  }
+  template <int... R>
+  static Gather gather_of(int n, std::integer_sequence<int, R...>) {
+    static constexpr Gather table[] = {&gather<R + 1>...};
+    return table[n - 1];
+  }
+  using AllRows = std::make_integer_sequence<int, Isa::tile_rows>;
+
   static void multiply_keys(const AttendArgs& args, const Keys& keys, State& s, int n, int at,
                             int count) {
+    const F never = Isa::set(-__builtin_huge_valf());
+    for (int r = 0; r < n; ++r) Isa::store(s.tops + r * lanes, never);
     const int groups = Base::steps(args.head_dim);
     const std::int8_t* k = keys.packed + static_cast<std::ptrdiff_t>(at / panel) * groups * T::block;
-    const auto multiply = T::of(n);
-    for (int j = 0; j < count; j += panel) {
-      multiply(reinterpret_cast<const char*>(s.queries), padded(args.head_dim), k, groups,
-               s.scores + j, block);
+    const Score compute = score_of(n, AllRows{});
+    int j = 0;
+    for (; j < count; j += panel) {
+      compute(s, padded(args.head_dim), k, groups, j, keys.scale + at + j, keys.offset + at + j);
       k += static_cast<std::ptrdiff_t>(groups) * T::block;
+    }
+    for (; j < ceil_div(count, words) * words; j += lanes) {
+      for (int r = 0; r < n; ++r) Isa::store(s.scores + r * block + j, never);
     }
   }
 
-  // Lanes of x that the row sees, `other` in the rest; j counts from the span's block.
-  OGTE_INLINE F within(F x, F other, int j, int low, int high) {
-    return j < low || j + lanes > high ? Base::only(x, other, low - j, most(high - j, 0)) : x;
+  // The highest of the scores that the row sees; the others become the lowest there is.
+  OGTE_INLINE float restrict_row(float* scores, int low, int high, int end) {
+    const F never = Isa::set(-__builtin_huge_valf());
+    F top = never;
+    for (int j = 0; j < end; j += lanes) {
+      F x = Isa::load(scores + j);
+      if (j < low || j + lanes > high) {
+        x = Base::only(x, never, lane(low - j), lane(high - j));
+        Isa::store(scores + j, x);
+      }
+      top = Isa::max(top, x);
+    }
+    return Isa::highest(top);
   }
 
-  // Integers of one row and block -> softmax weights in 0..255 of the block's highest; zero where
-  // the row does not look, also in the padding that multiply_values reads.
-  static void weigh_row(const AttendArgs& args, const Keys& keys, State& s, int row, int r, int at,
-                        int count) {
+  // Scores of one row and block -> softmax weights in 0..255 of the block's highest; zero where the
+  // row does not look, also in the padding that is multiplied with values.
+  static void weigh_row(const AttendArgs& args, State& s, int row, int r, int at, int count) {
     const Span span = Base::seen(args, row);
     const int low = most(span.first - at, 0), high = least(span.last - at, count);
+    const int end = ceil_div(count, words) * words;
     float* scores = s.scores + r * block;
     std::uint8_t* weights = s.weights + r * block;
-    const int end = ceil_div(count, words) * words;
-    typename Format::Acc total = Format::zero();
-    const auto clear = [&](int from, int to) OGTE_LAMBDA {
-      const F none = Isa::zero();
-      for (int j = from; j < to; j += words) {
-        Isa::store_u8_and_sum(weights + j, none, none, none, none, total);
-      }
-    };
     if (low >= high) {
-      clear(0, end);
+      __builtin_memset(weights, 0, end);
       s.rescale[r] = 1.0f;
       s.gain[r] = 0.0f;
       return;
     }
-    const int inner = low / lanes * lanes, outer = ceil_div(high, lanes) * lanes;
-    const F never = Isa::set(-__builtin_huge_valf());
-    F top = never;
-    for (int j = inner; j < outer; j += lanes) {
-      const F x = Isa::fma(Isa::from_int(reinterpret_cast<const std::int32_t*>(scores + j)),
-                           Isa::load(keys.scale + at + j), Isa::load(keys.offset + at + j));
-      Isa::store(scores + j, x);
-      top = Isa::max(within(x, never, j, low, high), top);
-    }
+    // behind the sequence's last key, scores are the lowest there is already
+    const bool all = low == 0 && high == count;
+    const float top = all ? Isa::highest(Isa::load(s.tops + r * lanes))
+                          : restrict_row(scores, low, high, end);
     const float factor = s.factor[r], before = s.highest[r];
-    const float block_top = Isa::highest(top) * factor;
+    const float block_top = top * factor;
     const float now = block_top > before ? block_top : before;
-    const F scale = Isa::set(factor), shift = Isa::set(7.99435344f - block_top);  // log2(255)
-    const auto weigh = [&](int j) OGTE_LAMBDA {
-      return Math<Isa>::exp2_coarse(Isa::fma(Isa::load(scores + j), scale, shift));
+    // in 256 parts of an octave; the highest weight is 255 = 256 * 2^(-1.45 / 256)
+    const F scale = Isa::set(256.0f * factor), shift = Isa::set(-256.0f * block_top - 1.4455f);
+    typename Format::Acc total = Format::zero();
+    const auto power = [&](int j) OGTE_LAMBDA {
+      return Isa::fma(Isa::load(scores + j), scale, shift);
     };
-    const auto weigh_edge = [&](int j) OGTE_LAMBDA {
-      return within(weigh(j), Isa::zero(), j, low, high);
-    };
-    const auto put = [&](int j, auto&& weight) OGTE_LAMBDA {
-      Isa::store_u8_and_sum(weights + j, weight(j), weight(j + lanes), weight(j + 2 * lanes),
-                            weight(j + 3 * lanes), total);
-    };
-    const int from = low / words * words, to = ceil_div(high, words) * words;
-    clear(0, from);
-    for (int j = from; j < to; j += words) {
-      if (j < low || j + words > high) put(j, weigh_edge);
-      else put(j, weigh);
+    for (int j = 0; j < end; j += words) {
+      Isa::store_powers_u8(weights + j, power(j), power(j + lanes), power(j + 2 * lanes),
+                           power(j + 3 * lanes), total);
     }
-    clear(to, end);
     // before is -inf in the first block that the row sees: 2^(-inf) rounds to nothing
     const float shrink = before > -3e38f ? Base::power_of(before - now) : 0.0f;
     float gain = now == block_top ? 1.0f : Base::power_of(block_top - now);
@@ -329,21 +378,11 @@ struct ByteAttention {
 
   static void multiply_values(const AttendArgs& args, const Values& values, State& s, int n, int at,
                               int count, int width, bool fresh) {
-    const auto multiply = T::of(n);
     const int all = Base::panels(args.length) * (panel / group);
-    const int groups = ceil_div(count, group);
     const std::int8_t* v = values.packed + static_cast<std::ptrdiff_t>(at / group) * T::block;
+    const Gather compute = gather_of(n, AllRows{});
     for (int c = 0; c < width; c += panel) {
-      multiply(reinterpret_cast<const char*>(s.weights), block, v, groups, s.tile, panel);
-      for (int r = 0; r < n; ++r) {
-        const F gain = Isa::set(s.gain[r]), rescale = Isa::set(s.rescale[r]);
-        for (int h = 0; h < panel; h += lanes) {
-          float* sum = s.sums + static_cast<std::ptrdiff_t>(r) * width + c + h;
-          const F x = Isa::mul(
-              Isa::from_int(reinterpret_cast<const std::int32_t*>(s.tile + r * panel + h)), gain);
-          Isa::store(sum, fresh ? x : Isa::fma(Isa::load(sum), rescale, x));
-        }
-      }
+      compute(s, v, ceil_div(count, group), s.sums + c, width, fresh);
       v += static_cast<std::ptrdiff_t>(all) * T::block;
     }
   }

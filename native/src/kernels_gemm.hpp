@@ -22,9 +22,10 @@ struct Tile {
   using Function = void (*)(const char* a, std::ptrdiff_t stride, const B* b, int steps, float* out,
                             std::ptrdiff_t out_stride);
 
-  template <int Rows>
-  static void multiply(const char* a, std::ptrdiff_t stride, const B* b, int steps, float* out,
-                       std::ptrdiff_t out_stride) {
+  // Calls finish with the sums of Rows x 2 vectors.
+  template <int Rows, class Finish>
+  OGTE_INLINE void product(const char* a, std::ptrdiff_t stride, const B* b, int steps,
+                           Finish&& finish) {
     constexpr int pointers = (Rows + 2) / 3;
     typename Format::Acc acc[Rows][2];
     const char* row[pointers];
@@ -55,9 +56,17 @@ struct Tile {
       step(std::integral_constant<int, 0>{});
       advance(1);
     }
-    unroll<Rows>([&](auto r) OGTE_LAMBDA {
-      Format::store(out + r * out_stride, acc[r][0]);
-      Format::store(out + r * out_stride + lanes, acc[r][1]);
+    finish(acc);
+  }
+
+  template <int Rows>
+  static void multiply(const char* a, std::ptrdiff_t stride, const B* b, int steps, float* out,
+                       std::ptrdiff_t out_stride) {
+    product<Rows>(a, stride, b, steps, [&](auto& acc) OGTE_LAMBDA {
+      unroll<Rows>([&](auto r) OGTE_LAMBDA {
+        Format::store(out + r * out_stride, acc[r][0]);
+        Format::store(out + r * out_stride + lanes, acc[r][1]);
+      });
     });
   }
 
