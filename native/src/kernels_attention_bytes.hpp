@@ -21,9 +21,11 @@ struct ByteAttention {
   static constexpr int lanes = Isa::lanes;
   static constexpr int panel = T::panel;
   static constexpr int group = Format::group;
-  static constexpr int block = Base::block;
+  static constexpr int block = 512;  // keys a softmax step sees; a multiple of words
   static constexpr int rows = Isa::tile_rows;
   static constexpr int words = lanes * group;  // bytes whose groups fill a vector
+
+  static_assert(rows <= lanes, "what is kept for each row of a tile fits a vector");
 
   OGTE_INLINE std::size_t aligned(std::size_t n) { return (n + 63) / 64 * 64; }
   OGTE_INLINE int padded(int head_dim) { return ceil_div(head_dim, words) * words; }
@@ -181,18 +183,22 @@ struct ByteAttention {
   // In floats.
   static std::size_t scratch(int head_dim) {
     const std::size_t bytes = static_cast<std::size_t>(rows) * (block + padded(head_dim));
-    const std::size_t floats = block + lanes + Base::panels(head_dim) * panel + 5;
-    return rows * floats + bytes / sizeof(float);
+    const std::size_t floats = block + lanes + Base::panels(head_dim) * panel;
+    return rows * floats + 9 * lanes + bytes / sizeof(float);
   }
 
   struct State {
     float* scores;  // rows x block
     float* tops;    // rows x lanes: of each lane's scores in a block
     float* sums;    // rows x padded head dimension: sum of weight * value
-    // per row:
+    // one float for each row:
     float* factor;   // of a score, in units of log2
-    float* highest;  // in units of log2
-    float* total;
+    float* highest;  // so far, in units of log2
+    float* total;    // of the weights
+    float* top;      // a block's highest score
+    float* scale;    // from a score to the exponent of its weight
+    float* shift;
+    float* weight;   // sum of a block's
     float* rescale;  // of what was summed before
     float* gain;     // of what a block adds
     std::uint8_t* weights;  // rows x block
@@ -206,11 +212,10 @@ struct ByteAttention {
     s.scores = p, p += rows * block;
     s.tops = p, p += rows * lanes;
     s.sums = p, p += static_cast<std::ptrdiff_t>(rows) * width;
-    s.factor = p, p += rows;
-    s.highest = p, p += rows;
-    s.total = p, p += rows;
-    s.rescale = p, p += rows;
-    s.gain = p, p += rows;
+    for (float** each : {&s.factor, &s.highest, &s.total, &s.top, &s.scale, &s.shift, &s.weight,
+                         &s.rescale, &s.gain}) {
+      *each = p, p += lanes;
+    }
     s.weights = reinterpret_cast<std::uint8_t*>(p);
     s.queries = s.weights + rows * block;
     const Keys keys(const_cast<void*>(args.keys), args.length, args.head_dim);
@@ -222,17 +227,15 @@ struct ByteAttention {
 
   static void attend_tile(const AttendArgs& args, const Keys& keys, const Values& values, State& s,
                           int first, int n, int width) {
-    for (int r = 0; r < n; ++r) {
-      s.highest[r] = -__builtin_huge_valf();
-      s.total[r] = 0.0f;
-      round_query(args, s, first, r);
-    }
+    Isa::store(s.highest, Isa::set(-__builtin_huge_valf()));
+    Isa::store(s.total, Isa::zero());
+    for (int r = 0; r < n; ++r) round_query(args, s, first, r);
     const int low = Base::seen(args, first).first / block * block;
     const int high = Base::seen(args, first + n - 1).last;
     for (int at = low; at < high; at += block) {
       const int count = least(block, args.length - at);
       multiply_keys(args, keys, s, n, at, count);
-      for (int r = 0; r < n; ++r) weigh_row(args, s, first + r, r, at, count);
+      weigh(args, s, first, n, at, count);
       multiply_values(args, values, s, n, at, count, width, at == low);
     }
     write(args, values, s, first, n, width);
@@ -335,29 +338,41 @@ struct ByteAttention {
     return Isa::highest(top);
   }
 
-  // Scores of one row and block -> softmax weights in 0..255 of the block's highest; zero where the
-  // row does not look, also in the padding that is multiplied with values.
-  static void weigh_row(const AttendArgs& args, State& s, int row, int r, int at, int count) {
-    const Span span = Base::seen(args, row);
-    const int low = most(span.first - at, 0), high = least(span.last - at, count);
+  // Scores of a tile and block -> softmax weights in 0..255 of the highest in each row; zero where
+  // the row does not look, also in the padding that is multiplied with values.
+  static void weigh(const AttendArgs& args, State& s, int first, int n, int at, int count) {
     const int end = ceil_div(count, words) * words;
-    float* scores = s.scores + r * block;
+    for (int r = 0; r < n; ++r) {
+      const Span span = Base::seen(args, first + r);
+      const int low = most(span.first - at, 0), high = least(span.last - at, count);
+      // behind the sequence's last key, scores are the lowest there is already
+      s.top[r] = low == 0 && high == count ? Isa::highest(Isa::load(s.tops + r * lanes))
+                                           : restrict_row(s.scores + r * block, low, high, end);
+    }
+    const F top = Isa::load(s.top), factor = Isa::load(s.factor), before = Isa::load(s.highest);
+    const F scaled = Isa::mul(top, factor), now = Isa::max(scaled, before);
+    Isa::store(s.highest, now);
+    Isa::store(s.rescale, Math<Isa>::exp2(Isa::sub(before, now)));
+    // what is not finite stays so
+    Isa::store(s.gain, Isa::fma(scaled, Isa::zero(), Math<Isa>::exp2(Isa::sub(scaled, now))));
+    // in 256 parts of an octave; the highest weight is 255 = 256 * 2^(-1.45 / 256)
+    Isa::store(s.scale, Isa::mul(factor, Isa::set(256.0f)));
+    Isa::store(s.shift, Isa::fma(scaled, Isa::set(-256.0f), Isa::set(-1.4455f)));
+    for (int r = 0; r < n; ++r) weigh_row(s, r, end);
+    const F total = Isa::mul(Isa::load(s.total), Isa::load(s.rescale));
+    Isa::store(s.total, Isa::fma(Isa::load(s.gain), Isa::load(s.weight), total));
+  }
+
+  static void weigh_row(State& s, int r, int end) {
+    const float* scores = s.scores + r * block;
     std::uint8_t* weights = s.weights + r * block;
-    if (low >= high) {
+    if (s.top[r] == -__builtin_huge_valf()) {  // the row sees nothing of this block
       __builtin_memset(weights, 0, end);
       s.rescale[r] = 1.0f;
-      s.gain[r] = 0.0f;
+      s.gain[r] = s.weight[r] = 0.0f;
       return;
     }
-    // behind the sequence's last key, scores are the lowest there is already
-    const bool all = low == 0 && high == count;
-    const float top = all ? Isa::highest(Isa::load(s.tops + r * lanes))
-                          : restrict_row(scores, low, high, end);
-    const float factor = s.factor[r], before = s.highest[r];
-    const float block_top = top * factor;
-    const float now = block_top > before ? block_top : before;
-    // in 256 parts of an octave; the highest weight is 255 = 256 * 2^(-1.45 / 256)
-    const F scale = Isa::set(256.0f * factor), shift = Isa::set(-256.0f * block_top - 1.4455f);
+    const F scale = Isa::set(s.scale[r]), shift = Isa::set(s.shift[r]);
     typename Format::Acc total = Format::zero();
     const auto power = [&](int j) OGTE_LAMBDA {
       return Isa::fma(Isa::load(scores + j), scale, shift);
@@ -366,14 +381,7 @@ struct ByteAttention {
       Isa::store_powers_u8(weights + j, power(j), power(j + lanes), power(j + 2 * lanes),
                            power(j + 3 * lanes), total);
     }
-    // before is -inf in the first block that the row sees: 2^(-inf) rounds to nothing
-    const float shrink = before > -3e38f ? Base::power_of(before - now) : 0.0f;
-    float gain = now == block_top ? 1.0f : Base::power_of(block_top - now);
-    gain += 0.0f * block_top;  // what is not finite stays so
-    s.highest[r] = now;
-    s.rescale[r] = shrink;
-    s.gain[r] = gain;
-    s.total[r] = s.total[r] * shrink + gain * static_cast<float>(Isa::sum(total));
+    s.weight[r] = static_cast<float>(Isa::sum(total));
   }
 
   static void multiply_values(const AttendArgs& args, const Values& values, State& s, int n, int at,

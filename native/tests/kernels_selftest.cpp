@@ -411,7 +411,8 @@ AttentionCase random_attention(AttentionKind kind, Random& random) {
   AttentionCase c{};
   c.kind = kind;
   c.length =
-      random.one_of({random.between(1, 40), random.between(1, 100), random.between(240, 300)});
+      random.one_of({random.between(1, 40), random.between(1, 100), random.between(240, 300),
+                            random.between(500, 540)});
   c.width = random.one_of({32, 64, random.between(1, 40), random.between(40, 100)});
   if (c.narrow()) c.width += c.width % 2;
   c.first = random.coin() ? 0 : random.between(0, c.length - 1);
