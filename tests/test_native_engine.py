@@ -17,12 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opengte import checkpoint
-from opengte.arch.plan import PoolingKind
+from opengte.arch.plan import PoolingKind, Rope
 from opengte.engine import native
 from opengte.errors import EngineError, InputError
 from opengte.types import Output, PackedBatch
 from opengte.weights import Chunk
-from tests.native_plans import PLANS, SCORES, VOCABULARY, batch, bert, decoder, weights
+from tests.native_plans import (
+    PLANS,
+    SCORES,
+    VOCABULARY,
+    batch,
+    bert,
+    decoder,
+    rope_only,
+    weights,
+)
 from tests.parity.families import FAMILIES
 
 if not native.available():
@@ -72,6 +81,18 @@ def test_long_sequences_give_the_same_bits_on_any_threads(precision: native.Prec
     first, *others = (dense(engine, packed) for engine in engines)
     for other in others:
         np.testing.assert_array_equal(other, first)
+
+
+@pytest.mark.parametrize("precision", native.PRECISIONS)
+def test_heads_that_are_packed_some_at_a_time_give_the_same_bits(
+    precision: native.Precision,
+) -> None:
+    plan = rope_only(bert(512, 4, layers=1), Rope(10000.0))
+    packed = batch((5000,))  # 2.6 to 10 MB of keys and values a head, 8 MiB at a time
+    one, two = (
+        native.from_chunks(plan, weights(plan), precision=precision, threads=n) for n in (1, 2)
+    )
+    np.testing.assert_array_equal(dense(two, packed), dense(one, packed))
 
 
 @pytest.mark.parametrize("isa", native.levels())

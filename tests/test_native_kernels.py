@@ -20,6 +20,7 @@ Array = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
 
 LEVELS = native.levels()
+BF16_LEVELS = ("amx", "avx512")  # with bfloat16 dot products
 ACTIVATIONS = ("identity", "gelu", "gelu_tanh", "silu", "relu", "tanh")
 quick = settings(max_examples=25, deadline=None)
 sizes = st.integers(1, 130)
@@ -64,7 +65,7 @@ def as_multiplied(x: Matrix, w: Matrix, precision: str, level: str) -> tuple[Arr
     """The operands after the rounding that a precision brings, exactly."""
     if precision == "bf16":
         # only the level with bfloat16 dot products rounds activations
-        return (bf16(x) if level == "avx512" else x.astype(np.float64)), bf16(w)
+        return (bf16(x) if level in BF16_LEVELS else x.astype(np.float64)), bf16(w)
     if precision == "int8":
         top = np.abs(w).max(axis=1, keepdims=True)
         scale = np.where(top > 0, top / np.float32(127), 1).astype(np.float64)
@@ -193,7 +194,7 @@ def test_attention(
     q, k, v = (random(seed + i, length, 2 * half) for i in range(3))
     y = np.full_like(q, np.nan)
     _native.probe.attend(level, precision, causal, window, q, k, v, y)
-    rounded = precision != "fp32" and level == "avx512"
+    rounded = precision != "fp32" and level in BF16_LEVELS
     a, b, c = ((bf16(x) if rounded else x.astype(np.float64)) for x in (q, k, v))
     wanted = attention(a, b, c, causal, window)
     np.testing.assert_allclose(y, wanted, atol=ATTENTION[precision] if rounded else 5e-6)

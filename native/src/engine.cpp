@@ -101,11 +101,17 @@ void Engine::check_result(const Batch& batch, const Outputs& out) const {
 std::vector<MicroBatch> Engine::cut(const Batch& batch, int members) const {
   // with little work, smaller pieces keep all members busy
   const int fair = (batch.tokens() + members - 1) / members;
-  const int most = std::min(micro_tokens_, std::max(fair, 16));
+  const bool little = members == 1 || fair <= 2 * micro_tokens_;
+  const auto most = [&](int first) {
+    if (little) return std::min(micro_tokens_, std::max(fair, 16));
+    // the last ones are smaller: whoever is through first waits less for the others
+    const int left = batch.tokens() - batch.starts[first];
+    return std::clamp(left / (2 * members), micro_tokens_ / 4, micro_tokens_);
+  };
   std::vector<MicroBatch> micros;
   int first = 0;
   for (int i = 0; i < batch.sequences; ++i) {
-    const bool full = batch.starts[i + 1] - batch.starts[first] > most;
+    const bool full = batch.starts[i + 1] - batch.starts[first] > most(first);
     if (full && i > first) {
       micros.push_back({first, i});
       first = i;

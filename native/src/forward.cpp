@@ -10,6 +10,7 @@ namespace {
 constexpr int panels_at_a_time = 2;  // a member's share of a product between two looks at the counter
 constexpr int query_block = 96;      // query rows at a time: also how often the stop flag is seen
 constexpr int latent_block = 32;
+constexpr std::size_t packed_bytes = 8 << 20;  // keys and values of a long sequence at a time
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
@@ -17,6 +18,17 @@ std::size_t pad64(std::size_t n) { return (n + 63) / 64 * 64; }
 
 struct Range {
   int first, count;
+};
+
+// Room for keys and values of a long sequence: bytes for a head's, and how many heads at a time.
+struct PackedHeads {
+  std::size_t keys, values;
+  int count;
+
+  PackedHeads(const Context& c, const Layer& layer, int length)
+      : keys(pad64(c.kernels->keys_bytes(c.attention(layer), length, layer.head_dim))),
+        values(pad64(c.kernels->values_bytes(c.attention(layer), length, layer.head_dim))),
+        count(std::clamp(static_cast<int>(packed_bytes / (keys + values)), 1, layer.kv_heads)) {}
 };
 
 Layout layout_of(const Context& c, const Linear& linear) {
@@ -290,7 +302,8 @@ class Forward {
     int longest = 0;
     for (int i = micro_.first; i < micro_.last; ++i) longest = std::max(longest, batch_.length(i));
     if (crew_.size() > 1 && longest > long_sequence) {
-      for (int i = micro_.first; i < micro_.last; ++i) attend_together(layer, i);
+      const PackedHeads packed(c_, layer, longest);
+      for (int i = micro_.first; i < micro_.last; ++i) attend_together(layer, i, packed);
       return;
     }
     const int group = layer.heads / layer.kv_heads;
@@ -310,26 +323,30 @@ class Forward {
     });
   }
 
-  // One long sequence by the whole team: pack every head, then blocks of query rows.
-  void attend_together(const Layer& layer, int sequence) {
-    const int length = batch_.length(sequence), d = layer.head_dim;
-    const int group = layer.heads / layer.kv_heads;
-    const AttentionKind kind = c_.attention(layer);
-    const std::size_t keys = pad64(k_.keys_bytes(kind, length, d));
-    const std::size_t values = pad64(k_.values_bytes(kind, length, d));
-    auto* all_keys = acts_.keys.as<std::uint8_t>();
-    auto* all_values = acts_.values.as<std::uint8_t>();
-    crew_.each(layer.kv_heads, [&](int kv) {
-      pack(layer, sequence, kv, all_keys + kv * keys, all_values + kv * values);
+  // One long sequence by the whole team, some heads at a time: pack them, then blocks of query rows.
+  void attend_together(const Layer& layer, int sequence, const PackedHeads& packed) {
+    for (int first = 0; first < layer.kv_heads; first += packed.count) {
+      attend_heads(layer, sequence, packed,
+                   {first, std::min(packed.count, layer.kv_heads - first)});
+    }
+  }
+
+  void attend_heads(const Layer& layer, int sequence, const PackedHeads& packed, Range kv_heads) {
+    auto* keys = acts_.keys.as<std::uint8_t>();
+    auto* values = acts_.values.as<std::uint8_t>();
+    crew_.each(kv_heads.count, [&](int i) {
+      pack(layer, sequence, kv_heads.first + i, keys + i * packed.keys, values + i * packed.values);
     });
+    const int group = layer.heads / layer.kv_heads;
     const Range wanted = queries(sequence);
     const int parts = ceil_div(wanted.count, query_block);
-    crew_.each(parts * layer.heads, [&](int task) {
+    crew_.each(parts * kv_heads.count * group, [&](int task) {
       const int head = task / parts, first = wanted.first + task % parts * query_block;
-      AttendArgs args = attend_args(layer, sequence, head, first, wanted.first + wanted.count);
-      args.keys = all_keys + head / group * keys;
-      args.values = all_values + head / group * values;
-      k_.attend(kind, args);
+      AttendArgs args = attend_args(layer, sequence, kv_heads.first * group + head, first,
+                                    wanted.first + wanted.count);
+      args.keys = keys + head / group * packed.keys;
+      args.values = values + head / group * packed.values;
+      k_.attend(c_.attention(layer), args);
     });
   }
 
@@ -603,9 +620,9 @@ void Activations::reserve(const Context& c, const Batch& batch, const MicroBatch
   for (int i = micro.first; i < micro.last; ++i) longest = std::max(longest, batch.length(i));
   if (longest <= long_sequence) return;
   for (const Layer& l : m.layers) {
-    const AttentionKind kind = c.attention(l);
-    keys.reserve(pad64(c.kernels->keys_bytes(kind, longest, l.head_dim)) * l.kv_heads);
-    values.reserve(pad64(c.kernels->values_bytes(kind, longest, l.head_dim)) * l.kv_heads);
+    const PackedHeads packed(c, l, longest);
+    keys.reserve(packed.keys * packed.count);
+    values.reserve(packed.values * packed.count);
   }
 }
 

@@ -146,6 +146,7 @@ struct Kernels {
 const Kernels* kernels_portable();
 const Kernels* kernels_avx2();
 const Kernels* kernels_avx512();
+const Kernels* kernels_amx();        // AVX-512 with matrix tiles
 const Kernels* kernels_neon();       // AArch64 with dot products
 const Kernels* kernels_neon_i8mm();  // and with 8-bit and bfloat16 matrix products
 

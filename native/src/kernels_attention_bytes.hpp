@@ -7,182 +7,41 @@
 //   weights  0..255 of the highest in a row's block of keys; the total sums what was rounded
 #pragma once
 
-#include "kernels_attention.hpp"
+#include "kernels_byte_states.hpp"
 
 namespace opengte {
 
 template <class Isa>
 struct ByteAttention {
-  using Format = typename Isa::Int8;
-  using Base = Attention<Isa, Format>;
+  using States = ByteStates<Isa>;
+  using Keys = typename States::Keys;
+  using Values = typename States::Values;
+  using Base = typename States::Base;
   using T = typename Base::T;
   using F = typename Isa::F;
   using Span = typename Base::Span;
   static constexpr int lanes = Isa::lanes;
   static constexpr int panel = T::panel;
-  static constexpr int group = Format::group;
-  static constexpr int block = 512;  // keys a softmax step sees; a multiple of words
+  static constexpr int group = T::group;
+  static constexpr int vector_bytes = States::vector_bytes;
+  static constexpr int block = 512;  // keys a softmax step sees; a multiple of vector_bytes
   static constexpr int rows = Isa::tile_rows;
-  static constexpr int words = lanes * group;  // bytes whose groups fill a vector
-
   static_assert(rows <= lanes, "what is kept for each row of a tile fits a vector");
-
-  OGTE_INLINE std::size_t aligned(std::size_t n) { return (n + 63) / 64 * 64; }
-  OGTE_INLINE int padded(int head_dim) { return ceil_div(head_dim, words) * words; }
-
-  OGTE_INLINE int lane(int i) { return least(most(i, 0), lanes); }
-
-  // Packed keys, and what a score's integer becomes: integer * scale + offset.
-  struct Keys {
-    std::int8_t* packed;
-    float* scale;
-    float* offset;
-    float* mean;        // of a column; used while packing
-    std::int8_t* room;  // a panel of keys as bytes, one after the other; used while packing
-
-    static std::size_t floats(int length) {
-      return static_cast<std::size_t>(Base::panels(length)) * panel;
-    }
-    static std::size_t bytes(int length, int head_dim) {
-      const std::size_t wide = padded(head_dim);
-      return aligned(Base::keys_elements(length, head_dim)) +
-             (2 * floats(length) + wide) * sizeof(float) + panel * wide;
-    }
-    Keys(void* at, int length, int head_dim)
-        : packed(static_cast<std::int8_t*>(at)),
-          scale(reinterpret_cast<float*>(packed + aligned(Base::keys_elements(length, head_dim)))),
-          offset(scale + floats(length)), mean(offset + floats(length)),
-          room(reinterpret_cast<std::int8_t*>(mean + padded(head_dim))) {}
-  };
-
-  // Packed values, and what a column's sum becomes: sum * scale + middle.
-  struct Values {
-    std::int8_t* packed;
-    float* scale;
-    float* middle;
-
-    static std::size_t bytes(int length, int head_dim) {
-      return aligned(Base::values_elements(length, head_dim)) +
-             2 * Base::panels(head_dim) * panel * sizeof(float);
-    }
-    Values(void* at, int length, int head_dim)
-        : packed(static_cast<std::int8_t*>(at)),
-          scale(reinterpret_cast<float*>(packed + aligned(Base::values_elements(length, head_dim)))),
-          middle(scale + Base::panels(head_dim) * panel) {}
-  };
 
   static std::size_t keys_bytes(int length, int head_dim) { return Keys::bytes(length, head_dim); }
   static std::size_t values_bytes(int length, int head_dim) {
     return Values::bytes(length, head_dim);
   }
-
-  // Largest magnitude of a row of n values; not a number where one of them is not finite, which
-  // rounding to bytes would hide.
-  template <class Value>
-  OGTE_INLINE float magnitude(int n, Value&& value) {
-    F top = Isa::zero(), wrong = Isa::zero();
-    Rows<Isa>::vectors(n, [&](int i, int k) OGTE_LAMBDA {
-      F x = value(i, k);
-      if (k < lanes) x = Isa::head(x, Isa::zero(), k);
-      top = Isa::max(Isa::abs(x), top);
-      wrong = Isa::fma(x, Isa::zero(), wrong);
-    });
-    return Isa::highest(top) + Isa::sum(wrong);
+  static void pack_keys(const void* k, std::ptrdiff_t stride, int length, int head_dim, void* to) {
+    States::pack_keys(k, stride, length, head_dim, to);
+  }
+  static void pack_values(const void* v, std::ptrdiff_t stride, int length, int head_dim, void* to) {
+    States::pack_values(v, stride, length, head_dim, to);
   }
 
-  OGTE_INLINE F load(const std::uint16_t* p, int k) {
-    return k == lanes ? Isa::load_bf16(p) : Isa::load_bf16(p, k);
-  }
-
-  static void pack_keys(const void* from, std::ptrdiff_t stride, int length, int head_dim, void* to) {
-    const auto* k = static_cast<const std::uint16_t*>(from);
-    const Keys keys(to, length, head_dim);
-    const int wide = padded(head_dim), groups = Base::steps(head_dim);
-    Rows<Isa>::vectors(head_dim, [&](int i, int n) OGTE_LAMBDA {
-      F total = Isa::zero();
-      for (int j = 0; j < length; ++j) total = Isa::add(total, load(k + j * stride + i, n));
-      Isa::store(keys.mean + i, Isa::mul(total, Isa::set(1.0f / static_cast<float>(length))));
-    });
-    const F never = Isa::set(-__builtin_huge_valf());  // behind the last key
-    std::int8_t* packed = keys.packed;
-    __builtin_memset(keys.room, 0, panel * wide);
-    for (int first = 0; first < length; first += panel) {
-      if (first + panel > length) __builtin_memset(keys.room, 0, panel * wide);
-      for (int r = 0; r < panel; ++r) {
-        keys.scale[first + r] =
-            first + r < length
-                ? key_bytes(k + (first + r) * stride, keys.mean, head_dim, keys.room + r * wide)
-                : 0.0f;
-      }
-      for (int r = 0; r < panel; r += lanes) {
-        std::int8_t* half = packed + r * group;
-        Isa::transpose_words(keys.room + r * wide, wide, groups, half);
-        // queries are shifted by 128 to become unsigned
-        const F shift = Isa::mul(Isa::sum_groups(half, T::block, groups), Isa::set(-128.0f));
-        const F offset = Isa::mul(shift, Isa::load(keys.scale + first + r));
-        Isa::store(keys.offset + first + r, Isa::head(offset, never, lane(length - first - r)));
-      }
-      packed += static_cast<std::ptrdiff_t>(groups) * T::block;
-    }
-  }
-
-  // One key as bytes; returns the scale.
-  OGTE_INLINE float key_bytes(const std::uint16_t* k, const float* mean, int n, std::int8_t* bytes) {
-    const auto centred = [&](int i, int c) OGTE_LAMBDA {
-      return Isa::sub(load(k + i, c), Isa::load(mean + i));
-    };
-    const float top = magnitude(n, centred);
-    const F factor = Isa::set(top > 0.0f ? 127.0f / top : 0.0f);
-    Rows<Isa>::vectors(n, [&](int i, int c) OGTE_LAMBDA {
-      Isa::store_s8(bytes + i, Isa::mul(centred(i, c), factor), c);
-    });
-    return top * (1.0f / 127.0f);
-  }
-
-  static void pack_values(const void* from, std::ptrdiff_t stride, int length, int head_dim, void* to) {
-    const auto* v = static_cast<const std::uint16_t*>(from);
-    const Values values(to, length, head_dim);
-    const int groups = Base::panels(length) * (panel / group);
-    for (int first = 0; first < Base::panels(head_dim) * panel; first += lanes) {
-      const int n = least(lanes, head_dim - first);
-      const int p = first / panel, half = first % panel;
-      std::int8_t* packed = values.packed + static_cast<std::ptrdiff_t>(p) * groups * T::block +
-                            half * group;
-      if (n <= 0) {
-        Isa::store(values.scale + first, Isa::zero());
-        Isa::store(values.middle + first, Isa::zero());
-        for (int g = 0; g < groups; ++g) __builtin_memset(packed + g * T::block, 0, words);
-        continue;
-      }
-      const std::uint16_t* x = v + first;
-      F lowest = load(x, n), highest = lowest, wrong = Isa::zero();
-      for (int j = 0; j < length; ++j) {
-        const F value = load(x + j * stride, n);
-        lowest = Isa::min(value, lowest);
-        highest = Isa::max(value, highest);
-        wrong = Isa::fma(value, Isa::zero(), wrong);
-      }
-      const F half_range = Isa::mul(Isa::sub(highest, lowest), Isa::set(0.5f));
-      const F middle = Isa::add(lowest, half_range);
-      const F factor = Isa::div(Isa::set(127.0f), Isa::max(half_range, Isa::set(1e-30f)));
-      Isa::store(values.scale + first, Isa::fma(half_range, Isa::set(1.0f / 127.0f), wrong));
-      Isa::store(values.middle + first, middle);
-      const auto centred = [&](int j) OGTE_LAMBDA {
-        if (j >= length) return Isa::zero();
-        return Isa::mul(Isa::sub(load(x + j * stride, n), middle), factor);
-      };
-      for (int g = 0; g < groups; ++g) {
-        const int j = g * group;
-        Isa::store_groups(packed + static_cast<std::ptrdiff_t>(g) * T::block, centred(j),
-                          centred(j + 1), centred(j + 2), centred(j + 3));
-      }
-    }
-  }
-
-  // In floats.
   // In floats.
   static std::size_t scratch(int head_dim) {
-    const std::size_t bytes = static_cast<std::size_t>(rows) * (block + padded(head_dim));
+    const std::size_t bytes = static_cast<std::size_t>(rows) * (block + States::padded(head_dim));
     const std::size_t floats = block + lanes + Base::panels(head_dim) * panel;
     return rows * floats + 9 * lanes + bytes / sizeof(float);
   }
@@ -202,7 +61,7 @@ struct ByteAttention {
     float* rescale;  // of what was summed before
     float* gain;     // of what a block adds
     std::uint8_t* weights;  // rows x block
-    std::uint8_t* queries;  // rows x padded(head dimension)
+    std::uint8_t* queries;  // rows x States::padded(head dimension)
   };
 
   static void attend(const AttendArgs& args) {
@@ -246,10 +105,10 @@ struct ByteAttention {
     const auto* q =
         static_cast<const std::uint16_t*>(args.q) + (first - args.first + r) * args.q_stride;
     const int n = args.head_dim;
-    const auto value = [&](int i, int k) OGTE_LAMBDA { return load(q + i, k); };
-    const float top = magnitude(n, value);
+    const auto value = [&](int i, int k) OGTE_LAMBDA { return States::load(q + i, k); };
+    const float top = States::magnitude(n, value);
     const F factor = Isa::set(top > 0.0f ? 127.0f / top : 0.0f), middle = Isa::set(128.0f);
-    std::uint8_t* to = s.queries + r * padded(n);
+    std::uint8_t* to = s.queries + r * States::padded(n);
     Rows<Isa>::vectors(n, [&](int i, int k) OGTE_LAMBDA {
       Isa::store_u8(to + i, Isa::fma(value(i, k), factor, middle), k);
     });
@@ -315,10 +174,10 @@ struct ByteAttention {
     const Score compute = score_of(n, AllRows{});
     int j = 0;
     for (; j < count; j += panel) {
-      compute(s, padded(args.head_dim), k, groups, j, keys.scale + at + j, keys.offset + at + j);
+      compute(s, States::padded(args.head_dim), k, groups, j, keys.scale + at + j, keys.offset + at + j);
       k += static_cast<std::ptrdiff_t>(groups) * T::block;
     }
-    for (; j < ceil_div(count, words) * words; j += lanes) {
+    for (; j < ceil_div(count, vector_bytes) * vector_bytes; j += lanes) {
       for (int r = 0; r < n; ++r) Isa::store(s.scores + r * block + j, never);
     }
   }
@@ -330,7 +189,7 @@ struct ByteAttention {
     for (int j = 0; j < end; j += lanes) {
       F x = Isa::load(scores + j);
       if (j < low || j + lanes > high) {
-        x = Base::only(x, never, lane(low - j), lane(high - j));
+        x = Base::only(x, never, States::lane(low - j), States::lane(high - j));
         Isa::store(scores + j, x);
       }
       top = Isa::max(top, x);
@@ -341,7 +200,7 @@ struct ByteAttention {
   // Scores of a tile and block -> softmax weights in 0..255 of the highest in each row; zero where
   // the row does not look, also in the padding that is multiplied with values.
   static void weigh(const AttendArgs& args, State& s, int first, int n, int at, int count) {
-    const int end = ceil_div(count, words) * words;
+    const int end = ceil_div(count, vector_bytes) * vector_bytes;
     for (int r = 0; r < n; ++r) {
       const Span span = Base::seen(args, first + r);
       const int low = most(span.first - at, 0), high = least(span.last - at, count);
@@ -373,11 +232,11 @@ struct ByteAttention {
       return;
     }
     const F scale = Isa::set(s.scale[r]), shift = Isa::set(s.shift[r]);
-    typename Format::Acc total = Format::zero();
+    typename Isa::Int8::Acc total = Isa::Int8::zero();
     const auto power = [&](int j) OGTE_LAMBDA {
       return Isa::fma(Isa::load(scores + j), scale, shift);
     };
-    for (int j = 0; j < end; j += words) {
+    for (int j = 0; j < end; j += vector_bytes) {
       Isa::store_powers_u8(weights + j, power(j), power(j + lanes), power(j + 2 * lanes),
                            power(j + 3 * lanes), total);
     }

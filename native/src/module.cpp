@@ -26,7 +26,7 @@ using Results = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 
 std::vector<std::string> levels() {
   std::vector<std::string> names;
-  for (const char* name : {"avx512", "avx2", "neon_i8mm", "neon", "portable"}) {
+  for (const char* name : {"amx", "avx512", "avx2", "neon_i8mm", "neon", "portable"}) {
     if (kernels_of(name) != nullptr) names.emplace_back(name);
   }
   return names;

@@ -21,10 +21,11 @@ const Kernels* kernels_of(const std::string& isa) {
   if (isa == "portable") return kernels_portable();
   if (isa == "avx2") return kernels_avx2();
   if (isa == "avx512") return kernels_avx512();
+  if (isa == "amx") return kernels_amx();
   if (isa == "neon") return kernels_neon();
   if (isa == "neon_i8mm") return kernels_neon_i8mm();
   throw std::invalid_argument("unknown instruction set `" + isa +
-                              "`, expected avx512, avx2, neon_i8mm, neon or portable");
+                              "`, expected amx, avx512, avx2, neon_i8mm, neon or portable");
 }
 
 const Kernels* usable_kernels(const std::string& isa) {

@@ -677,7 +677,8 @@ int run(const Options& options) {
     const char* name;
     const Kernels* kernels;
   };
-  const Level levels[] = {{"avx512", kernels_avx512()},
+  const Level levels[] = {{"amx", kernels_amx()},
+                          {"avx512", kernels_avx512()},
                           {"avx2", kernels_avx2()},
                           {"neon_i8mm", kernels_neon_i8mm()},
                           {"neon", kernels_neon()},
