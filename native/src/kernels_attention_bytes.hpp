@@ -12,7 +12,7 @@
 namespace opengte {
 
 template <class Isa>
-struct ByteAttention {
+struct ByteAttention : ByteStates<Isa> {
   using States = ByteStates<Isa>;
   using Keys = typename States::Keys;
   using Values = typename States::Values;
@@ -27,17 +27,6 @@ struct ByteAttention {
   static constexpr int block = 512;  // keys a softmax step sees; a multiple of vector_bytes
   static constexpr int rows = Isa::tile_rows;
   static_assert(rows <= lanes, "what is kept for each row of a tile fits a vector");
-
-  static std::size_t keys_bytes(int length, int head_dim) { return Keys::bytes(length, head_dim); }
-  static std::size_t values_bytes(int length, int head_dim) {
-    return Values::bytes(length, head_dim);
-  }
-  static void pack_keys(const void* k, std::ptrdiff_t stride, int length, int head_dim, void* to) {
-    States::pack_keys(k, stride, length, head_dim, to);
-  }
-  static void pack_values(const void* v, std::ptrdiff_t stride, int length, int head_dim, void* to) {
-    States::pack_values(v, stride, length, head_dim, to);
-  }
 
   // In floats.
   static std::size_t scratch(int head_dim) {

@@ -58,6 +58,11 @@ struct ByteStates {
           middle(scale + Base::panels(head_dim) * panel) {}
   };
 
+  static std::size_t keys_bytes(int length, int head_dim) { return Keys::bytes(length, head_dim); }
+  static std::size_t values_bytes(int length, int head_dim) {
+    return Values::bytes(length, head_dim);
+  }
+
   // Largest magnitude of a row of n values; not a number where one of them is not finite, which
   // rounding to bytes would hide.
   template <class Value>

@@ -93,7 +93,7 @@ struct Avx512 {
   }
 
  private:
-  // Through a register: narrowing right into memory takes many times as long on Zen 4.
+  // Through a register: compilers narrow right into memory, which is slower on Zen 4.
   OGTE_INLINE void put_bytes(void* p, __m128i x, int n) {
     asm("" : "+x"(x));
     if (n == lanes) _mm_storeu_si128(static_cast<__m128i*>(p), x);
