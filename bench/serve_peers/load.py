@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from serve_peers.clock import Alarm
 from serve_peers.connection import Answer, Connection, Pool
 
@@ -276,7 +278,8 @@ def main() -> None:
     job = json.load(sys.stdin)
     _be_first()
     gc.disable()
-    print(json.dumps(asyncio.run(run(job))))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # at half asyncio's price
+        print(json.dumps(runner.run(run(job))))
 
 
 if __name__ == "__main__":

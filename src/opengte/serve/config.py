@@ -125,7 +125,7 @@ class Settings:
         None,
         "Scheduling",
         "whole",
-        "Tokens that may wait; what comes on top is told when to return.",
+        "Tokens that may wait, otherwise by the speed; what comes on top is told when to return.",
         metavar="TOKENS",
         minimum=1,
         per_model=True,
@@ -368,7 +368,7 @@ class Settings:
         minimum=256,
     )
     max_connections: int = _setting(
-        1024, "Limits", "whole", "Open connections of a worker process.", minimum=1
+        8192, "Limits", "whole", "Open connections of a worker process.", minimum=1
     )
     header_timeout: float = _setting(
         10.0,

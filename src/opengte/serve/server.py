@@ -8,8 +8,10 @@ was asked to end by, and bounds neither TLS handshakes nor the number of connect
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import ssl
+import sys
 from collections.abc import Sequence
 from email.utils import formatdate
 from typing import Any
@@ -24,6 +26,7 @@ from opengte.serve.config import Settings
 from opengte.serve.guard import Patience, Watch, guarded
 
 _BACKLOG = 2048  # connections that the kernel holds until they are accepted
+_OTHER_FILES = 256  # that a server has open besides its connections
 _RETRY = 0.5  # seconds before accepting again, where there were no more file descriptors
 
 
@@ -164,6 +167,17 @@ class HttpServer:
 
     def _set_date(self) -> None:
         self._state.default_headers[:] = [(b"date", formatdate(usegmt=True).encode())]
+
+
+def allow(connections: int) -> None:
+    """Raise this process's limit of open files to what so many connections need, if it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    wanted = min(connections + _OTHER_FILES, most)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < connections:
+        logs.event(logs.WARNING, "fewer files than connections", files=wanted, wanted=connections)
 
 
 def listen(settings: Settings) -> tuple[list[socket.socket], str]:
