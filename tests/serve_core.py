@@ -116,3 +116,21 @@ async def until(condition, seconds=10.0):
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+class Held:
+    """A model whose engine waits until it is let go, with one text in it."""
+
+    def __init__(self, core, load):
+        self.core, self.engine = core, load.engines[-1]
+
+    async def __aenter__(self):
+        self.engine.gate.clear()
+        self.engine.batches.clear()
+        self.first = asyncio.create_task(embed(self.core, "first"))
+        await until(lambda: self.engine.batches)
+        return self.engine
+
+    async def __aexit__(self, *error):
+        self.engine.gate.set()
+        await self.first

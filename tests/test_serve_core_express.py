@@ -14,7 +14,7 @@ from opengte.serve.core.lanes import Engines, Lanes
 from opengte.serve.core.prompt import be_prompt
 from opengte.serve.core.scheduler import Policy, Scheduler
 from opengte.serve.core.work import Flight, Row, Spec
-from tests.serve_core import embed, running
+from tests.serve_core import Held, Loader, embed, running
 
 SPEC = Spec(frozenset(("dense",)), 4, b"", cached=False)
 LANE, EXPRESS = "lane", "express"
@@ -153,3 +153,28 @@ def test_asking_for_short_slices_harms_nobody():
     thread.start()
     thread.join()
     assert found[0] in (True, False)
+
+
+def test_a_query_shares_no_batch_with_a_longer_text():
+    async def main():
+        load = Loader()
+        async with running(ModelSettings("minilm"), load=load) as core:
+            core._models[0].ready.runner._short = 6  # such an engine has no express lane
+            async with Held(core, load) as engine:
+                texts = [
+                    "one",
+                    "two words",
+                    " ".join(["long"] * 9),
+                    "three",
+                    " ".join(["text"] * 8),
+                ]
+                asked = [asyncio.create_task(embed(core, text)) for text in texts]
+                many = asyncio.create_task(
+                    embed(core, *(f"{t} too" for t in texts), priority="bulk")
+                )
+                await asyncio.sleep(0.05)
+            await asyncio.gather(*asked, many)
+            computed = [sorted(batch) for batch in engine.batches[1:]]
+            assert sorted(computed) == [[3, 3, 4], [4, 4, 5, 11, 12], [10, 11]]
+
+    asyncio.run(main())

@@ -14,7 +14,7 @@ from opengte.serve.core import CacheSettings, CoreService, ModelSettings
 from opengte.serve.core.backlog import Backlog
 from opengte.serve.core.pace import Pace
 from opengte.serve.request import EmbedRequest
-from tests.serve_core import Loader, Seen, call, embed, empty, running, until
+from tests.serve_core import Held, Loader, Seen, call, embed, empty, running, until
 
 SMALL = ModelSettings("minilm", max_queue_tokens=100)
 
@@ -25,24 +25,6 @@ def bounded(coroutine):
             return await coroutine
 
     return asyncio.run(main())
-
-
-class Held:
-    """A model whose engine waits until it is let go, with one text in it."""
-
-    def __init__(self, core, load):
-        self.core, self.engine = core, load.engines[-1]
-
-    async def __aenter__(self):
-        self.engine.gate.clear()
-        self.engine.batches.clear()
-        self.first = asyncio.create_task(embed(self.core, "first"))
-        await until(lambda: self.engine.batches)
-        return self.engine
-
-    async def __aexit__(self, *error):
-        self.engine.gate.set()
-        await self.first
 
 
 # --- back-pressure ---

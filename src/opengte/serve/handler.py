@@ -215,8 +215,9 @@ class _Request:
         if gate is None:
             return await self._unless_gone(self._within(work, call))
         model = self.model or self._default(work) or ""
-        longest = failures.limit_of(model, self.exchange.models()) or NO_LIMIT
-        gate.reserve(identity, model, sum(_estimate(each, longest) for each in work.requests))
+        if identity.key is not None:
+            longest = failures.limit_of(model, self.exchange.models()) or NO_LIMIT
+            gate.reserve(identity, model, sum(_estimate(each, longest) for each in work.requests))
         tokens = texts = 0
         try:
             answers = await self._unless_gone(self._within(work, call))

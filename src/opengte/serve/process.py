@@ -12,6 +12,7 @@ import ipaddress
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,7 @@ DONE, CUT_OFF, NO_MODEL = 0, 1, 3
 WORKER = "opengte.serve.worker"  # the module of worker processes
 _CLOSING = 5.0  # seconds for what is left to do after the last answer
 _COLLECTIONS = 20_000, 20, 50  # requests make next to no cycles: look for them seldom
+_TURN = 0.0005  # seconds until a lane that waits for the interpreter gets it from the event loop
 
 
 def run(settings: Settings, extend: "Extend | None" = None, worker: str = WORKER) -> int:
@@ -93,13 +95,15 @@ def run_loop(
         ready(parts)
         gc.freeze()  # what is there stays: no collection need look at it again
         gc.set_threshold(*_COLLECTIONS)
+        sys.setswitchinterval(_TURN)
 
     allow(settings.max_connections)
-    often = gc.get_threshold()
+    often, turn = gc.get_threshold(), sys.getswitchinterval()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(serve())
     finally:
+        sys.setswitchinterval(turn)
         gc.set_threshold(*often)
         gc.unfreeze()
 

@@ -73,6 +73,7 @@ class Runner:
         self._closed = False
         self._idle: asyncio.Future[None] | None = None
         self._most = max(opened.policy.slice_tokens, opened.engines.calm_tokens)
+        self._short = opened.engines.express_tokens  # the most that such a text has
         lanes = len(opened.engines.lanes)
         self._window_tokens = WINDOW_SLICES * opened.policy.slice_tokens * lanes
         self._canary = canary(opened.model)
@@ -287,6 +288,8 @@ class Runner:
         for job, _ in flight.waiters:
             job.open(tokens - flight.tokens)
         flight.tokens, flight.found = tokens, sequences.found[place]
+        short = tokens <= self._short and flight.priority == "interactive"
+        flight.kind = flight.spec.outputs, short  # a query does not wait for the text beside it
         flight.ids, flight.type_ids = batch.ids[first:last], batch.type_ids[first:last]
         flight.pool_from = int(batch.pool_from[place])
         if flight.found > tokens and any(job.strict for job, _ in flight.waiters):

@@ -1,6 +1,7 @@
 """What the service is told at the start: its models and its cache."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -44,7 +45,7 @@ class ModelSettings:
         """What clients call the model."""
         return self.name or self.source
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """All names under which clients may ask for the model, the first one shown to them."""
         return tuple(dict.fromkeys((self.served_name, *self.aliases)))
