@@ -1,6 +1,5 @@
 """Slow, oversized and too many clients; graceful ends."""
 
-import asyncio
 import contextlib
 import resource
 import socket
@@ -9,7 +8,7 @@ import time
 
 import pytest
 
-from opengte.serve import guard, logs
+from opengte.serve import logs
 from opengte.serve.server import allow
 from tests.serve_sockets import early, read_all, read_answer, served
 
@@ -172,87 +171,6 @@ def test_too_many_connections():
             assert read_answer(third)[0] == 200
         assert server.refused == ["connections"]
         clients.pop().close()
-
-
-class Wire:
-    """A transport that keeps what it is given."""
-
-    def __init__(self):
-        self.written, self.closed = [], False
-
-    def write(self, data):
-        self.written.append(data)
-
-    def close(self):
-        self.closed = True
-
-    def is_closing(self):
-        return self.closed
-
-    def get_extra_info(self, name):
-        return name
-
-
-def gathered(act):
-    """Return a wire after act(transport) and a turn of a loop, and what it had before."""
-
-    async def main():
-        wire = Wire()
-        act(guard._Gathering(wire, asyncio.get_running_loop()))
-        before = list(wire.written)
-        await asyncio.sleep(0)
-        return before, wire
-
-    return asyncio.run(main())
-
-
-def test_head_and_body_leave_together():
-    def act(transport):
-        transport.write(b"head ")
-        transport.write(b"body")
-        assert transport.get_extra_info("peername") == "peername"
-
-    before, wire = gathered(act)
-    assert before == [] and wire.written == [b"head body"]
-
-    def flushed(transport):
-        act(transport)
-        transport.flush()
-        transport.write(b"next")
-
-    before, wire = gathered(flushed)
-    assert before == [b"head body"] and wire.written == [b"head body", b"next"]
-
-
-def test_what_is_large_is_passed_on_at_once_uncopied():
-    large = bytes(100_000)
-
-    def act(transport):
-        transport.write(b"head")
-        transport.write(large)
-        transport.write(b"tail")
-
-    before, wire = gathered(act)
-    assert before == [b"head", large] and before[1] is large
-    assert wire.written[2:] == [b"tail"]
-
-
-def test_what_was_written_leaves_before_the_end():
-    def act(transport):
-        transport.write(b"last words")
-        transport.close()
-        assert transport.is_closing()
-
-    before, wire = gathered(act)
-    assert before == wire.written == [b"last words"] and wire.closed
-
-
-def test_an_answer_is_one_packet(uvloop):
-    with served(uvloop=uvloop) as server, server.connect() as client:
-        for _ in range(20):
-            client.sendall(GET)
-            answer = client.recv(65536)
-            assert answer.startswith(b"HTTP/1.1 200 OK") and answer.endswith(b"\r\n\r\n0")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 """Connections under a time limit: uvicorn's HTTP protocol, with patience that ends.
 
 uvicorn lets a client take for ever over its headers, its body and its reading of the answer, and
-lets headers grow without bound. Each connection has at most one timer here. And it writes the head
-and the body of an answer apart, two packets for which a client wakes twice; here they leave as one.
+lets headers grow without bound. Each connection has at most one timer here.
 """
 
 import asyncio
@@ -15,7 +14,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _RATE = 16 * 2**10  # bytes of body that buy one more second
 _LINGER = 5.0  # seconds for a client to finish a body that was refused already
-_GATHERED = 2**16  # bytes of an answer that wait for more in the same turn of the loop
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class _Guarded(HttpToolsProtocol):
     # connections
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(_Gathering(transport, self.loop))  # type: ignore[arg-type]
+        super().connection_made(transport)
         self.watch.connections(len(self.connections))
         if len(self.connections) > self.patience.connections:
             self._refuse(503, "connections", "the server has as many connections as it may")
@@ -107,7 +105,6 @@ class _Guarded(HttpToolsProtocol):
             self.transport.close()
 
     def on_response_complete(self) -> None:
-        self.transport.flush()  # type: ignore[attr-defined]
         unread = not self._in_headers and not self.transport.is_closing()
         super().on_response_complete()
         if unread:
@@ -177,40 +174,6 @@ class _Guarded(HttpToolsProtocol):
             return
         self.transport.write(_answer(status, reason, message))
         self.transport.close()
-
-
-class _Gathering:
-    """A transport that gathers what is written until `flush` or the end of the loop's turn."""
-
-    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._held: list[bytes] = []
-        self._size = 0
-        self.is_closing = transport.is_closing
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        if not self._held:
-            self._loop.call_soon(self.flush)
-        self._held.append(data)
-        self._size += len(data)
-        if self._size > _GATHERED:  # not worth copying, and the transport must see how many wait
-            self.flush()
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def flush(self) -> None:
-        if not self._held:
-            return
-        held = [b"".join(self._held)] if self._size <= _GATHERED else self._held
-        self._held, self._size = [], 0
-        for data in held:
-            self._transport.write(data)
 
 
 def _answer(status: int, reason: str, message: str) -> bytes:
