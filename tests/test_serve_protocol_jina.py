@@ -68,3 +68,20 @@ def test_best_documents_come_first() -> None:
     results = ask(client(), ("POST", R, body)).json()["results"]
     scores = [result["relevance_score"] for result in results]
     assert scores == sorted(scores, reverse=True) and len(scores) == 20
+
+
+@pytest.mark.parametrize("path", [R, "/v2/rerank"])
+def test_a_document_comes_back_to_the_last_digit(path: str) -> None:
+    deep: dict = {}
+    for _ in range(300):
+        deep = {"in": deep}
+    document = {"text": "ü", "id": 2**64, "more": [-(2**70), 1e300, 0.1, True, None], "deep": deep}
+    body = {
+        "query": "a",
+        "documents": [document, "y"],
+        "return_documents": True,
+    }
+    response = ask(client(), ("POST", path, body))
+    assert response.status_code == 200, response.text
+    returned = [result["document"] for result in response.json()["results"]]
+    assert document in returned and {"text": "y"} in returned

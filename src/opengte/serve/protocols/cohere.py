@@ -23,6 +23,7 @@ from opengte.serve.protocols.shapes import (
     base64_of,
     dense,
     documents_of,
+    echoed,
     quantise,
     ranked,
     require,
@@ -325,8 +326,7 @@ def rerank_reply(
     for index, score in ranked(answer.scores, body.top_n):
         result: dict[str, Any] = {"index": index, "relevance_score": score}
         if body.return_documents:
-            document = body.documents[index]
-            result["document"] = {"text": document} if isinstance(document, str) else document
+            result["document"] = echoed(body.documents[index])
         results.append(result)
     version = "1" if isinstance(body, RerankV1Body) else "2"
     units = math.ceil(len(body.documents) / 100)

@@ -24,6 +24,7 @@ from opengte.serve.protocols.shapes import (
     base64_of,
     dense,
     documents_of,
+    echoed,
     quantise,
     ranked,
     report,
@@ -259,8 +260,7 @@ def rerank_reply(body: RerankBody, answers: tuple[ScoreAnswer, ...], exchange: E
     for index, score in ranked(answer.scores, body.top_n):
         result: dict[str, Any] = {"index": index, "relevance_score": score}
         if body.return_documents:
-            document = body.documents[index]
-            result["document"] = {"text": document} if isinstance(document, str) else document
+            result["document"] = echoed(body.documents[index])
         results.append(result)
     tokens = tokens_of(answer)
     return {

@@ -1,12 +1,14 @@
 """Values as they travel, whatever the protocol: inputs, vectors, quantised vectors, order."""
 
 import binascii
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from opengte.errors import InputError
 from opengte.serve.request import EmbedAnswer, Input, ScoreAnswer
@@ -163,3 +165,14 @@ def ranked(scores: Sequence[float | None], top: int | None = None) -> list[tuple
 def tokens_of(answer: EmbedAnswer | ScoreAnswer) -> int:
     """Return how many tokens were computed."""
     return int(sum(answer.token_counts))
+
+
+def echoed(document: str | dict[str, Any]) -> Any:
+    """Return a document as it goes back to the client that sent it, with whatever else it holds.
+
+    It is written already: orjson knows no integers of more than 64 bits and nests less deeply.
+    """
+    if isinstance(document, str):
+        return {"text": document}
+    written = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return orjson.Fragment(written.encode())
