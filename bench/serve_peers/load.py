@@ -278,7 +278,8 @@ def main() -> None:
     job = json.load(sys.stdin)
     _be_first()
     gc.disable()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # takes less of what is measured
+    # uvloop takes less of the processors that are measured
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         print(json.dumps(runner.run(run(job))))
 
 
