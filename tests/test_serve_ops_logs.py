@@ -225,6 +225,48 @@ def test_a_request_is_logged_with_its_measures_and_not_its_query_or_key(lines):
     assert rung == [200]
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        None,
+        COMPUTED,
+        Record("r8", error="invalid"),
+        Record("r9", operation="tei_embed", texts=1, tokens=7, cached=1, failed=1),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/embeddings", '/"ä\n', "/\udc80"])
+@pytest.mark.parametrize("status", [200, 424, 500])
+def test_a_request_is_logged_the_short_way_as_it_is_the_long_way(
+    lines, monkeypatch, record, path, status
+):
+    said = lines()
+    scope = {"method": "POST", "path": path, "client": None}
+    logs.request(scope, record, status, 0.0123456, 77)
+    monkeypatch.setattr(logs, "_write", lambda *line: False)
+    logs.request(scope, record, status, 0.0123456, 77)
+    short, long = ({**json.loads(line), "time": ""} for line in said())
+    assert list(short.items()) == list(long.items())
+
+
+def test_a_request_is_told_to_whoever_else_listens(lines):
+    said = lines()
+    heard = []
+    other = logging.Handler()
+    other.emit = heard.append
+    logging.getLogger().addHandler(other)
+    ask(application(record=COMPUTED))
+    assert [record.getMessage() for record in heard] == ["request"]
+    assert len(said()) == 1
+
+
+def test_a_request_is_below_the_level_that_was_asked_for(lines):
+    said = lines(level="error")
+    logs.request({"method": "GET", "path": "/"}, COMPUTED, 200, 0.1, 0)
+    assert said() == []
+    logs.request({"method": "GET", "path": "/"}, COMPUTED, 500, 0.1, 0)
+    assert len(said()) == 1
+
+
 def test_a_model_that_a_client_made_up_is_no_name(lines):
     said = lines()
     _, page = ask(application(status=404, record=Record("r", model=SECRET, error="unknown_model")))
