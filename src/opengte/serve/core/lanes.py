@@ -2,11 +2,14 @@
 
 A compiled engine of n threads computes most when n engines of one thread each, the lanes, work on
 batches of their own: none waits for another, so that batches can be small at no loss, and what is
-urgent waits for one small batch at most. A text that is alone is computed by all threads together.
+urgent waits for one small batch at most. A text that is alone, and has been for a while, is
+computed by all threads together.
 
 Short interactive texts do not even wait for that: while all lanes are busy, an express lane, one
 thread more than there are processors to use, computes them, and the kernel has it overtake the
-others. When the queue alone makes a text wait for long, it stays out of the way.
+others. When the queue alone makes a text wait for long, it stays out of the way; instead each
+engine gets a second thread, its relief, which has the next batch there when one ends: the engine
+begins it by itself, where a thread might have to wait for the interpreter first.
 """
 
 import logging
@@ -26,6 +29,7 @@ from opengte.serve.core.work import Deliver, Failed, Flight, Outcome, Row
 log = logging.getLogger(__name__)
 
 CALM_SECONDS = 1.0  # without urgent requests, until batches are larger
+LONE_SECONDS = 1.0  # without two requests at a time, until all threads compute one together
 CROWD, THRONG = 1, 8  # largest batches a lane that wait: throughput counts, the queue is all
 LEAST_TOKENS = 32  # of a batch, when what waits is shared out among idle lanes
 
@@ -42,6 +46,7 @@ class Engines:
     calm_tokens: int = 256  # of a batch while there are no urgent requests
     express: Engine | None = None
     express_tokens: int = 0  # of a batch of the express lane
+    relieved: bool = False  # whether a second thread may call an engine that is busy, and waits
 
 
 @dataclass(frozen=True)
@@ -54,15 +59,32 @@ class Running:
 
 
 class Lane:
-    """One thread of a model."""
+    """One thread of a model; mate is the other one with the same engine, where there is one."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, mate: "Lane | None" = None) -> None:
         self.engine = engine
+        self.mate = mate
+        self.relieves = mate is not None
+        self.ended = 0.0  # when its engine was last through with a batch of it
+        if mate is not None:
+            mate.mate = self
         self.wake: SimpleQueue[None] = SimpleQueue()
         self.batch: Sequence[Flight] = ()
         self.running: Running | None = None
         self.abandoned = False
         self.thread: threading.Thread | None = None
+
+    def computing(self) -> tuple[Running, float] | None:
+        """Return what the engine computes for this thread and since when, if it does."""
+        running, mate = self.running, self.mate
+        if running is None:
+            return None
+        if mate is None:
+            return running, running.started
+        others = mate.running
+        if others is not None and others.started < running.started:
+            return None  # it waits for its mate
+        return running, max(running.started, mate.ended)
 
 
 class Lanes:
@@ -89,13 +111,15 @@ class Lanes:
         self._idle: list[Lane] = []
         self._busy = 0
         self._team_busy = False
-        self._calm_from = 0.0
+        self._calm_from = self._lone_from = 0.0
         self._stopping = False
         self._lanes = len(engines.lanes)
         self._crowd, self._throng = (n * self._lanes * engines.calm_tokens for n in (CROWD, THRONG))
         self._express = Lane(engines.express) if engines.express is not None else None
         self._express_idle = False
+        self._resting: list[Lane] = []  # of those that relieve
         self.lanes = [Lane(engine) for engine in engines.lanes]
+        self.lanes += [Lane(lane.engine, lane) for lane in self.lanes] if engines.relieved else []
         self.lanes += [self._express] if self._express is not None else []
         for i, lane in enumerate(self.lanes):
             lane.thread = threading.Thread(
@@ -111,8 +135,11 @@ class Lanes:
     def add(self, flights: Sequence[Flight], *, urgent: bool = False) -> None:
         """Queue flights and wake a lane; for some time after urgent ones, batches stay small."""
         with self._lock:
+            now = time.monotonic()
             if urgent:
-                self._calm_from = time.monotonic() + CALM_SECONDS
+                self._calm_from = now + CALM_SECONDS
+            if self._busy or len(self._scheduler):
+                self._lone_from = now + LONE_SECONDS
             for flight in flights:
                 self._scheduler.add(flight)
             self._wake_one()
@@ -133,15 +160,23 @@ class Lanes:
         return self._scheduler.tokens
 
     def stop(self) -> list[Flight]:
-        """Let each thread end after its batch; return the flights that were waiting."""
+        """Let each thread end after its batch; return the flights that were waiting.
+
+        What the mate of an abandoned thread holds waits for an engine that hangs: it is among them.
+        """
         with self._lock:
             self._stopping = True
+            behind = [lane for lane in self.lanes if lane.mate is not None and lane.mate.abandoned]
             waiting = [item for item in self._scheduler.clear() if isinstance(item, Flight)]
             waiting += self._suspects
+            for lane in behind:
+                if not lane.abandoned:
+                    lane.abandoned = True
+                    waiting += lane.batch
             self._suspects = []
-            for lane in self._idle:
+            for lane in (*self._idle, *self._resting):
                 lane.wake.put(None)
-            self._idle = []
+            self._idle, self._resting = [], []
             self._call_express()
         return waiting
 
@@ -154,6 +189,14 @@ class Lanes:
     def alive(self) -> int:
         """Return how many threads have not ended."""
         return sum(lane.thread is not None and lane.thread.is_alive() for lane in self.lanes)
+
+    @property
+    def stuck(self) -> int:
+        """Return how many threads were abandoned and have not ended."""
+        return sum(
+            lane.abandoned and lane.thread is not None and lane.thread.is_alive()
+            for lane in self.lanes
+        )
 
     # --- on the threads ---
 
@@ -209,20 +252,21 @@ class Lanes:
         """Take a batch for a lane, with the lock held; no engine when there is none to take."""
         if lane is self._express:
             return self._take_short(lane)
-        if self._team_busy or self._stopping:
+        if self._team_busy or self._stopping or (lane.relieves and not self._is_thronged()):
             return None, []
         if self._suspects:
             lane.batch = [self._suspects.pop()]
             engine, expired = lane.engine, []
         else:
-            lone = self._scheduler.lone
+            lone, now = self._scheduler.lone, time.monotonic()
             together = (
                 self._engines.team is not None
                 and not self._busy
+                and now >= self._lone_from
                 and lone is not None
                 and lone.tokens <= self._engines.team_tokens
             )
-            taken = self._scheduler.take(time.monotonic(), None if together else self._budget())
+            taken = self._scheduler.take(now, None if together else self._budget())
             lane.batch = [item for item in taken.batch if isinstance(item, Flight)]
             expired = [item for item in taken.expired if isinstance(item, Flight)]
             engine = self._engines.team if together and self._engines.team else lane.engine
@@ -251,13 +295,24 @@ class Lanes:
         free = self._lanes - self._busy
         share = -(-self._scheduler.tokens // max(1, free))
         crowded = self._scheduler.interactive_tokens > self._crowd
-        calm = crowded or time.monotonic() >= self._calm_from
+        calm = crowded or self._is_calm()
         most = self._engines.calm_tokens if calm else self._scheduler.policy.slice_tokens
         return min(most, max(share, LEAST_TOKENS))
+
+    def _is_calm(self) -> bool:
+        return time.monotonic() >= self._calm_from
+
+    def _is_thronged(self) -> bool:
+        """Return whether so much waits that it matters to nobody what is computed next."""
+        if self._scheduler.tokens <= self._throng:
+            return False
+        return self._scheduler.interactive_tokens > self._throng or self._is_calm()
 
     def _wake_one(self) -> None:
         if self._idle and not self._team_busy:
             self._idle.pop().wake.put(None)
+        elif self._resting and self._is_thronged():
+            self._resting.pop().wake.put(None)
         elif self._express_helps():
             self._call_express()
 
@@ -270,6 +325,8 @@ class Lanes:
         """Note that a lane waits to be woken."""
         if lane is self._express:
             self._express_idle = True
+        elif lane.relieves:
+            self._resting.append(lane)
         else:
             self._idle.append(lane)
 
@@ -279,13 +336,13 @@ class Lanes:
 
         def run(part: Sequence[Flight]) -> list[Row]:
             nonlocal seconds
-            started = time.monotonic()
-            lane.running = Running(part, started, sum(flight.tokens for flight in part))
+            lane.running = Running(part, time.monotonic(), sum(flight.tokens for flight in part))
             try:
                 return self._compute(engine, part)
             finally:
+                lane.ended = time.monotonic()
+                seconds += lane.ended - _began(lane)
                 lane.running = None
-                seconds += time.monotonic() - started
 
         def healthy() -> str | None:
             try:
@@ -301,3 +358,10 @@ class Lanes:
             if not isinstance(result, Failed)
         )
         return Outcome(list(flights), results, tokens, seconds, faults, sick)
+
+
+def _began(lane: Lane) -> float:
+    """Return when a lane's engine began with what it has computed, not with what it waited for."""
+    assert lane.running is not None
+    started = lane.running.started
+    return started if lane.mate is None else max(started, lane.mate.ended)

@@ -143,9 +143,9 @@ class Served:
         current = self.ready is not None and self.ready.runner is runner
         if current:
             self.state, self.detail = "unhealthy", reason
-        self._abandoned = [lanes for lanes in self._abandoned if lanes.alive]
+        self._abandoned = [lanes for lanes in self._abandoned if lanes.stuck]
         self._abandoned.append(runner.lanes)
-        if self.closing or sum(lanes.alive for lanes in self._abandoned) > MOST_ABANDONED:
+        if self.closing or sum(lanes.stuck for lanes in self._abandoned) > MOST_ABANDONED:
             runner.give_up(suspects)
             return
         self._recovery = asyncio.get_running_loop().create_task(

@@ -88,6 +88,7 @@ def open_model(settings: ModelSettings, load: Load, memory_share: float = 1.0) -
             max(slice_tokens, min(MOST_SLICE, most)),
             express=express,
             express_tokens=min(EXPRESS_TOKENS, most),
+            relieved=native,
         ),
         pace=pace,
         policy=Policy(slice_tokens=slice_tokens),

@@ -36,8 +36,11 @@ class Watch:
         self._timer = None
         now = time.monotonic()
         for lane in self._lanes.lanes:
-            running = lane.running
-            if running is not None and now - running.started > self._limit(running.tokens):
+            computing = lane.computing()
+            if computing is None:
+                continue
+            running, began = computing
+            if now - began > self._limit(running.tokens):
                 lane.abandoned = True
                 self._hung(lane, running)
                 return
