@@ -203,7 +203,9 @@ class Supervisor:
             with contextlib.suppress(BrokenPipeError):
                 worker.process.stdin.close()
             if self._ending:
-                self._status = self._status or (DONE if status == 0 else CUT_OFF)
+                # SIGTERM itself ends one that does not listen yet, and so has nobody to answer
+                done = status in (0, -signal.SIGTERM)
+                self._status = self._status or (DONE if done else CUT_OFF)
             elif status == NO_MODEL and not self._announced:
                 self._end(signal.SIGTERM)
                 self._status = NO_MODEL
