@@ -101,18 +101,17 @@ def test_the_backlog_counts_what_is_left():
 
 
 def test_interactive_requests_wait_for_each_other_only_so_long():
-    backlog = Backlog(Pace(100, 1.0), least=50)  # 3000 tokens, 1000 of them interactive
-    tickets = [backlog.admit(450, "bulk") for _ in range(5)]
-    assert backlog.tokens == 2250
+    backlog = Backlog(Pace(100, 1.0), least=50)  # 3000 tokens, 500 of them interactive
+    tickets = [backlog.admit(640, "bulk") for _ in range(4)]
+    assert backlog.tokens == 2560
     with pytest.raises(OverloadedError, match="limit of 2250 for bulk"):
         backlog.admit(1, "bulk")
-    tickets += [backlog.admit(250, "interactive") for _ in range(3)]  # it overtakes
+    tickets += [backlog.admit(250, "interactive") for _ in range(2)]  # it overtakes
     with pytest.raises(OverloadedError, match="the limit of 3000 for interactive"):
         backlog.admit(1, "interactive")
-    for ticket in tickets[:5]:
+    for ticket in tickets[:4]:
         ticket.hold(0)
-    tickets.append(backlog.admit(250, "interactive"))
-    with pytest.raises(OverloadedError, match="1000 tokens wait, the limit of 1000") as caught:
+    with pytest.raises(OverloadedError, match="500 tokens wait, the limit of 500") as caught:
         backlog.admit(50, "interactive")
     assert caught.value.retry_after == pytest.approx(0.5)
 

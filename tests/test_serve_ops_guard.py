@@ -1,6 +1,8 @@
 """Slow, oversized and too many clients; graceful ends."""
 
+import asyncio
 import contextlib
+import json
 import resource
 import socket
 import threading
@@ -9,6 +11,7 @@ import time
 import pytest
 
 from opengte.serve import logs
+from opengte.serve.pulse import Pulse
 from opengte.serve.server import allow
 from tests.serve_sockets import early, read_all, read_answer, served
 
@@ -171,6 +174,120 @@ def test_too_many_connections():
             assert read_answer(third)[0] == 200
         assert server.refused == ["connections"]
         clients.pop().close()
+
+
+@pytest.fixture
+def behind(monkeypatch):
+    """Say whether the event loop is behind: yes, until it is cleared."""
+    said = threading.Event()
+    said.set()
+    monkeypatch.setattr(Pulse, "is_behind", lambda pulse: said.is_set())
+    return said
+
+
+def test_a_loop_that_is_behind_refuses_before_it_answers(uvloop, behind):
+    with served(uvloop=uvloop) as server, server.connect() as client:
+        for _ in range(3):
+            client.sendall(post(b"a" * 1000))
+            status, body = read_answer(client)
+            assert status == 503
+            assert json.loads(body)["error"] == {
+                "message": "the server cannot keep up; come back in a second",
+                "type": "overloaded",
+                "param": None,
+                "code": None,
+            }
+        client.sendall(GET)  # who asks how it is, is told
+        assert read_answer(client) == (200, b"0")
+        behind.clear()
+        client.sendall(post(b"abc"))
+        assert read_answer(client) == (200, b"3")
+        assert server.refused == ["behind"] * 3
+
+
+def test_what_is_refused_says_when_to_come_back_and_keeps_the_connection(behind):
+    with served() as server, server.connect() as client:
+        client.sendall(post(b""))
+        answer = client.recv(65536)
+        assert b"retry-after: 1\r\n" in answer and b"connection: keep-alive\r\n" in answer
+        assert server.refused == ["behind"]
+
+
+def test_the_rest_of_what_was_refused_is_read_and_dropped(uvloop, behind):
+    with served(uvloop=uvloop) as server, server.connect() as client:
+        whole = post(b"a" * 300_000)
+        client.sendall(whole[:1000])
+        assert read_answer(client)[0] == 503
+        behind.clear()
+        for start in range(1000, len(whole), 50_000):
+            client.sendall(whole[start : start + 50_000])
+            time.sleep(0.01)
+        client.sendall(post(b"abc"))
+        assert read_answer(client) == (200, b"3")
+        assert server.refused == ["behind"]
+
+
+@pytest.mark.parametrize(
+    ("path", "extra"),
+    [
+        (b"/", b"connection: close\r\n"),
+        (b"/", b"expect: 100-continue\r\n"),
+        (b"/admin/reload", b""),
+    ],
+)
+def test_what_is_not_refused_before_it_is_answered(behind, path, extra):
+    with served() as server, server.connect() as client:
+        client.sendall(post(b"abc", path, extra))
+        answer = b""
+        while b"200 OK" not in answer:
+            answer += client.recv(65536)
+        assert server.refused == []
+
+
+def test_a_connection_that_was_refused_is_closed_when_it_stays_idle(behind):
+    with served(keep_alive_timeout=0.2) as server, server.connect() as client:
+        client.sendall(post(b"abc"))
+        assert read_answer(client)[0] == 503
+        assert read_all(client) == b""
+        assert server.refused == ["behind"]
+
+
+def test_a_request_behind_another_one_is_not_refused(behind):
+    with served() as server, server.connect() as client:
+        behind.clear()
+        client.sendall(post(b"abc", b"/slow"))
+        time.sleep(0.1)
+        behind.set()
+        client.sendall(post(b"ab"))
+        answers = b""
+        while answers.count(b"200 OK") < 2:
+            answers += client.recv(65536)
+        assert b"503" not in answers
+        assert server.refused == []
+
+
+def test_a_loop_is_behind_when_two_turns_in_a_row_take_too_long():
+    async def main():
+        pulse = Pulse()
+        assert not pulse.is_behind()
+        pulse.start()
+        time.sleep(0.3)  # one large body, say
+        assert not pulse.is_behind()
+        await asyncio.sleep(0.12)
+        time.sleep(0.3)
+        assert not pulse.is_behind()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not pulse.is_behind()
+        time.sleep(0.3)
+        assert pulse.is_behind()
+        await asyncio.sleep(0.12)
+        assert not pulse.is_behind()
+        time.sleep(0.3)
+        pulse.stop()
+        assert not pulse.is_behind()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

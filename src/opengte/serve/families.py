@@ -22,7 +22,10 @@ CODES = tuple(
     str(code)
     for code in (200, 400, 401, 403, 404, 405, 408, 413, 422, 424, 429, 431, 499, 500, 503, 504)
 ) + (OTHER,)
-REFUSALS = ("headers_slow", "body_slow", "reader_slow", "headers_large", "connections")
+REFUSALS = (
+    *("headers_slow", "body_slow", "reader_slow", "headers_large", "connections"),
+    "behind",  # the event loop
+)
 STORES = ("usage", "keys", "cache")
 
 # what the service counts (Observer.count) -> the counter, and what is said of it

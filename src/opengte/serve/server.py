@@ -24,6 +24,7 @@ from opengte.serve import logs
 from opengte.serve.access import App
 from opengte.serve.config import Settings
 from opengte.serve.guard import Patience, Watch, guarded
+from opengte.serve.pulse import Pulse
 
 _BACKLOG = 2048  # connections that the kernel holds until they are accepted
 _OTHER_FILES = 256  # that a server has open besides its connections
@@ -41,9 +42,10 @@ class HttpServer:
             settings.max_header_bytes,
             settings.max_connections,
         )
+        self._pulse = Pulse()
         self._config = uvicorn.Config(
             app,
-            http=guarded(patience, watch),
+            http=guarded(patience, watch, self._pulse),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -73,6 +75,7 @@ class HttpServer:
         """Begin to accept, unless held."""
         self._sockets, self._tls = list(sockets), tls
         self._set_date()
+        self._pulse.start()
         self._clock = asyncio.get_running_loop().create_task(self._keep_date())
         for one in sockets:
             one.setblocking(False)
@@ -117,6 +120,7 @@ class HttpServer:
             await asyncio.sleep(0)
         if self._clock is not None:
             self._clock.cancel()
+        self._pulse.stop()
         return done
 
     def _accept(self, listener: socket.socket) -> None:

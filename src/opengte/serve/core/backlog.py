@@ -7,7 +7,7 @@ from opengte.serve.request import Priority
 BULK_SHARE = 0.75  # of the queue that bulk may fill, so that interactive requests still get in
 LEAST_WAIT = 0.1  # seconds
 QUEUE_SECONDS = 30.0  # of work that is accepted ahead, within these bounds in tokens
-INTERACTIVE_SECONDS = 10.0  # of it interactive: who waits for longer had better be told
+INTERACTIVE_SECONDS = 5.0  # of it interactive: who waits for longer had better be told
 LEAST_QUEUE, MOST_QUEUE = 16384, 1 << 20
 
 
