@@ -234,7 +234,7 @@ def test_a_request_is_logged_with_its_measures_and_not_its_query_or_key(lines):
         Record("r9", operation="tei_embed", texts=1, tokens=7, cached=1, failed=1),
     ],
 )
-@pytest.mark.parametrize("path", ["/v1/embeddings", '/"ä\n', "/\udc80"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", '/"ä\n', "/\udc80", "/\x85\u2028"])
 @pytest.mark.parametrize("status", [200, 424, 500])
 def test_a_request_is_logged_the_short_way_as_it_is_the_long_way(
     lines, monkeypatch, record, path, status

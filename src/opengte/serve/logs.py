@@ -123,7 +123,7 @@ def _write(level: int, what: str, fields: dict[str, Any]) -> bool:
         return False
     head = {"time": _time(time.time()), "level": _NAMES[level], "event": what}
     try:
-        handler.say(orjson.dumps(head | fields).decode())
+        handler.say(_line(head | fields))
     except Exception:  # whatever it is, the long way says so
         return False
     return True
@@ -155,10 +155,18 @@ class _Json(logging.Formatter):
             "event": _message(record),
             **_fields(record),
         }
-        try:
-            return orjson.dumps(fields, default=str).decode()
-        except TypeError:  # such as text that is no Unicode
-            return json.dumps(fields, default=str)
+        return _line(fields)
+
+
+def _line(fields: dict[str, Any]) -> str:
+    """Return JSON on one line, also for those who take more than a newline for the end of one."""
+    try:
+        line = orjson.dumps(fields, default=str).decode()
+        if line.isprintable():
+            return line
+    except TypeError:  # such as text that is no Unicode
+        pass
+    return json.dumps(fields, default=str)
 
 
 class _Human(logging.Formatter):
