@@ -118,6 +118,21 @@ async def until(condition, seconds=10.0):
             await asyncio.sleep(0.01)
 
 
+class Started:
+    """Lanes (`lanes`) that run until the block ends; their engines are let go by `go`."""
+
+    def __enter__(self):
+        self.lanes.start()
+        return self
+
+    def __exit__(self, *error):
+        self.go.set()
+        self.lanes.stop()
+        for lane in self.lanes.lanes:
+            lane.thread.join(20)
+        assert self.lanes.alive == 0
+
+
 class Held:
     """A model whose engine waits until it is let go, with one text in it."""
 

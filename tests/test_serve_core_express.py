@@ -14,14 +14,14 @@ from opengte.serve.core.lanes import Engines, Lanes
 from opengte.serve.core.prompt import be_prompt
 from opengte.serve.core.scheduler import Policy, Scheduler
 from opengte.serve.core.work import Flight, Row, Spec
-from tests.serve_core import Held, Loader, embed, running
+from tests.serve_core import Held, Loader, Started, embed, running
 
 SPEC = Spec(frozenset(("dense",)), 4, b"", cached=False)
 LANE, EXPRESS = "lane", "express"
 CROWD = 100  # tokens
 
 
-class Told:
+class Told(Started):
     """Lanes whose ordinary engine waits until it is let go; `done` is who computed what."""
 
     def __init__(self, lanes=1):
@@ -40,17 +40,6 @@ class Told:
 
     def note(self, outcome):
         assert all(isinstance(result, Row) for result in outcome.results)
-
-    def __enter__(self):
-        self.lanes.start()
-        return self
-
-    def __exit__(self, *error):
-        self.go.set()
-        self.lanes.stop()
-        for lane in self.lanes.lanes:
-            lane.thread.join(20)
-        assert self.lanes.alive == 0
 
     def busy(self):
         """Give the ordinary lane something to do, and wait until it does."""

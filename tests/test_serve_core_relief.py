@@ -16,7 +16,7 @@ from opengte.serve.core.pace import Pace
 from opengte.serve.core.scheduler import Policy, Scheduler
 from opengte.serve.core.watch import Watch
 from opengte.serve.core.work import Flight, Row, Spec
-from tests.serve_core import embed, running, until
+from tests.serve_core import Started, embed, running
 
 SPEC = Spec(frozenset(("dense",)), 4, b"", cached=False)
 SLICE = 50  # tokens of a batch
@@ -30,7 +30,7 @@ class Locked:
         self.name, self.lock = name, threading.Lock()
 
 
-class Told:
+class Told(Started):
     """Lanes of engines that compute when they are let go; `called` is who asked for what."""
 
     def __init__(self, lanes=1, seconds=0.0, team=None):
@@ -52,17 +52,6 @@ class Told:
             assert self.go.wait(20)
             time.sleep(self.seconds)
         return [Row(one.tokens, one.tokens) for one in flights]
-
-    def __enter__(self):
-        self.lanes.start()
-        return self
-
-    def __exit__(self, *error):
-        self.go.set()
-        self.lanes.stop()
-        for lane in self.lanes.lanes:
-            lane.thread.join(20)
-        assert self.lanes.alive == 0
 
     def calls(self, count):
         """Return the engines of so many calls, and that there is no further one."""
@@ -153,7 +142,7 @@ def test_only_the_thread_in_the_engine_is_taken_for_hanging():
 
         asyncio.run(look())
         assert hung == [first] and first.abandoned
-        behind = [one for one in second.batch]
+        behind = list(second.batch)
         waiting = told.lanes.stop()
         assert second.abandoned and told.lanes.stuck == 2
         assert all(one in waiting for one in behind)
@@ -201,7 +190,6 @@ def test_a_throng_gets_the_bits_that_each_text_gets_alone(threads):
             relief = [lane for lane in runner.lanes.lanes if lane.relieves]
             assert len(relief) == threads
             asked = [asyncio.create_task(embed(core, text)) for text in texts]
-            await until(lambda: any(lane.running for lane in relief) or asked[-1].done(), 30)
             answers = await asyncio.gather(*asked)
             assert all(lane.ended > 0 for lane in relief)
             return [answer.dense[0] for answer in answers]

@@ -48,10 +48,8 @@ def guarded(patience: Patience, watch: Watch, pulse: Pulse) -> type[HttpToolsPro
 class _Shed:
     """Stands for the cycle of a request that was refused before it became one."""
 
-    response_complete = True
-    disconnected = False
+    response_complete = True  # so that uvicorn drops the rest of the body
     message_event = asyncio.Event()
-    body = bytearray()
 
 
 _SHED: Any = _Shed()
@@ -228,7 +226,7 @@ def _answer(status: int, reason: str, message: str, *, close: bool = True) -> by
     head = (
         f"HTTP/1.1 {status} {phrases[status]}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        f"{again}{'connection: close' if close else 'connection: keep-alive'}\r\n\r\n"
+        f"{again}connection: {'close' if close else 'keep-alive'}\r\n\r\n"
     )
     return head.encode() + body
 

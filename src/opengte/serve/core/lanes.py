@@ -76,15 +76,17 @@ class Lane:
 
     def computing(self) -> tuple[Running, float] | None:
         """Return what the engine computes for this thread and since when, if it does."""
-        running, mate = self.running, self.mate
+        running = self.running
         if running is None:
             return None
-        if mate is None:
-            return running, running.started
-        others = mate.running
+        others = None if self.mate is None else self.mate.running
         if others is not None and others.started < running.started:
             return None  # it waits for its mate
-        return running, max(running.started, mate.ended)
+        return running, self.began(running)
+
+    def began(self, running: Running) -> float:
+        """Return when the engine began with it: not before it was through with the mate's."""
+        return running.started if self.mate is None else max(running.started, self.mate.ended)
 
 
 class Lanes:
@@ -336,12 +338,13 @@ class Lanes:
 
         def run(part: Sequence[Flight]) -> list[Row]:
             nonlocal seconds
-            lane.running = Running(part, time.monotonic(), sum(flight.tokens for flight in part))
+            running = Running(part, time.monotonic(), sum(flight.tokens for flight in part))
+            lane.running = running
             try:
                 return self._compute(engine, part)
             finally:
                 lane.ended = time.monotonic()
-                seconds += lane.ended - _began(lane)
+                seconds += lane.ended - lane.began(running)
                 lane.running = None
 
         def healthy() -> str | None:
@@ -358,10 +361,3 @@ class Lanes:
             if not isinstance(result, Failed)
         )
         return Outcome(list(flights), results, tokens, seconds, faults, sick)
-
-
-def _began(lane: Lane) -> float:
-    """Return when a lane's engine began with what it has computed, not with what it waited for."""
-    assert lane.running is not None
-    started = lane.running.started
-    return started if lane.mate is None else max(started, lane.mate.ended)
