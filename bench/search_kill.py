@@ -20,9 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests import kb as helpers  # noqa: E402 - the programs that are killed are those of the tests
-from tests import kb_kill  # noqa: E402
-from tests.kb_switch_kill import kill_switches  # noqa: E402
+from tests.support import kb as helpers  # noqa: E402 - the programs that are killed are those of the tests
+from tests.support import kb_kill  # noqa: E402
+from tests.support.kb_switch_kill import kill_switches  # noqa: E402
 
 SIZE = "24m"  # of a small disk
 

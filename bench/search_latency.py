@@ -21,8 +21,8 @@ import numpy as np
 from search_made import BATCH, Made
 
 from opengte import Encoder
-from opengte.search import query
-from opengte.search.stores.lance import LanceStore
+from opengte.search.retrieval import search
+from opengte.search.stores.lancedb.store import LanceStore
 
 MODEL = "minilm"
 WIDTH = 384
@@ -63,12 +63,12 @@ def measure(folder: Path, questions: int) -> dict:
     """Return the figures of an index that was built."""
     encoder, store = Encoder.load(MODEL), LanceStore(str(folder / "lance"))
     encoder.embed(["warm"], role="query", progress=False)
-    asked = [query.Asked(text, vector) for text, vector in Made(WIDTH).questions(questions + WARM)]
-    options = query.Options(k=10)
+    asked = [search.Asked(text, vector) for text, vector in Made(WIDTH).questions(questions + WARM)]
+    options = search.Options(k=10)
 
-    def hybrid(one: query.Asked) -> object:
+    def hybrid(one: search.Asked) -> object:
         encoder.embed([one.text], role="query", progress=False)
-        return query.search(store, one, options)
+        return search.search(store, one, options)
 
     base = resident("VmRSS")
     first = timed(hybrid, asked[:1])[0]
@@ -82,19 +82,19 @@ def measure(folder: Path, questions: int) -> dict:
         "memory_before_mib": round(base),
         "disk_mib": round((store.health().bytes or 0) / 2**20),
     }
-    exact = query.Options(k=10, exact=True)
+    exact = search.Options(k=10, exact=True)
     shares = {"recall@10": [], "hybrid_recall@10": []}
     for one in asked[-EXACT:]:
         true = {name for name, _ in store.dense(one.vector, 10, None, exact=True)}
         near = {name for name, _ in store.dense(one.vector, 10, None)}
         shares["recall@10"].append(len(true & near) / 10)
-        best = {hit.id for hit in query.search(store, one, exact).hits}
-        fast = {hit.id for hit in query.search(store, one, options).hits}
+        best = {hit.id for hit in search.search(store, one, exact).hits}
+        fast = {hit.id for hit in search.search(store, one, options).hits}
         shares["hybrid_recall@10"].append(len(best & fast) / max(1, len(best)))
     return found | {name: round(float(np.mean(values)), 4) for name, values in shares.items()}
 
 
-def timed(work: Callable[[query.Asked], object], asked: list[query.Asked]) -> list[float]:
+def timed(work: Callable[[search.Asked], object], asked: list[search.Asked]) -> list[float]:
     """Return the milliseconds of each question."""
     times = []
     for one in asked:

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from opengte import Encoder
-from opengte.search import query
-from opengte.search.fusion import Fusion, fuse
 from opengte.search.kb import KnowledgeBase
+from opengte.search.retrieval import search
+from opengte.search.retrieval.fusion import Fusion, fuse
 
 Judged = Mapping[str, Mapping[str, int]]
 WEIGHTS = [round(0.05 * step, 2) for step in range(1, 20)]  # of the dense leg; the other has 1 - w
@@ -94,11 +94,11 @@ def indexed(task: Task, encoder: Encoder, folder: str, **settings) -> KnowledgeB
 
 def rankings(kb: KnowledgeBase, task: Task, split: str, depth: int) -> dict[str, dict]:
     """Return each question's ranking by each leg."""
-    options = query.Options(depth=depth)
+    options = search.Options(depth=depth)
     found = {}
     for name in task.judged[split]:
         asked = kb.ask(task.questions[name])
-        found[name], _ = query.legs_of(kb.store, asked, options, query.Clock())
+        found[name], _ = search.legs_of(kb.store, asked, options, search.Clock())
     return found
 
 
@@ -109,7 +109,7 @@ def scores(task: Task, split: str, rank) -> np.ndarray:
 
 def fused(legs: Mapping[str, dict], fusion: Fusion):
     """Return a function from a question to its fused documents."""
-    depth = query.DEPTH[fusion.method]
+    depth = search.DEPTH[fusion.method]
 
     def ranking(name: str) -> list[str]:
         cut = {leg: found[:depth] for leg, found in legs[name].items()}
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--precision", default="auto")
     parser.add_argument(
-        "--depth", type=int, default=max(query.DEPTH.values()), help="documents of each leg"
+        "--depth", type=int, default=max(search.DEPTH.values()), help="documents of each leg"
     )
     parser.add_argument("--json", type=Path, help="write the table to a file")
     arguments = parser.parse_args()

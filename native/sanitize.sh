@@ -25,5 +25,5 @@ export LD_PRELOAD="$($cxx -print-file-name=libasan.so) $($cxx -print-file-name=l
 export ASAN_OPTIONS=detect_leaks=0
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 cd "$here/.."
-exec "$python" -m pytest -p no:cacheprovider tests/test_native_kernels.py tests/test_native_engine.py \
-  tests/test_native_parity.py "$@"
+exec "$python" -m pytest -p no:cacheprovider tests/engine/test_native_kernels.py \
+  tests/engine/test_native_engine.py tests/engine/test_native_parity.py "$@"

@@ -13,8 +13,8 @@ from opengte.errors import (
     UnsupportedModelError,
     WeightsError,
 )
-from tests import checkpoints
 from tests.parity.families import FAMILIES
+from tests.support import checkpoints
 
 
 @pytest.fixture(scope="module")

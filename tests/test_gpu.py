@@ -9,8 +9,8 @@ import torch
 from opengte.reference import layers
 from opengte.reference.load import load
 from opengte.train.trainee import Trainee
-from tests.native_plans import PLANS, SCORES, batch, weights
-from tests.test_attention import attention, batch_of
+from tests.reference.test_attention import attention, batch_of
+from tests.support.native_plans import PLANS, SCORES, batch, weights
 
 if not torch.cuda.is_available():
     pytest.skip("PyTorch finds no GPU here", allow_module_level=True)

@@ -13,22 +13,29 @@ ROOT = Path(__file__).parents[1] / "src" / "opengte"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("arch", "hub", "types", "known"),
-    ("weights", "batching", "text", "folding", "pages"),
+    ("weights", "batching", "text", "folding", "pages", "journal"),
     ("reference", "checkpoint", "data"),
     ("engine", "train"),
     ("encoder",),
     ("serve", "search", "evaluate", "bulk", "review"),
-    ("integrations",),
+    ("apps", "integrations"),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 TORCH = ("reference", "train")
 ADAPTERS: dict[str, tuple[str, ...]] = {
     "torch": (*TORCH, "engine/torch.py"),
-    "pyarrow": ("cli", "data/tables.py", "search/stores", "search/parse", "search/export.py"),
+    "pyarrow": (
+        "bulk",
+        "cli",
+        "data/tables.py",
+        "search/stores",
+        "search/parse",
+        "search/maintenance/parquet.py",
+    ),
     "lancedb": ("search/stores",),
-    "ray": ("serve/ray_app.py",),
-    "opentelemetry": ("serve/tracing.py",),
+    "ray": ("serve/runtime/ray_app.py",),
+    "opentelemetry": ("serve/observability/tracing.py",),
     "peft": ("train/lora.py",),
     "msgspec": ("serve",),
     "orjson": ("serve",),

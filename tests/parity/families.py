@@ -19,7 +19,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from tests import checkpoints
+from tests.support import checkpoints
 
 ENCODER: dict[str, Any] = {
     "vocab_size": checkpoints.VOCABULARY,

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tests import checkpoints
+from tests.support import checkpoints
 
 Ids = npt.NDArray[np.int32]
 Array = npt.NDArray[Any]

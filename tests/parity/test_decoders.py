@@ -11,8 +11,8 @@ from transformers import (
     Qwen3Model,
 )
 
-from tests import checkpoints
 from tests.parity import oracle, packed
+from tests.support import checkpoints
 
 # What says that a Qwen2 checkpoint attends in both directions.
 GTE_QWEN = {"auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}}

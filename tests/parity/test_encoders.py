@@ -11,8 +11,8 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from tests import checkpoints
 from tests.parity import oracle, packed
+from tests.support import checkpoints
 
 # heads and head dimensions that fill no vector register, inner widths that are no multiple of 8
 SHAPES = {

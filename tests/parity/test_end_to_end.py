@@ -24,9 +24,9 @@ from transformers import (
 )
 
 from opengte import Encoder, Reranker
-from tests import checkpoints, naive
 from tests.parity import oracle, packed
 from tests.parity.families import DECODER, ENCODER
+from tests.support import checkpoints, naive
 
 TEXTS = ["the cat sat in the red river", "cat", "what is the capital of china?", "", "the the a"]
 WEB = "Given a web search query, retrieve relevant passages that answer the query"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
 
-from tests import checkpoints, naive
 from tests.parity import oracle, packed
+from tests.support import checkpoints, naive
 
 WIDTH = 48
 LENGTHS = (1, 2, 3, 50)

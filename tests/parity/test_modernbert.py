@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from transformers import ModernBertConfig, ModernBertModel
 
-from tests import checkpoints
 from tests.parity import oracle, packed
+from tests.support import checkpoints
 
 WINDOW_EDGES = (1, 2, 3, 63, 64, 65, 66, 128, 129, 130, 200)
 

@@ -15,8 +15,8 @@ from transformers import (
     MistralModel,
 )
 
-from tests import checkpoints, naive
 from tests.parity import oracle
+from tests.support import checkpoints, naive
 
 CLOSE = 1e-6  # transformers computes its RoPE tables in float32
 

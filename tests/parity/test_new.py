@@ -10,9 +10,9 @@ from transformers import (
 )
 
 from opengte.types import Output
-from tests import checkpoints, naive
 from tests.parity import oracle, packed
 from tests.parity.families import ENCODER
+from tests.support import checkpoints, naive
 
 NTK = {"type": "ntk", "factor": 8.0}
 

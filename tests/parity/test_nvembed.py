@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests import checkpoints, naive
 from tests.parity import packed
+from tests.support import checkpoints, naive
 
 
 def _changed(part, **changes):

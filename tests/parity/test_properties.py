@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis.strategies import integers, lists
 
 from opengte.types import PackedBatch
-from tests import checkpoints, naive
 from tests.parity import packed
 from tests.parity.families import FAMILIES
+from tests.support import checkpoints, naive
 
 LENGTHS = (1, 2, 3, 17, 64, 65, 130, 130)
 SAME = 1e-6  # one text in different batches, fp32, unit length

@@ -12,8 +12,8 @@ from transformers import (
     XLMRobertaForSequenceClassification,
 )
 
-from tests import checkpoints, naive
 from tests.parity import oracle, packed
+from tests.support import checkpoints, naive
 
 
 def _settings(**changes):

@@ -4,7 +4,7 @@ import pytest
 
 from opengte.arch import plan_of
 from opengte.errors import UnsupportedModelError
-from tests.published_configs import CONFIGS
+from tests.support.published_configs import CONFIGS
 
 BERT = "thenlper/gte-base"
 XLM_ROBERTA = "BAAI/bge-m3"

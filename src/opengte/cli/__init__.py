@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from opengte import __version__
-from opengte.cli.failures import reported
+from opengte.cli.common.errors import reported
 
 # name of a command -> module in this package, whose `command` it is; in the order of the help page
 COMMANDS = {
@@ -27,10 +27,10 @@ COMMANDS = {
     "pull": "pull",
     "eval": "evaluate",
     "serve": "serve",
-    "ui": "ui",
+    "ui": "serve.ui",
     "mcp": "mcp",
-    "keys": "keys",
-    "usage": "usage",
+    "keys": "serve.keys",
+    "usage": "serve.usage",
     "data": "data",
     "train": "train",
 }

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from opengte.cli import failures, gathered, show
-from opengte.cli.inputs import Input, input_options
-from opengte.cli.options import (
+from opengte.cli.common import errors
+from opengte.cli.common import output as show
+from opengte.cli.common import vectors as gathered
+from opengte.cli.common.inputs import Input, input_options
+from opengte.cli.common.options import (
     ModelOptions,
     TextOptions,
     encoder_options,
@@ -17,7 +19,7 @@ from opengte.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from opengte.search.cluster import Clusters
+    from opengte.search.analysis.cluster import Clusters
 
 
 @click.command("cluster", no_args_is_help=True)
@@ -63,7 +65,7 @@ def command(
       gte cluster --input rows.jsonl --text-field body --json
     """
     gathered.check(source, kb)
-    from opengte.search.cluster import cluster
+    from opengte.search.analysis.cluster import cluster
 
     if kb is not None:
         from opengte.search.kb import KnowledgeBase
@@ -86,7 +88,7 @@ def command(
     parts += [f"{rows.failed:,} failed"] * bool(rows.failed)
     click.echo("; ".join(parts), err=True)
     if rows.failed:
-        raise click.exceptions.Exit(failures.FAILED)
+        raise click.exceptions.Exit(errors.FAILED)
 
 
 def _print(found: "Clusters", rows: gathered.Gathered, *, as_json: bool) -> None:

@@ -8,20 +8,23 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from opengte.cli import failures, gathered, rows, show
-from opengte.cli.gathered import Gathered
-from opengte.cli.inputs import Input, input_options
-from opengte.cli.options import (
+from opengte.bulk import rows
+from opengte.cli.common import errors
+from opengte.cli.common import output as show
+from opengte.cli.common import vectors as gathered
+from opengte.cli.common.inputs import Input, input_options
+from opengte.cli.common.options import (
     ModelOptions,
     TextOptions,
     encoder_options,
     json_option,
     text_options,
 )
+from opengte.cli.common.vectors import Gathered
 from opengte.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from opengte.search.dedupe import Duplicates
+    from opengte.search.analysis.dedupe import Duplicates
     from opengte.search.kb import KnowledgeBase
 
 COSINE = 0.95  # from which two texts mean the same, unless told otherwise
@@ -85,7 +88,7 @@ def command(
         base = KnowledgeBase.open(kb)
         found, duplicates = _in_index(base, by, threshold or COSINE)
     elif by == "meaning":
-        from opengte.search.dedupe import meaning
+        from opengte.search.analysis.dedupe import meaning
 
         found, vectors, _ = gathered.embedded(source, text, options)
         duplicates = meaning(vectors, threshold or COSINE)
@@ -103,7 +106,7 @@ def command(
     parts += [f"{found.failed:,} failed"] * bool(found.failed)
     click.echo("; ".join(parts), err=True)
     if found.failed:
-        raise click.exceptions.Exit(failures.FAILED)
+        raise click.exceptions.Exit(errors.FAILED)
 
 
 def _check_output(source: Input, output: Path) -> None:
@@ -123,7 +126,8 @@ def _check_output(source: Input, output: Path) -> None:
 
 
 def _in_words(source: Input, by: str) -> "Found":
-    from opengte.search import dedupe, minhash
+    from opengte.search import minhash
+    from opengte.search.analysis import dedupe
 
     found = Gathered.of(source)
     digests, signatures = [], []
@@ -137,7 +141,7 @@ def _in_words(source: Input, by: str) -> "Found":
 
 
 def _in_index(base: "KnowledgeBase", by: str, threshold: float) -> "Found":
-    from opengte.search import dedupe
+    from opengte.search.analysis import dedupe
 
     if by == "meaning":
         found, vectors = gathered.portrayed(base)

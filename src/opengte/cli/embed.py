@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from opengte import __version__
-from opengte.cli import failures, formats, job
-from opengte.cli.inputs import Input, input_options
-from opengte.cli.journal import Header, Progress
-from opengte.cli.options import (
+from opengte.bulk import formats, job
+from opengte.cli.common import errors
+from opengte.cli.common.inputs import Input, input_options
+from opengte.cli.common.options import (
     ModelOptions,
     TextOptions,
     encoder_options,
@@ -19,7 +19,8 @@ from opengte.cli.options import (
     note_default_instruction,
     text_options,
 )
-from opengte.cli.progress import progress_bar
+from opengte.cli.common.progress import progress_bar
+from opengte.journal import Header, Progress
 
 if TYPE_CHECKING:
     from opengte import Encoder
@@ -148,4 +149,4 @@ def _summarise(done: Progress, encoder: "Encoder") -> None:
     parts += [f"{done.failed:,} failed"] * bool(done.failed)
     click.echo("; ".join(parts), err=True)
     if done.failed:
-        raise click.exceptions.Exit(failures.FAILED)
+        raise click.exceptions.Exit(errors.FAILED)

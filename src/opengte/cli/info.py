@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from opengte.cli import show
-from opengte.cli.options import json_option, where_options
+from opengte.cli.common import output
+from opengte.cli.common.options import json_option, where_options
 
 
 @click.command("info")
@@ -32,7 +32,7 @@ def command(model: str | None, as_json: bool, revision: str | None, offline: boo
     )
     values = {name: value for name, value in card.items() if name not in _OF_AN_ENGINE}
     if as_json:
-        show.json_line(values)
+        output.json_line(values)
         return
     width = max(map(len, values))
     for name, value in values.items():

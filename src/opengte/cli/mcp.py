@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import click
 
-from opengte.cli.index_run import loader
-from opengte.cli.options import ModelOptions, encoder_options
+from opengte.cli.common.options import ModelOptions, encoder_options
+from opengte.cli.index.run import loader
 
 
 @click.command("mcp", no_args_is_help=True)
@@ -53,9 +53,9 @@ def command(
       gte mcp kb/ --http 8765
     """
     from opengte.integrations.mcp import serve
-    from opengte.search.agent import Desk
     from opengte.search.filters import parse_text
     from opengte.search.kb import KnowledgeBase
+    from opengte.search.web.agent import Desk
 
     base = KnowledgeBase.open(kb, load=loader(options))
     reading = None

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from opengte.cli import show
-from opengte.cli.options import json_option
+from opengte.cli.common import output
+from opengte.cli.common.options import json_option
 
 
 @click.command("models")
@@ -25,10 +25,10 @@ def command(cached: bool, as_json: bool) -> None:
     rows = _cached() if cached else _known()
     if as_json:
         for row in rows:
-            show.json_line(row)
+            output.json_line(row)
     elif rows:
         header = [name.replace("_", " ") for name in rows[0]]
-        show.table(header, [[_shown(value) for value in row.values()] for row in rows])
+        output.table(header, [[_shown(value) for value in row.values()] for row in rows])
     else:
         click.echo("no model is on this machine; `gte pull MODEL` fetches one", err=True)
 

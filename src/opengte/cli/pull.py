@@ -2,8 +2,8 @@
 
 import click
 
-from opengte.cli import show
-from opengte.cli.options import json_option, where_options
+from opengte.cli.common import output
+from opengte.cli.common.options import json_option, where_options
 
 
 @click.command("pull")
@@ -24,7 +24,7 @@ def command(model: str | None, as_json: bool, revision: str | None, offline: boo
 
     location = hub.fetch(model or hub.DEFAULT_MODEL, revision=revision, offline=offline)
     if as_json:
-        show.json_line(
+        output.json_line(
             {
                 "model": location.name,
                 "folder": str(location.folder),

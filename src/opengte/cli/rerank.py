@@ -2,15 +2,15 @@
 
 import click
 
-from opengte.cli import failures, show
-from opengte.cli.inputs import Input, input_options
-from opengte.cli.options import (
+from opengte.bulk.rows import BadRow, Row
+from opengte.cli.common import errors, output
+from opengte.cli.common.inputs import Input, input_options
+from opengte.cli.common.options import (
     ModelOptions,
     json_option,
     note_default_instruction,
     reranker_options,
 )
-from opengte.cli.rows import BadRow, Row
 
 
 @click.command("rerank", no_args_is_help=True)
@@ -45,15 +45,15 @@ def command(
     for rank, ranked in enumerate(reranker.rank(query, texts, top, instruction=instruction), 1):
         row = rows[ranked.index]
         if as_json:
-            score = show.score(ranked.score)
-            show.json_line({"rank": rank, "score": score, "id": row.id, "text": row.text})
+            score = output.score(ranked.score)
+            output.json_line({"rank": rank, "score": score, "id": row.id, "text": row.text})
         else:
-            label = show.one_line(f"{row.id}  {row.text}", 15)
+            label = output.one_line(f"{row.id}  {row.text}", 15)
             click.echo(f"{rank:3}  {ranked.score:8.4f}  {label}")
     note_default_instruction(reranker)
     if failed:
         click.echo(f"ranked {len(rows):,} documents; {failed:,} failed", err=True)
-        raise click.exceptions.Exit(failures.FAILED)
+        raise click.exceptions.Exit(errors.FAILED)
 
 
 def _rows(source: Input) -> tuple[list[Row], int]:

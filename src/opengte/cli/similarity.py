@@ -4,8 +4,8 @@ import itertools
 
 import click
 
-from opengte.cli import show
-from opengte.cli.options import (
+from opengte.cli.common import output
+from opengte.cli.common.options import (
     ModelOptions,
     TextOptions,
     encoder_options,
@@ -51,7 +51,7 @@ def command(
 
 def _print(a: str, b: str, similarity: float, both: bool, as_json: bool) -> None:
     if as_json:
-        show.json_line({"a": a, "b": b, "similarity": show.score(similarity)})
+        output.json_line({"a": a, "b": b, "similarity": output.score(similarity)})
     else:
         label = f"{a} | {b}" if both else b
-        click.echo(f"{similarity:7.4f}  {show.one_line(label, 9)}")
+        click.echo(f"{similarity:7.4f}  {output.one_line(label, 9)}")

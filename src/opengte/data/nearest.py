@@ -1,8 +1,8 @@
 """The rows with the highest scores of each query: exact, a block at a time, in bounded memory.
 
-Gives what `search.exact.top_k` gives, faster for many queries: after the first block a score counts
-only if it beats the worst that is kept, which few do. Letters in shapes: q queries, m rows of a
-block, d width, k results.
+Gives what `search.adhoc.exact.top_k` gives, faster for many queries: after the first block a score
+counts only if it beats the worst that is kept, which few do. Letters in shapes: q queries, m rows
+of a block, d width, k results.
 """
 
 from collections.abc import Iterable

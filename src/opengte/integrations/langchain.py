@@ -14,11 +14,11 @@ from opengte.errors import InputError, MissingExtraError
 from opengte.folding import normalise
 from opengte.integrations import roles
 from opengte.integrations.roles import Content
-from opengte.search import query as searching
 from opengte.search.filters import parse
 from opengte.search.kb import KnowledgeBase
-from opengte.search.mmr import mmr
-from opengte.search.query import Asked
+from opengte.search.retrieval import search as searching
+from opengte.search.retrieval.mmr import mmr
+from opengte.search.retrieval.search import Asked
 from opengte.types import Floats
 
 try:

@@ -1,7 +1,7 @@
 """A knowledge base as a server of the Model Context Protocol: `search` and `fetch`.
 
-The answers are made by `search.agent.Desk`; here they get names, schemas and errors that an agent
-can read.
+The answers are made by `search.web.agent.Desk`; here they get names, schemas and errors that an
+agent can read.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from opengte import __version__
 from opengte.errors import MissingExtraError, OpenGTEError
-from opengte.search.agent import LEAST, RESULTS, TOKENS, Desk
+from opengte.search.web.agent import LEAST, RESULTS, TOKENS, Desk
 
 try:
     from mcp.server import MCPServer

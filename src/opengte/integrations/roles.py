@@ -10,7 +10,7 @@ from opengte.types import Floats
 if TYPE_CHECKING:
     from opengte.encoder import Encoder, Reranker
     from opengte.search.kb import KnowledgeBase
-    from opengte.search.query import Hit
+    from opengte.search.retrieval.search import Hit
 
 Content = Literal["passage", "document"]  # what a result's text is
 

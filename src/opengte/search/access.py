@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from opengte.errors import AccessError
 from opengte.search.filters import All, Filter, fits
-from opengte.search.outline import Outline, Portrait, outlines, portraits, revision
 from opengte.search.stores.base import (
     Health,
     Known,
@@ -20,6 +19,7 @@ from opengte.search.stores.base import (
     Store,
     StoredDocument,
 )
+from opengte.search.stores.listing import Outline, Portrait, outlines, portraits, revision
 from opengte.types import Floats
 
 if TYPE_CHECKING:

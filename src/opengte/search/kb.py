@@ -9,22 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opengte.errors import InputError
-from opengte.search import confidence, indexing, live, minhash, query, walk
-from opengte.search.commits import Document, Report
+from opengte.search import minhash
+from opengte.search.calibration import confidence
 from opengte.search.filters import Filter, parse
-from opengte.search.identity import Identity
-from opengte.search.indexing import Notify
+from opengte.search.ingest import pipeline
+from opengte.search.ingest.embedder import Embedder, Passages
+from opengte.search.ingest.pipeline import Notify
+from opengte.search.ingest.windows import SPAN_TOKENS
+from opengte.search.ingest.writer import Document, Report
+from opengte.search.maintenance import live_generation
+from opengte.search.model_identity import Identity
+from opengte.search.parse import walk
 from opengte.search.parse.base import Parsed, Scalar
-from opengte.search.query import Answer, Asked
+from opengte.search.retrieval import search as query
+from opengte.search.retrieval.search import Answer, Asked
 from opengte.search.stores.base import Store
-from opengte.search.vectors import Embedder, Passages
-from opengte.search.windows import SPAN_TOKENS
 
 if TYPE_CHECKING:
     from opengte.encoder import Encoder, Reranker
-    from opengte.search.explain import Explanation
-    from opengte.search.questions import Question
-    from opengte.search.status import Status
+    from opengte.search.calibration.questions import Question
+    from opengte.search.maintenance.explain import Explanation
+    from opengte.search.maintenance.status import Status
 
 T = TypeVar("T")
 
@@ -58,7 +63,7 @@ class KnowledgeBase:
         self._encoder: Encoder | None = None
         self._embedder: Embedder | None = None
         self._lock = threading.Lock()
-        self._live: live.Live | None = None  # None: a store that is never switched
+        self._live: live_generation.Live | None = None  # None: a store that is never switched
         self._next: KnowledgeBase | None = None
 
     @classmethod
@@ -75,14 +80,14 @@ class KnowledgeBase:
         instruction: str | None = None,
         storage_options: Mapping[str, str] | None = None,
     ) -> "KnowledgeBase":
-        """Make an empty index at a folder or a URI: see `stores.opening`.
+        """Make an empty index at a folder or a URI: see `stores.open`.
 
         passages is how spans get vectors: `late` (from the states of the whole window), `classic`
         (each embedded once more), `none`, or `auto`: late where the model pools by a mean.
         first_pass finds candidates by that many dimensions (Matryoshka). language is what words
         are stemmed for, None for not at all. InputError if there is something already.
         """
-        from opengte.search.stores.opening import open_store, shown
+        from opengte.search.stores.open import open_store, shown
 
         place = os.fspath(path)
         embedder = Embedder(encoder, passages, span_tokens, window_tokens)
@@ -111,7 +116,7 @@ class KnowledgeBase:
         store.save_settings(settings)
         made = cls(shown(place), store, settings)
         made._encoder, made._embedder = encoder, embedder
-        made._live = live.look(place, storage_options)
+        made._live = live_generation.look(place, storage_options)
         return made
 
     @classmethod
@@ -127,14 +132,14 @@ class KnowledgeBase:
 
         InputError if there is no index, or the encoder is not the one that made it.
         """
-        from opengte.search.stores.opening import open_store, shown
+        from opengte.search.stores.open import open_store, shown
 
         place = os.fspath(path)
         if not exists(place):
             error = InputError(f"`{place}` is not an index")
             error.add_note(f"make one: gte index PATHS --to {place}")
             raise error
-        now = live.look(place, storage_options)
+        now = live_generation.look(place, storage_options)
         store = open_store(place, storage_options)
         settings = store.settings()
         if settings is None and now is not None and not now.unchanged():  # dropped since
@@ -207,10 +212,10 @@ class KnowledgeBase:
         storage_options: Mapping[str, str] | None = None,
     ) -> "KnowledgeBase":
         """Make an index out of a file that `export` wrote."""
-        from opengte.search import export
-        from opengte.search.stores.opening import open_store, shown
+        from opengte.search.maintenance import parquet
+        from opengte.search.stores.open import open_store, shown
 
-        settings, place = export.settings(file), os.fspath(path)
+        settings, place = parquet.settings(file), os.fspath(path)
         if settings.get("format") != FORMAT:
             raise InputError(f"`{file}` has the format {settings.get('format')!r}, not {FORMAT}")
         _claim(place)
@@ -220,11 +225,11 @@ class KnowledgeBase:
             raise InputError(f"`{shown(place)}` is an index already; choose another place")
         store.save_settings({**settings, "format": UNFINISHED})
         store.delete([one.id for one in store.scan()] if there else [])
-        export.read(file, store)
+        parquet.read(file, store)
         store.save_settings(settings)
         store.optimize()
         made = cls(shown(place), store, settings)
-        made._live = live.look(place, storage_options)
+        made._live = live_generation.look(place, storage_options)
         return made
 
     # --- documents -------------------------------------------------------------------------------
@@ -232,11 +237,11 @@ class KnowledgeBase:
     def index(
         self,
         paths: Iterable[str | Path],
-        options: indexing.Options | None = None,
+        options: pipeline.Options | None = None,
         notify: Notify = lambda path, size: None,
     ) -> Report:
         """Bring the documents of files and folders up to date, and remove those that are gone."""
-        chosen = options or indexing.Options()
+        chosen = options or pipeline.Options()
         places = [os.fspath(path) for path in paths]
         for place in places:
             if not os.path.exists(place):
@@ -244,7 +249,7 @@ class KnowledgeBase:
 
         def work(base: KnowledgeBase) -> Report:
             embedder = None if chosen.dry_run else lambda: base.embedder
-            return indexing.run(base.store, embedder, places, chosen, notify)
+            return pipeline.run(base.store, embedder, places, chosen, notify)
 
         return self._change(work)
 
@@ -271,7 +276,7 @@ class KnowledgeBase:
             Document(name, ADDED, Parsed(text, title=title, metadata=record))
             for name, text, title, record in zip(ids, texts, many_titles, records, strict=True)
         ]
-        return self._change(lambda base: indexing.add(base.store, lambda: base.embedder, documents))
+        return self._change(lambda base: pipeline.add(base.store, lambda: base.embedder, documents))
 
     def delete(self, ids: Iterable[str]) -> None:
         """Remove documents by id."""
@@ -296,9 +301,9 @@ class KnowledgeBase:
 
     def export(self, path: str | Path) -> int:
         """Write everything to a Parquet file that any tool reads; return the documents."""
-        from opengte.search import export
+        from opengte.search.maintenance import parquet
 
-        return export.write(self._pinned(), path)
+        return parquet.write(self._pinned(), path)
 
     # --- search ----------------------------------------------------------------------------------
 
@@ -346,7 +351,7 @@ class KnowledgeBase:
 
         expected is the id of a document, or the path of its file.
         """
-        from opengte.search.explain import explain
+        from opengte.search.maintenance.explain import explain
 
         chosen = query.Options(k=k, where=parse(where), **options)
         return self._answer(lambda base: explain(base, text, expected, chosen, reranker))
@@ -365,7 +370,7 @@ class KnowledgeBase:
         Without questions whose answers are known, some are made out of so many documents. What is
         learned holds for searches with this reranker and these options only.
         """
-        from opengte.search.calibrate import calibrate
+        from opengte.search.calibration.calibrate import calibrate
 
         base = self.latest()
         chosen = query.Options(k=confidence.AMONG, **options)
@@ -391,7 +396,7 @@ class KnowledgeBase:
 
     def status(self, sample: int = 20) -> "Status":
         """Return the state of the index; recall is probed with this many questions, 0 for none."""
-        from opengte.search.status import status
+        from opengte.search.maintenance.status import status
 
         return self._answer(lambda base: status(base, sample))
 

@@ -32,8 +32,8 @@ from opengte.errors import (
 )
 from opengte.pages import HEADERS, page_files
 from opengte.search.filters import Filter
-from opengte.search.web import asked, desk
-from opengte.search.web.desk import Desk
+from opengte.search.web import schemas, service
+from opengte.search.web.service import Desk
 
 log = logging.getLogger("opengte.search.web")
 
@@ -73,7 +73,7 @@ class Site:
         InputError where two knowledge bases have the same name.
         """
         self.links = dict(links or {})
-        self.desks = desk.names(desks)
+        self.desks = service.names(desks)
         self.guard = guard
         self._threads = ThreadPoolExecutor(
             max(2, min(4, os.cpu_count() or 1)), thread_name_prefix="opengte-kb"
@@ -126,7 +126,7 @@ class Site:
         return {"version": __version__, "knowledge_bases": found, "links": self.links}
 
     async def _search(self, request: Request) -> Any:
-        wanted = asked.read(asked.Search, await _body(request))
+        wanted = schemas.read(schemas.Search, await _body(request))
         one, visitor = self._asked(request, wanted.kb)
 
         def work() -> Any:
@@ -136,22 +136,22 @@ class Site:
         return await self._computed(request, work)
 
     async def _document(self, request: Request) -> Any:
-        wanted = asked.read(asked.Document, await _body(request))
+        wanted = schemas.read(schemas.Document, await _body(request))
         one, visitor = self._asked(request, wanted.kb)
         return await self._computed(request, one.document, wanted, visitor.where)
 
     async def _near(self, request: Request) -> Any:
-        wanted = asked.read(asked.Near, await _body(request))
+        wanted = schemas.read(schemas.Near, await _body(request))
         one, visitor = self._asked(request, wanted.kb)
         return await self._computed(request, one.near, wanted, visitor.where)
 
     async def _facets(self, request: Request) -> Any:
-        wanted = asked.read(asked.Limited, await _body(request))
+        wanted = schemas.read(schemas.Limited, await _body(request))
         one, visitor = self._asked(request, wanted.kb)
         return await self._computed(request, one.facets, wanted, visitor.where)
 
     async def _map(self, request: Request) -> Any:
-        wanted = asked.read(asked.Limited, await _body(request))
+        wanted = schemas.read(schemas.Limited, await _body(request))
         one, visitor = self._asked(request, wanted.kb)
         return await self._computed(request, one.map, wanted, visitor.where, threads=self._drawing)
 

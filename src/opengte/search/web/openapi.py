@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from opengte.search.query import LEGS
-from opengte.search.web.asked import LONGEST, MOST
+from opengte.search.retrieval.search import LEGS
+from opengte.search.web.schemas import LONGEST, MOST
 
 Json = dict[str, Any]
 TAG = "Knowledge bases"

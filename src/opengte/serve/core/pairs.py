@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from opengte.encoder import Reranker
 from opengte.errors import InputError
-from opengte.serve.core.prepare import sequences
-from opengte.serve.core.work import Sequences, Source, Spec, is_pair
+from opengte.serve.inference.tokenization import sequences
+from opengte.serve.inference.types import Sequences, Source, Spec, is_pair
 
 
 def tokenise_pairs(model: Reranker, spec: Spec, sources: Sequence[Source]) -> Sequences:
@@ -31,7 +31,7 @@ def cut_texts(
     model: Reranker, texts: Sequence[str], limit: int, left: bool
 ) -> list[tuple[str, int]]:
     """Return each text cut to limit tokens of its own, and how many tokens it lost."""
-    from opengte.serve.core.tokens import offsets
+    from opengte.serve.inference.detokenization import offsets
 
     result = []
     for text, spans in zip(texts, offsets(model.tokenizer, texts), strict=True):

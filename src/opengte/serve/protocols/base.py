@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from opengte.serve.protocols.foreign import Vocabularies
-from opengte.serve.request import (
+from opengte.serve.protocols.token_ids import Vocabularies
+from opengte.serve.types import (
     EmbedAnswer,
     EmbedRequest,
     ModelStatus,

@@ -15,9 +15,7 @@ from opengte.serve.protocols.base import (
     Policy,
     Work,
 )
-from opengte.serve.protocols.fields import Count, Documents
-from opengte.serve.protocols.roles import role_of, side_of
-from opengte.serve.protocols.shapes import (
+from opengte.serve.protocols.encodings import (
     Quantised,
     Rows,
     base64_of,
@@ -29,7 +27,9 @@ from opengte.serve.protocols.shapes import (
     require,
     tokens_of,
 )
-from opengte.serve.request import EmbedAnswer, EmbedRequest, Priority, ScoreAnswer, ScoreRequest
+from opengte.serve.protocols.roles import role_of, side_of
+from opengte.serve.protocols.schema import Count, Documents
+from opengte.serve.types import EmbedAnswer, EmbedRequest, Priority, ScoreAnswer, ScoreRequest
 from opengte.types import Truncated
 
 CohereInput = Literal["search_document", "search_query", "classification", "clustering"]

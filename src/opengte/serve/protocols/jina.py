@@ -16,9 +16,7 @@ from opengte.serve.protocols.base import (
     Policy,
     Work,
 )
-from opengte.serve.protocols.fields import Count, Documents, exactly
-from opengte.serve.protocols.roles import Truncate, role_of, side_of
-from opengte.serve.protocols.shapes import (
+from opengte.serve.protocols.encodings import (
     Quantised,
     Rows,
     base64_of,
@@ -31,7 +29,9 @@ from opengte.serve.protocols.shapes import (
     require,
     tokens_of,
 )
-from opengte.serve.request import EmbedAnswer, EmbedRequest, ScoreAnswer, ScoreRequest
+from opengte.serve.protocols.roles import Truncate, role_of, side_of
+from opengte.serve.protocols.schema import Count, Documents, exactly
+from opengte.serve.types import EmbedAnswer, EmbedRequest, ScoreAnswer, ScoreRequest
 from opengte.types import Floats
 
 Task = Literal[

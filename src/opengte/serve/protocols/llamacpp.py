@@ -18,10 +18,10 @@ from opengte.serve.protocols.base import (
     TokenizeRequest,
     Work,
 )
-from opengte.serve.protocols.fields import Inputs, TokenId
+from opengte.serve.protocols.encodings import Rows, dense, inputs_of, require
 from opengte.serve.protocols.roles import InputType, role_of, side_of
-from opengte.serve.protocols.shapes import Rows, dense, inputs_of, require
-from opengte.serve.request import EmbedAnswer, EmbedRequest, Token
+from opengte.serve.protocols.schema import Inputs, TokenId
+from opengte.serve.types import EmbedAnswer, EmbedRequest, Token
 
 
 class EmbeddingBody(Struct, kw_only=True):

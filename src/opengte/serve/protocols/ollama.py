@@ -15,10 +15,10 @@ from opengte.serve.protocols.base import (
     Policy,
     Work,
 )
-from opengte.serve.protocols.fields import Count, Texts
+from opengte.serve.protocols.encodings import Rows, dense, require, texts_of, tokens_of
 from opengte.serve.protocols.roles import InputType, role_of, side_of
-from opengte.serve.protocols.shapes import Rows, dense, require, texts_of, tokens_of
-from opengte.serve.request import EmbedAnswer, EmbedRequest, ModelStatus
+from opengte.serve.protocols.schema import Count, Texts
+from opengte.serve.types import EmbedAnswer, EmbedRequest, ModelStatus
 
 TAG = ":latest"  # what Ollama's clients put after a name without a tag
 

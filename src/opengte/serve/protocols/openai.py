@@ -15,9 +15,7 @@ from opengte.serve.protocols.base import (
     Policy,
     Work,
 )
-from opengte.serve.protocols.fields import Count, FilledInputs, readable
-from opengte.serve.protocols.roles import InputType, Truncate, role_of, side_of
-from opengte.serve.protocols.shapes import (
+from opengte.serve.protocols.encodings import (
     Rows,
     base64_of,
     inputs_of,
@@ -25,7 +23,9 @@ from opengte.serve.protocols.shapes import (
     require,
     tokens_of,
 )
-from opengte.serve.request import EmbedAnswer, EmbedRequest, Input, ModelStatus
+from opengte.serve.protocols.roles import InputType, Truncate, role_of, side_of
+from opengte.serve.protocols.schema import Count, FilledInputs, readable
+from opengte.serve.types import EmbedAnswer, EmbedRequest, Input, ModelStatus
 from opengte.types import Output
 
 

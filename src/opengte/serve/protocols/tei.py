@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from opengte.errors import InputError, NotReadyError
-from opengte.serve.protocols import tei_bodies as bodies
+from opengte.serve.protocols import tei_schemas as bodies
 from opengte.serve.protocols.base import (
     DecodeRequest,
     Dialect,
@@ -18,9 +18,9 @@ from opengte.serve.protocols.base import (
     TokenizeRequest,
     Work,
 )
+from opengte.serve.protocols.encodings import Rows, dense, inputs_of, ranked, require, texts_of
 from opengte.serve.protocols.roles import role_of
-from opengte.serve.protocols.shapes import Rows, dense, inputs_of, ranked, require, texts_of
-from opengte.serve.request import EmbedAnswer, EmbedRequest, ScoreAnswer, ScoreRequest, Token
+from opengte.serve.types import EmbedAnswer, EmbedRequest, ScoreAnswer, ScoreRequest, Token
 from opengte.types import Output, TruncationSide
 
 STATUSES: dict[Kind, int] = {

@@ -14,9 +14,7 @@ from opengte.serve.protocols.base import (
     Policy,
     Work,
 )
-from opengte.serve.protocols.fields import Count, Texts, exactly
-from opengte.serve.protocols.roles import role_of, side_of
-from opengte.serve.protocols.shapes import (
+from opengte.serve.protocols.encodings import (
     Quantised,
     Rows,
     base64_of,
@@ -28,7 +26,9 @@ from opengte.serve.protocols.shapes import (
     texts_of,
     tokens_of,
 )
-from opengte.serve.request import EmbedAnswer, EmbedRequest, ScoreAnswer, ScoreRequest
+from opengte.serve.protocols.roles import role_of, side_of
+from opengte.serve.protocols.schema import Count, Texts, exactly
+from opengte.serve.types import EmbedAnswer, EmbedRequest, ScoreAnswer, ScoreRequest
 from opengte.types import Floats
 
 Side = Literal["query", "document"]

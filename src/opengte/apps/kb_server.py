@@ -1,0 +1,174 @@
+"""Knowledge bases in a server: what `gte serve --kb` and `gte ui` put together."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from opengte.errors import AccessError, InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from opengte.encoder import Encoder, Reranker
+    from opengte.search.model_identity import Identity
+    from opengte.search.web.app import Guard, Site
+    from opengte.search.web.service import Desk
+    from opengte.serve.config.settings import Settings
+    from opengte.serve.runtime.components import Extension, Parts
+
+PREFIX = "/kb"
+_NAME = re.compile(r"[\w.-]+")
+_LOOPBACK = re.compile(r"(?i)(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?")
+
+
+def named(text: str) -> tuple[str, str]:
+    """Return the name and the place of `NAME=KB` or `KB`."""
+    name, equals, place = text.partition("=")
+    if equals and _NAME.fullmatch(name) and place:
+        return name, place
+    return os.path.basename(text.rstrip("/")) or "kb", text
+
+
+def desks(given: Sequence[str], settings: "Settings") -> "list[Desk]":
+    """Open knowledge bases; InputError for what is none."""
+    need_packages()
+    from opengte.search.filters import parse_text
+    from opengte.search.kb import KnowledgeBase
+    from opengte.search.web.service import Desk
+
+    where = parse_text(settings.where)
+    reranker = _reranker(settings) if settings.reranker is not None else None
+    found = []
+    for name, place in map(named, given):
+        kb = KnowledgeBase.open(place, load=_encoder(settings))
+        found.append(Desk(name, kb, where, reranker))
+    return found
+
+
+def extend(parts: "Parts") -> "Extension":
+    """Return the routes of the knowledge bases that the settings name."""
+    from opengte.search.web import openapi
+    from opengte.search.web.app import Site
+    from opengte.serve.runtime.components import Extension
+
+    links = {"Start": "../", "Search": "./", "API": "../docs"}
+    site = Site(desks(parts.settings.kb, parts.settings), guard(parts), links)
+    site.warm()
+    return Extension(
+        site.routes(PREFIX), openapi.paths(PREFIX), {"Search": f"{PREFIX[1:]}/"}, site.close
+    )
+
+
+def guard(parts: "Parts") -> "Guard":
+    """Return who sees what: each key the documents that fit its own conditions."""
+    from opengte.search.web.app import Visitor
+    from opengte.serve.auth.authorizer import Holder
+    from opengte.serve.http.admin import secret_of
+
+    gate = parts.gate
+
+    def admit(request: "Request", name: str) -> Visitor:
+        if not gate.needed and _is_private(parts.settings):
+            refuse_foreign_names(request)
+        identity = gate.admit(secret_of(request), name)
+        if (record := request.scope.get("opengte")) is not None:
+            record.key = identity.key
+
+        def charge(texts: int, tokens: int) -> None:
+            gate.reserve(identity, name, tokens)
+            gate.record(identity, name, tokens, texts)
+
+        key = identity.holder if isinstance(identity, Holder) else None
+        return Visitor(_where(key) if key is not None else None, charge)
+
+    return admit
+
+
+def _where(key: Any) -> Any:
+    """Return the filter of a key; a key whose conditions cannot be read sees nothing."""
+    from opengte.search.filters import parse_text
+
+    try:
+        return parse_text(key.where)
+    except InputError:
+        raise AccessError(
+            f"the API key `{key.id}` has conditions that cannot be read; make another one",
+            authenticated=True,
+        ) from None
+
+
+def alone(site_of: "Callable[[Guard], Site]") -> "Site":
+    """Return a site that only this machine may ask, and that shows it everything."""
+    from opengte.search.web.app import Visitor
+
+    def admit(request: "Request", name: str) -> Visitor:
+        refuse_foreign_names(request)
+        return Visitor()
+
+    return site_of(admit)
+
+
+def refuse_foreign_names(request: "Request") -> None:
+    """Raise AccessError where a page of elsewhere had its name point to this machine.
+
+    A browser lets such a page read the answers, but it says under which name it asks.
+    """
+    host = request.headers.get("host", "")
+    if not _LOOPBACK.fullmatch(host):
+        raise AccessError(
+            f"this server answers as localhost, and was asked as {host!r:.100}; to answer under "
+            "other names, make API keys with `gte keys create`, or start with --insecure",
+            authenticated=True,
+        )
+
+
+def _is_private(settings: "Settings") -> bool:
+    from opengte.serve.runtime.process import is_loopback
+
+    return not settings.insecure and settings.uds is None and is_loopback(settings.host)
+
+
+def _encoder(settings: "Settings") -> "Callable[[Identity], Encoder]":
+    def load(identity: "Identity") -> "Encoder":
+        import opengte
+
+        return opengte.Encoder.load(
+            identity.model,
+            precision=identity.precision,
+            max_length=identity.max_length,
+            **_running(settings),
+        )
+
+    return load
+
+
+def _reranker(settings: "Settings") -> "Callable[[], Reranker]":
+    def load() -> "Reranker":
+        import opengte
+
+        assert settings.reranker is not None
+        return opengte.Reranker.load(settings.reranker, **_running(settings))
+
+    return load
+
+
+def _running(settings: "Settings") -> dict[str, Any]:
+    """Return how models are run; worker processes share the processors."""
+    threads = settings.threads
+    if threads is None and settings.workers > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // settings.workers)
+    return {
+        "engine": settings.engine,
+        "threads": threads,
+        "device": settings.device,
+        "offline": settings.offline or None,
+    }
+
+
+def need_packages() -> None:
+    """Raise MissingExtraError where a package is missing, with the extra that brings it."""
+    for package, extra in (("lancedb", "search"), ("starlette", "serve"), ("httptools", "serve")):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra, "A search page")

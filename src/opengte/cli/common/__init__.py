@@ -1,0 +1,1 @@
+"""Options, inputs, output and errors that several commands share."""

@@ -1,0 +1,182 @@
+"""`gte data mine`: hard negatives for files of pairs."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from opengte.cli.common import output as show
+from opengte.cli.common.options import ModelOptions, encoder_options, json_option, stacked
+from opengte.cli.common.progress import progress_bar
+from opengte.cli.data.options import (
+    CleaningOptions,
+    ColumnOptions,
+    cleaning_options,
+    column_options,
+    count_type,
+    embed,
+    file_type,
+    instruction_option,
+    say_columns,
+    sources_argument,
+    specs_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opengte.data.mining import Mined, Settings
+    from opengte.data.sources import Spec
+    from opengte.types import Floats
+
+mine_options = stacked(
+    click.option(
+        "-o",
+        "--output",
+        required=True,
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Where the rows go: .jsonl, .jsonl.gz, .csv or .parquet.",
+    ),
+    click.option(
+        "--corpus",
+        multiple=True,
+        type=file_type,
+        metavar="PATH",
+        help="More texts that may be negatives; repeatable.",
+    ),
+    click.option(
+        "-n",
+        "--negatives",
+        type=count_type,
+        default=8,
+        show_default=True,
+        help="Negatives of a row.",
+    ),
+    click.option(
+        "--first", type=count_type, default=2, show_default=True, help="The nearest rank."
+    ),
+    click.option("--last", type=count_type, default=100, show_default=True, help="The last rank."),
+    click.option(
+        "--margin",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=0.95,
+        show_default=True,
+        help="The most of the positive's score that a negative may have.",
+    ),
+    click.option(
+        "--draw",
+        type=click.Choice(["random", "top"]),
+        default="random",
+        show_default=True,
+        help="Which of the candidates are taken.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of the random draw."),
+    click.option("--reranker", metavar="MODEL", help="Refuse what it does not put below."),
+    click.option(
+        "--reranker-margin",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="How far below the positive.",
+    ),
+    click.option("--scores", is_flag=True, help="Write the reranker's scores, to distil from."),
+    column_options,
+    instruction_option,
+    cleaning_options,
+)
+
+
+@click.command("mine", no_args_is_help=True)
+@sources_argument
+@mine_options
+@json_option
+@encoder_options
+def command(
+    sources: tuple[str, ...],
+    output: Path,
+    corpus: tuple[Path, ...],
+    negatives: int,
+    first: int,
+    last: int,
+    margin: float,
+    draw: Any,
+    seed: int,
+    reranker: str | None,
+    reranker_margin: float,
+    scores: bool,
+    columns: ColumnOptions,
+    instruction: str | None,
+    cleaning: CleaningOptions,
+    as_json: bool,
+    options: ModelOptions,
+) -> None:
+    """Add hard negatives to pairs: near the query, and no answer to it.
+
+    Negatives come from the positives and negatives of all rows, and from --corpus. What answers the
+    query in any row is never one, nor is a copy of it. Repeating a killed command takes up the
+    vectors that are there.
+
+    \b
+    Examples:
+      gte data mine pairs.jsonl --output mined.jsonl
+      gte data mine qa.parquet -o mined.jsonl.gz -m thenlper/gte-base -n 4 --first 10 --last 50
+      gte data mine qa.csv -o mined.jsonl --reranker BAAI/bge-reranker-base --scores
+    """
+    from opengte.data.mining import Settings
+
+    if scores and reranker is None:
+        raise click.UsageError("--scores needs --reranker.")
+    settings = Settings(negatives, first, last, margin, reranker_margin, draw, seed)
+    specs = specs_of(sources, None, columns, {})
+    for spec in specs:
+        say_columns(spec)
+    mined = _mined(
+        specs, output, corpus, settings, (reranker, scores), cleaning, instruction, options
+    )
+    if as_json:
+        show.json_line(mined.record())
+    else:
+        show.table(("candidates", "count"), sorted(mined.candidates.items()))
+        found = [(str(n), count) for n, count in sorted(mined.negatives.items())]
+        show.table(("negatives", "rows"), found)
+    dropped = sum(mined.dropped.values())
+    rules = ", ".join(f"{rule} {count:,}" for rule, count in mined.dropped.most_common())
+    left_out = f"; {dropped:,} rows dropped ({rules})" if dropped else ""
+    click.echo(f"wrote {mined.rows:,} rows to `{output}`{left_out}", err=True)
+
+
+def _mined(
+    specs: "list[Spec]",
+    output: Path,
+    corpus: tuple[Path, ...],
+    settings: "Settings",
+    reranking: tuple[str | None, bool],
+    cleaning: CleaningOptions,
+    instruction: str | None,
+    options: ModelOptions,
+) -> "Mined":
+    from opengte.data.mine_files import Models, mine_files
+
+    encoder, (name, scores) = options.load_encoder(), reranking
+    score: Callable[[str, Sequence[str]], Floats] | None = None
+    if name is not None:
+        score = replace(options, model=name, max_length=None).load_reranker().score
+    models = Models(
+        queries=lambda texts: embed(encoder, texts, "query", instruction),
+        documents=lambda texts: embed(encoder, texts, "document", None),
+        identity={"model": encoder.card.fingerprint, "instruction": instruction},
+        score=score,
+        write_scores=scores,
+    )
+    with progress_bar("texts") as advance:
+        return mine_files(
+            specs,
+            output,
+            models,
+            settings,
+            corpus=corpus,
+            cleaning=cleaning.record(),
+            advance=advance,
+        )

@@ -1,0 +1,159 @@
+"""Options that the commands of `gte data` share, and the records that they become."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from opengte.cli.common.options import gathered
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opengte.data.cleaning import Cleaning
+    from opengte.data.filters import Limits
+    from opengte.data.sources import Spec
+    from opengte.encoder import Encoder
+    from opengte.types import Floats, Role
+
+file_type = click.Path(path_type=Path, exists=True)
+
+
+@dataclass(frozen=True)
+class ColumnOptions:
+    """Which column is what, where names do not say it."""
+
+    query: str | None
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+    score: tuple[str, ...]
+    label: str | None
+    text: str | None
+
+
+@dataclass(frozen=True)
+class CleaningOptions:
+    """Which repairs are made beyond the careful ones."""
+
+    html: bool
+    fold_space: bool
+
+    def record(self) -> "Cleaning":
+        """Return the steps to take."""
+        from opengte.data.cleaning import Cleaning
+
+        return Cleaning(html=self.html, space=self.fold_space)
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """How long a text may be."""
+
+    min_characters: int
+    max_characters: int | None
+    min_tokens: int
+    max_tokens: int | None
+
+    def record(self) -> "Limits":
+        """Return the limits."""
+        from opengte.data.filters import Limits
+
+        return Limits(**{f.name: getattr(self, f.name) for f in fields(self)})
+
+
+column_options = gathered(
+    ColumnOptions,
+    "columns",
+    click.option("--query", metavar="COLUMN", help="Column of the query."),
+    click.option(
+        "--positive", multiple=True, metavar="COLUMN", help="Column of what answers it; repeatable."
+    ),
+    click.option(
+        "--negative", multiple=True, metavar="COLUMN", help="Column of what does not; repeatable."
+    ),
+    click.option("--score", multiple=True, metavar="COLUMN", help="Column of scores; repeatable."),
+    click.option("--label", metavar="COLUMN", help="Column of the label of a text."),
+    click.option("--text", metavar="COLUMN", help="Column of raw or labelled texts."),
+)
+
+cleaning_options = gathered(
+    CleaningOptions,
+    "cleaning",
+    click.option("--html", is_flag=True, help="Turn HTML entities into characters."),
+    click.option("--fold-space", is_flag=True, help="Fold white space, line breaks too."),
+)
+
+count_type = click.IntRange(1)
+limit_options = gathered(
+    LimitOptions,
+    "limits",
+    click.option(
+        "--min-characters",
+        type=count_type,
+        default=1,
+        metavar="N",
+        help="Drop shorter texts.",
+    ),
+    click.option("--max-characters", type=count_type, metavar="N", help="Drop longer texts."),
+    click.option(
+        "--min-tokens",
+        type=click.IntRange(0),
+        default=0,
+        metavar="N",
+        help="Drop texts with fewer tokens, special ones included.",
+    ),
+    click.option(
+        "--max-tokens",
+        type=count_type,
+        metavar="N",
+        help="Drop texts with more tokens, instead of cutting them.",
+    ),
+)
+
+sources_argument = click.argument("sources", nargs=-1, metavar="[NAME=]PATH...")
+instruction_option = click.option(
+    "--instruction", metavar="TEXT", help="The task, put before queries."
+)
+
+
+def specs_of(
+    sources: tuple[str, ...],
+    listed: Path | None,
+    columns: ColumnOptions,
+    switches: dict[str, Any],
+) -> "list[Spec]":
+    """Return the sources of the command line, or those of the file."""
+    from opengte.data import specs
+    from opengte.data.columns import Columns
+    from opengte.data.sources import Spec
+
+    given = Columns(**vars(columns))
+    if listed is not None:
+        if sources or given != Columns() or any(v is not None for v in switches.values()):
+            raise click.UsageError("--sources says all: give no PATH, column or switch with it.")
+        return specs.read(listed)
+    if not sources:
+        raise click.UsageError("Give at least one PATH, or --sources FILE.")
+    return [Spec(name, paths, given, **switches) for name, paths in specs.named(sources).items()]
+
+
+def say_columns(spec: "Spec") -> None:
+    """Say on stderr what a source is taken to be; an error names the source."""
+    from opengte.data.sources import columns_of
+    from opengte.errors import InputError
+
+    try:
+        found = columns_of(spec.paths, spec.columns)
+    except InputError as error:
+        raise InputError(f"source `{spec.name}`: {error}") from error
+    click.echo(f"{spec.name}: {found.kind} ({found})", err=True)
+
+
+def embed(
+    encoder: "Encoder", texts: "Sequence[str]", role: "Role", instruction: str | None
+) -> "Floats":
+    """Return dense vectors of texts, (n, d)."""
+    found = encoder.embed(list(texts), role=role, instruction=instruction, progress=False)
+    assert found.dense is not None
+    return found.dense

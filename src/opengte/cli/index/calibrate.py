@@ -1,0 +1,119 @@
+"""`gte index calibrate`: how sure an index's answers are, learned and stated."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from opengte.cli.common import output
+from opengte.cli.common.options import ModelOptions, encoder_options, json_option
+from opengte.cli.index.run import loader
+from opengte.cli.index.status import knowledge_base_argument
+
+if TYPE_CHECKING:
+    from opengte.search.calibration.confidence import Calibration, Scores
+
+
+@click.command("calibrate", no_args_is_help=True)
+@knowledge_base_argument
+@click.option(
+    "--labelled",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Questions with right documents: .jsonl, .csv or .tsv.",
+)
+@click.option(
+    "--generate",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Make questions out of N documents.  [default: 300, without --labelled]",
+)
+@click.option("--reranker", metavar="MODEL", help="Learn for searches with this reranker.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is generated.")
+@click.option("--show", "shown", is_flag=True, help="Only show what was learned before.")
+@click.option("--forget", is_flag=True, help="Remove what was learned before.")
+@json_option
+@encoder_options
+def command(
+    kb: str,
+    labelled: Path | None,
+    generate: int | None,
+    reranker: str | None,
+    seed: int,
+    shown: bool,
+    forget: bool,
+    as_json: bool,
+    options: ModelOptions,
+) -> None:
+    """Learn how sure answers are, and when nothing answers.
+
+    Learns from questions with known answers, or from questions made out of the documents; those
+    whose document is hidden have no answer. Afterwards `gte search --in KB` shows a confidence, and
+    --min-confidence makes use of it. The figures printed are of questions that were held out.
+
+    \b
+    FILE has an object on each line, such as
+      {"query": "parental leave", "relevant": ["hr/handbook.pdf"]}
+      {"query": "who won the cup?", "relevant": []}
+
+    \b
+    Examples:
+      gte index calibrate kb/
+      gte index calibrate kb/ --labelled questions.jsonl
+      gte search "parental leave" --in kb/ --min-confidence auto
+    """
+    if sum((labelled is not None, generate is not None, shown, forget)) > 1:
+        raise click.UsageError("Give one of --labelled, --generate, --show and --forget.")
+    from opengte.cli.search.index import load_reranker
+    from opengte.search.calibration import questions
+    from opengte.search.kb import KnowledgeBase
+
+    asked = questions.read(labelled) if labelled else None
+    base = KnowledgeBase.open(kb, load=loader(options))
+    if forget:
+        base.forget_calibration()
+        return
+    if shown:
+        found = base.calibration
+        if found is None:
+            click.echo("not calibrated, or with another model", err=True)
+            return
+        _show(found, as_json=as_json)
+        return
+    if asked is not None:
+        asked, missing = questions.resolved(asked, base.store)
+        for text, name in missing:
+            click.echo(f"warning: {text!r}: `{name}` is not in the index", err=True)
+    made = base.calibrate(
+        asked, generate=generate or 300, seed=seed, reranker=load_reranker(reranker, options)
+    )
+    _show(made, as_json=as_json)
+
+
+def _show(found: "Calibration", *, as_json: bool) -> None:
+    accuracy = found.accuracy
+    if as_json:
+        row = {**asdict(accuracy), "way": dict(found.way), "learned_from": found.learned_from}
+        output.json_line({**row, "made": found.made})
+        return
+    click.echo(
+        f"learned from {accuracy.questions:,} {found.learned_from} questions, "
+        f"{accuracy.unanswerable:,} of them without an answer; on held-out folds:"
+    )
+    click.echo(_line("a hit answers", accuracy.hit))
+    click.echo(_line("an answer is there", accuracy.there))
+    click.echo(
+        f"below {accuracy.threshold:.2f} nothing is there: that turns away {accuracy.missed:.0%} "
+        f"of the questions with an answer, and lets through {accuracy.passed:.0%} of those without"
+    )
+    if found.learned_from == "generated":
+        click.echo("note: questions that people ask differ from generated ones", err=True)
+
+
+def _line(what: str, found: "Scores") -> str:
+    auc = "unknown" if found.auc is None else f"{found.auc:.3f}"
+    return (
+        f"  {what:<20}{found.rate:4.0%} do; Brier {found.brier:.3f} (always the rate: "
+        f"{found.always:.3f}), calibration error {found.ece:.3f}, AUC {auc}"
+    )

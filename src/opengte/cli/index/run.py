@@ -1,0 +1,247 @@
+"""`gte index run`: bring an index up to date with files and folders."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from opengte.cli.common import errors, output
+from opengte.cli.common.options import ModelOptions, encoder_options, engine_of, json_option
+from opengte.errors import InputError
+
+if TYPE_CHECKING:
+    from opengte import Encoder
+    from opengte.search.ingest.pipeline import Notify
+    from opengte.search.ingest.writer import Report
+    from opengte.search.kb import KnowledgeBase
+    from opengte.search.model_identity import Identity
+
+SHOWN = 10  # problems that are printed unless all are asked for
+
+
+@click.command("run", no_args_is_help=True)
+@click.argument(
+    "paths",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    metavar="PATHS...",
+)
+@click.option("--to", "kb", required=True, metavar="KB", help="Folder or s3:// place of the index.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--keep", is_flag=True, help="Keep documents whose files are gone.")
+@click.option("--retry", is_flag=True, help="Read files again that failed and did not change.")
+@click.option(
+    "--passages",
+    type=click.Choice(["auto", "late", "classic", "none"]),
+    default=None,
+    help="Vectors of passages: out of their document's, or each on its own.  [default: auto]",
+)
+@click.option(
+    "--passage-tokens", type=click.IntRange(8), metavar="N", help="Longest passage.  [default: 96]"
+)
+@click.option(
+    "--window-tokens",
+    type=click.IntRange(16),
+    metavar="N",
+    help="Longest part read at once.  [default: what the model takes]",
+)
+@click.option(
+    "--first-pass",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Find candidates by the first N dimensions (Matryoshka models).",
+)
+@click.option(
+    "--language",
+    metavar="NAME",
+    help="Whose word endings are dropped, or `none`.  [default: English]",
+)
+@click.option("--instruction", metavar="TEXT", help="The task of all queries to this index.")
+@click.option("--text-field", multiple=True, metavar="NAME", help="Field of rows with the text.")
+@click.option("--title-field", metavar="NAME", help="Field of rows with the title.")
+@click.option("--id-field", metavar="NAME", help="Field of rows with the name of the row.")
+@click.option(
+    "--max-bytes", type=click.IntRange(1), metavar="N", help="Leave out larger files (not tables)."
+)
+@json_option
+@encoder_options
+def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
+    """Bring an index up to date with files and folders.
+
+    Reads text, Markdown, HTML, PDF, Word, source code, e-mail, and each row of JSON Lines, CSV and
+    Parquet. Documents that did not change are not embedded again; those whose files are gone from
+    PATHS are removed. What could not be read is listed, and the rest is indexed. A run that was
+    stopped goes on where it was. Settings of an index are chosen when it is made.
+
+    \b
+    Examples:
+      gte index run notes/ handbook.pdf --to kb/
+      gte index run rows.jsonl --to kb/ --text-field body --id-field url
+      gte index run notes/ --to kb/ --dry-run
+    """
+    as_json, options = values.pop("as_json"), values.pop("options")
+    chosen = _run_options(values)
+    base = _opened(kb, options, values, dry_run=chosen.dry_run)
+    with _bar(paths) as notify:
+        try:
+            report = base.index(paths, chosen, notify)
+        except KeyboardInterrupt as interruption:
+            interruption.add_note("nothing that was indexed is lost; the same command continues")
+            raise
+    if as_json:
+        output.json_line(_report_row(report))
+    _summarise(report, base, dry_run=chosen.dry_run, as_json=as_json)
+    if report.problems or report.upkeep:
+        raise click.exceptions.Exit(errors.FAILED)
+
+
+def _run_options(values: dict[str, Any]) -> Any:
+    from opengte.search.ingest.pipeline import Options
+    from opengte.search.parse.base import Limits, RowFields
+
+    fields = RowFields(
+        tuple(values.pop("text_field")), values.pop("title_field"), values.pop("id_field")
+    )
+    most = values.pop("max_bytes")
+    limits = Limits(file_bytes=most) if most else Limits()
+    flags = {name: values.pop(name) for name in ("dry_run", "keep", "retry")}
+    return Options(limits=limits, fields=fields, **flags)
+
+
+def _opened(
+    place: str, options: ModelOptions, values: dict[str, Any], *, dry_run: bool
+) -> "KnowledgeBase":
+    """Open an index, or make it; a dry run makes none."""
+    from opengte.search.ingest.windows import SPAN_TOKENS
+    from opengte.search.kb import KnowledgeBase, exists
+
+    given = {name: value for name, value in values.items() if value is not None}
+    if exists(place) and ("://" not in place or _is_there(place)):
+        base = KnowledgeBase.open(place, load=loader(options))
+        _check_settings(base, given)
+        return base
+    if dry_run:
+        return _nothing(place, options)
+    return KnowledgeBase.create(
+        place,
+        options.load_encoder(),
+        passages=given.get("passages", "auto"),
+        span_tokens=given.get("passage_tokens", SPAN_TOKENS),
+        window_tokens=given.get("window_tokens"),
+        first_pass=given.get("first_pass"),
+        language=_language(given.get("language", "English")),
+        instruction=given.get("instruction"),
+    )
+
+
+def _is_there(place: str) -> bool:
+    from opengte.search.stores.open import open_store
+
+    return open_store(place).settings() is not None
+
+
+def _nothing(place: str, options: ModelOptions) -> "KnowledgeBase":
+    """Return an index in memory that is empty: what a dry run compares with."""
+    from opengte import checkpoint
+    from opengte.search.kb import KnowledgeBase
+    from opengte.search.model_identity import Identity
+    from opengte.search.stores.memory import MemoryStore
+
+    card = checkpoint.read(options.name, offline=options.offline).card
+    settings = {"model": Identity.of(card, None).settings()}
+    return KnowledgeBase(place, MemoryStore(), settings, None)
+
+
+def _language(name: str) -> str | None:
+    return None if name.lower() == "none" else name
+
+
+def _check_settings(base: "KnowledgeBase", given: dict[str, Any]) -> None:
+    """Refuse settings that are not those with which the index was made."""
+    names = {"passage_tokens": "span_tokens"}
+    there = {**base.settings, "instruction": base.identity.instruction}
+    for name, value in given.items():
+        value = _language(value) if name == "language" else value
+        kept = there.get(names.get(name, name))
+        if value != kept and not (name == "passages" and value == "auto"):
+            option = "--" + name.replace("_", "-")
+            raise InputError(
+                f"{option} is {value!r}, but the index `{base.place}` was made with {kept!r}: "
+                "leave it out, or index to a new place"
+            )
+
+
+def loader(options: ModelOptions) -> "Callable[[Identity], Encoder]":
+    """Return what loads the model of an index; the index checks what the caller asks for."""
+    context = click.get_current_context()
+    asked = context.get_parameter_source("model") == click.core.ParameterSource.COMMANDLINE
+
+    def load(identity: "Identity") -> "Encoder":
+        return replace(
+            options,
+            model=options.model if asked else identity.model,
+            precision=identity.precision if options.precision == "auto" else options.precision,
+            max_length=options.max_length or identity.max_length,
+        ).load_encoder()
+
+    return load
+
+
+class _bar:
+    """A bar on stderr that counts bytes of files and tells how long the rest will take."""
+
+    def __init__(self, paths: tuple[Path, ...]) -> None:
+        self._paths = [str(path) for path in paths]
+
+    def __enter__(self) -> "Notify":
+        import sys
+
+        from tqdm import tqdm
+
+        from opengte.search.ingest.pipeline import total_bytes
+
+        total = sum(total_bytes(self._paths)) if sys.stderr.isatty() else None
+        self._tqdm = tqdm(
+            total=total, unit="B", unit_scale=True, disable=None, leave=False, file=sys.stderr
+        )
+        return self._advance
+
+    def _advance(self, path: str, size: int) -> None:
+        self._tqdm.update(size)
+
+    def __exit__(self, *error: object) -> None:
+        self._tqdm.close()
+
+
+def _report_row(report: "Report") -> dict[str, Any]:
+    row = asdict(report)
+    row["left_out"] = dict(report.left_out)
+    return row
+
+
+def _summarise(report: "Report", base: "KnowledgeBase", *, dry_run: bool, as_json: bool) -> None:
+    """Print counts and complaints on stderr."""
+    if not as_json:
+        for kind, rows in (("error", report.problems), ("warning", report.warnings)):
+            for place, reason in rows[:SHOWN]:
+                click.echo(f"{kind}: {place}: {reason}", err=True)
+            if len(rows) > SHOWN:
+                more = f"{len(rows) - SHOWN:,} more; `gte index status {base.place} --problems`"
+                click.echo(f"{kind}: … {more} lists all", err=True)
+        for name in report.vanished if dry_run else ():
+            click.echo(f"would remove: {name}")
+    would = "would be " if dry_run else ""
+    counts = [f"{report.new:,} {would}new", f"{report.changed:,} {would}changed"]
+    counts += [f"{report.unchanged:,} unchanged", f"{report.removed:,} {would}removed"]
+    engine = f" {engine_of(base.encoder)}" if report.embedded else ""
+    parts = [f"{report.files:,} files: {', '.join(counts)}{engine}"]
+    parts += [f"{report.empty:,} without text"] * bool(report.empty)
+    parts += [f"{report.truncated:,} truncated"] * bool(report.truncated)
+    parts += [f"{count:,} left out ({reason})" for reason, count in report.left_out.items()]
+    parts += [f"{len(report.warnings):,} doubtful"] * bool(report.warnings)
+    parts += [f"{len(report.problems):,} failed"] * bool(report.problems)
+    parts += [f"not tidied up: {reason}" for reason in report.upkeep]
+    click.echo("; ".join(parts), err=True)

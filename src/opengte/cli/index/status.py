@@ -1,0 +1,157 @@
+"""`gte index status`, `duplicates`, `export`, `import`: what an index holds, copies of it."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from opengte.cli.common import output
+from opengte.cli.common.options import json_option
+
+if TYPE_CHECKING:
+    from opengte.search.maintenance.status import Status
+
+knowledge_base_argument = click.argument("kb", metavar="KB")
+
+
+@click.command("status", no_args_is_help=True)
+@knowledge_base_argument
+@click.option("--problems", is_flag=True, help="List files that failed or look doubtful.")
+@click.option(
+    "--sample",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Questions with which recall is probed; 0: none.",
+)
+@json_option
+def status_command(kb: str, problems: bool, sample: int, as_json: bool) -> None:
+    """Show what an index holds, and how well its fast search finds it.
+
+    The recall probe compares the approximate search with an exact one, on passages of documents
+    all over the index.
+
+    \b
+    Examples:
+      gte index status kb/
+      gte index status kb/ --problems --json
+    """
+    from opengte.search.kb import KnowledgeBase
+
+    base = KnowledgeBase.open(kb)
+    if problems:
+        for place, reason in base.problems():
+            if as_json:
+                output.json_line({"place": place, "reason": reason})
+            else:
+                click.echo(f"{place}: {reason}")
+        return
+    found = base.status(sample)
+    if as_json:
+        output.json_line(_status_row(found))
+        return
+    for name, value in _status_lines(found):
+        click.echo(f"{name:<14}{value}")
+
+
+def _status_row(found: "Status") -> dict[str, Any]:
+    row = asdict(found)
+    row["calibration"] = found.calibration.settings() if found.calibration else None
+    row["health"]["details"] = {name: str(value) for name, value in found.health.details.items()}
+    return row
+
+
+def _status_lines(found: "Status") -> list[tuple[str, str]]:
+    health = found.health
+    lines = [
+        ("model", f"{found.model} ({found.fingerprint[:12]})"),
+        ("documents", f"{health.documents:,} in {health.windows:,} windows"),
+        (
+            "files",
+            f"{found.files:,}, of which {found.problems:,} failed, {found.warnings:,} doubtful",
+        ),
+    ]
+    if found.before:
+        lines.append(("before", f"{found.before}, kept for `gte index rollback`"))
+    if found.calibration:
+        learned = found.calibration
+        lines.append(
+            (
+                "confidence",
+                f"learned from {learned.accuracy.questions:,} {learned.learned_from} questions",
+            )
+        )
+    if health.bytes is not None:
+        lines.append(("size", output.size(health.bytes)))
+    lines.append(("versions", f"{health.versions:,} kept"))
+    for name, value in health.details.items():
+        lines.append((name, str(value)))
+    for name, kind in health.indexes.items():
+        lines.append((f"index {name}", f"{kind}, {health.unindexed[name]:,} rows not in it yet"))
+    if found.recall:
+        recall = found.recall
+        lines.append(
+            (
+                "recall@10",
+                f"{recall.value:.3f} (worst {recall.worst:.2f}) on {recall.questions} questions; "
+                f"{1000 * recall.seconds:.1f} ms, exact {1000 * recall.exact_seconds:.1f} ms",
+            )
+        )
+    return lines
+
+
+@click.command("export", no_args_is_help=True)
+@knowledge_base_argument
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def export_command(kb: str, file: Path) -> None:
+    """Write everything in an index to a Parquet file.
+
+    A row is a window of a document, with its text, vectors and metadata.
+
+    \b
+    Examples:
+      gte index export kb/ kb.parquet
+      gte index export s3://bucket/kb kb.parquet
+    """
+    from opengte.search.kb import KnowledgeBase
+
+    count = KnowledgeBase.open(kb).export(file)
+    click.echo(f"wrote {count:,} documents to {file}", err=True)
+
+
+@click.command("import", no_args_is_help=True)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--to", "kb", required=True, metavar="KB", help="Folder or s3:// place of the index.")
+def import_command(file: Path, kb: str) -> None:
+    """Make an index out of a file that `gte index export` wrote.
+
+    \b
+    Examples:
+      gte index import kb.parquet --to kb2/
+      gte index import kb.parquet --to s3://bucket/kb
+    """
+    from opengte.search.kb import KnowledgeBase
+
+    count = KnowledgeBase.restore(file, kb).store.count()
+    click.echo(f"made {kb} of {count:,} documents", err=True)
+
+
+@click.command("duplicates", no_args_is_help=True)
+@knowledge_base_argument
+@json_option
+def duplicates_command(kb: str, as_json: bool) -> None:
+    """List documents whose texts are nearly the same, a group a line.
+
+    \b
+    Examples:
+      gte index duplicates kb/
+      gte index duplicates kb/ --json
+    """
+    from opengte.search.kb import KnowledgeBase
+
+    groups = KnowledgeBase.open(kb).duplicates()
+    for group in groups:
+        output.json_line({"documents": group}) if as_json else click.echo("  ".join(group))
+    click.echo(f"{len(groups):,} groups of near-duplicates", err=True)

@@ -1,0 +1,284 @@
+"""`gte index switch` and `rollback`: an index in another model, and back."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from opengte.cli.common import errors, output
+from opengte.cli.common.options import ModelOptions, encoder_options, engine_of, json_option
+from opengte.cli.index.status import knowledge_base_argument
+
+if TYPE_CHECKING:
+    from opengte import Encoder
+    from opengte.evaluate.significance import Paired
+    from opengte.search.kb import KnowledgeBase
+    from opengte.search.maintenance.compare import Contrast
+    from opengte.search.maintenance.migrate import Carried, Switch
+    from opengte.search.model_identity import Identity
+
+SHOWN = 5  # questions that changed most
+ALPHA = 0.05
+
+
+@click.command("switch", no_args_is_help=True)
+@knowledge_base_argument
+@click.option(
+    "--queries",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Questions to compare both on: a text file, or .jsonl, .csv, .tsv with right documents.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--hold", is_flag=True, help="Build and compare, but do not switch yet.")
+@click.option("--force", is_flag=True, help="Switch even if the new model answers worse.")
+@click.option(
+    "--keep-old/--drop-old",
+    default=True,
+    show_default=True,
+    help="Keep the old index for a rollback.",
+)
+@click.option(
+    "--passages",
+    type=click.Choice(["auto", "late", "classic", "none"]),
+    default=None,
+    help="Vectors of passages, as in `gte index run`.  [default: as the model needs]",
+)
+@click.option(
+    "--instruction", metavar="TEXT", help="The task of all queries.  [default: the index's]"
+)
+@json_option
+@encoder_options
+def switch_command(
+    kb: str,
+    queries: Path | None,
+    dry_run: bool,
+    hold: bool,
+    force: bool,
+    keep_old: bool,
+    passages: Any,
+    instruction: str | None,
+    as_json: bool,
+    options: ModelOptions,
+) -> None:
+    """Embed an index with another model, compare both, and switch.
+
+    The index goes on answering and taking documents meanwhile. A switch that was stopped continues
+    with the same command. Both are asked the --queries: without right documents the best 10 are
+    compared, with them nDCG@10 by a paired test, and a model that is worse is not switched to.
+
+    \b
+    Examples:
+      gte index switch kb/ --model thenlper/gte-small --dry-run
+      gte index switch kb/ --model thenlper/gte-small --queries questions.txt
+      gte index switch kb/ --precision int8 --drop-old
+    """
+    from opengte.search.calibration import questions
+    from opengte.search.kb import KnowledgeBase
+    from opengte.search.maintenance.migrate import Switch
+
+    asked = questions.read(queries) if queries else []
+    if any(one.relevant for one in asked):
+        _check_statistics()
+    base = KnowledgeBase.open(kb, load=own_loader(options))
+    encoder = _new_encoder(base, options)
+    switch = Switch.to(base, encoder, passages=passages, instruction=instruction)
+    asked, missing = questions.resolved(asked, base.store)
+    for text, name in missing:
+        click.echo(f"warning: {text!r}: `{name}` is not in the index", err=True)
+    if dry_run:
+        _show_plan(switch.plan(), switch, as_json=as_json)
+        return
+    done = _build(switch)
+    found = None
+    if asked:
+        from opengte.search.maintenance.compare import contrast
+
+        found = contrast(switch.old, switch.new, asked)
+    paired = _paired(found)
+    worse = paired is not None and paired.p < ALPHA and paired.difference < 0
+    refused = worse and not force
+    if not (hold or refused):
+        switch.commit(keep_old=keep_old)
+    row = _row(switch, done, found, paired, switched=not (hold or refused), kept=keep_old)
+    output.json_line(row) if as_json else _show_contrast(found, paired)
+    _summarise(row, done, encoder)
+    if refused:
+        click.echo("error: the new model answers these questions worse: not switched", err=True)
+        click.echo("hint: --force switches all the same", err=True)
+        raise click.exceptions.Exit(errors.FAILED)
+
+
+@click.command("rollback", no_args_is_help=True)
+@knowledge_base_argument
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@json_option
+@encoder_options
+def rollback_command(kb: str, dry_run: bool, as_json: bool, options: ModelOptions) -> None:
+    """Go back to the index that `gte index switch` replaced.
+
+    Documents that changed since are embedded with its model first. A second rollback goes forth
+    again.
+
+    \b
+    Examples:
+      gte index rollback kb/
+      gte index rollback kb/ --dry-run
+    """
+    from opengte.search.kb import KnowledgeBase
+    from opengte.search.maintenance.migrate import Switch
+
+    switch = Switch.back(KnowledgeBase.open(kb, load=own_loader(options)))
+    if dry_run:
+        _show_plan(switch.plan(), switch, as_json=as_json)
+        return
+    done = _build(switch)
+    switch.commit()
+    row = _row(switch, done, None, None, switched=True, kept=True)
+    if as_json:
+        output.json_line(row)
+    _summarise(row, done, None)
+
+
+def own_loader(options: ModelOptions) -> "Callable[[Identity], Encoder]":
+    """Return what loads the model of an index as it is, on the engine that was asked for."""
+
+    def load(identity: "Identity") -> "Encoder":
+        return replace(
+            options,
+            model=identity.model,
+            precision=identity.precision,
+            max_length=identity.max_length,
+            revision=None,
+        ).load_encoder()
+
+    return load
+
+
+def _new_encoder(base: "KnowledgeBase", options: ModelOptions) -> "Encoder":
+    """Load the model to switch to: the index's own, in another way, unless one is named."""
+    source = click.get_current_context().get_parameter_source("model")
+    named = source == click.core.ParameterSource.COMMANDLINE
+    if not named and options.precision == "auto" and options.max_length is None:
+        raise click.UsageError("Say what to switch to: --model, --precision or --max-length.")
+    return replace(options, model=options.model if named else base.identity.model).load_encoder()
+
+
+def _check_statistics() -> None:
+    """Raise MissingExtraError before an hour of embedding, not after it."""
+    from opengte.evaluate.significance import paired
+
+    paired([0.0, 0.0], [0.0, 1.0])
+
+
+def _build(switch: "Switch") -> "Carried":
+    with _bar(switch) as notify:
+        try:
+            return switch.build(notify)
+        except KeyboardInterrupt as interruption:
+            interruption.add_note(
+                "the index answers as before; the same command continues the switch"
+            )
+            raise
+
+
+@contextmanager
+def _bar(switch: "Switch") -> Iterator[Callable[[int], object]]:
+    import sys
+
+    from tqdm import tqdm
+
+    total = switch.old.store.count() if sys.stderr.isatty() else None
+    with tqdm(total=total, unit=" documents", disable=None, leave=False, file=sys.stderr) as bar:
+        yield bar.update
+
+
+def _paired(found: "Contrast | None") -> "Paired | None":
+    if found is None or found.values is None:
+        return None
+    from opengte.evaluate.significance import paired
+
+    old, new = found.values
+    return paired([100 * one for one in old], [100 * one for one in new])
+
+
+def _row(
+    switch: "Switch",
+    done: "Carried",
+    found: "Contrast | None",
+    paired: "Paired | None",
+    *,
+    switched: bool,
+    kept: bool,
+) -> dict[str, Any]:
+    old, new = switch.old.identity, switch.new.identity
+    row: dict[str, Any] = {
+        "old": old.settings(),
+        "new": new.settings(),
+        "switched": switched,
+        "old_kept": kept or not switched,
+        "documents": asdict(done),
+    }
+    if found is not None:
+        row["comparison"] = {
+            "questions": len(found.changes),
+            "overlap@10": round(found.overlap, 4),
+            "rank_correlation": round(found.correlation, 4),
+            "same_first": round(found.same_first, 4),
+            "nDCG@10": asdict(paired) if paired else None,
+            "changes": [asdict(one) for one in found.changes],
+        }
+    return row
+
+
+def _show_plan(plan: "Carried", switch: "Switch", *, as_json: bool) -> None:
+    if as_json:
+        names = {"old": switch.old.identity.model, "new": switch.settings["model"]["model"]}
+        output.json_line({**names, **asdict(plan)})
+        return
+    there = plan.documents - plan.embedded - plan.copied
+    click.echo(
+        f"{plan.documents:,} documents: {plan.embedded:,} would be embedded, {plan.copied:,} "
+        f"written anew, {there:,} are there already, {plan.removed:,} would be removed"
+    )
+
+
+def _show_contrast(found: "Contrast | None", paired: "Paired | None") -> None:
+    if found is None:
+        return
+    click.echo(
+        f"{len(found.changes):,} questions: overlap@10 {found.overlap:.2f}, rank correlation "
+        f"{found.correlation:.2f}, the same first document in {found.same_first:.0%}"
+    )
+    if paired is not None:
+        click.echo(
+            f"nDCG@10: {paired.mean_a:.1f} -> {paired.mean_b:.1f} ({paired.difference:+.1f}, 95 % "
+            f"interval {paired.low:+.1f} to {paired.high:+.1f}, p = {paired.p:.3g}, "
+            f"{paired.n} questions)"
+        )
+    for one in found.changes[:SHOWN]:
+        if one.old == one.new:
+            break
+        click.echo(f"  {output.one_line(one.question, 20)}  (overlap {one.overlap:.1f})")
+        click.echo(f"    was  {output.one_line(', '.join(one.old[:3]), 10)}")
+        click.echo(f"    is   {output.one_line(', '.join(one.new[:3]), 10)}")
+
+
+def _summarise(row: dict[str, Any], done: "Carried", encoder: "Encoder | None") -> None:
+    parts = [f"{done.documents:,} documents: {done.embedded:,} embedded"]
+    parts[0] += f" {engine_of(encoder)}" if encoder and done.embedded else ""
+    parts += [f"{done.copied:,} written anew"] * bool(done.copied)
+    parts += [f"{done.removed:,} removed"] * bool(done.removed)
+    parts += [f"{done.truncated:,} truncated"] * bool(done.truncated)
+    parts += [f"not tidied up: {reason}" for reason in done.upkeep]
+    change = f"{row['old']['model']} ({row['old']['precision']}) -> "
+    change += f"{row['new']['model']} ({row['new']['precision']})"
+    if row["switched"]:
+        kept = "`gte index rollback` goes back" if row["old_kept"] else "the old index is gone"
+        parts.append(f"switched: {change}; {kept}")
+    else:
+        parts.append(f"not switched: {change} is built; the same command switches")
+    click.echo("; ".join(parts), err=True)

@@ -1,0 +1,144 @@
+"""`gte serve`: the server."""
+
+from collections.abc import Callable
+from dataclasses import Field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from opengte.errors import InputError
+from opengte.serve.config.settings import TABLE, About, about, flag
+
+if TYPE_CHECKING:
+    from opengte.serve.config.settings import Settings
+
+_NO_DEFAULT = (None, (), "", False)
+
+
+def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add a flag for every setting; a flag that is not given has no value here."""
+    for one in reversed(TABLE):
+        command = _option(one)(command)
+    return command
+
+
+def _option(setting: "Field[Any]") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    said = about(setting)
+    name = flag(setting.name)
+    if said.kind == "switch":
+        names = f"{name}/--no-{name[2:]}" if setting.default else name
+        return click.option(names, setting.name, default=None, is_flag=True, help=_help(setting))
+    short = {"model": ("-m",), "port": ("-p",)}.get(setting.name, ())
+    return click.option(
+        *short,
+        name,
+        setting.name,
+        multiple=said.kind in ("list", "models"),
+        metavar=said.metavar or _metavar(said),
+        help=_help(setting),
+    )
+
+
+def _help(setting: "Field[Any]") -> str:
+    default = setting.default
+    if default in _NO_DEFAULT or default is True:
+        return about(setting).help
+    shown = ", ".join(default) if isinstance(default, tuple) else _shown(about(setting), default)
+    return f"{about(setting).help}  [default: {shown}]"
+
+
+def _shown(said: About, value: Any) -> str:
+    if said.kind == "size":
+        for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+            if value and value % 2**power == 0:
+                return f"{value >> power}{unit}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _metavar(said: About) -> str | None:
+    if said.choices:
+        return f"[{'|'.join(said.choices)}]"
+    return {"whole": "N", "number": "NUMBER", "size": "SIZE"}.get(said.kind, "TEXT")
+
+
+@click.command("serve")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="OPENGTE_CONFIG",
+    show_envvar=True,
+    metavar="FILE",
+    help="TOML file of settings; a [[model]] table holds those of one model.",
+)
+@click.option("--print-config", is_flag=True, help="Print the settings as TOML, and stop.")
+@_settings_options
+def command(config: Path | None, print_config: bool, **values: Any) -> None:
+    """Serve models over HTTP to every embedding client.
+
+    Speaks the protocols of OpenAI, text-embeddings-inference, Cohere, Jina, Voyage and Ollama.
+    Every flag is also a variable (--max-body-bytes is OPENGTE_MAX_BODY_BYTES) and a line of the
+    file; a flag wins over a variable, and that over the file. SIGTERM ends it when the requests
+    that run have their answers, SIGHUP loads models and keys again.
+
+    \b
+    Examples:
+      gte serve
+      gte serve --model minilm --model rerank=Alibaba-NLP/gte-reranker-modernbert-base
+      gte serve --config server.toml --host 0.0.0.0 --workers 2
+      gte serve --kb kb/
+    """
+    from opengte.serve.config import loading
+
+    loaded = loading.load(_given(values), file=config)
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if print_config:
+        click.echo(loading.as_toml(loaded), nl=False)
+        return
+    process = _process()
+    raise click.exceptions.Exit(process.run(loaded.settings, *_extension(loaded.settings)))
+
+
+def _extension(settings: "Settings") -> tuple[Any, ...]:
+    """Return what adds the knowledge bases to each process, where there are some."""
+    if not settings.kb:
+        for name in ("where", "reranker"):
+            if getattr(settings, name):
+                raise InputError(f"{name}: there is no knowledge base that it is for; set kb too")
+        return ()
+    from opengte.apps import kb_server
+
+    kb_server.desks(settings.kb, settings)  # what is wrong with one is better said now, once
+    return kb_server.extend, "opengte.cli.serve.worker"
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings whose flags were given, read as what they are."""
+    from opengte.serve.config import loading
+
+    found: dict[str, Any] = {}
+    for one in TABLE:
+        value = values[one.name]
+        if value is None or value == ():
+            continue
+        if isinstance(value, str):
+            try:
+                value = loading.read(one, value)
+            except ValueError as error:
+                raise click.UsageError(f"{flag(one.name)}: {error}") from None
+        found[one.name] = value
+    return found
+
+
+def _process() -> Any:
+    """Import the server; a missing package names the extra that brings it."""
+    from opengte.errors import MissingExtraError
+
+    for package in ("httptools", "msgspec", "starlette", "uvicorn"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "serve", "serving")
+    from opengte.serve.runtime import process
+
+    return process

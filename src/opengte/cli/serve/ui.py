@@ -1,0 +1,87 @@
+"""`gte ui`: the search page of a knowledge base, on this machine alone."""
+
+from typing import Any
+
+import click
+
+from opengte.cli.common.options import stacked
+
+PORT = 8081
+
+_run_options = stacked(
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "native", "torch"]),
+        default="auto",
+        show_default=True,
+        help="What computes.",
+    ),
+    click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads."),
+    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ..."),
+    click.option("--offline", is_flag=True, help="Use only what is on this machine."),
+)
+
+
+@click.command("ui", no_args_is_help=True)
+@click.argument("kb", nargs=-1, required=True, metavar="KB...")
+@click.option(
+    "-p",
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=PORT,
+    show_default=True,
+    metavar="N",
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option("--open", "opened", is_flag=True, help="Open the page in the browser.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Only these documents exist, as in `gte search --where`.",
+)
+@click.option("--reranker", metavar="MODEL", help="Let a reranker order the best, where asked to.")
+@_run_options
+def command(
+    kb: tuple[str, ...],
+    port: int,
+    opened: bool,
+    where: tuple[str, ...],
+    reranker: str | None,
+    **running: Any,
+) -> None:
+    """Show the search page of an index, to this machine only.
+
+    Search as you type, filters, why each result is there, documents near one, and a map. Several
+    indexes can be given; NAME=KB shows one under another name. Ctrl-C ends it. For others to
+    search, use `gte serve --kb KB` with `gte keys`.
+
+    \b
+    Examples:
+      gte ui kb/
+      gte ui kb/ --open --where lang=en
+      gte ui notes=kb-notes/ mail=kb-mail/ --port 0
+    """
+    from opengte.apps import kb_server
+
+    kb_server.need_packages()
+    from opengte.search.web.app import Site, build_app
+    from opengte.serve.config.settings import Settings
+    from opengte.serve.runtime import standalone
+
+    settings = Settings(port=port, kb=kb, where=where, reranker=reranker, **running)
+    desks = kb_server.desks(kb, settings)
+    site = kb_server.alone(lambda guard: Site(desks, guard))
+    for one in desks:
+        one.warm()
+
+    def ready(address: str) -> None:
+        click.echo(f"{address}  (Ctrl-C ends it)", err=True)
+        if opened:
+            click.launch(address)
+
+    try:
+        status = standalone.run(build_app(site), settings, ready)
+    finally:
+        site.close()
+    raise click.exceptions.Exit(status)

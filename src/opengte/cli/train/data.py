@@ -1,0 +1,220 @@
+"""From what `--data` and `--dev` name to prepared data: hold out, mine, tokenise."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from opengte.cli.common.progress import progress_bar
+from opengte.cli.data.options import ColumnOptions, embed, say_columns, specs_of
+from opengte.cli.train.options import DataOptions
+
+if TYPE_CHECKING:
+    from opengte.checkpoint import Checkpoint
+    from opengte.data import Dataset
+    from opengte.data.columns import Columns
+    from opengte.data.examples import Example
+    from opengte.data.sources import Spec
+    from opengte.data.tokens import Encoding
+    from opengte.train.distributed import World
+
+MOST_HELD_OUT = 500  # rows of a source
+TRAIN, DEV, ASKED = "train", "dev", "asked.json"
+
+
+class Sources:
+    """The data of one command, prepared in a folder by the first process."""
+
+    def __init__(
+        self,
+        asked: DataOptions,
+        columns: ColumnOptions,
+        folder: Path,
+        encoding: "Encoding",
+        *,
+        mine: int = 0,
+        miner: "Checkpoint | None" = None,
+        mine_dev: bool = False,
+    ) -> None:
+        self.asked, self.columns, self.folder = asked, columns, folder
+        self.encoding, self.mine, self.miner = encoding, mine, miner
+        self.mine_dev = mine_dev  # what measures a reranker has negatives, too
+
+    def open(self, world: "World") -> "tuple[Dataset, Dataset | None]":
+        """Return the data to train on, and what measures the model, if there is any."""
+        from opengte.data import Dataset
+
+        ready = _ready(self.asked.data)
+        if world.is_first:
+            self._prepare(ready)
+        world.wait()
+        fingerprint = self.encoding.tokenizer.fingerprint
+        train = Dataset.open(ready or self.folder / TRAIN, fingerprint)
+        ready_dev = _ready(self.asked.dev)
+        dev = ready_dev or self.folder / DEV
+        if ready_dev is None and not dev.exists():
+            return train, None
+        return train, Dataset.open(dev, fingerprint)
+
+    def _prepare(self, ready: Path | None) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_same()
+        switches = {"instruction": self.asked.instruction}
+        if ready is None and not (self.folder / TRAIN / "manifest.json").exists():
+            specs = specs_of(self.asked.data, self.asked.listed, self.columns, switches)
+            for spec in specs:
+                say_columns(spec)
+            held_out = 0.0 if self.asked.dev else self.asked.held_out
+            parts = [self._split(spec, held_out) for spec in specs]
+            self._write([self._mined(spec) for spec, _ in parts], TRAIN)
+            self._write([self._dev(spec, own) for own, spec in parts if spec], DEV)
+        if self.asked.dev and _ready(self.asked.dev) is None:
+            if not (self.folder / DEV / "manifest.json").exists():
+                specs = specs_of(self.asked.dev, None, self.columns, switches)
+                self._write([self._dev(spec, None) for spec in specs], DEV)
+
+    def _dev(self, spec: "Spec", train: "Spec | None") -> "Spec":
+        """Return what measures, with negatives where asked, of the documents of training too."""
+        from opengte.data.sources import columns_of
+
+        if not self.mine_dev:
+            return spec
+        if train is None:
+            return self._mined(spec, DEV)
+        path = self.folder / f"{train.name}.documents.jsonl"
+        rows = _rows(train, columns_of(train.paths, train.columns))
+        lines = (json.dumps({"text": text}) + "\n" for row in rows for text in row.documents)
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+        return self._mined(spec, DEV, (path,))
+
+    def _check_same(self) -> None:
+        """Refuse a folder that holds data which was asked for in another way."""
+        from opengte.errors import InputError
+
+        asked = json.loads(json.dumps([vars(self.asked), vars(self.columns)], default=str))
+        now = {"asked": asked, "mine": self.mine, "tokens": self._tokens()}
+        path = self.folder / ASKED
+        if path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if before != now:
+                raise InputError(
+                    f"`{self.folder}` was prepared with other options: {before}, now {now}. Give "
+                    "the same ones, or another --output."
+                )
+        path.write_text(json.dumps(now) + "\n", encoding="utf-8")
+
+    def _tokens(self) -> list[int]:
+        return [self.encoding.query_tokens, self.encoding.document_tokens]
+
+    def _write(self, specs: "Sequence[Spec]", name: str) -> None:
+        from opengte.data.prepare import prepare
+        from opengte.errors import InputError
+
+        if not specs:
+            return
+        with progress_bar("rows") as advance:
+            result = prepare(specs, self.folder / name, self.encoding, advance=advance)
+        kept = {name: tally.kept for name, tally in result.tallies.items()}
+        told = ", ".join(f"{source} {rows:,}" for source, rows in kept.items())
+        click.echo(f"{name}: {told} rows", err=True)
+        if result.empty:
+            raise InputError(
+                f"no row of {', '.join(result.empty)} is left; `{self.folder / name}/report.md` "
+                "says why"
+            )
+
+    def _split(self, spec: "Spec", share: float) -> "tuple[Spec, Spec | None]":
+        """Return a source without the rows held out, and those; rows of one query stay together."""
+        from opengte.data import writing
+        from opengte.data.sources import columns_of
+
+        columns = columns_of(spec.paths, spec.columns)
+        if share == 0 or columns.kind not in ("pairs", "texts"):
+            return spec, None
+        chosen = _held_out(spec, columns, share)
+        if not chosen:
+            return spec, None
+        paths = {part: self.folder / f"{spec.name}.{part}.jsonl" for part in (TRAIN, DEV)}
+        for part, path in paths.items():
+            rows = _rows(spec, columns)
+            wanted = part == DEV
+            writing.write(path, (row for row in rows if (_key(row) in chosen) == wanted), 0)
+        plain = replace(spec, columns=type(spec.columns)())
+        train, dev = (replace(plain, paths=(path,)) for path in paths.values())
+        return train, dev
+
+    def _mined(self, spec: "Spec", part: str = TRAIN, corpus: tuple[Path, ...] = ()) -> "Spec":
+        """Return a source of pairs with mined negatives, where its rows had none."""
+        from opengte.data.mine_files import Models, mine_files
+        from opengte.data.mining import Settings
+        from opengte.data.sources import columns_of
+        from opengte.encoder import Encoder
+
+        columns = columns_of(spec.paths, spec.columns)
+        if not self.mine or self.miner is None or columns.kind != "pairs" or _has_negatives(spec):
+            return spec
+        encoder = Encoder.load(self.miner.folder)
+        models = Models(
+            queries=lambda texts: embed(encoder, texts, "query", spec.instruction),
+            documents=lambda texts: embed(encoder, texts, "document", None),
+            identity={"model": encoder.card.fingerprint, "instruction": spec.instruction},
+        )
+        output, settings = self.folder / f"{spec.name}.{part}.mined.jsonl", Settings(self.mine)
+        with progress_bar("texts") as advance:
+            found = mine_files([spec], output, models, settings, corpus=corpus, advance=advance)
+        taken = sum(number * rows for number, rows in found.negatives.items())
+        click.echo(f"{spec.name}: {taken:,} negatives for {found.rows:,} rows", err=True)
+        return replace(spec, paths=(output,), columns=type(spec.columns)())
+
+
+def _ready(named: tuple[str, ...]) -> Path | None:
+    """Return the one folder of prepared data that was named, if it is one."""
+    if len(named) == 1 and (Path(named[0]) / "manifest.json").is_file():
+        return Path(named[0])
+    return None
+
+
+def _rows(spec: "Spec", columns: "Columns") -> "Iterator[Example]":
+    from opengte.data.examples import BadRow
+    from opengte.data.sources import examples
+
+    return (row for row in examples(spec.paths, columns) if not isinstance(row, BadRow))
+
+
+def _key(row: "Example") -> bytes:
+    from opengte.data.examples import text_hash
+
+    return text_hash(row.query)
+
+
+def _held_out(spec: "Spec", columns: "Columns", share: float) -> set[bytes]:
+    """Return the hashes of the queries that are held out: those with the smallest."""
+    keys = sorted({_key(row) for row in _rows(spec, columns)})
+    return set(keys[: min(MOST_HELD_OUT, int(len(keys) * share))])
+
+
+def _has_negatives(spec: "Spec") -> bool:
+    from itertools import islice
+
+    from opengte.data.sources import columns_of
+
+    columns = columns_of(spec.paths, spec.columns)
+    return any(row.negatives for row in islice(_rows(spec, columns), 1000))
+
+
+def encoding_of(
+    start: "Checkpoint", query_tokens: int | None, document_tokens: int | None, **changes: Any
+) -> "Encoding":
+    """Return how a model's data is tokenised; changes replace its prompts, for one."""
+    from opengte.data.tokens import Encoding
+
+    longest = start.plan.max_positions
+    wanted = [n or min(512, start.max_length) for n in (query_tokens, document_tokens)]
+    for tokens in wanted:
+        if tokens > longest:
+            raise click.UsageError(f"The model reads {longest} tokens; {tokens} are too many.")
+    return replace(Encoding(start.tokenizer, start.prompts, *wanted), **changes)

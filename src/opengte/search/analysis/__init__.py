@@ -1,0 +1,1 @@
+"""Analysis of a knowledge base: clusters, map, facets, duplicates."""

@@ -1,0 +1,1 @@
+"""Calibrated confidence of search results."""

@@ -1,0 +1,287 @@
+"""Learn how sure an answer is, from questions whose answers are known, and say how well that works.
+
+Without such questions some are made out of the documents' own words. People ask in other words, so
+from these only that is learned which does not depend on the wording: how far a hit stands out from
+the other candidates, and whether the legs agree. A question that nothing answers is one whose
+documents are hidden. All figures are of folds that were held out; questions about one document are
+in one fold.
+
+Letters in shapes: n examples, f features.
+"""
+
+import math
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from opengte.errors import InputError
+from opengte.search.calibration import confidence
+from opengte.search.calibration.confidence import Accuracy, Calibration, Logistic, Values
+from opengte.search.calibration.logistic import cut, fit, scores
+from opengte.search.calibration.questions import Question
+from opengte.search.filters import Filter
+from opengte.search.retrieval import search as query
+from opengte.search.stores.base import Scored, Sparse, Store, StoredDocument
+from opengte.types import Floats
+
+if TYPE_CHECKING:
+    from opengte.encoder import Reranker
+    from opengte.search.kb import KnowledgeBase
+
+FOLDS = 5
+LEAST = 20  # questions to learn from
+LEARNED = 5  # hits of a question that are examples
+GENERATED = 300  # documents that questions are made of
+WORDLESS = ("dense_z", "dense_margin", "lexical_z", "sparse_z", "agreement", "first")
+READ = 3_000  # characters of a document that such a question is made of
+SENTENCE = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])|\n+")
+KEPT = 0.15, 0.6  # share of the words of a sentence that a question has
+STRETCH = 60  # words of a document, out of which a question about more than a sentence is made
+WORDS = 2, 9  # of a generated question
+
+
+@dataclass(frozen=True, eq=False)
+class _Example:
+    """One search: evidence (h, f), which hits are right, and whether a right one is there."""
+
+    group: str
+    rows: Values
+    right: tuple[bool, ...]
+    answerable: bool
+
+
+def calibrate(
+    base: "KnowledgeBase",
+    questions: Sequence[Question] | None,
+    *,
+    generate: int = GENERATED,
+    seed: int = 0,
+    reranker: "Reranker | None" = None,
+    options: query.Options | None = None,
+) -> Calibration:
+    """Learn the confidence of an index's answers, and return it; nothing is kept here."""
+    asked = options or query.Options(k=confidence.AMONG)
+    search = _Search(base, asked, reranker)
+    if questions is None:
+        examples = list(_generated(search, generate, seed))
+    else:
+        examples = list(_labelled(search, questions))
+    kinds = _kinds(wordless=questions is None)
+    accuracy = _accuracy(examples, kinds, seed)
+    return Calibration(
+        hit=kinds[0].fit(examples),
+        there=kinds[1].fit(examples),
+        accuracy=accuracy,
+        way=confidence.way(asked, reranker),
+        identity=confidence.identity(base.settings),
+        learned_from="generated" if questions is None else "labelled",
+        made=time.time(),
+    )
+
+
+# --- examples ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Search:
+    base: "KnowledgeBase"
+    options: query.Options
+    reranker: "Reranker | None"
+
+    def __call__(
+        self, question: Question, group: str, hidden: frozenset[str] = frozenset()
+    ) -> tuple[_Example | None, query.Answer]:
+        """Ask a question, some documents left out; None where nothing at all was found."""
+        store = cast(Store, Without(self.base.store, hidden)) if hidden else self.base.store
+        answer = query.search(store, self.base.ask(question.text), self.options, self.reranker)
+        if not answer.hits:
+            return None, answer
+        relevant = (question.relevant or {}).keys() - hidden
+        right = tuple(bool(relevant & {hit.id, *hit.duplicates}) for hit in answer.hits)
+        rows = confidence.evidence(answer, question.text)
+        return _Example(group, rows, right, bool(relevant)), answer
+
+
+class Without:
+    """A store from which some documents are hidden: what it would answer if they were not there."""
+
+    def __init__(self, store: Store, hidden: frozenset[str]) -> None:
+        self._store = store
+        self._hidden = hidden
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def dense(self, query: Floats, k: int, where: Filter | None, *, exact: bool = False) -> Scored:
+        """Search by vector, past what is hidden."""
+        return self._seen(self._store.dense(query, k + len(self._hidden), where, exact=exact), k)
+
+    def lexical(self, query: str, k: int, where: Filter | None) -> Scored:
+        """Search by words, past what is hidden."""
+        return self._seen(self._store.lexical(query, k + len(self._hidden), where), k)
+
+    def sparse(self, query: Sparse, k: int, where: Filter | None) -> Scored:
+        """Search by learned weights, past what is hidden."""
+        return self._seen(self._store.sparse(query, k + len(self._hidden), where), k)
+
+    def _seen(self, found: Scored, k: int) -> Scored:
+        return [one for one in found if one[0] not in self._hidden][:k]
+
+
+def _labelled(search: _Search, questions: Sequence[Question]) -> Iterator[_Example]:
+    """Yield an example for each question, and, unless some have no answer, one with it hidden."""
+    hide = all(one.relevant for one in questions)
+    for one in questions:
+        if one.relevant is None:
+            raise InputError(f"the question {one.text!r:.60} does not say what answers it")
+        group = min(one.relevant, default=one.text)
+        found, _ = search(one, group)
+        if found:
+            yield found
+        if hide:
+            found, _ = search(one, group, frozenset(one.relevant))
+            if found:
+                yield found
+
+
+def _generated(search: _Search, count: int, seed: int) -> Iterator[_Example]:
+    """Yield two examples for each of some documents: a question with it there, and with it hidden.
+
+    Copies of the document are hidden with it.
+    """
+    chance = random.Random(seed)
+    documents = search.base.store.sample(count)
+    often = Counter(word for one in documents for word in query.query_words(one.text))
+    for document in documents:
+        text = question_of(document, often, chance)
+        if text is None:
+            continue
+        question = Question(text, {document.id: 1.0})
+        found, answer = search(question, document.id)
+        copies = {document.id}
+        for hit in answer.hits:
+            same = {hit.id, *hit.duplicates}
+            copies |= same if document.id in same else set()
+        if found:
+            yield found
+        found, _ = search(question, document.id, frozenset(copies))
+        if found:
+            yield found
+
+
+def question_of(
+    document: StoredDocument, often: Mapping[str, int], chance: random.Random
+) -> str | None:
+    """Return a question in words of a document: of a sentence, or of more; None if it has none.
+
+    A whole sentence would be found too easily, so most words are left out. A question about more
+    than a sentence has words that are in many documents, as told by `often`, rather than rare ones.
+    """
+    if chance.random() < 0.5:
+        sentences = [one for one in SENTENCE.split(document.text) if _content(one)]
+        words = _content(chance.choice(sentences)) if sentences else []
+        count = round(chance.uniform(*KEPT) * len(words))
+        value = [chance.random() for _ in words]
+    else:
+        words = _content(document.text[:READ])
+        start = chance.randrange(max(1, len(words) - STRETCH))
+        words = words[start : start + STRETCH]
+        count = chance.randint(*WORDS)
+        value = [chance.random() ** (1 / _weight(word, often)) for word in words]
+    if not words:
+        return None
+    count = min(len(words), WORDS[1], max(WORDS[0], count))
+    kept = sorted(range(len(words)), key=lambda i: -value[i])[:count]
+    return " ".join(words[i] for i in sorted(kept))
+
+
+def _weight(word: str, often: Mapping[str, int]) -> float:
+    documents = sum(often.get(stem, 0) for stem in query.query_words(word))
+    return 0.2 + math.sqrt(documents)
+
+
+def _content(sentence: str) -> list[str]:
+    """Return the words of a sentence that say something; none of one that is too short."""
+    words = query.WORDS.findall(sentence)
+    if len(words) < WORDS[0] and len(sentence) >= 16:  # written without spaces
+        return [sentence[i : i + 4] for i in range(0, min(len(sentence), 64), 4)]
+    kept = [word for word in words if word.lower() not in query.COMMON and len(word) > 1]
+    return kept if len(kept) >= WORDS[0] else []
+
+
+# --- learning ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Kind:
+    """What is learned: evidence (n, f) and right (n,) of examples, and which features count."""
+
+    rows: Callable[[Sequence[_Example]], tuple[Values, Values]]
+    used: npt.NDArray[np.bool_]
+
+    def fit(self, examples: Sequence[_Example]) -> Logistic:
+        return fit(*self.rows(examples), self.used)
+
+
+def _kinds(*, wordless: bool) -> tuple[_Kind, _Kind]:
+    """Return the two kinds: a hit is right; a right hit is there."""
+    used = np.array([not wordless or name in WORDLESS for name in confidence.FEATURES])
+    most = np.full(len(confidence.MOST_OF), not wordless)
+    return _Kind(_hits, used), _Kind(_overall, np.concatenate([used, most]))
+
+
+def _hits(examples: Sequence[_Example]) -> tuple[Values, Values]:
+    """Return the evidence (n, f) for the first hits of each question, and which are right."""
+    rows = np.concatenate([one.rows[:LEARNED] for one in examples])
+    return rows, np.array([right for one in examples for right in one.right[:LEARNED]], np.float64)
+
+
+def _overall(examples: Sequence[_Example]) -> tuple[Values, Values]:
+    """Return the evidence (n, f) for an answer being there, and whether one is."""
+    rows = np.array([confidence.overall(one.rows) for one in examples])
+    return rows, np.array([any(one.right) for one in examples], np.float64)
+
+
+def _accuracy(examples: Sequence[_Example], kinds: tuple[_Kind, _Kind], seed: int) -> Accuracy:
+    """Return how well held-out folds are predicted; InputError where there is too little."""
+    if len(examples) < LEAST:
+        raise InputError(
+            f"{len(examples)} questions found anything: expected at least {LEAST} to learn from"
+        )
+    for what, right in (("the hits", _hits(examples)[1]), ("the answers", _overall(examples)[1])):
+        if right.min() == right.max():
+            all_are = "right" if right[0] else "wrong"
+            raise InputError(
+                f"{what} to all {len(examples)} questions are {all_are}: expected both"
+            )
+    groups = sorted({one.group for one in examples})
+    random.Random(seed).shuffle(groups)
+    fold = {group: number % FOLDS for number, group in enumerate(groups)}
+    hits: list[tuple[Values, Values]] = []
+    there: list[tuple[Values, Values]] = []
+    for number in range(FOLDS):
+        learned = [one for one in examples if fold[one.group] != number]
+        held = [one for one in examples if fold[one.group] == number]
+        if not held or not learned:
+            continue
+        for kept, kind in zip((hits, there), kinds, strict=True):
+            rows, right = kind.rows(held)
+            kept.append((kind.fit(learned)(rows), right))
+    p, right = (np.concatenate(one) for one in zip(*there, strict=True))
+    threshold, missed, passed = cut(p, right)
+    return Accuracy(
+        questions=len(examples),
+        unanswerable=sum(not one.answerable for one in examples),
+        hit=scores(*(np.concatenate(one) for one in zip(*hits, strict=True))),
+        there=scores(p, right),
+        threshold=threshold,
+        missed=missed,
+        passed=passed,
+    )

@@ -1,0 +1,293 @@
+"""How sure is an answer? Probabilities from what the legs say, where an index was calibrated.
+
+Two questions are told apart: does this hit answer (`Hit.confidence`), and is an answer among the
+hits at all (`Answer.confidence`)? Both are logistic regressions on the same evidence; `calibrate`
+learns them. Letters in shapes: h hits, f features, n examples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from opengte.errors import InputError
+from opengte.search.retrieval import search as query
+from opengte.search.retrieval.search import Answer, Asked, Hit, Options
+from opengte.search.stores.base import Store
+
+if TYPE_CHECKING:
+    from opengte.encoder import Reranker
+
+VERSION = 1  # of the features: a calibration of another one is not used
+AMONG = 10  # hits that evidence is taken from, however few are shown
+FEATURES = (
+    "dense",  # cosine of the document's best window
+    "dense_z",  # the same in deviations from the other candidates
+    "dense_margin",  # over the best other hit
+    "lexical",  # BM25 for each word of the question
+    "lexical_z",
+    "lexical_margin",
+    "sparse_z",
+    "passage",  # cosine of the passage
+    "words",  # share of the question's words that passage and title have
+    "agreement",  # mean of 1 / rank over the legs
+    "first",
+    "length",  # words of the question
+    "rerank",
+    "rerank_margin",
+)
+MOST_OF = [FEATURES.index(name) for name in ("dense", "lexical", "words", "passage", "agreement")]
+
+Values = npt.NDArray[np.float64]
+Least = float | Literal["auto"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Logistic:
+    """1 / (1 + exp(-(weights . (x - mean) / scale + bias))), each (f,) but the bias."""
+
+    mean: Values
+    scale: Values
+    weights: Values
+    bias: float
+
+    def __call__(self, rows: Values) -> Values:
+        """Return the probability (n,) of each row (n, f)."""
+        return sigmoid((rows - self.mean) / self.scale @ self.weights + self.bias)
+
+    def settings(self) -> dict[str, Any]:
+        """Return a value for JSON."""
+        arrays = {name: getattr(self, name).tolist() for name in ("mean", "scale", "weights")}
+        return {**arrays, "bias": self.bias}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "Logistic":
+        """Return what `settings` made."""
+        arrays = {name: np.array(settings[name]) for name in ("mean", "scale", "weights")}
+        return cls(**arrays, bias=settings["bias"])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good probabilities are on questions that were not learned from.
+
+    brier is their mean squared error, always: that of the mean rate for everything; ece the
+    expected calibration error in ten bins; auc the chance that a right one has more than a wrong
+    one, None where only one kind is there.
+    """
+
+    brier: float
+    always: float
+    ece: float
+    auc: float | None
+    rate: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What a calibration says of itself, from folds that were held out.
+
+    hit: that a hit answers; there: that an answer is among the hits. Below threshold, nothing is
+    there: `missed` is the share of questions with an answer that this wrongly turns away, `passed`
+    the share of those without one that it lets through.
+    """
+
+    questions: int
+    unanswerable: int
+    hit: Scores
+    there: Scores
+    threshold: float
+    missed: float
+    passed: float
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What was learned, from which questions, for which way of searching."""
+
+    hit: Logistic
+    there: Logistic
+    accuracy: Accuracy
+    way: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    learned_from: str  # labelled or generated
+    made: float  # seconds since 1970
+
+    def settings(self) -> dict[str, Any]:
+        """Return a value for JSON."""
+        return {
+            "version": VERSION,
+            "hit": self.hit.settings(),
+            "there": self.there.settings(),
+            "accuracy": asdict(self.accuracy),
+            "way": dict(self.way),
+            "identity": dict(self.identity),
+            "learned_from": self.learned_from,
+            "made": self.made,
+        }
+
+
+def of(settings: Mapping[str, Any]) -> Calibration | None:
+    """Return the calibration in the settings of an index; None if it has none that holds.
+
+    One that was learned with another model, or by another version of the features, does not.
+    """
+    kept = settings.get("calibration")
+    if kept is None or kept["version"] != VERSION or kept["identity"] != identity(settings):
+        return None
+    accuracy = dict(kept["accuracy"])
+    for name in ("hit", "there"):
+        accuracy[name] = Scores(**accuracy[name])
+    return Calibration(
+        Logistic.from_settings(kept["hit"]),
+        Logistic.from_settings(kept["there"]),
+        Accuracy(**accuracy),
+        kept["way"],
+        kept["identity"],
+        kept["learned_from"],
+        kept["made"],
+    )
+
+
+def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all settings of an index that change scores."""
+    names = ("model", "first_pass", "passages", "span_tokens", "window_tokens", "language")
+    return {name: settings.get(name) for name in names}
+
+
+def way(options: Options, reranker: "Reranker | None") -> dict[str, Any]:
+    """Return what of a search decides which scores its hits have."""
+    weights = {name: weight for name, weight in (options.fusion.weights or {}).items()}
+    return {
+        "legs": list(options.legs) if options.legs else None,
+        "fusion": options.fusion.method,
+        "k": options.fusion.k,
+        "weights": weights,
+        "depth": options.candidates,
+        "diversity": options.diversity,
+        "reranker": None if reranker is None else _name(reranker),
+    }
+
+
+def _name(reranker: "Reranker") -> str:
+    card = getattr(reranker, "card", None)
+    return f"{card.name} {card.fingerprint}" if card else type(reranker).__name__
+
+
+def search(
+    store: Store,
+    asked: Asked,
+    options: Options,
+    reranker: "Reranker | None" = None,
+    calibration: Calibration | None = None,
+    least: Least = None,
+) -> Answer:
+    """Search, and say how sure the answer is; without hits where that is less than `least`."""
+    if least is not None and calibration is None:
+        error = InputError("min_confidence needs an index that was calibrated with its model")
+        error.add_note("learn it: gte index calibrate KB")
+        raise error
+    if not (least in (None, "auto") or isinstance(least, int | float) and 0 <= least <= 1):
+        raise InputError(f"min_confidence is {least!r}, expected 'auto' or 0 to 1")
+    if calibration is None:
+        return query.search(store, asked, options, reranker)
+    asked_way = way(options, reranker)
+    if asked_way != dict(calibration.way):
+        changed = [name for name, value in asked_way.items() if value != calibration.way[name]]
+        note = f"no confidence: the index was calibrated for other {', '.join(changed)}"
+        if least is not None:
+            raise InputError(f"min_confidence: {note}")
+        answer = query.search(store, asked, options, reranker)
+        return replace(answer, notes=(*answer.notes, note))
+    wide = replace(options, k=max(options.k, AMONG))
+    answer = judged(query.search(store, asked, wide, reranker), asked.text, calibration)
+    answer = replace(answer, hits=answer.hits[: options.k])
+    return _thresholded(answer, calibration.accuracy.threshold, least)
+
+
+def judged(answer: Answer, text: str, calibration: Calibration) -> Answer:
+    """Return an answer with its confidence, and that of each hit."""
+    if not answer.hits:
+        return replace(answer, confidence=0.0)
+    rows = evidence(answer, text)
+    values = calibration.hit(rows).tolist()
+    hits = [replace(hit, confidence=value) for hit, value in zip(answer.hits, values, strict=True)]
+    there = float(calibration.there(overall(rows)[None])[0])
+    return replace(answer, hits=tuple(hits), confidence=there)
+
+
+def _thresholded(answer: Answer, threshold: float, least: Least) -> Answer:
+    assert answer.confidence is not None
+    limit = threshold if least in (None, "auto") else float(least)
+    if answer.confidence >= limit:
+        return answer
+    said = f"(confidence {answer.confidence:.2f}, threshold {limit:.2f})"
+    if least is None:
+        return replace(answer, notes=(*answer.notes, f"probably nothing here answers that {said}"))
+    return replace(answer, hits=(), notes=(*answer.notes, f"nothing here answers that {said}"))
+
+
+def evidence(answer: Answer, text: str) -> Values:
+    """Return what speaks for each hit, (h, f)."""
+    words = query.query_words(text) - query.COMMON
+    legs = {leg: _leg(answer, leg) for leg in query.LEGS}
+    length = max(1, len(words))
+    lexical = [score / length for score in _raw(answer.hits, "lexical")]
+    dense = legs["dense"][0]
+    reranked = [hit.rerank or 0.0 for hit in answer.hits]
+    used = max(1, len(answer.candidates))
+    rows = [
+        [
+            dense[i],
+            legs["dense"][1][i],
+            _margin(dense, i),
+            lexical[i],
+            legs["lexical"][1][i],
+            _margin(lexical, i),
+            legs["sparse"][1][i],
+            hit.passage.score or 0.0,
+            len(words & query.query_words(f"{hit.title} {hit.passage.text}")) / length,
+            sum(1.0 / leg.rank for leg in hit.legs.values()) / used,
+            float(i == 0),
+            float(np.log1p(len(words))),
+            reranked[i],
+            _margin(reranked, i),
+        ]
+        for i, hit in enumerate(answer.hits)
+    ]
+    return np.array(rows, dtype=np.float64).reshape(-1, len(FEATURES))
+
+
+def overall(rows: Values) -> Values:
+    """Return what speaks for an answer being among the hits: of the first, and the most of all."""
+    return np.concatenate([rows[0], rows[:, MOST_OF].max(axis=0)])
+
+
+def _leg(answer: Answer, leg: str) -> tuple[list[float], list[float]]:
+    """Return the score of each hit in a leg, and how many deviations it is above the candidates.
+
+    A hit that the leg did not return counts as the worst that it did.
+    """
+    spread = answer.spreads.get(leg)
+    if spread is None:
+        return [0.0] * len(answer.hits), [0.0] * len(answer.hits)
+    scores = [hit.legs[leg].score if leg in hit.legs else spread.least for hit in answer.hits]
+    deviation = spread.deviation if spread.deviation > 1e-9 else 1.0
+    return scores, [(score - spread.mean) / deviation for score in scores]
+
+
+def _raw(hits: Sequence[Hit], leg: str) -> list[float]:
+    return [hit.legs[leg].score if leg in hit.legs else 0.0 for hit in hits]
+
+
+def _margin(values: Sequence[float], i: int) -> float:
+    others = [value for j, value in enumerate(values) if j != i]
+    return values[i] - max(others) if others else 0.0
+
+
+def sigmoid(values: Values) -> Values:
+    """Return 1 / (1 + exp(-x)), without overflow."""
+    found: Values = np.exp(-np.logaddexp(0.0, -values))
+    return found

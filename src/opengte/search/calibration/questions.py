@@ -1,0 +1,149 @@
+"""Questions that people asked, with or without the documents that answer them, out of a file.
+
+A text file has a question on each line. A JSON Lines file has `query`, and `relevant` where it is
+known: ids or paths, or {id: grade}; an empty list says that nothing in the index answers. A CSV or
+TSV file has a question and a document in its first two columns, a document a row; a row without a
+document says that nothing answers.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from opengte.errors import InputError
+from opengte.search.parse import walk
+from opengte.search.stores.base import Store
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+MOST = 100_000  # questions of a file
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, and the grades (above 0) of the documents that answer it; None: not known."""
+
+    text: str
+    relevant: Mapping[str, float] | None = None
+
+
+def read(path: str | Path) -> list[Question]:
+    """Return the questions of a file; those of a table with several documents once."""
+    file = Path(path)
+    suffix = file.suffix.lower()
+    reader: Callable[[Path], Iterator[Question]] = _lines
+    if suffix in (".jsonl", ".ndjson"):
+        reader = _json
+    elif suffix in DELIMITERS:
+        reader = _table
+    found: dict[str, Question] = {}
+    try:
+        for one in reader(file):
+            before = found.get(one.text)
+            found[one.text] = _joined(before, one) if before else one
+            if len(found) > MOST:
+                raise InputError(f"`{path}` has more than {MOST:,} questions")
+    except UnicodeDecodeError as error:
+        raise InputError(f"`{path}` is not UTF-8: {error.reason} at {error.start}") from None
+    if not found:
+        raise InputError(f"`{path}` has no questions: expected one on each line")
+    known = [one.relevant is not None for one in found.values()]
+    if any(known) and not all(known):
+        first = next(one.text for one in found.values() if one.relevant is None)
+        raise InputError(
+            f"`{path}` says for {sum(known)} of {len(known)} questions what answers them, and not "
+            f"for {first!r}: expected `relevant` in all of them, or in none"
+        )
+    return list(found.values())
+
+
+def _joined(a: Question, b: Question) -> Question:
+    if a.relevant is None or b.relevant is None:
+        return a
+    return Question(a.text, {**a.relevant, **b.relevant})
+
+
+def _lines(path: Path) -> Iterator[Question]:
+    with path.open(encoding="utf-8-sig") as file:
+        for line in file:
+            if line.strip():
+                yield Question(line.strip())
+
+
+def _json(path: Path) -> Iterator[Question]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield _question(json.loads(line))
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"`{path}`:{number}: {error}") from None
+
+
+def _question(row: Any) -> Question:
+    if isinstance(row, str):
+        row = {"query": row}
+    text = row.get("query") if isinstance(row, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"holds {row!r:.60}, expected an object with a text as `query`")
+    relevant = row.get("relevant")
+    if isinstance(relevant, str):
+        relevant = [relevant]
+    if isinstance(relevant, list):
+        relevant = dict.fromkeys(relevant, 1.0)
+    if relevant is None:
+        return Question(text.strip())
+    good = isinstance(relevant, dict) and all(
+        isinstance(name, str) and isinstance(grade, int | float) for name, grade in relevant.items()
+    )
+    if not good:
+        raise InputError(f"`relevant` is {relevant!r:.60}, expected ids, or grades by id")
+    kept = {name: float(grade) for name, grade in relevant.items() if grade > 0}
+    return Question(text.strip(), kept)
+
+
+def _table(path: Path) -> Iterator[Question]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, delimiter=DELIMITERS[path.suffix.lower()])
+        for number, row in enumerate(rows):
+            if number == 0 or not any(cell.strip() for cell in row):
+                continue  # names of columns; an empty line
+            if len(row) < 2 or not row[0].strip():
+                raise InputError(
+                    f"`{path}`:{rows.line_num} is {row!r:.60}, expected a question and a document"
+                )
+            document = row[1].strip()
+            yield Question(row[0].strip(), {document: 1.0} if document else {})
+
+
+def resolved(
+    questions: list[Question], store: Store
+) -> tuple[list[Question], list[tuple[str, str]]]:
+    """Return questions whose documents are named by their ids in the index, and what is not there.
+
+    A document may be named by its id, or by the path of its file: then every document of the file
+    is right. A question none of whose documents is there is left out.
+    """
+    kept, missing = [], []
+    for one in questions:
+        found: dict[str, float] = {}
+        for name, grade in (one.relevant or {}).items():
+            ids = _ids(name, store)
+            found |= dict.fromkeys(ids, grade)
+            if not ids:
+                missing.append((one.text, name))
+        if found or not one.relevant:
+            kept.append(one if one.relevant is None else replace(one, relevant=found))
+    return kept, missing
+
+
+def _ids(name: str, store: Store) -> list[str]:
+    names = list(dict.fromkeys([name, walk.identifier(os.path.abspath(name))]))
+    found = list(store.known(names))
+    if found:
+        return found[:1]
+    return [one for several in store.documents_of(names).values() for one in several]

@@ -1,0 +1,1 @@
+"""Ingestion: split documents, embed them, write them to a store."""

@@ -1,0 +1,178 @@
+"""Files into a store: only what is new or changed is embedded, only what is gone is removed."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from urllib.parse import quote
+
+from opengte.search.ingest.writer import Batch, Document, Load, Report
+from opengte.search.parse import walk
+from opengte.search.parse.base import Limits, Parsed, Problem, RowFields, Scalar
+from opengte.search.parse.kinds import STREAMED, kind_of
+from opengte.search.parse.process import Parser
+from opengte.search.stores.base import Source, Store
+
+CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run treats files."""
+
+    dry_run: bool = False
+    keep: bool = False  # documents of files that are gone
+    retry: bool = False  # files that failed before and did not change
+    limits: Limits = Limits()
+    fields: RowFields = RowFields()
+
+
+Notify = Callable[[str, int], None]  # path, bytes: a file is done
+
+
+def run(
+    store: Store,
+    embedder: Load | None,
+    paths: Sequence[str],
+    options: Options,
+    notify: Notify = lambda path, size: None,
+) -> Report:
+    """Bring the documents of files and folders up to date; embedder is None for a dry run.
+
+    The embedder is asked for when the first document needs it.
+    """
+    report, scopes = Report(), [walk.identifier(os.path.abspath(path)) for path in paths]
+    known = {source.id: source for source in store.sources() if walk.inside(source.id, scopes)}
+    batch = Batch(store, embedder, report)
+    with Parser(options.limits, options.fields) as parser:
+        seen, blind = _files(paths, known, parser, batch, options, notify)
+        batch.flush()
+    if not options.keep:
+        gone = [name for name in known if name not in seen and not walk.inside(name, blind)]
+        _remove(store, gone, report, dry_run=options.dry_run)
+    if not options.dry_run:
+        report.upkeep = list(store.optimize())
+    return report
+
+
+def add(store: Store, embedder: Load, documents: Iterable[Document]) -> Report:
+    """Bring documents up to date that are in no file."""
+    report = Report()
+    batch = Batch(store, embedder, report)
+    for document in documents:
+        batch.take(document)
+    batch.flush()
+    report.upkeep = list(store.optimize())
+    return report
+
+
+def _files(
+    paths: Sequence[str],
+    known: dict[str, Source],
+    parser: Parser,
+    batch: "Batch",
+    options: Options,
+    notify: Notify,
+) -> tuple[set[str], list[str]]:
+    """Read every file that is new or changed; return those seen, and folders not looked into."""
+    seen: set[str] = set()
+    blind: list[str] = []
+    for item in walk.walk(paths):
+        name = walk.identifier(item.path)
+        if isinstance(item, walk.Passed):
+            _passed(item, name, blind, batch.report)
+            continue
+        kind = kind_of(item.path) or ("text" if item.named else None)
+        if kind is None:
+            batch.report.left_out["not a known kind of text"] += 1
+        elif name not in seen:
+            seen.add(name)
+            size = _file(item.path, name, kind, known.get(name), parser, batch, options)
+            notify(item.path, size)
+    return seen, blind
+
+
+def _passed(item: walk.Passed, name: str, blind: list[str], report: Report) -> None:
+    if item.failed:
+        report.problems.append((name, item.reason))
+        blind.append(name)
+    else:
+        report.left_out[item.reason] += 1
+
+
+def _file(
+    path: str,
+    name: str,
+    kind: str,
+    before: Source | None,
+    parser: Parser,
+    batch: "Batch",
+    options: Options,
+) -> int:
+    """Read one file if it changed; return its size."""
+    report = batch.report
+    report.files += 1
+    try:
+        size, digest = _digest(path, kind, options)
+    except OSError as error:
+        report.problems.append((name, error.strerror or str(error)))
+        return 0
+    if before and before.digest == digest and not (options.retry and before.problems):
+        report.unchanged += before.documents
+        report.problems += [(name, reason) for reason in before.problems]
+        report.warnings += [(name, reason) for reason in before.warnings]
+        return size
+    batch.begin(name)
+    for item in parser.parse(path, kind):
+        match item:
+            case Parsed():
+                batch.take(_document(path, name, kind, item), in_file=True)
+            case Problem():
+                batch.problem(name, item)
+            case str(parsed):
+                whole = kind in STREAMED or digest.startswith(parsed)
+                batch.end(name, digest if whole else "", before)
+    return size
+
+
+def _digest(path: str, kind: str, options: Options) -> tuple[int, str]:
+    """Return a file's size and a hash of its bytes and of how rows of it are read."""
+    limit = None if kind in STREAMED else options.limits.file_bytes
+    hashed, size = hashlib.sha256(), 0
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(descriptor, "rb") as file:
+        whole = os.fstat(descriptor).st_size
+        if limit is not None and whole > limit:  # is refused by its size; nobody reads all of it
+            return whole, f"size {whole}"
+        while chunk := file.read(CHUNK):
+            hashed.update(chunk)
+            size += len(chunk)
+    return size, hashed.hexdigest() + (repr(options.fields) if kind in STREAMED else "")
+
+
+def _document(path: str, name: str, kind: str, parsed: Parsed) -> Document:
+    identity = f"{name}#{quote(parsed.row, safe=' /:@+,;=!?()[]&~')}" if parsed.row else name
+    folder, base = os.path.split(name)
+    place: dict[str, Scalar] = {"path": name, "folder": folder, "name": base, "format": kind}
+    return Document(identity, name, replace(parsed, metadata={**parsed.metadata, **place}))
+
+
+def _remove(store: Store, gone: list[str], report: Report, *, dry_run: bool) -> None:
+    """Remove the documents of files that are not there any more."""
+    for name, ids in store.documents_of(gone).items():
+        report.removed += len(ids)
+        report.vanished.append(name)
+        if not dry_run and ids:
+            store.delete(ids)
+    if not dry_run and gone:
+        store.delete_sources(gone)
+
+
+def total_bytes(paths: Sequence[str]) -> Iterator[int]:
+    """Yield the size of every file that a run would read."""
+    for item in walk.walk(paths):
+        if isinstance(item, walk.Found) and (item.named or kind_of(item.path)):
+            try:
+                yield os.stat(item.path).st_size
+            except OSError:
+                yield 0

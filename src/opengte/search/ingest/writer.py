@@ -1,0 +1,242 @@
+"""Documents into a store, a commit at a time: what changed, what must be embedded, what is gone.
+
+A batch of documents is one commit; files are noted as done only after the commit of their last
+document. Killed at any point, the next run finds what was committed and goes on with the rest.
+"""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from opengte.search.ingest.embedder import Embedder
+from opengte.search.minhash import signature
+from opengte.search.parse.base import Parsed, Problem
+from opengte.search.parse.kinds import CHANGED
+from opengte.search.stores.base import Known, Source, Store, StoredDocument, StoredWindow
+
+BATCH_DOCUMENTS = 4096
+BATCH_CHARACTERS = 2**14, 2**17, 2**22  # of a commit: least, first, most
+COMMIT_SECONDS = 10.0  # between commits: so much work a killed run loses at most, roughly
+MOST_NOTES = 20  # problems and warnings kept for one file
+
+Load = Callable[[], Embedder]
+
+
+@dataclass
+class Report:
+    """What a run did, or with dry_run would do. Counts are documents, but for files and left_out.
+
+    left_out counts files by the reason for which nobody expected text of them; problems are
+    (place, reason) of what should have given text, warnings of text that is doubtful.
+    """
+
+    files: int = 0
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    embedded: int = 0  # of new and changed; the others' vectors were there already
+    empty: int = 0
+    truncated: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+    vanished: list[str] = field(default_factory=list)  # files whose documents were removed
+    upkeep: list[str] = field(default_factory=list)  # what the store could not tidy up
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document on its way into the index; source is its file, or what stands for it."""
+
+    id: str
+    source: str
+    parsed: Parsed
+
+
+@dataclass
+class _File:
+    """A file that is being read: the documents seen in it, and what was wrong."""
+
+    ids: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class Batch:
+    """Documents that wait for one commit, and files that are done when it is made."""
+
+    def __init__(self, store: Store, embedder: Load | None, report: Report) -> None:
+        self.store = store
+        self.embedder = embedder
+        self.report = report
+        self._documents: dict[str, Document] = {}
+        self._characters = 0
+        self._most = BATCH_CHARACTERS[1]
+        self._open: dict[str, _File] = {}
+        self._done: list[tuple[Source, set[str], bool]] = []
+
+    def begin(self, name: str) -> None:
+        """Open a file."""
+        self._open[name] = _File()
+
+    def problem(self, name: str, problem: Problem) -> None:
+        """Note what a file did not give."""
+        place = f"{name}:{problem.line}" if problem.line else name
+        if not problem.failed:
+            self.report.left_out[problem.reason] += 1
+            return
+        self.report.problems.append((place, problem.reason))
+        kept = self._open[name].problems
+        if len(kept) < MOST_NOTES:
+            kept.append(
+                f"line {problem.line}: {problem.reason}" if problem.line else problem.reason
+            )
+
+    def take(self, document: Document, *, in_file: bool = False) -> None:
+        """Add a document; one that has no text is counted and left."""
+        if in_file:
+            document = self._entered(document)
+        if not document.parsed.text.strip():
+            self.report.empty += 1
+            return
+        self._documents[document.id] = document
+        self._characters += len(document.parsed.text)
+        full = len(self._documents) >= BATCH_DOCUMENTS or self._characters >= self._most
+        if full:
+            self.flush()
+
+    def _entered(self, document: Document) -> Document:
+        """Note a document of an open file; a second one of the same id gets one of its own."""
+        file = self._open[document.source]
+        for warning in document.parsed.warnings:
+            self.report.warnings.append((document.id, warning))
+            if len(file.warnings) < MOST_NOTES:
+                file.warnings.append(warning)
+        number = 2
+        identity = document.id
+        while identity in file.ids:
+            identity = f"{document.id}~{number}"
+            number += 1
+        if identity != document.id:
+            self.problem(document.source, Problem("its id is not the first", document.parsed.line))
+            document = replace(document, id=identity)
+        if document.parsed.text.strip():
+            file.ids.add(identity)
+        return document
+
+    def end(self, name: str, digest: str, before: Source | None) -> None:
+        """Close a file; it counts as done after the next commit."""
+        file = self._open.pop(name)
+        changed = any(reason.startswith(CHANGED) for reason in file.problems)
+        failed = bool(file.problems) and not file.ids
+        source = Source(
+            name,
+            "" if changed else digest,
+            before.documents if failed and before else len(file.ids),
+            tuple(file.problems),
+            tuple(dict.fromkeys(file.warnings)),
+        )
+        complete = not failed and not changed  # else what is gone from it cannot be told
+        self._done.append((source, file.ids, complete))
+        if len(self._done) >= BATCH_DOCUMENTS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Commit what waits."""
+        documents, characters = list(self._documents.values()), self._characters
+        self._documents, self._characters = {}, 0
+        start = time.perf_counter()
+        if documents:
+            self._commit(documents)
+        rate = characters / (time.perf_counter() - start)
+        least, _, most = BATCH_CHARACTERS
+        self._most = int(min(most, max(least, rate * COMMIT_SECONDS)))
+        done, self._done = self._done, []
+        held = self.store.documents_of([source.id for source, _, complete in done if complete])
+        for source, ids, complete in done:
+            gone = [name for name in held.get(source.id, ()) if complete and name not in ids]
+            self.report.removed += len(gone)
+            if self.embedder is not None and gone:
+                self.store.delete(gone)
+        if self.embedder is not None:
+            self.store.put_sources([source for source, _, _ in done])
+
+    def _commit(self, documents: list[Document]) -> None:
+        known = self.store.known([document.id for document in documents])
+        wanted = []
+        for document in documents:
+            made, there = hashes(document), known.get(document.id)
+            if there == made:
+                self.report.unchanged += 1
+                continue
+            self.report.new += there is None
+            self.report.changed += there is not None
+            wanted.append((document, made))
+        if self.embedder is not None and wanted:
+            self.store.put(self._stored(wanted))
+
+    def _stored(self, wanted: list[tuple[Document, Known]]) -> list[StoredDocument]:
+        """Return documents with vectors, computed only where no document has the same text."""
+        there = self.store.with_content([made.content for _, made in wanted])
+        fresh = {made.content: document for document, made in wanted if made.content not in there}
+        parts = [(one.parsed.title, one.parsed.text, one.parsed.sections) for one in fresh.values()]
+        self.report.embedded += len(parts)
+        made_of = self.embedder().embed(parts) if parts and self.embedder else ()
+        computed = dict(zip(fresh, made_of, strict=True))
+        now = time.time()
+        stored = []
+        for document, made in wanted:
+            if made.content in computed:
+                result = computed[made.content]
+                windows, truncated = result.windows, result.truncated
+            else:
+                twin = there[made.content]
+                windows, truncated = twin.windows, twin.truncated
+            self.report.truncated += truncated
+            stored.append(_stored(document, made, windows, truncated, now))
+        return stored
+
+
+def _stored(
+    document: Document,
+    made: Known,
+    windows: tuple[StoredWindow, ...],
+    truncated: bool,
+    now: float,
+) -> StoredDocument:
+    parsed = document.parsed
+    return StoredDocument(
+        id=document.id,
+        source=document.source,
+        title=parsed.title,
+        text=parsed.text,
+        content=made.content,
+        row=made.row,
+        signature=signature(parsed.text),
+        windows=windows,
+        line=parsed.line,
+        truncated=truncated,
+        sections=parsed.sections,
+        metadata=parsed.metadata,
+        warnings=parsed.warnings,
+        indexed=now,
+    )
+
+
+def hashes(document: Document) -> Known:
+    """Return the hash of what is embedded of a document, and of all else."""
+    parsed = document.parsed
+    sections = [[one.start, one.title] for one in parsed.sections]
+    content = json.dumps([parsed.title, parsed.text, [start for start, _ in sections]])
+    row = json.dumps(
+        [document.source, parsed.line, sections, dict(parsed.metadata), parsed.warnings]
+    )
+    return Known(_sha256(content), _sha256(row))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

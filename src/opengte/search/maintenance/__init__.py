@@ -1,0 +1,1 @@
+"""Maintenance of an index: status, migration, comparison, explanation, export."""

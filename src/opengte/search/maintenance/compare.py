@@ -1,0 +1,110 @@
+"""How differently do two indexes of the same documents answer the same questions? A comparison.
+
+Letters in shapes: n documents that either of two rankings has.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from opengte.search.calibration.questions import Question
+
+if TYPE_CHECKING:
+    from opengte.search.kb import KnowledgeBase
+
+AMONG = 10  # documents of a ranking that are compared
+
+
+@dataclass(frozen=True)
+class Change:
+    """One question: what the old and the new index found, and how alike that is.
+
+    overlap is the share of the best 10 that both have; correlation Kendall's tau-b over all that
+    either has, those that one has not at its end; values nDCG@10, None where nobody knows.
+    """
+
+    question: str
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+    overlap: float
+    correlation: float
+    values: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """All questions, the most changed first."""
+
+    changes: tuple[Change, ...]
+
+    @property
+    def overlap(self) -> float:
+        """Return the mean overlap of the best 10."""
+        return float(np.mean([one.overlap for one in self.changes]))
+
+    @property
+    def correlation(self) -> float:
+        """Return the mean rank correlation."""
+        return float(np.mean([one.correlation for one in self.changes]))
+
+    @property
+    def same_first(self) -> float:
+        """Return the share of questions with the same first document."""
+        return float(np.mean([one.old[:1] == one.new[:1] for one in self.changes]))
+
+    @property
+    def values(self) -> tuple[list[float], list[float]] | None:
+        """Return nDCG@10 of the old and of the new index by question, None without right answers.
+
+        Questions that nothing answers are not in it: they have no ranking to be right.
+        """
+        known = [one.values for one in self.changes if one.values is not None]
+        return ([a for a, _ in known], [b for _, b in known]) if known else None
+
+
+def contrast(old: "KnowledgeBase", new: "KnowledgeBase", questions: Sequence[Question]) -> Contrast:
+    """Ask two indexes; the rankings are those that a search returns by default."""
+    changes = [_change(one, _ranking(old, one.text), _ranking(new, one.text)) for one in questions]
+    return Contrast(tuple(sorted(changes, key=lambda one: (one.overlap, one.correlation))))
+
+
+def _ranking(base: "KnowledgeBase", text: str) -> tuple[str, ...]:
+    from opengte.search.retrieval import search
+
+    # near-duplicates stay apart: which of them stands for the others is no difference of models
+    options = search.Options(k=AMONG, collapse=False)
+    return tuple(hit.id for hit in search.search(base.store, base.ask(text), options).hits)
+
+
+def _change(question: Question, old: tuple[str, ...], new: tuple[str, ...]) -> Change:
+    longest = max(len(old), len(new))
+    overlap = len(set(old) & set(new)) / longest if longest else 1.0
+    values = None
+    if question.relevant:
+        values = ndcg(old, question.relevant), ndcg(new, question.relevant)
+    return Change(question.text, old, new, overlap, kendall(old, new), values)
+
+
+def kendall(a: Sequence[str], b: Sequence[str]) -> float:
+    """Return Kendall's tau-b of two rankings; what one of them has not is tied at its end."""
+    names = list(dict.fromkeys([*a, *b]))
+    if len(names) < 2:
+        return 1.0 if list(a) == list(b) else 0.0
+    places = [{name: rank for rank, name in enumerate(one)} for one in (a, b)]
+    x, y = (np.array([one.get(name, len(names)) for name in names]) for one in places)
+    i, j = np.triu_indices(len(names), 1)
+    left, right = np.sign(x[i] - x[j]), np.sign(y[i] - y[j])
+    scale = math.sqrt(float(np.count_nonzero(left)) * float(np.count_nonzero(right)))
+    return float((left * right).sum() / scale) if scale else 0.0
+
+
+def ndcg(ranking: Sequence[str], relevant: Mapping[str, float]) -> float:
+    """Return nDCG@10 with the grades as gains."""
+    discounts = [1.0 / math.log2(rank + 2) for rank in range(AMONG)]
+    gains = [relevant.get(name, 0.0) for name in ranking[:AMONG]]
+    ideal = sorted(relevant.values(), reverse=True)[:AMONG]
+    best = sum(g * d for g, d in zip(ideal, discounts, strict=False))
+    return sum(g * d for g, d in zip(gains, discounts, strict=False)) / best if best else 0.0

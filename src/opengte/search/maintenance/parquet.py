@@ -1,0 +1,88 @@
+"""An index as one Parquet file, and back: ids, texts, vectors, metadata, the model's fingerprint.
+
+A row is a window; the settings of the index are in the file's own metadata under "opengte".
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opengte.errors import InputError, MissingExtraError
+from opengte.search.stores.base import Store, StoredDocument
+
+if TYPE_CHECKING:
+    from opengte.search.kb import KnowledgeBase
+
+KEY = b"opengte"
+BATCH = 256  # documents held at once
+
+
+def write(kb: "KnowledgeBase", path: str | Path) -> int:
+    """Write all documents of an index to a file; return how many."""
+    pa, pq = _arrow()
+    from opengte.search.stores.lancedb.rows import schema, to_table
+
+    columns = schema(kb.settings["dimension"], None)
+    plain = columns.set(columns.get_field_index("metadata"), pa.field("metadata", pa.string()))
+    plain = plain.with_metadata({KEY: json.dumps(kb.settings).encode()})
+    final, part = os.fspath(path), f"{os.fspath(path)}.part"
+    count = 0
+    with open(part, "wb") as file, pq.ParquetWriter(file, plain, compression="zstd") as writer:
+        for documents in _batches(kb.store.scan()):
+            table = to_table(documents, columns)
+            writer.write_table(table.cast(plain))
+            count += len(documents)
+        writer.close()
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, final)
+    return count
+
+
+def settings(path: str | Path) -> dict[str, Any]:
+    """Return the settings of an exported index; InputError for another file."""
+    _, pq = _arrow()
+    import pyarrow
+
+    try:
+        found = pq.read_schema(os.fspath(path)).metadata or {}
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"`{path}` is not a Parquet file that can be read: {error}") from error
+    if KEY not in found:
+        raise InputError(f"`{path}` is not an exported index; `gte index export` writes one")
+    values: dict[str, Any] = json.loads(found[KEY])
+    return values
+
+
+def read(path: str | Path, store: Store) -> int:
+    """Write all documents of a file into a store; return how many."""
+    _, pq = _arrow()
+    from opengte.search.stores.lancedb.rows import from_rows
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for batch in pq.ParquetFile(os.fspath(path)).iter_batches(batch_size=BATCH):
+            yield from batch.to_pylist()
+
+    count = 0
+    for documents in _batches(from_rows(rows())):
+        store.put(documents)
+        count += len(documents)
+    return count
+
+
+def _batches(documents: Iterable[StoredDocument]) -> Iterator[list[StoredDocument]]:
+    stream = iter(documents)
+    while batch := list(islice(stream, BATCH)):
+        yield batch
+
+
+def _arrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtraError("pyarrow", "search", "Parquet") from None
+    return pyarrow, pyarrow.parquet

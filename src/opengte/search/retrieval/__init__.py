@@ -1,0 +1,1 @@
+"""Retrieval: legs, fusion, diversity."""

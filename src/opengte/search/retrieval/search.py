@@ -1,0 +1,395 @@
+"""A question to an answer: legs, fusion, passages, reranking, and why each result is there."""
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from opengte.errors import InputError
+from opengte.folding import normalise
+from opengte.search.filters import Filter
+from opengte.search.ingest.windows import heading
+from opengte.search.minhash import twin
+from opengte.search.parse.base import Scalar
+from opengte.search.retrieval.fusion import Fusion, fuse
+from opengte.search.retrieval.mmr import mmr
+from opengte.search.stores.base import Scored, Sparse, Store, StoredDocument
+from opengte.search.stores.listing import shown
+from opengte.types import Floats
+
+if TYPE_CHECKING:
+    from opengte.encoder import Reranker
+
+Leg = Literal["dense", "sparse", "lexical"]
+LEGS: tuple[Leg, ...] = ("dense", "sparse", "lexical")
+# documents of each leg that are fused: what comes late weighs little by its rank, but the mean and
+# the spread of its scores count in the other
+DEPTH = {"rrf": 100, "weighted": 200}
+MOST_LEGS = 32  # that wait for their stores at the same time, of all searches of a process
+RERANKED = 50  # documents that a reranker reads
+DIVERSE = 5  # candidates of MMR for each result
+WORDS = re.compile(r"\w+")
+SHARED = 0.2  # what sharing all words of the question is worth, beside a cosine: a tie-breaker
+SHORT_WORD = 3  # letters from which a word of the query is marked
+_LEGS = ThreadPoolExecutor(MOST_LEGS, thread_name_prefix="leg of a search")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as the legs take it: its words, its vector (d,) and its sparse weights."""
+
+    text: str
+    vector: Floats
+    sparse: Sparse = field(default_factory=dict)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The stems of its words that say something."""
+        return query_words(self.text)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search. legs None: all that the index has."""
+
+    k: int = 10
+    where: Filter | None = None
+    legs: tuple[Leg, ...] | None = None
+    fusion: Fusion = Fusion()
+    depth: int | None = None  # documents of each leg that are fused; None: see DEPTH
+    exact: bool = False
+    diversity: float = 0.0  # of MMR, 0 to 1
+    collapse: bool = True  # near-duplicates into the best of them
+    reranked: int = RERANKED
+
+    def __post_init__(self) -> None:
+        """Check what came from a caller."""
+        if self.k < 1 or self.candidates < 1 or self.reranked < 1:
+            raise InputError(
+                f"k is {self.k}, depth {self.candidates} and reranked {self.reranked}: expected at "
+                "least 1 of each"
+            )
+        if not 0.0 <= self.diversity <= 1.0:
+            raise InputError(f"diversity is {self.diversity}, expected 0 to 1")
+        unknown = [leg for leg in self.legs or () if leg not in LEGS]
+        if unknown or self.legs == ():
+            raise InputError(f"legs are {self.legs!r}, expected some of {', '.join(LEGS)}")
+
+    @property
+    def candidates(self) -> int:
+        """Documents of each leg that are fused."""
+        return DEPTH[self.fusion.method] if self.depth is None else self.depth
+
+
+@dataclass(frozen=True)
+class LegScore:
+    """Where a leg put a document (from 1), and its own score."""
+
+    rank: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Passage:
+    """The part of a document that answers best: characters of its text, its heading, and marks.
+
+    marks are (from, to) within the passage: words that it shares with the question.
+    """
+
+    start: int
+    end: int
+    text: str
+    heading: str
+    score: float | None
+    marks: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Hit:
+    """One document of an answer, best first; score orders and means nothing else."""
+
+    rank: int
+    id: str
+    score: float
+    legs: Mapping[str, LegScore]
+    passage: Passage
+    title: str
+    source: str
+    line: int | None
+    metadata: Mapping[str, Scalar]
+    rerank: float | None = None
+    duplicates: tuple[str, ...] = ()
+    confidence: float | None = None  # that this answers; of an index that was calibrated
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The scores of all candidates of a leg: mean, standard deviation, least."""
+
+    mean: float
+    deviation: float
+    least: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The hits, and what happened on the way: candidates of each leg, seconds of each step.
+
+    The legs search at the same time, so their seconds do not add up.
+
+    underfilled: the approximate search returned fewer documents than fit the filter, and was done
+    again exactly. confidence: that an answer is among the hits, of an index that was calibrated.
+    """
+
+    hits: tuple[Hit, ...]
+    candidates: Mapping[str, int]
+    seconds: Mapping[str, float]
+    underfilled: bool = False
+    notes: tuple[str, ...] = ()
+    spreads: Mapping[str, Spread] = field(default_factory=dict)
+    confidence: float | None = None
+
+
+def search(
+    store: Store, asked: Asked, options: Options, reranker: "Reranker | None" = None
+) -> Answer:
+    """Return the documents that answer a question best."""
+    clock = Clock()
+    rankings, underfilled = legs_of(store, asked, options, clock)
+    fused = fuse(rankings, options.fusion)
+    wanted = options.k * (DIVERSE if options.diversity else 1)
+    wanted = max(wanted, options.reranked if reranker else 0)
+    with clock("fetch"):
+        documents, copies = _distinct(store, fused, wanted, collapse=options.collapse)
+    scores, ranks = dict(fused), {leg: _ranked(ranking) for leg, ranking in rankings.items()}
+    hits = [_hit(one, scores[one.id], ranks, asked, tuple(copies[one.id])) for one in documents]
+    if reranker and hits:
+        with clock("rerank"):
+            hits = _reranked(hits, documents, asked, reranker)
+    if options.diversity:
+        hits = _diverse(hits, {one.id: one for one in documents}, options)
+    hits = [replace(hit, rank=rank) for rank, hit in enumerate(hits[: options.k], 1)]
+    counts = {leg: len(ranking) for leg, ranking in rankings.items()}
+    spreads = {leg: _spread(ranking) for leg, ranking in rankings.items() if ranking}
+    return Answer(tuple(hits), counts, clock.seconds, underfilled, spreads=spreads)
+
+
+class Clock:
+    """Seconds that named steps took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._name, self._since = "", 0.0
+
+    def __call__(self, name: str) -> "Clock":
+        """Name the step that begins."""
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds[self._name] = time.perf_counter() - self._since
+
+
+def legs_of(
+    store: Store, asked: Asked, options: Options, clock: Clock
+) -> tuple[dict[str, Scored], bool]:
+    """Return the ranking of each leg, and whether a filtered one had to be done again.
+
+    The legs search at the same time: each waits for its store more than it computes.
+    """
+    depth = max(options.candidates, options.k)
+    work: dict[str, Callable[[], tuple[Scored, bool]]] = {
+        "dense": lambda: dense(store, asked.vector, depth, options),
+        "sparse": lambda: (store.sparse(asked.sparse, depth, options.where), False),
+        "lexical": lambda: (store.lexical(asked.text, depth, options.where), False),
+    }
+    legs = [leg for leg in options.legs or LEGS if options.fusion.weight(leg) > 0]
+    if not asked.sparse:
+        legs = [leg for leg in legs if leg != "sparse"]
+    begun = [_LEGS.submit(_timed, work[leg]) for leg in legs[1:]]
+    found = [_timed(work[leg]) for leg in legs[:1]] + [one.result() for one in begun]
+    for leg, (_, seconds) in zip(legs, found, strict=True):
+        clock.seconds[leg] = seconds
+    rankings: dict[str, Scored] = {
+        leg: ranking for leg, ((ranking, _), _) in zip(legs, found, strict=True)
+    }
+    return rankings, any(again for (_, again), _ in found)
+
+
+def _timed(work: Callable[[], tuple[Scored, bool]]) -> tuple[tuple[Scored, bool], float]:
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start
+
+
+def dense(store: Store, vector: Floats, depth: int, options: Options) -> tuple[Scored, bool]:
+    """Search by vector; exactly where a filter left the fast search with too few."""
+    found = store.dense(vector, depth, options.where, exact=options.exact)
+    if options.exact or options.where is None or len(found) >= depth:
+        return found, False
+    if len(found) >= min(depth, store.count(options.where)):
+        return found, False
+    return store.dense(vector, depth, options.where, exact=True), True
+
+
+def _spread(ranking: Scored) -> Spread:
+    scores = np.array([score for _, score in ranking])
+    return Spread(float(scores.mean()), float(scores.std()), float(scores.min()))
+
+
+def _ranked(ranking: Scored) -> dict[str, LegScore]:
+    return {name: LegScore(rank, score) for rank, (name, score) in enumerate(ranking, 1)}
+
+
+def _distinct(
+    store: Store, fused: Sequence[tuple[str, float]], wanted: int, *, collapse: bool
+) -> tuple[list[StoredDocument], dict[str, list[str]]]:
+    """Fetch the best documents that are not near-duplicates of better ones."""
+    kept: list[StoredDocument] = []
+    copies: dict[str, list[str]] = {}
+    start = 0
+    while len(kept) < wanted and start < len(fused):
+        names = [name for name, _ in fused[start : start + wanted]]
+        found = shown(store, names)
+        for name in names:
+            one = found.get(name)
+            if one is None or len(kept) == wanted:  # removed by another process meanwhile
+                continue
+            same = twin(one.signature, [two.signature for two in kept]) if collapse else None
+            if same is not None:
+                copies[kept[same].id].append(one.id)
+            else:
+                kept.append(one)
+                copies[one.id] = []
+        start += wanted
+    return kept, copies
+
+
+def _hit(
+    one: StoredDocument,
+    score: float,
+    ranks: Mapping[str, Mapping[str, LegScore]],
+    asked: Asked,
+    copies: tuple[str, ...],
+) -> Hit:
+    return Hit(
+        rank=0,
+        id=one.id,
+        score=score,
+        legs={leg: places[one.id] for leg, places in ranks.items() if one.id in places},
+        passage=best_passage(one, asked),
+        title=one.title,
+        source=one.source,
+        line=one.line,
+        metadata=one.metadata,
+        duplicates=copies,
+    )
+
+
+def best_passage(one: StoredDocument, asked: Asked) -> Passage:
+    """Return the span that is closest to the question, by its vector and the words they share."""
+    best = _best_span(one, asked)
+    if best is None:  # no spans are kept: the window that is closest
+        window = max(one.windows, key=lambda window: float(window.vector @ asked.vector))
+        best = float(window.vector @ asked.vector), window.start, window.end
+    score, start, end = best
+    end = _with_body(one, start, end)
+    text = one.text[start:end]
+    return Passage(start, end, text, heading(one.sections, start), score, marks(text, asked.words))
+
+
+def _best_span(one: StoredDocument, asked: Asked) -> tuple[float, int, int] | None:
+    """Return the score and the bounds of the best span, the first of equals."""
+    spans = [
+        (score, *bounds)
+        for window in one.windows
+        if len(window.spans.bounds)
+        for score, bounds in zip(
+            (normalise(window.spans.floats()) @ asked.vector).tolist(),
+            window.spans.bounds.tolist(),
+            strict=True,
+        )
+    ]
+    top = max((score for score, _, _ in spans), default=0.0)
+    near = [span for span in spans if span[0] >= top - SHARED]  # no other can be the best
+    if len(near) <= 1:
+        return near[0] if near else None
+    return max(near, key=lambda span: span[0] + SHARED * _shared(one.text, span, asked.words))
+
+
+def _shared(text: str, span: tuple[float, int, int], words: frozenset[str]) -> float:
+    """Return the share of the question's words that a span has."""
+    return len(words & query_words(text[span[1] : span[2]])) / max(1, len(words))
+
+
+def _with_body(one: StoredDocument, start: int, end: int) -> int:
+    """Return where a passage ends that says more than its heading."""
+    if one.text[start:end].strip("#=~- \t\r\n") != heading(one.sections, start):
+        return end
+    bounds = [bound for window in one.windows for bound in window.spans.bounds.tolist()]
+    following = min((last for first, last in bounds if first >= end), default=end)
+    return int(following)
+
+
+def query_words(text: str) -> frozenset[str]:
+    """Return the stems of the words of a text that say something."""
+    found = (word.lower() for word in WORDS.findall(text))
+    return frozenset(_stem(word) for word in found if len(word) >= SHORT_WORD or not word.isascii())
+
+
+def marks(text: str, words: frozenset[str]) -> tuple[tuple[int, int], ...]:
+    """Return where a text has words of the query, given as `query_words`, in other forms too."""
+    wanted = words - COMMON
+    found = (m for m in WORDS.finditer(text) if _stem(m[0].lower()) in wanted)
+    return tuple(match.span() for match in found)
+
+
+COMMON = frozenset(
+    "the and for are was were with that this from how what why when where who which does did can "
+    "you your not but has have had will would should could into about than then there their its "
+    "they them she her him his our all any some more most other such only also very just may must "
+    "been being get one use used using".split()
+)
+_ENDINGS = ("ing", "ed", "es", "s")
+
+
+@lru_cache(maxsize=65536)
+def _stem(word: str) -> str:
+    """Return a word without an English ending; good enough to mark words, not to search them."""
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= SHORT_WORD:
+            return word[: -len(ending)]
+    return word
+
+
+def _reranked(
+    hits: list[Hit], documents: Sequence[StoredDocument], asked: Asked, reranker: "Reranker"
+) -> list[Hit]:
+    """Order hits by how a reranker reads their best passages; what it did not read comes after."""
+    texts = {one.id: _around(one, hit.passage) for one, hit in zip(documents, hits, strict=True)}
+    scores = reranker.score(asked.text, [texts[hit.id] for hit in hits])
+    scored = [replace(hit, rerank=float(score)) for hit, score in zip(hits, scores, strict=True)]
+    return sorted(scored, key=lambda hit: -float(hit.rerank or 0.0))
+
+
+def _around(one: StoredDocument, passage: Passage, characters: int = 1500) -> str:
+    """Return the title and the text around a passage, as much as a reranker reads."""
+    missing = max(0, characters - (passage.end - passage.start)) // 2
+    text = one.text[max(0, passage.start - missing) : passage.end + missing]
+    return f"{one.title}\n\n{text}" if one.title else text
+
+
+def _diverse(
+    hits: list[Hit], documents: Mapping[str, StoredDocument], options: Options
+) -> list[Hit]:
+    relevance: Any = [hit.score if hit.rerank is None else hit.rerank for hit in hits]
+    means = [np.mean([w.vector for w in documents[hit.id].windows], axis=0) for hit in hits]
+    vectors = normalise(np.array(means, dtype=np.float32))
+    return [hits[i] for i in mmr(relevance, vectors, options.k, options.diversity)]

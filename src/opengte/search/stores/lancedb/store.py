@@ -1,0 +1,465 @@
+"""LanceDB as a store: a folder or a bucket, many processes, no server.
+
+What LanceDB leaves to its users is done here: new files are flushed to the disk after a commit,
+indexes are folded and versions pruned by us, learned sparse weights have their own postings.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from opengte.errors import InputError, MissingExtraError
+from opengte.search.filters import Filter
+from opengte.search.stores.base import (
+    Health,
+    Known,
+    Scored,
+    Source,
+    Sparse,
+    StoredDocument,
+)
+from opengte.search.stores.lancedb import filters, fsync, generations, maintenance
+from opengte.search.stores.lancedb import search as legs
+from opengte.search.stores.lancedb.snapshot import Reader, Snapshot, run
+from opengte.search.stores.listing import HEAD, Outline, Portrait, direction
+from opengte.search.stores.sparse_index import Inverted
+from opengte.types import Floats
+
+T = TypeVar("T")
+Writing = Callable[[], AbstractContextManager[None]]
+
+SETTINGS, SOURCES, WINDOWS = "settings", "sources", "windows"
+LIST = 500  # ids in one condition
+SCAN = 256  # rows held at once by a scan
+ATTEMPTS = 8  # of a commit that meets another process's
+
+
+class LanceStore:
+    """A store in a folder, or at a URI such as s3://bucket/kb."""
+
+    name = "lance"
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        durable: bool = True,
+        storage_options: Mapping[str, str] | None = None,
+        writing: Writing = nullcontext,
+    ) -> None:
+        try:
+            import lancedb
+        except ImportError:
+            raise MissingExtraError("lancedb", "search", "A knowledge base") from None
+        local = "://" not in uri
+        self.uri = uri
+        self._folder = uri if local else None
+        self._synced = fsync.Synced(uri) if local and durable else None
+        self._tables_lock = threading.Lock()
+        self._postings_lock = threading.Lock()
+        self._inverted: tuple[int, Inverted] | None = None
+        options = dict(storage_options or {})
+        session = lancedb.Session.default()  # one set of caches
+        self._database = lancedb.connect(
+            uri,
+            read_consistency_interval=timedelta(0),
+            storage_options=options,
+            session=session,
+        )
+        self._reader = Reader(uri, WINDOWS, options, session, names=local)
+        self._tables: dict[str, Any] = {}
+        self._writing = writing  # held while a commit is made
+
+    # --- settings and files ----------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any] | None:
+        """Return what `save_settings` kept, None in a store that is empty."""
+        table = self._table(SETTINGS)
+        if table is None:
+            return None
+        rows = table.search().limit(2).to_list()
+        return json.loads(rows[0]["value"]) if rows else None
+
+    def save_settings(self, settings: Mapping[str, Any]) -> None:
+        """Keep what the knowledge base must know of itself, and make its tables."""
+        import pyarrow as pa
+
+        from opengte.search.stores.lancedb.rows import schema
+
+        text = [pa.field("key", pa.string()), pa.field("value", pa.large_string())]
+        self._make(WINDOWS, schema(settings["dimension"], settings.get("first_pass")))
+        self._make(SOURCES, pa.schema([pa.field("id", pa.string()), *text[1:]]))
+        table = self._make(SETTINGS, pa.schema(text))
+        row = pa.table({"key": ["settings"], "value": [json.dumps(dict(settings))]})
+        row = row.cast(pa.schema(text))
+        self._commit(lambda: _replace(table, "key").execute(row))
+        words, language = self._need(WINDOWS), settings.get("language")
+        self._commit(
+            lambda: maintenance.index_words(words, language)
+        )  # from the start: it is searched
+
+    def sources(self) -> Iterator[Source]:
+        """Yield every file that was looked at."""
+        for row in self._scan(SOURCES, ["id", "value"]):
+            values = json.loads(row["value"])
+            for key in ("problems", "warnings"):
+                values[key] = tuple(values[key])
+            yield Source(id=row["id"], **values)
+
+    def put_sources(self, sources: Sequence[Source]) -> None:
+        """Write what became of files, in place of what was written before."""
+        import pyarrow as pa
+
+        if not sources:
+            return
+        values = [
+            json.dumps(
+                {
+                    "digest": one.digest,
+                    "documents": one.documents,
+                    "problems": one.problems,
+                    "warnings": one.warnings,
+                }
+            )
+            for one in sources
+        ]
+        columns = [pa.array([one.id for one in sources]), pa.array(values, pa.large_string())]
+        rows = pa.table(columns, names=["id", "value"])
+        table = self._need(SOURCES)
+        self._commit(lambda: _replace(table, "id").execute(rows))
+
+    def delete_sources(self, ids: Sequence[str]) -> None:
+        """Forget files."""
+        for part in _parts(ids):
+            self._delete(SOURCES, filters.among("id", part))
+
+    # --- documents -------------------------------------------------------------------------------
+
+    def put(self, documents: Sequence[StoredDocument]) -> None:
+        """Write documents in one commit, in place of those with the same ids."""
+        from opengte.search.stores.lancedb.rows import schema, to_table
+
+        documents = [document for document in documents if document.windows]
+        if not documents:
+            return
+        table = self._need(WINDOWS)
+        rows = to_table(documents, schema(_width(table, "vector"), _width(table, "short")))
+        gone = filters.among("id", [document.id for document in documents])
+        self._commit(
+            lambda: (
+                _replace(table, ["id", "window"])
+                .when_not_matched_by_source_delete(gone)
+                .execute(rows)
+            )
+        )
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove documents."""
+        for part in _parts(ids):
+            self._delete(WINDOWS, filters.among("id", part))
+
+    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+        """Return the hashes of those documents that are there."""
+        rows = self._select(["id", "content", "row"], "id", ids, "window = 0")
+        return {row["id"]: Known(row["content"], row["row"]) for row in rows}
+
+    def entries(self) -> Iterator[tuple[str, Known]]:
+        """Yield the id and the hashes of every document of one version of the store."""
+        search = self._need(WINDOWS).search().where("window = 0").limit(None)
+        for batch in search.select(["id", "content", "row"]).to_batches(SCAN):
+            for row in batch.to_pylist():
+                yield row["id"], Known(row["content"], row["row"])
+
+    def with_content(self, hashes: Sequence[str]) -> dict[str, StoredDocument]:
+        """Return, for each content hash that is there, one document that has it."""
+        rows = list(self._select(["id", "content"], "content", hashes, "window = 0"))
+        names = {row["content"]: row["id"] for row in rows}
+        documents = self.fetch(list(names.values()))
+        return {one.content: one for one in documents.values()}
+
+    def fetch(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
+        """Return those documents that are there, whole."""
+        from opengte.search.stores.lancedb.rows import ANSWER, INDEXING
+
+        return self._documents(ids, ANSWER + INDEXING, self._reader.snapshot)
+
+    def shown(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
+        """Return those documents that are there, without what only indexing needs."""
+        from opengte.search.stores.lancedb.rows import ANSWER
+
+        return self._documents(ids, ANSWER, self._reader.searched)
+
+    def _documents(
+        self,
+        ids: Sequence[str],
+        columns: Sequence[str],
+        version: Callable[[], Coroutine[Any, Any, Snapshot]],
+    ) -> dict[str, StoredDocument]:
+        from opengte.search.stores.lancedb.rows import from_rows, records
+
+        self._need(WINDOWS)
+
+        async def read(part: Sequence[str]) -> Any:
+            return await (await version()).rows_of(part, columns)
+
+        rows = [row for part in _parts(ids) for row in records(run(read(part)))]
+        rows.sort(key=lambda row: (row["id"], row["window"]))
+        return {document.id: document for document in from_rows(rows)}
+
+    def documents_of(self, sources: Sequence[str]) -> dict[str, list[str]]:
+        """Return the ids of the documents of files."""
+        found: dict[str, list[str]] = {source: [] for source in sources}
+        for row in self._select(["id", "source"], "source", sources, "window = 0"):
+            found[row["source"]].append(row["id"])
+        return found
+
+    def count(self, where: Filter | None = None) -> int:
+        """Return how many documents fit."""
+        only = "window = 0" if where is None else f"window = 0 AND {filters.where(where)}"
+        return int(self._need(WINDOWS).count_rows(only))
+
+    def scan(self) -> Iterator[StoredDocument]:
+        """Yield every document; rows of one document lie together, as one commit wrote them."""
+        from opengte.search.stores.lancedb.rows import from_rows
+
+        ids = sorted({row["id"] for row in self._scan(WINDOWS, ["id"])})
+        for part in _parts(ids, 64):
+            yield from from_rows(
+                sorted(self._select(None, "id", part), key=lambda row: (row["id"], row["window"]))
+            )
+
+    def sample(self, count: int) -> list[StoredDocument]:
+        """Return so many documents from all over the store, the same ones each time."""
+        table = self._need(WINDOWS)
+        total = int(table.count_rows())
+        if not total or count < 1:
+            return []
+        offsets = list(range(0, total, max(1, total // count)))[:count]
+        rows = table.take_offsets(offsets).select(["id"]).to_arrow()
+        return list(self.fetch(rows["id"].to_pylist()).values())
+
+    def outline(
+        self, where: Filter | None = None, ids: Sequence[str] | None = None
+    ) -> Iterator[Outline]:
+        """Yield the documents that fit, without texts; of these ids only where there are some."""
+        only = "window = 0" if where is None else f"window = 0 AND {filters.where(where)}"
+        columns = ["id", "title", "metadata"]
+        if ids is None:
+            search = self._need(WINDOWS).search().where(only).select(columns).limit(None)
+            batches = search.to_batches(4096)
+            rows: Iterator[Any] = (row for batch in batches for row in batch.to_pylist())
+        else:
+            rows = self._select(columns, "id", ids, only)
+        for row in rows:
+            yield Outline(row["id"], row["title"], json.loads(row["metadata"]))
+
+    def portraits(self, ids: Sequence[str]) -> Iterator[Portrait]:
+        """Yield the portraits of those documents that are there."""
+        head = f"left(indexed_text, {HEAD})"
+        columns = {name: name for name in ("id", "window", "vector", "metadata")} | {"head": head}
+        for part in _parts(ids, 2048):
+            held: dict[str, list[Any]] = {}
+            for row in self._select(columns, "id", part):
+                held.setdefault(row["id"], []).append(row)
+            for name, rows in held.items():
+                rows.sort(key=lambda row: int(row["window"]))
+                vectors = np.array([row["vector"] for row in rows], dtype=np.float32)
+                metadata = json.loads(rows[0]["metadata"])
+                yield Portrait(name, direction(vectors), rows[0]["head"] or "", metadata)
+
+    def revision(self) -> int:
+        """Return a number that changes with every commit."""
+        return int(self._need(WINDOWS).version)
+
+    # --- search ----------------------------------------------------------------------------------
+
+    def dense(
+        self,
+        query: Floats,
+        k: int,
+        where: Filter | None,
+        *,
+        exact: bool = False,
+    ) -> Scored:
+        """Return the k documents closest to a vector (d,); exact looks at every one."""
+        self._need(WINDOWS)
+        return run(self._dense(query, k, where, exact=exact))
+
+    async def _dense(self, query: Floats, k: int, where: Filter | None, *, exact: bool) -> Scored:
+        held = await self._reader.snapshot()
+        if exact:
+            return await legs.closest(held, "vector", query, k, where, None)
+        if held.first_pass is None:
+            return await legs.closest(held, "vector", query, k, where, legs.probes(held.count))
+        return await legs.two_passes(held, query, k, where)
+
+    def lexical(self, query: str, k: int, where: Filter | None) -> Scored:
+        """Return the k best documents by BM25."""
+        self._need(WINDOWS)
+
+        async def search() -> Scored:
+            return await legs.words(await self._reader.snapshot(), query, k, where)
+
+        return run(search()) if query.strip() else []
+
+    def sparse(self, query: Sparse, k: int, where: Filter | None) -> Scored:
+        """Return the k best documents by learned sparse weights."""
+        allowed = None
+        if where is not None:
+            only = f"window = 0 AND {filters.where(where)}"
+            found = self._need(WINDOWS).search().where(only).select(["id"]).limit(None)
+            allowed = frozenset(found.to_arrow()["id"].to_pylist())
+        return self._postings().search(query, k, allowed)
+
+    def _postings(self) -> Inverted:
+        """Return the postings of the version that is there now."""
+        table = self._need(WINDOWS)
+        with self._postings_lock:
+            version = int(table.version)
+            if self._inverted is None or self._inverted[0] != version:
+                self._inverted = version, legs.postings(table)
+            return self._inverted[1]
+
+    # --- upkeep ----------------------------------------------------------------------------------
+
+    def optimize(self) -> list[str]:
+        """Bring the indexes up to date and tidy up; return what could not be done, and why."""
+        table, language = self._need(WINDOWS), (self.settings() or {}).get("language")
+        steps: dict[str, Callable[[], object]] = {
+            "index of words": lambda: maintenance.index_words(table, language),
+            "index of ids": lambda: maintenance.index_ids(table),
+            "index of vectors": lambda: maintenance.index_vectors(table),
+            "compaction": lambda: maintenance.compact(table, language),
+            "compaction of files": lambda: self._need(SOURCES).optimize(
+                cleanup_older_than=maintenance.KEEP
+            ),
+        }
+        failed = []
+        for name, step in steps.items():
+            try:
+                self._commit(step)
+            except Exception as error:  # an index that fails must not lose documents
+                failed.append(f"{name}: {_reason(error)}")
+        return failed
+
+    def health(self) -> Health:
+        """Return the state of the store."""
+        size = fsync.size(self._folder) if self._folder else None
+        return maintenance.health(self._need(WINDOWS), self.count(), size)
+
+    # --- LanceDB ---------------------------------------------------------------------------------
+
+    def _table(self, name: str) -> Any:
+        """Return a table, None if it is not there."""
+        with self._tables_lock:
+            if name not in self._tables:
+                try:
+                    self._tables[name] = self._database.open_table(name)
+                except (ValueError, FileNotFoundError):  # what LanceDB raises for a missing table
+                    return None
+            return self._tables[name]
+
+    def _need(self, name: str) -> Any:
+        table = self._table(name)
+        if table is None:
+            raise InputError(f"`{self.uri}` holds no index (its table `{name}` is missing)")
+        return table
+
+    def _make(self, name: str, schema: Any) -> Any:
+        table = self._table(name)
+        if table is None:
+            table = self._database.create_table(name, schema=schema, exist_ok=True)
+            with self._tables_lock:
+                self._tables[name] = table
+        return table
+
+    def _commit(self, write: Callable[[], T]) -> T:
+        """Write, again where another process came first, and flush to the disk."""
+        with self._writing():
+            return self._committed(write)
+
+    def _committed(self, write: Callable[[], T]) -> T:
+        for attempt in range(ATTEMPTS):
+            try:
+                result = write()
+                break
+            except (OSError, RuntimeError) as error:
+                if attempt == ATTEMPTS - 1 or not _is_conflict(error):
+                    raise OSError(f"cannot write to `{self.uri}`: {_reason(error)}") from error
+                time.sleep(0.05 * 2**attempt * (0.5 + np.random.default_rng().random()))
+        if self._synced is not None:
+            self._synced.sync()
+        return result
+
+    def _delete(self, name: str, condition: str) -> None:
+        table = self._need(name)
+        self._commit(lambda: table.delete(condition))
+
+    def _select(
+        self,
+        columns: list[str] | dict[str, str] | None,
+        key: str,
+        values: Sequence[str],
+        also: str = "",
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the rows whose key is among the values."""
+        table = self._need(WINDOWS)
+        for part in _parts(values):
+            condition = filters.among(key, part) + (f" AND {also}" if also else "")
+            search = table.search().where(condition).limit(None)
+            if columns:
+                search = search.select(columns)
+            yield from search.to_arrow().to_pylist()
+
+    def _scan(self, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+        for batch in self._need(name).search().select(columns).limit(None).to_batches(SCAN):
+            yield from batch.to_pylist()
+
+
+def open_store(
+    path: str, storage_options: Mapping[str, str] | None = None, generation: str | None = None
+) -> LanceStore:
+    """Return the store of a knowledge base at a folder or URI.
+
+    A generation is one that is not live, and that nobody else writes to; None: the live one.
+    """
+    name = generation or generations.read(path, storage_options).current
+    place = f"{path.rstrip('/')}/{name}" if "://" in path else os.path.join(path, name)
+    writing: Writing = nullcontext
+    if generation is None and not generations.is_remote(path):
+        writing = partial(generations.writing, path, name)
+    return LanceStore(place, storage_options=storage_options, writing=writing)
+
+
+def _width(table: Any, column: str) -> Any:
+    """Return how long the vectors of a column are, None if it is not there."""
+    schema = table.schema
+    return schema.field(column).type.list_size if column in schema.names else None
+
+
+def _replace(table: Any, key: str | list[str]) -> Any:
+    return table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
+
+
+def _parts(values: Sequence[str], size: int = LIST) -> Iterator[list[str]]:
+    distinct = list(dict.fromkeys(values))
+    for start in range(0, len(distinct), size):
+        yield distinct[start : start + size]
+
+
+def _reason(error: Exception) -> str:
+    """Return what a person can use of an error of LanceDB, which names places in its sources."""
+    return " ".join(str(error).split())[:300]
+
+
+def _is_conflict(error: Exception) -> bool:
+    text = str(error).lower()
+    return "conflict" in text or "concurrent" in text or "retry" in text

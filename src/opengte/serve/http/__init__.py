@@ -1,0 +1,1 @@
+"""HTTP layer: application, routes, request bodies, headers and errors."""

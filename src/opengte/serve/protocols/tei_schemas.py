@@ -1,0 +1,223 @@
+"""text-embeddings-inference: what its bodies look like."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from opengte.serve.protocols.roles import InputType
+from opengte.serve.protocols.schema import Count, Inputs, Texts, TokenId, exactly
+
+Direction = Literal["Right", "Left", "right", "left"]
+
+
+class Cut(Struct, kw_only=True):
+    """How over-long inputs are cut; without `truncate`, as the server was told."""
+
+    truncate: bool | None = None
+    truncation_direction: Direction | None = None
+
+
+class Prompted(Cut, kw_only=True):
+    """Inputs, and ours: which model, which side of a search, which task, failures apart."""
+
+    inputs: Inputs
+    prompt_name: str | None = None
+    model: str | None = None
+    input_type: InputType | None = None
+    instruction: str | None = None
+    partial: bool | None = None
+
+
+class EmbedBody(Prompted, kw_only=True):
+    """`POST /embed`."""
+
+    normalize: bool | None = None
+    dimensions: Count | None = None
+
+
+class EmbedAllBody(Prompted, kw_only=True):
+    """`POST /embed_all`."""
+
+
+class EmbedSparseBody(Prompted, kw_only=True):
+    """`POST /embed_sparse`."""
+
+
+_TEXT = {"type": "string"}
+_PAIR = {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}
+
+
+class PredictBody(Cut, kw_only=True):
+    """`POST /predict`: pairs, as a reranker takes them."""
+
+    inputs: Annotated[
+        str | list[str | list[str]],
+        exactly(
+            "A pair of texts [query, document], or a list of pairs.",
+            anyOf=[_PAIR, {"type": "array", "minItems": 1, "items": _PAIR}],
+        ),
+    ]
+    raw_scores: bool | None = None
+    model: str | None = None
+
+
+class RerankBody(Cut, kw_only=True):
+    """`POST /rerank`."""
+
+    query: str
+    texts: Annotated[list[str], exactly("Texts.", type="array", minItems=1, items=_TEXT)]
+    raw_scores: bool | None = None
+    return_text: bool | None = None
+    model: str | None = None
+    instruction: str | None = None
+
+
+class Sentences(Struct, kw_only=True, forbid_unknown_fields=True):
+    """One sentence and those to compare it with."""
+
+    source_sentence: str
+    sentences: Annotated[list[str], exactly("Texts.", type="array", minItems=1, items=_TEXT)]
+
+
+class SimilarityParameters(Cut, kw_only=True, forbid_unknown_fields=True):
+    """How the sentences are read."""
+
+    prompt_name: str | None = None
+
+
+class SimilarityBody(Struct, kw_only=True):
+    """`POST /similarity`."""
+
+    inputs: Sentences
+    parameters: SimilarityParameters | None = None
+    model: str | None = None
+
+
+class TokenizeBody(Struct, kw_only=True):
+    """`POST /tokenize`."""
+
+    inputs: Texts
+    add_special_tokens: bool | None = None
+    prompt_name: str | None = None
+    model: str | None = None
+
+
+class DecodeBody(Struct, kw_only=True):
+    """`POST /decode`."""
+
+    ids: Annotated[
+        list[TokenId | list[TokenId]],
+        exactly(
+            "Token ids, or lists of them.",
+            anyOf=[
+                {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}},
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+                },
+            ],
+        ),
+    ]
+    skip_special_tokens: bool | None = None
+    model: str | None = None
+
+
+class VertexEmbed(EmbedBody, tag_field="type", tag="embed"):
+    """An instance for `/embed`."""
+
+
+class VertexEmbedAll(EmbedAllBody, tag_field="type", tag="embed_all"):
+    """An instance for `/embed_all`."""
+
+
+class VertexEmbedSparse(EmbedSparseBody, tag_field="type", tag="embed_sparse"):
+    """An instance for `/embed_sparse`."""
+
+
+class VertexPredict(PredictBody, tag_field="type", tag="predict"):
+    """An instance for `/predict`."""
+
+
+class VertexRerank(RerankBody, tag_field="type", tag="rerank"):
+    """An instance for `/rerank`."""
+
+
+class VertexTokenize(TokenizeBody, tag_field="type", tag="tokenize"):
+    """An instance for `/tokenize`."""
+
+
+Instance = (
+    VertexEmbed | VertexEmbedAll | VertexEmbedSparse | VertexPredict | VertexRerank | VertexTokenize
+)
+
+
+class VertexBody(Struct, kw_only=True):
+    """`POST /vertex`."""
+
+    instances: list[Instance]
+
+
+class Weight(Struct):
+    """One token of a sparse vector."""
+
+    index: int
+    value: float
+
+
+class Prediction(Struct):
+    """One class and its score."""
+
+    score: float
+    label: str
+
+
+class Rank(Struct, kw_only=True):
+    """One text in a reranker's order."""
+
+    index: int
+    score: float
+    text: str | UnsetType = UNSET
+
+
+class TokenBody(Struct, kw_only=True):
+    """One token; start and stop are absent on special tokens."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | UnsetType = UNSET
+    stop: int | UnsetType = UNSET
+
+
+class Predictions(Struct):
+    """The answers to the instances, in their order."""
+
+    predictions: list[Any]
+
+
+class Info(Struct, kw_only=True):
+    """`GET /info`; model_sha is our fingerprint."""
+
+    model_id: str
+    model_sha: str | None
+    model_dtype: str
+    served_model_name: str
+    model_type: dict[str, dict[str, Any]]
+    max_concurrent_requests: int
+    max_input_length: int
+    max_batch_tokens: int
+    max_batch_requests: int | None
+    max_client_batch_size: int
+    auto_truncate: bool
+    tokenization_workers: int
+    version: str
+    sha: str | None
+    docker_label: str | None
+
+
+class ErrorBody(Struct):
+    """TEI's ErrorResponse."""
+
+    error: str
+    error_type: Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]

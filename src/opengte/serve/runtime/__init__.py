@@ -1,0 +1,1 @@
+"""Processes, sockets, workers and the assembly of a server."""

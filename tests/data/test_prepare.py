@@ -1,0 +1,574 @@
+"""From rows to shards: cleaning, filters, tokens, the report, and a run that is killed."""
+
+import itertools
+import json
+import pkgutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opengte.data import Dataset, consistency, report
+from opengte.data.cleaning import Cleaner, Cleaning
+from opengte.data.columns import Columns
+from opengte.data.consistency import Consistency, Pool, ranks, sample
+from opengte.data.examples import Example, Origin, as_array, as_bytes, normalised, text_hash
+from opengte.data.filters import Hashed, Limits, Rules
+from opengte.data.prepare import hashes_of, prepare
+from opengte.data.sources import Spec
+from opengte.data.window import Settings
+from opengte.errors import CapabilityError, InputError
+from opengte.text import Prompts
+from tests.support.tokenizers_for_tests import save_qwen3, save_unigram
+from tests.support.training_data import (
+    dataset,
+    encoding,
+    made,
+    pairs,
+    rows_of,
+    tokenizer,
+    words,
+    write_lines,
+)
+
+HERE = Origin("f", 1)
+NONE = Rules()
+
+
+def test_cleaning_is_careful_and_counted():
+    counts: Counter[str] = Counter()
+    clean = Cleaner(Cleaning(), counts)
+    assert clean(" a\r\nb\x00\ufeff e\u0301 ") == "a\nb \xe9"
+    assert clean("x\ud800y") == "x\ufffdy"
+    assert clean("if x:\n    y &amp; z") == "if x:\n    y &amp; z"
+    assert counts == {
+        "line ends": 1,
+        "control characters": 1,
+        "NFC": 1,
+        "outer white space": 1,
+        "surrogates": 1,
+    }
+
+
+def test_cleaning_beyond_that_is_chosen():
+    counts: Counter[str] = Counter()
+    clean = Cleaner(Cleaning(html=True, space=True), counts)
+    assert clean("a &lt;b&gt;\n\n  c&nbsp;d") == "a <b> c d"
+    assert set(counts) == {"html entities", "inner white space"}
+
+
+@given(st.text())
+def test_cleaning_twice_changes_nothing(text):
+    clean = Cleaner(Cleaning(space=True), Counter())
+    assert clean(clean(text)) == clean(text)
+
+
+@given(st.text(), st.text())
+def test_hashes_are_equal_for_the_same_texts_only(first, second):
+    assert (text_hash(first) == text_hash(second)) == (normalised(first) == normalised(second))
+
+
+def test_texts_are_the_same_but_for_case_space_and_encoding():
+    assert len({text_hash(text) for text in ("A \tb", "a b", " a\nB ", "\uff21 b")}) == 1
+    assert text_hash("a b") != text_hash("ab")
+
+
+@given(st.lists(st.binary(min_size=16, max_size=16)))
+def test_hashes_as_numbers_and_back(hashes):
+    assert as_bytes(as_array(hashes)) == hashes
+
+
+def applied(example: Example, rules: Rules = NONE) -> tuple[Example | str, dict[str, int]]:
+    counts: Counter[str] = Counter()
+    outcome = rules.apply(example, Hashed.of(example), counts)
+    if not isinstance(outcome, str):
+        assert outcome[1] == Hashed.of(outcome[0])
+        outcome = outcome[0]
+    return outcome, {rule: count for rule, count in counts.items() if count}
+
+
+def test_texts_that_contradict_a_row_are_taken_away_with_their_scores():
+    example = Example(HERE, "Q", ("p", "q ", "P"), ("p ", "n", "Q", "N", ""), tuple(range(8)))
+    outcome, counts = applied(example)
+    assert outcome == Example(HERE, "Q", ("p",), ("n",), (0, 4))
+    assert counts == {
+        "positive: query equals positive": 1,
+        "positive: equals a positive": 1,
+        "negative: equals a positive": 1,
+        "negative: equals the query": 1,
+        "negative: twice in its row": 1,
+        "negative: empty text": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("example", "rules", "rule"),
+    [
+        (Example(HERE, "", ("p",)), Rules(), "empty text"),
+        (Example(HERE, "same  TEXT", ("Same text",)), Rules(), "query equals positive"),
+        (Example(HERE, "q", ("",)), Rules(), "empty text"),
+        (Example(HERE, "q", ("p",)), Rules(Limits(min_characters=2)), "too short"),
+        (Example(HERE, "qq", ("p" * 9,)), Rules(Limits(max_characters=8)), "too long"),
+        (Example(HERE, "q", ("p",)), Rules(excluded=hashes_of(["Q"])), "in the excluded texts"),
+        (Example(HERE, "q", ("p",)), Rules(excluded=hashes_of(["P"])), "in the excluded texts"),
+    ],
+)
+def test_rows_are_dropped_by_a_rule(example, rules, rule):
+    assert applied(example, rules) == (rule, {})
+
+
+def test_an_excluded_negative_or_second_positive_goes_alone():
+    example = Example(HERE, "q", ("p", "r"), ("n", "m"))
+    outcome, _ = applied(example, Rules(excluded=hashes_of(["r", "n"])))
+    assert outcome == Example(HERE, "q", ("p",), ("m",))
+
+
+def key(*values: object) -> bytes:
+    example = Example(HERE, *values)
+    return Hashed.of(example).key(example)
+
+
+def test_two_rows_are_the_same_whatever_the_order_of_their_texts():
+    assert key("q", ("a", "b"), ("c", "d")) == key("Q", ("b", "a"), ("d", "C"))
+    assert key("q", ("a", "b")) != key("q", ("a",), ("b",))
+    assert key("q", ("a",)) != key("q", ("a",), ("b",))
+    assert key("q", ("a",), (), (1.0,)) != key("q", ("a",), (), (0.0,))
+    assert key("q", ("a", "b"), (), (1.0, 2.0)) == key("q", ("b", "a"), (), (2.0, 1.0))
+    assert key("q", ("a", "b"), (), (1.0, 2.0)) != key("q", ("b", "a"), (), (1.0, 2.0))
+    assert key("q", ("q",), (), None, "x") != key("q", ("q",), (), None, "y")
+
+
+def test_limits_that_leave_nothing_are_an_error():
+    with pytest.raises(InputError, match="max_tokens=3 is less than min_tokens=5"):
+        Limits(min_tokens=5, max_tokens=3)
+
+
+@pytest.mark.parametrize("save", [None, save_unigram, save_qwen3])
+def test_shards_hold_what_the_tokenizer_gives(tmp_path, save):
+    rows = pairs(70, negatives=3)
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    own = tokenizer(tmp_path) if save is None else tokenizer(tmp_path, save)
+    prompts = Prompts(query="what is ", document="passage: ")
+    data, _ = made(
+        tmp_path,
+        Spec("a", (path,)),
+        encoding=encoding(tmp_path, tokenizer=own, prompts=prompts, document_tokens=10),
+        settings=Settings(shard_rows=16),
+    )
+
+    def ids(text: str, side: str, length: int) -> list[int]:
+        prefix = prompts.prefix(side)
+        return own.encode([text], prompt=prefix, max_length=length).batch.ids.tolist()
+
+    assert rows_of(data.sources[0]) == [
+        (
+            ids(row["query"], "query", 24),
+            [ids(row["positive"], "document", 10)],
+            [ids(text, "document", 10) for text in row["negative"]],
+        )
+        for row in rows
+    ]
+    assert data.sources[0].origin(37) == (str(path), 38)
+    assert data.tallies["a"].truncated["document"] > 0
+
+
+def test_the_order_of_windows_and_shards_changes_no_row(tmp_path, monkeypatch):
+    rows = pairs(90, negatives=2)
+    (tmp_path / "whole").mkdir()
+    whole = rows_of(dataset(tmp_path / "whole", rows).sources[0])
+    for window, size in ((1, 1), (7, 20), (1000, 13)):
+        folder = tmp_path / f"{window}-{size}"
+        folder.mkdir()
+        monkeypatch.setattr("opengte.data.prepare.WINDOW", window)
+        path = write_lines(folder / "rows.jsonl", rows)
+        settings = Settings(shard_rows=size)
+        data, _ = made(folder, Spec("rows", (path,)), settings=settings)
+        assert rows_of(data.sources[0]) == whole
+
+
+def test_a_text_is_held_once_a_shard(tmp_path):
+    rows = [{"query": f"q {i}", "positive": "the same text"} for i in range(50)]
+    (source,) = dataset(tmp_path, rows).sources
+    assert len(source.shards[0].hashes) == 51
+
+
+def test_duplicates_go_across_sources_and_excluded_texts_everywhere(tmp_path):
+    rows = pairs(40)
+    first = write_lines(tmp_path / "a.jsonl", [*rows[:20], *rows[:5]])
+    second = write_lines(tmp_path / "b.jsonl", [{**rows[3], "query": "WHAT  is 3"}, *rows[20:]])
+    data, done = made(
+        tmp_path,
+        Spec("a", (first,)),
+        Spec("b", (second,)),
+        excluded=hashes_of([rows[7]["query"].upper(), rows[30]["positive"]]),
+    )
+    assert [source.rows for source in data.sources] == [19, 19]
+    assert done.tallies["a"].dropped == {"duplicate row": 5, "in the excluded texts": 1}
+    assert done.tallies["b"].dropped == {"duplicate row": 1, "in the excluded texts": 1}
+
+
+def test_duplicates_may_be_kept(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", pairs(4) * 2)
+    data, _ = made(tmp_path, Spec("a", (path,)), settings=Settings(duplicates=True))
+    assert data.rows == 8
+
+
+def test_limits_of_tokens(tmp_path):
+    rows = [
+        {
+            "query": "what is",
+            "positive": [words(1, 20), "dog sat"],
+            "negative": [words(2, 30), "a"],
+        },
+        {"query": "what is", "positive": words(3, 20)},
+        {"query": words(4, 20), "positive": "cat"},
+    ]
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    data, done = made(
+        tmp_path, Spec("a", (path,)), settings=Settings(Limits(max_tokens=12, min_tokens=4))
+    )
+    assert data.rows == 1
+    own = data.sources[0].get([0])
+    assert (len(own.positives), len(own.negatives)) == (1, 0)
+    assert done.tallies["a"].dropped == {"too long": 2}
+    assert done.tallies["a"].texts == {
+        "positive: too long": 1,
+        "negative: too long": 1,
+        "negative: too short": 1,
+    }
+
+
+def test_raw_texts_become_pieces_that_fit(tmp_path):
+    texts = [words(i, 3 + 17 * i) for i in range(6)]
+    path = tmp_path / "a.txt"
+    path.write_text("\n".join(texts))
+    own = tokenizer(tmp_path)
+    data, done = made(tmp_path, Spec("a", (path,)), encoding=encoding(tmp_path, tokenizer=own))
+    (source,) = data.sources
+    assert (source.kind, source.in_batch_negatives) == ("texts", False)
+    found: dict[int, list[list[int]]] = {}
+    for row, (ids, positives, _) in enumerate(rows_of(source)):
+        assert positives == []
+        assert len(ids) <= 32
+        found.setdefault(source.origin(row)[1] - 1, []).append(ids)
+    for number, text in enumerate(texts):
+        body = own.encode([text], max_length=9999).batch.ids[1:-1].tolist()
+        assert [token for piece in found[number] for token in piece[1:-1]] == body
+        assert all(piece[0] == own.named["cls"] for piece in found[number])
+        assert all(len(piece) == 32 for piece in found[number][:-1])
+    assert done.tallies["a"].kept == 6
+
+
+def test_instructions_go_before_queries_only(tmp_path):
+    prompts = Prompts(template="Do {instruction}: ", default_instruction="the rest")
+    own = tokenizer(tmp_path)
+    settings = encoding(tmp_path, tokenizer=own, prompts=prompts, query_tokens=99)
+    path = write_lines(tmp_path / "a.jsonl", [{"query": "cat", "positive": "dog"}])
+    score = write_lines(
+        tmp_path / "s.jsonl", [{"sentence1": "red", "sentence2": "blue", "score": 1}]
+    )
+    data, _ = made(
+        tmp_path,
+        Spec("a", (path,), instruction="find"),
+        Spec("b", (score,), instruction="compare"),
+        Spec("c", (write_lines(tmp_path / "c.jsonl", [{"query": "x", "positive": "y"}]),)),
+        encoding=settings,
+    )
+    texts = [[own.decode(part) for part in (q, *p)] for s in data.sources for q, p, _ in rows_of(s)]
+    assert [[text.split("]", 1)[1][1:-6] for text in row] for row in texts] == [
+        ["do find : cat", "dog"],
+        ["do compare : red", "do compare : blue"],
+        ["do the rest : x", "y"],
+    ]
+    assert [s.in_batch_negatives for s in data.sources] == [True, False, True]
+    assert data.sources[0].instruction == "find"
+
+
+def test_an_instruction_for_a_model_or_data_without_any(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", pairs(3))
+    with pytest.raises(CapabilityError, match="takes none"):
+        made(tmp_path, Spec("a", (path,), instruction="find"))
+    (tmp_path / "t.txt").write_text("text")
+    with pytest.raises(InputError, match="source `t`.*raw texts, which take no instruction"):
+        made(tmp_path, Spec("t", (tmp_path / "t.txt",), instruction="find"))
+
+
+def test_the_report_says_what_was_dropped_and_where(tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_lines(path, [*pairs(9), {"query": "same", "positive": "Same"}, *pairs(2), {"query": 1}])
+    _, done = made(tmp_path, Spec("a", (path,)))
+    tally = done.tallies["a"]
+    assert (tally.read, tally.kept) == (13, 9)
+    assert tally.dropped == {"query equals positive": 1, "duplicate row": 2, "unusable row": 1}
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert f"{path}:10: “same” → “Same”" in page
+    assert f"{path}:13: `query` is a number; expected a string" in page
+    assert "| a | 13 | 9 | 4 | 0 | 0 |" in page
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["a"] == tally.record()
+    lines = (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()
+    assert sorted((json.loads(line)["row"], json.loads(line)["rule"]) for line in lines) == [
+        (10, "query equals positive"),
+        (11, "duplicate row"),
+        (12, "duplicate row"),
+        (13, "unusable row"),
+    ]
+
+
+def test_a_tally_adds_up_and_survives_json():
+    tally = report.Tally(read=3, kept=1, dropped=Counter(a=2), shown={"a": [{"row": 1}]})
+    other = report.Tally.of(json.loads(json.dumps(tally.record())))
+    tally.add(other)
+    assert tally.dropped == {"a": 4}
+    assert (tally.read, tally.kept, len(tally.shown["a"])) == (6, 2, 2)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at(patched: pytest.MonkeyPatch, target: str, count: int) -> None:
+    """Raise Killed instead of the count-th call."""
+    module, name = target.rsplit(".", 1)
+    owner = pkgutil.resolve_name(module)
+    inner, left = getattr(owner, name), itertools.count(count - 1, -1)
+
+    def counted(*arguments: object, **options: object) -> object:
+        if next(left) == 0:
+            raise Killed
+        return inner(*arguments, **options)
+
+    patched.setattr(owner, name, counted)
+
+
+PLACES = {  # where a run is killed, and a part of how often it comes by
+    "opengte.data.prepare.add": 25,
+    "opengte.data.shards.os.replace": 9,
+    "opengte.data.shards.os.fsync": 20,
+    "opengte.data.book:Journal.record": 9,
+    "opengte.data.report.page": 0,
+    "opengte.data.window.json.dumps": 15,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("seed", range(2))
+def test_a_killed_run_continues_and_writes_the_same_bytes(tmp_path, monkeypatch, place, seed):
+    monkeypatch.setattr("opengte.data.prepare.WINDOW", 8)
+    rows = pairs(120, negatives=2)
+    texts = [{"text": f"text {i}", "label": i % 3} for i in range(50)]
+    one = write_lines(tmp_path / "a.jsonl", [*rows[:70], *rows[:9], {"query": 1}, *rows[60:75]])
+    two = write_lines(tmp_path / "b.jsonl", texts)
+    three = write_lines(tmp_path / "c.jsonl", [*rows[40:], {"query": "x", "positive": "X"}])
+    specs = [Spec("a", (one,)), Spec("b", (two,)), Spec("c", (three,))]
+    options = {"encoding": encoding(tmp_path), "settings": Settings(shard_rows=20)}
+    prepare(specs, tmp_path / "whole", **options)
+    expected = contents(tmp_path / "whole")
+    assert len(expected) > 10
+
+    random, folder, killed = np.random.default_rng(seed), tmp_path / "out", 0
+    while killed < 4:
+        with monkeypatch.context() as patched:
+            kill_at(patched, place, int(random.integers(1, PLACES[place] // (killed + 1) + 2)))
+            try:
+                prepare(specs, folder, **options)
+                break
+            except Killed:
+                killed += 1
+    prepare(specs, folder, **options)
+    assert killed
+    assert contents(folder) == expected
+
+
+def test_a_finished_folder_is_left_alone_and_another_run_refused(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", pairs(20))
+    specs, own = [Spec("a", (path,))], encoding(tmp_path)
+    first = prepare(specs, tmp_path / "out", own)
+    before = contents(tmp_path / "out")
+    again = prepare(specs, tmp_path / "out", own, advance=lambda rows: pytest.fail("read again"))
+    assert again.tallies["a"].record() == first.tallies["a"].record()
+    shorter = encoding(tmp_path, tokenizer=own.tokenizer, document_tokens=9)
+    with pytest.raises(InputError, match=r"another run: tokens\[1\] was 32, is now 9"):
+        prepare(specs, tmp_path / "out", shorter)
+    with pytest.raises(InputError, match="settings.duplicates was false, is now true"):
+        prepare(specs, tmp_path / "out", own, Settings(duplicates=True))
+    assert contents(tmp_path / "out") == before
+    prepare(specs, tmp_path / "out", shorter, restart=True)
+    assert contents(tmp_path / "out") != before
+
+
+def test_restart_leaves_files_of_others_alone(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", pairs(20))
+    own = encoding(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    prepare([Spec("a", (path,))], tmp_path / "out", own)
+    prepare([Spec("b", (path,))], tmp_path / "out", own, restart=True)
+    names = set(contents(tmp_path / "out"))
+    assert "notes.txt" in names
+    assert {name for name in names if name.endswith(".shard")} == {"shards/000-b-00000.shard"}
+
+
+def test_two_runs_on_one_folder_are_told_apart(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", pairs(20))
+    own = encoding(tmp_path)
+
+    def other(rows: int) -> None:
+        with pytest.raises(InputError, match="in use"):
+            prepare([Spec("a", (path,))], tmp_path / "out", own)
+
+    prepare([Spec("a", (path,))], tmp_path / "out", own, advance=other)
+
+
+def test_sources_without_any_row(tmp_path):
+    good = write_lines(tmp_path / "a.jsonl", pairs(5))
+    empty = write_lines(tmp_path / "b.jsonl", [{"query": "x", "positive": "X"}])
+    data, done = made(tmp_path, Spec("a", (good,)), Spec("b", (empty,)))
+    assert done.empty == ("b",)
+    assert [source.name for source in data.sources] == ["a"]
+    with pytest.raises(InputError, match="no row is left of any source.*report.md. says why"):
+        prepare([Spec("b", (empty,))], tmp_path / "none", encoding(tmp_path))
+    assert "query equals positive" in (tmp_path / "none" / "report.md").read_text()
+
+
+def test_sources_that_cannot_be_used_are_refused_before_anything_is_written(tmp_path):
+    good = write_lines(tmp_path / "a.jsonl", pairs(5))
+    wrong = Columns(query="quest", positive=("positive",))
+    with pytest.raises(InputError, match="source `b`: .*column `quest` is not there.*`query`"):
+        made(tmp_path, Spec("a", (good,)), Spec("b", (good,), wrong))
+    with pytest.raises(InputError, match="2 sources are called `a`"):
+        made(tmp_path, Spec("a", (good,)), Spec("a", (good,)))
+    with pytest.raises(InputError, match="there are no sources"):
+        made(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_opening_what_is_not_finished_or_damaged(tmp_path):
+    with pytest.raises(InputError, match="has no manifest.json"):
+        Dataset.open(tmp_path)
+    data = dataset(tmp_path, pairs(30))
+    with pytest.raises(InputError, match="prepared with the tokenizer .* Prepare the data again"):
+        Dataset.open(data.folder, "0" * 64)
+    assert Dataset.open(data.folder).fingerprint == data.fingerprint
+    (shard,) = (data.folder / "shards").iterdir()
+    content = shard.read_bytes()
+    changed = bytearray(content)
+    changed[2000] ^= 1
+    shard.write_bytes(changed)
+    with pytest.raises(InputError, match="is not what was written: its SHA-256 differs"):
+        Dataset.open(data.folder).check()
+    shard.write_bytes(content[:-64])
+    with pytest.raises(InputError, match="is not what was written|is cut off"):
+        Dataset.open(data.folder)
+    shard.write_bytes(b"\0" * 100)
+    with pytest.raises(InputError, match="is not a whole shard"):
+        Dataset.open(data.folder)
+    shard.unlink()
+    with pytest.raises(InputError, match="is missing. Prepare the data again"):
+        Dataset.open(data.folder)
+    (data.folder / "manifest.json").write_text('{"format": "other"}')
+    with pytest.raises(InputError, match="its format is 'other'"):
+        Dataset.open(data.folder)
+
+
+def test_a_folder_that_was_interrupted_says_so(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", pairs(5))
+
+    def kill(rows: int) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        prepare([Spec("a", (path,))], tmp_path / "out", encoding(tmp_path), advance=kill)
+    with pytest.raises(InputError, match="is not finished. Repeat"):
+        Dataset.open(tmp_path / "out")
+
+
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 6),
+    st.integers(1, 30),
+    st.integers(1, 4),
+    st.integers(0, 9),
+)
+def test_ranks_are_those_of_a_sorted_list(seed, n, m, d, known_count):
+    random = np.random.default_rng(seed)
+    queries, positives = random.integers(-2, 3, (2, n, d)).astype(np.float32)
+    vectors = random.integers(-2, 3, (m, d)).astype(np.float32)
+    hashes = [bytes([i]) * 16 for i in range(m)]
+    known = [
+        frozenset(bytes([i]) * 16 for i in random.integers(0, m + 3, known_count)) for _ in range(n)
+    ]
+    found = ranks(queries, positives, known, Pool(hashes, vectors))
+    for i in range(n):
+        own = float(queries[i] @ positives[i])
+        others = [
+            float(queries[i] @ v) for h, v in zip(hashes, vectors, strict=True) if h not in known[i]
+        ]
+        assert found[i] == 1 + sum(other > own for other in others)
+
+
+@given(st.lists(st.text(max_size=3)), st.integers(1, 9), st.integers(-3, 3), st.randoms())
+def test_a_pool_is_random_distinct_and_whatever_the_order(texts, size, seed, random):
+    pool = sample(texts, size, seed)
+    distinct = {text_hash(text) for text in texts}
+    assert len(pool) == min(size, len(distinct)) == len({text_hash(text) for text in pool})
+    shuffled = list(texts)
+    random.shuffle(shuffled)
+    again = sample(shuffled, size, seed)
+    assert list(map(text_hash, again)) == list(map(text_hash, pool))
+
+
+def embed(texts, *_: object):
+    """Embed a text by its last word, a number: neighbours on a circle."""
+    angles = np.array([float(text.split()[-1]) for text in texts]) / 10
+    return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+
+
+def test_pairs_whose_positive_ranks_low_are_dropped(tmp_path):
+    rows = [{"query": f"what is {i}", "positive": [f"the {i}"]} for i in range(20)]
+    rows[3]["positive"] = ["the 13.2"]
+    rows[5]["positive"] = ["the 5", "the 15.2"]
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    scored = [{"sentence1": "a 1", "sentence2": "b 9", "score": 0}]
+    asked = Consistency(embed, embed, "model", keep=2, pool=100)
+    data, done = made(
+        tmp_path,
+        Spec("a", (path,)),
+        Spec("s", (write_lines(tmp_path / "s.jsonl", scored),)),
+        consistent=asked,
+    )
+    assert [source.rows for source in data.sources] == [19, 1]
+    assert done.tallies["a"].dropped == {"positive ranks too low": 1}
+    assert done.tallies["a"].texts == {"positive: positive ranks too low": 1}
+    assert not list((tmp_path / "out").glob("pool*"))
+    with pytest.raises(InputError, match="filters.consistency.keep was 2, is now 1"):
+        prepare(
+            [Spec("a", (path,)), Spec("s", (tmp_path / "s.jsonl",))],
+            tmp_path / "out",
+            encoding(tmp_path),
+            consistent=Consistency(embed, embed, "model", keep=1, pool=100),
+        )
+
+
+def test_the_vectors_of_a_pool_are_taken_up_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setattr(consistency, "BLOCK", 4)
+    texts = [f"t {i}" for i in range(11)]
+    pool = consistency.embedded(texts, embed, tmp_path / "pool.npy")
+    np.testing.assert_array_equal(pool.vectors, embed(texts))
+    again = consistency.embedded(texts, lambda t: pytest.fail("again"), tmp_path / "pool.npy")
+    np.testing.assert_array_equal(again.vectors, pool.vectors)
+
+
+def test_a_filter_that_cannot_drop_is_an_error():
+    with pytest.raises(InputError, match="keep=5 with a pool of 5"):
+        Consistency(embed, embed, "m", keep=5, pool=5)

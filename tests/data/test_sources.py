@@ -1,0 +1,346 @@
+"""Reading rows of training data: formats, columns, and what cannot be read."""
+
+import bz2
+import gzip
+import json
+import lzma
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from opengte.data import specs
+from opengte.data.columns import Columns
+from opengte.data.examples import BadRow, Example
+from opengte.data.excluded import texts_of
+from opengte.data.sources import columns_of, examples, files
+from opengte.data.specs import name_of as bare_name
+from opengte.errors import InputError
+from tests.support.training_data import write_lines
+
+PAIR = Columns(query="query", positive=("positive",))
+ROWS = [{"query": "what is a cat", "positive": "an animal"}, {"query": "été", "positive": "a\nb"}]
+
+
+def read(path: Path, columns: Columns | None = None) -> list[Example | BadRow]:
+    return list(examples((path,), columns or columns_of((path,), Columns())))
+
+
+def good(path: Path, columns: Columns | None = None) -> list[tuple]:
+    found = read(path, columns)
+    assert all(isinstance(one, Example) for one in found), found
+    return [(one.query, one.positives) for one in found]
+
+
+def bad(path: Path, columns: Columns | None = None) -> list[tuple[int, str]]:
+    found = read(path, columns)
+    return [(one.origin.row, one.reason) for one in found if isinstance(one, BadRow)]
+
+
+EXPECTED = [("what is a cat", ("an animal",)), ("été", ("a\nb",))]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+CSV = '\ufeffquery,positive\r\nwhat is a cat,an animal\r\nété,"a\nb"\r\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", LINES),
+        ("a.ndjson", b"\xef\xbb\xbf" + LINES + b"\n\n"),
+        ("a.json", LINES),
+        ("a.json", json.dumps(ROWS, indent=1).encode()),
+        ("a.json", ("[" + ", ".join(map(json.dumps, ROWS)) + "]").encode("utf-8-sig")),
+        ("a.csv", CSV),
+        ("a.jsonl.gz", gzip.compress(LINES)),
+        ("a.csv.bz2", bz2.compress(CSV)),
+        ("a.jsonl.xz", lzma.compress(LINES)),
+        ("a.jsonl.zst", pyarrow.compress(LINES, "zstd", asbytes=True)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_formats(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert good(path) == EXPECTED
+
+
+def test_json_lines_that_are_longer_than_the_first_look(tmp_path):
+    rows = [{"query": "q" * 3000, "positive": f"p{i}"} for i in range(5)]
+    path = write_lines(tmp_path / "a.json", rows)
+    assert good(path) == [(row["query"], (row["positive"],)) for row in rows]
+
+
+def test_rows_as_arrays_of_texts(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [["q", "p"], ["q", "p", "n"]])
+    found = [(one.positives, one.negatives) for one in read(path)]
+    assert found == [(("p",), ()), (("p",), ("n",))]
+
+
+def test_tsv_has_no_quotes(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('query\tpositive\n"open\tclose"\nsecond\trow\n', encoding="utf-8")
+    assert good(path) == [('"open', ('close"',)), ("second", ("row",))]
+
+
+def test_text_is_a_text_a_line(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one\n\ntwo words\n")
+    assert columns_of((path,), Columns()).kind == "texts"
+    assert good(path) == [("one", ()), ("two words", ())]
+
+
+def test_parquet_reads_lists_and_only_the_columns_asked_for(tmp_path):
+    table = {"query": ["a", "b"], "positives": [["p"], ["p", "r"]], "neg": [[], None], "x": [1, 2]}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+    columns = columns_of((tmp_path / "a.parquet",), Columns())
+    assert str(columns) == "query=query, positive=positives, negative=neg"
+    assert good(tmp_path / "a.parquet", columns) == [("a", ("p",)), ("b", ("p", "r"))]
+
+
+def test_a_cut_off_parquet_file_is_an_error(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1 no")
+    with pytest.raises(InputError, match="not a whole Parquet"):
+        read(path)
+
+
+def test_what_the_datasets_library_saved(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    saved = datasets.Dataset.from_list([*ROWS, {"query": "x", "positive": "y"}]).select([1, 0])
+    saved.save_to_disk(tmp_path / "one")
+    assert good(tmp_path / "one") == EXPECTED[::-1]
+    parts = datasets.DatasetDict(train=saved, test=saved.select([0]))
+    parts.save_to_disk(tmp_path / "parts")
+    assert good(tmp_path / "parts") == EXPECTED[::-1]
+    assert good(tmp_path / "parts" / "test") == EXPECTED[1:]
+    datasets.DatasetDict(dev=saved).save_to_disk(tmp_path / "dev")
+    with pytest.raises(InputError, match="has the parts .'dev'., and none is called train"):
+        files((tmp_path / "dev",))
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("b.jsonl", "a.jsonl", "sub/c.jsonl", ".hidden.jsonl"):
+        write_lines(tmp_path / name, [{"query": name, "positive": "p"}])
+    (tmp_path / "README.md").write_text("not data")
+    assert [query for query, _ in good(tmp_path)] == ["a.jsonl", "b.jsonl", "sub/c.jsonl"]
+
+
+def test_an_empty_folder_and_a_missing_path_are_errors(tmp_path):
+    with pytest.raises(InputError, match="holds no file of a known kind: .jsonl"):
+        files((tmp_path,))
+    with pytest.raises(InputError, match="does not exist"):
+        files((tmp_path / "none",))
+    (tmp_path / "a.pdf").write_bytes(b"")
+    with pytest.raises(InputError, match="unknown kind; expected .jsonl"):
+        files((tmp_path / "a.pdf",))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt", "a.json"])
+def test_an_empty_file_is_an_error(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match="has no rows; expected at least one"):
+        columns_of((tmp_path / name,), Columns())
+
+
+def test_one_column_is_an_error_that_says_what_to_do(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [{"body": "x"}])
+    with pytest.raises(InputError, match="one column, `body`, and a pair needs two"):
+        columns_of((path,), Columns())
+    assert columns_of((path,), Columns(text="body")).kind == "texts"
+
+
+def test_bad_rows_are_told_by_their_lines(tmp_path):
+    lines = [
+        b'{"query": "a", "positive": "b"}',
+        b"not json",
+        b"",
+        b'{"query": "\xff", "positive": "b"}',
+        b'{"query": 3, "positive": "b"}',
+        b'{"query": "a"}',
+        b'{"query": "a", "positive": []}',
+        b'{"query": "a", "positive": [1]}',
+        b"17",
+        b'{"query": "c", "positive": "d"}',
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    found = dict(bad(tmp_path / "a.jsonl", PAIR))
+    assert found.pop(2).startswith("is not JSON")
+    assert found == {
+        4: "is not UTF-8 (byte 12 of the line)",
+        5: "`query` is a number; expected a string",
+        6: "has no `positive`",
+        7: "`positive` has no text",
+        8: "`positive` holds a number; expected a string or a list of strings",
+        9: "is a number; expected an object",
+    }
+    assert len(read(tmp_path / "a.jsonl", PAIR)) == 9
+
+
+def test_bad_rows_of_tables(tmp_path):
+    content = b'query,positive\na,b\na\n"x\xffy",b\n"two\nlines",b\na,b,c\nd,e\n'
+    (tmp_path / "a.csv").write_bytes(content)
+    assert bad(tmp_path / "a.csv") == [
+        (3, "has 1 columns; expected 2, as in the header"),
+        (4, "is not UTF-8 (byte 3 of the line)"),
+        (7, "has 3 columns; expected 2, as in the header"),
+    ]
+    assert [one.origin.row for one in read(tmp_path / "a.csv")] == [2, 3, 4, 5, 7, 8]
+
+
+def test_a_column_that_comes_twice_is_an_error(tmp_path):
+    (tmp_path / "a.csv").write_text("q,q\n1,2\n")
+    with pytest.raises(InputError, match="has the column `q` twice"):
+        read(tmp_path / "a.csv")
+
+
+def test_utf_16_and_cut_off_files_are_errors(tmp_path):
+    (tmp_path / "a.csv").write_bytes("query,positive\n".encode("utf-16"))
+    with pytest.raises(InputError, match="is UTF-16; expected UTF-8"):
+        read(tmp_path / "a.csv")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(LINES)[:-9])
+    with pytest.raises(InputError, match="not a whole compressed file"):
+        read(tmp_path / "a.jsonl.gz", PAIR)
+    (tmp_path / "a.json").write_text("[1, 2")
+    with pytest.raises(InputError, match="is not JSON"):
+        read(tmp_path / "a.json")
+
+
+def test_a_long_line_is_reported_and_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr("opengte.data.sources.LINE_LIMIT", 100)
+    rows = [ROWS[0], {"query": "x" * 300, "positive": "y"}, ROWS[0]]
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    assert bad(path, PAIR) == [(2, "is longer than 100 bytes")]
+    assert len(read(path, PAIR)) == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "said"),
+    [
+        ({"anchor": "a", "positive": "b"}, "pairs", "query=anchor, positive=positive"),
+        ({"question": "a", "answer": "b"}, "pairs", "query=question, positive=answer"),
+        ({"left": "a", "right": "b"}, "pairs", "query=left, positive=right"),
+        (
+            {"query": "a", "pos": ["b"], "neg": ["c"], "pos_scores": [1], "neg_scores": [0.5]},
+            "pairs",
+            "query=query, positive=pos, negative=neg, score=pos_scores+neg_scores",
+        ),
+        (
+            {"anchor": "a", "positive": "b", "negative_1": "c", "negative_2": "d"},
+            "pairs",
+            "query=anchor, positive=positive, negative=negative_1+negative_2",
+        ),
+        (
+            {"sentence1": "a", "sentence2": "b", "score": 0.5},
+            "scored",
+            "query=sentence1, positive=sentence2, score=score",
+        ),
+        (
+            {"sentence1": "a", "sentence2": "b", "label": "1"},
+            "scored",
+            "query=sentence1, positive=sentence2, score=label",
+        ),
+        ({"premise": "a", "hypothesis": "b", "label": "neutral"}, "pairs", "query=premise"),
+        ({"text": "a", "label": 3}, "labelled", "label=label, text=text"),
+        ({"id": 7, "text": "a"}, "texts", "text=text"),
+    ],
+)
+def test_well_known_columns_are_recognised(tmp_path, row, kind, said):
+    path = write_lines(tmp_path / "a.jsonl", [row])
+    columns = columns_of((path,), Columns())
+    assert (columns.kind, str(columns)[: len(said)]) == (kind, said)
+    assert not bad(path, columns)
+
+
+def test_columns_that_cannot_be_told_or_are_not_there(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [{"en": "a", "fr": "b", "file": "c"}])
+    with pytest.raises(InputError, match="which of the columns `en`, `fr`, `file` are the query"):
+        columns_of((path,), Columns())
+    with pytest.raises(InputError, match="column `fire` is not there.* Did you mean `file`"):
+        columns_of((path,), Columns(query="en", positive=("fire",)))
+    with pytest.raises(InputError, match="positive is not given"):
+        columns_of((path,), Columns(query="en"))
+    with pytest.raises(InputError, match="excludes query and positive"):
+        columns_of((path,), Columns(query="en", text="fr"))
+
+
+def test_columns_inside_objects_and_passages_with_titles(tmp_path):
+    rows = [
+        {
+            "translation": {"en": "dog", "fr": "chien"},
+            "positive_passages": [{"docid": "1", "title": "T", "text": "body"}, {"text": "x"}],
+        }
+    ]
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    inside = Columns(query="translation.en", positive=("translation.fr",))
+    assert good(path, columns_of((path,), inside)) == [("dog", ("chien",))]
+    passages = Columns(query="translation.en", positive=("positive_passages",))
+    assert good(path, passages) == [("dog", ("T body", "x"))]
+
+
+def test_scores_are_one_for_each_document(tmp_path):
+    rows = [
+        {"query": "a", "positive": "b", "negative": ["c", ""], "scores": [1, 0.5]},
+        {"query": "a", "positive": "b", "negative": [], "scores": [1, 2]},
+        {"query": "a", "positive": "b", "scores": ["nan"]},
+    ]
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    first, second, third = read(path)
+    assert first.scores == (1.0, 0.5)
+    assert second.reason.startswith("`scores` has 2 numbers for 1 positives and negatives")
+    assert third.reason == "`scores` is 'nan'; expected a finite number"
+
+
+def test_names_and_paths_of_a_command_line(tmp_path):
+    (tmp_path / "x=y.jsonl").touch()
+    found = specs.named(["a.jsonl", "web=b/", "web=c.csv.gz", f"{tmp_path}/x=y.jsonl"])
+    assert found == {
+        "a": (Path("a.jsonl"),),
+        "web": (Path("b"), Path("c.csv.gz")),
+        "x=y": (tmp_path / "x=y.jsonl",),
+    }
+    assert bare_name(Path("data/c.csv.gz")) == "c"
+
+
+def test_sources_in_a_file(tmp_path):
+    (tmp_path / "s.toml").write_text(
+        '[[source]]\npath = "a.jsonl"\nquery = "q"\npositive = ["p", "r"]\nweight = 2\n'
+        '[[source]]\nname = "b"\npath = ["x", "y"]\nin_batch_negatives = false\n'
+        'instruction = "Find"\ntemperature = 0.1\n'
+    )
+    first, second = specs.read(tmp_path / "s.toml")
+    assert (first.name, first.paths, first.weight) == ("a", (tmp_path / "a.jsonl",), 2)
+    assert first.columns == Columns(query="q", positive=("p", "r"))
+    assert (second.paths, second.in_batch_negatives) == ((tmp_path / "x", tmp_path / "y"), False)
+    assert (second.instruction, second.temperature) == ("Find", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x = 1", "must hold tables"),
+        ("[[source]]\nquery = 'q'", "source 1 has no path"),
+        ("[[source]]\npath = 'a'\nqery = 'q'", "has the key 'qery'.* Did you mean query"),
+        ("[[source]]\npath = 'a'\nweight = -1", "weight=-1; expected 0 or more"),
+        ("[[source]]\npath = 'a'\nweight = 'much'", "weight='much'; expected a float or int"),
+        ("[[source]]\npath = 'a'\ntemperature = 0", "temperature=0; expected more than 0"),
+        ("[[source]]\npath = 'a'\nquery = ['a', 'b']", "expected one column"),
+        ("[[source]]\npath = 3", "path=3; expected a string or a list"),
+        ("[[source]]\npath = 'a'\nname = ''", "name=''; expected a string"),
+        ("[[", "is not TOML"),
+    ],
+)
+def test_a_file_of_sources_that_is_wrong(tmp_path, content, message):
+    (tmp_path / "s.toml").write_text(content)
+    with pytest.raises(InputError, match=message):
+        specs.read(tmp_path / "s.toml")
+
+
+def test_texts_to_exclude_are_all_texts_of_a_benchmark(tmp_path):
+    rows = [
+        {"_id": "1", "title": "T", "text": "body", "metadata": {"note": "n"}},
+        {"_id": "2", "text": "other", "tags": ["a", "b"], "label": "no"},
+    ]
+    path = write_lines(tmp_path / "corpus.jsonl", rows)
+    assert sorted(texts_of(path)) == ["T", "T body", "a", "b", "body", "n", "other"]

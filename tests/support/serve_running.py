@@ -1,0 +1,58 @@
+"""A real server in a thread: real models, real sockets, for tests with real clients."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import uvicorn
+
+from opengte.serve.http.app import AppOptions, build_app
+from opengte.serve.inference import CoreService, ModelSettings
+
+
+@contextlib.contextmanager
+def running(
+    models: Sequence[ModelSettings], gate: Any = None, service: Any = None, **options: Any
+) -> Iterator[str]:
+    """Serve until the block ends; yields the address, once the models are loaded."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    known = threading.Event()
+    failed: list[BaseException] = []
+    servers: list[uvicorn.Server] = []
+
+    async def serve() -> None:
+        core = service or CoreService(models)
+        if service is None:
+            await core.start()
+            await core.ready()
+        app = build_app(core, gate, AppOptions(**options))
+        config = uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False)
+        servers.append(uvicorn.Server(config))
+        known.set()
+        await servers[0].serve(sockets=[listener])
+        if service is None:
+            await core.drain(5)
+
+    def target() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            known.set()
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    known.wait(120)
+    try:
+        if failed:
+            raise failed[0]
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        for server in servers:
+            server.should_exit = True
+        thread.join(30)
+        listener.close()

@@ -1,0 +1,140 @@
+"""A small run on random batches: `python -m tests.support.train_run FOLDER [NAME=VALUE ...]`.
+
+Settings are given by name; `resume=True` resumes; `slow=0.002` lets every tensor of a checkpoint
+take so many seconds; `stop=6` interrupts the run in that step.
+"""
+
+import ast
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from opengte.data import Batch, Batches
+from opengte.reference import save
+from opengte.reference.initial import initialised
+from opengte.train.distributed import World, join, leave
+from opengte.train.loop import Evaluate, Result, train
+from opengte.train.objectives import Contrastive
+from opengte.train.settings import Settings
+from opengte.train.trainee import Trainee
+from tests.support.train_batches import part, random_batch
+from tests.support.train_invariance import plan
+
+ROWS = 8
+
+
+class RandomBatches:
+    """Batches as `opengte.data.Batches` gives them: a function of the step."""
+
+    def __init__(self, start: int, rank: int = 0, world: int = 1) -> None:
+        self.start, self.rank, self.world = start, rank, world
+
+    def at(self, step: int) -> Batch:
+        whole = random_batch(ROWS, step)
+        cuts = [r * ROWS // self.world for r in range(self.world + 1)]
+        return part(whole, cuts[self.rank], cuts[self.rank + 1])
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = self.start
+        while True:
+            yield self.at(step)
+            step += 1
+
+    def __enter__(self) -> "RandomBatches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def make(start: int, rank: int, world: int) -> Batches:
+    return cast(Batches, RandomBatches(start, rank, world))
+
+
+def run(
+    folder: Path,
+    world: World | None = None,
+    *,
+    resume: bool = False,
+    evaluate: Evaluate | None = None,
+    make_batches: Any = make,
+    identity: dict[str, str] | None = None,
+    **changes: Any,
+) -> tuple[Result, Trainee]:
+    """Train a tiny model, from the same first weights each time."""
+    values: dict[str, Any] = {
+        "steps": 12,
+        "learning_rate": 1e-2,
+        "save_every": 3,
+        "log_every": 2,
+        "chunk_tokens": 60,
+        "memory": 1e-9,
+        "peak_tflops": 1.0,
+        "progress": False,
+        "dropout": 0.1,
+        "ema": 0.9,
+    }
+    settings = Settings(**(values | changes))
+    objective = Contrastive(temperature=0.1)
+    trainee = Trainee(initialised(plan(), 0, std=0.2), objective.outputs, settings.precision)
+    result = train(
+        trainee,
+        make_batches,
+        objective,
+        settings,
+        folder,
+        world=world,
+        identity=identity,
+        evaluate=evaluate,
+        resume=resume,
+    )
+    return result, trainee
+
+
+def slow_writes(seconds: float) -> None:
+    """Let a checkpoint take long."""
+    write = save.write
+
+    def slowly(path: Path, layout: Any, values: Any) -> None:
+        def delayed() -> Iterator[torch.Tensor]:
+            for value in values:
+                time.sleep(seconds)
+                yield value
+
+        write(path, layout, delayed())
+
+    save.write = slowly
+
+
+def main(folder: str, *arguments: str) -> None:
+    logging.basicConfig(level=logging.INFO)
+    torch.set_num_threads(1)
+    options = {name: ast.literal_eval(value) for name, value in (a.split("=") for a in arguments)}
+    slow_writes(options.pop("slow", 0.0))
+    stop = options.pop("stop", None)
+    world = join("cpu")
+
+    class Stopped(RandomBatches):
+        def at(self, step: int) -> Batch:
+            if step + 1 == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().at(step)
+
+    def make_stopped(start: int, rank: int, world: int) -> Batches:
+        return cast(Batches, Stopped(start, rank, world))
+
+    try:
+        run(Path(folder), world, make_batches=make_stopped, **options)
+    finally:
+        leave()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,68 @@
+"""A tiny model from nothing and tiny data, for tests of the stages and their commands."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+from opengte.checkpoint import Checkpoint
+from opengte.data import Dataset
+from opengte.data.prepare import prepare
+from opengte.data.sources import Spec
+from opengte.data.tokens import Encoding
+from opengte.text import Prompts
+from opengte.train.stages.start import create
+from opengte.train.stages.work import Job
+from tests.support.training_data import write_lines
+
+SUBJECTS = "red blue green quick lazy old new small big cold".split()
+THINGS = "cat dog river mountain algorithm document capital mat query passage".split()
+VERBS = "sorts eats finds reads makes".split()
+OPTIONS: dict[str, Any] = {"progress": False, "peak_tflops": 1.0, "save_every": None}
+
+
+def sentence(draw: random.Random, count: int) -> str:
+    return " ".join(draw.choice(SUBJECTS + THINGS + VERBS) for _ in range(count))
+
+
+def pairs(count: int, seed: int = 0, negatives: int = 0, words: int = 6) -> list[dict[str, Any]]:
+    """Queries whose words are in their positives, in another order."""
+    draw, rows = random.Random(seed), []
+    for number in range(count):
+        query = f"{sentence(draw, 3)} {number % 97}"
+        own = query.split()
+        draw.shuffle(own)
+        row: dict[str, Any] = {
+            "query": query,
+            "positive": f"{' '.join(own)} {sentence(draw, words)}",
+        }
+        if negatives:
+            row["negative"] = [sentence(draw, words + 4) for _ in range(negatives)]
+        rows.append(row)
+    return rows
+
+
+def texts() -> list[str]:
+    return [text for row in pairs(300) for text in (row["query"], row["positive"])]
+
+
+def model(folder: Path, **options: Any) -> Checkpoint:
+    settings: dict[str, Any] = {"size": "tiny", "vocabulary": 400, "positions": 64}
+    return create(folder / "nothing", texts(), **(settings | options))
+
+
+def data(
+    folder: Path, start: Checkpoint, rows: list[dict[str, Any]], name: str = "rows", **options: Any
+) -> Dataset:
+    file = write_lines(folder / f"{name}.jsonl", rows)
+    lengths = {"query_tokens": 64, "document_tokens": 64}
+    prompts = options.pop("prompts", start.prompts)
+    encoding = Encoding(start.tokenizer, prompts, **(lengths | options))
+    prepare([Spec(name, (file,))], folder / f"{name}-data", encoding)
+    return Dataset.open(folder / f"{name}-data", start.tokenizer.fingerprint)
+
+
+def job(folder: Path, dev: Dataset | None = None, **options: Any) -> Job:
+    return Job(output=folder / "out", dev=dev, options=OPTIONS, **options)
+
+
+PLAIN = Prompts()
