@@ -1,4 +1,4 @@
-"""OpenGTE: the General Text Embeddings system. `Encoder` and `Reranker` are the way in."""
+"""OpenGTE: the General Text Embeddings system. Start with `Encoder`, `Reranker`, `KnowledgeBase`."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from opengte.encoder import Encoder, Reranker
     from opengte.errors import OpenGTEError
+    from opengte.search.kb import KnowledgeBase
     from opengte.types import Embeddings, ModelCard, Ranked, Truncated
 
 __version__ = "0.1.0"
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Embeddings": "opengte.types",
     "Encoder": "opengte.encoder",
+    "KnowledgeBase": "opengte.search.kb",
     "ModelCard": "opengte.types",
     "OpenGTEError": "opengte.errors",
     "Ranked": "opengte.types",
@@ -24,6 +26,7 @@ _HOMES = {
 __all__ = [
     "Embeddings",
     "Encoder",
+    "KnowledgeBase",
     "ModelCard",
     "OpenGTEError",
     "Ranked",
