@@ -12,7 +12,7 @@ import pytest
 
 from opengte import Encoder, Reranker
 from opengte.errors import LimitError
-from opengte.serve.inference import ModelSettings
+from opengte.serve.config.inference import ModelSettings
 from opengte.serve.types import Identity
 from tests.support import checkpoints
 from tests.support.serve_running import running

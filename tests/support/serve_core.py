@@ -9,7 +9,8 @@ import numpy as np
 
 from opengte import Encoder
 from opengte.engine.base import EngineResult
-from opengte.serve.inference import CoreService, ModelSettings
+from opengte.serve.config.inference import ModelSettings
+from opengte.serve.inference.service import InferenceService
 from opengte.serve.types import Call, EmbedRequest
 
 MODEL = ModelSettings("minilm", precision="fp32", batch_seconds=0.5)
@@ -83,7 +84,7 @@ class Loader:
 @asynccontextmanager
 async def running(*models, load=None, **arguments):
     """A service that has loaded its models, drained and checked for leftovers at the end."""
-    core = CoreService(models or (MODEL,), load=load, **arguments)
+    core = InferenceService(models or (MODEL,), load=load, **arguments)
     await core.start()
     await core.ready()
     try:

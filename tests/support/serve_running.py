@@ -9,8 +9,9 @@ from typing import Any
 
 import uvicorn
 
+from opengte.serve.config.inference import ModelSettings
 from opengte.serve.http.app import AppOptions, build_app
-from opengte.serve.inference import CoreService, ModelSettings
+from opengte.serve.inference.service import InferenceService
 
 
 @contextlib.contextmanager
@@ -24,7 +25,7 @@ def running(
     servers: list[uvicorn.Server] = []
 
     async def serve() -> None:
-        core = service or CoreService(models)
+        core = service or InferenceService(models)
         if service is None:
             await core.start()
             await core.ready()

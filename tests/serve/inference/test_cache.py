@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opengte.serve.inference import CacheSettings, ModelSettings
+from opengte.serve.config.inference import CacheSettings, ModelSettings
 from opengte.serve.inference import disk_cache as disks
 from opengte.serve.inference.cache import Memory
 from opengte.serve.inference.disk_cache import Disk, packed, unpacked

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from opengte import Encoder
-from opengte.serve.inference import ModelSettings
+from opengte.serve.config.inference import ModelSettings
 from opengte.serve.inference.scheduler import Policy, Scheduler
 from opengte.serve.inference.thread_priority import be_prompt
 from opengte.serve.inference.types import Flight, Row, Spec

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from opengte.errors import EngineError, InputError, NotReadyError
-from opengte.serve.inference import ModelSettings
+from opengte.serve.config.inference import ModelSettings
 from opengte.serve.inference.batching import isolate
 from opengte.serve.inference.quarantine import Poison
 from opengte.serve.inference.scheduler import Item

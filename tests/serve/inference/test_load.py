@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from opengte.errors import DeadlineError, NotReadyError, OverloadedError
-from opengte.serve.inference import CacheSettings, CoreService, ModelSettings
+from opengte.serve.config.inference import CacheSettings, ModelSettings
 from opengte.serve.inference.admission import Backlog
+from opengte.serve.inference.service import InferenceService
 from opengte.serve.inference.throughput import Pace
 from opengte.serve.types import EmbedRequest
 from tests.support.serve_core import Held, Loader, Seen, call, embed, empty, running, until
@@ -260,7 +261,7 @@ def test_models_load_in_their_order_and_one_that_fails_stops_nobody(tmp_path):
     missing = ModelSettings(str(tmp_path / "nothing"), name="missing")
 
     async def main():
-        core = CoreService([missing, ModelSettings("minilm")])
+        core = InferenceService([missing, ModelSettings("minilm")])
         await core.start()
         assert [status.state for status in core.models()] == ["loading", "loading"]
         with pytest.raises(NotReadyError, match="`minilm` is loading") as caught:
@@ -285,7 +286,7 @@ def test_models_load_in_their_order_and_one_that_fails_stops_nobody(tmp_path):
 
 def test_a_server_whose_models_all_failed_is_not_well(tmp_path):
     async def main():
-        core = CoreService([ModelSettings(str(tmp_path / "nothing"))])
+        core = InferenceService([ModelSettings(str(tmp_path / "nothing"))])
         await core.start()
         await core.ready()
         with pytest.raises(NotReadyError, match="is failed"):

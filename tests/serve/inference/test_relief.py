@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from opengte import Encoder
-from opengte.serve.inference import ModelSettings
+from opengte.serve.config.inference import ModelSettings
 from opengte.serve.inference import workers as lanes_module
 from opengte.serve.inference.scheduler import Policy, Scheduler
 from opengte.serve.inference.throughput import Pace

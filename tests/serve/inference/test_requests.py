@@ -17,7 +17,8 @@ from opengte.errors import (
     TruncationError,
     UnknownModelError,
 )
-from opengte.serve.inference import CacheSettings, CoreService, ModelSettings
+from opengte.serve.config.inference import CacheSettings, ModelSettings
+from opengte.serve.inference.service import InferenceService
 from opengte.serve.inference.tokenization import _plain_text, _texts, tokenise
 from opengte.serve.inference.types import Spec, salt
 from opengte.serve.types import EmbedRequest, ScoreRequest
@@ -396,16 +397,16 @@ def test_names_and_aliases():
 
     asyncio.run(main())
     with pytest.raises(InputError, match="two models are called 'minilm'"):
-        CoreService([MODEL, dataclasses.replace(MODEL, name="x", aliases=("minilm",))])
+        InferenceService([MODEL, dataclasses.replace(MODEL, name="x", aliases=("minilm",))])
     with pytest.raises(InputError, match="models is empty"):
-        CoreService([])
+        InferenceService([])
     with pytest.raises(InputError, match="max_batch_tokens of `m` is 0"):
         ModelSettings("m", max_batch_tokens=0)
 
 
 def test_before_the_start_nothing_is_ready():
     async def main():
-        core = CoreService([MODEL])
+        core = InferenceService([MODEL])
         assert core.models()[0].state == "loading"
         with pytest.raises(NotReadyError, match="is starting"):
             await embed(core, "a")

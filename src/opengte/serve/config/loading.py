@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from opengte.errors import InputError
+from opengte.serve.config.inference import ModelSettings
 from opengte.serve.config.settings import (
     GROUPS,
     PER_MODEL,
     TABLE,
-    ModelSettings,
     Settings,
     about,
     check,
@@ -227,8 +227,10 @@ def _line(setting: "Field[Any]", value: Any, origin: str) -> str:
 
 
 def _table(model: ModelSettings) -> str:
-    said = [(one.name, getattr(model, one.name)) for one in fields(model)]
-    body = "\n".join(f"{name} = {_toml(value)}" for name, value in said if value not in (None, ()))
+    ordered = sorted(fields(model), key=lambda field: field.name != "name")  # `name` comes first
+    values = [(field.name, getattr(model, field.name)) for field in ordered]
+    given = [(name, value) for name, value in values if value not in (None, ())]
+    body = "\n".join(f"{name} = {_toml(value)}" for name, value in given)
     return f"[[model]]\n{body}\n"
 
 

@@ -9,6 +9,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal
 
 from opengte.errors import InputError
+from opengte.serve.config.inference import ModelSettings
 
 Kind = Literal["text", "list", "whole", "number", "size", "switch", "models"]
 
@@ -31,26 +32,6 @@ class About:
 
 def _setting(default: Any, group: str, kind: Kind, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"about": About(group, kind, help, **more)})
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """One model to serve: under which name, from where, and how it is run."""
-
-    name: str
-    source: str
-    aliases: tuple[str, ...] = ()
-    kind: str | None = None
-    engine: str = "auto"
-    precision: str = "auto"
-    threads: int | None = None
-    device: str | None = None
-    revision: str | None = None
-    max_length: int | None = None
-    offline: bool | None = None
-    max_batch_tokens: int | None = None
-    max_queue_tokens: int | None = None
-    batch_seconds: float = 30.0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from opengte.encoder import Encoder, Reranker
 from opengte.engine.base import Engine
 from opengte.engine.native import NativeEngine
 from opengte.errors import InputError
-from opengte.serve.core.settings import ModelSettings
+from opengte.serve.config.inference import ModelSettings
 from opengte.serve.inference import memory
 from opengte.serve.inference.admission import LEAST_QUEUE, Backlog
 from opengte.serve.inference.batching import compute

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from opengte.errors import NotReadyError, OpenGTEError, UnknownModelError
-from opengte.serve.core.settings import ModelSettings
+from opengte.serve.config.inference import ModelSettings
 from opengte.serve.inference.cache import Cache
 from opengte.serve.inference.loading import Load, Opened, open_model
 from opengte.serve.inference.runner import Runner
@@ -51,7 +51,7 @@ class Served:
         memory_share: float = 1.0,
     ) -> None:
         self.settings = settings
-        self.name = settings.served_name
+        self.name = settings.name
         self.state: State = "loading"
         self.detail: str | None = None
         self.ready: Ready | None = None

@@ -1,4 +1,4 @@
-"""`CoreService`: answers internal requests with the server's models."""
+"""`InferenceService`: answers internal requests with the server's models."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 from opengte.errors import CapabilityError, InputError
 from opengte.folding import fold
-from opengte.serve.core.settings import CacheSettings, ModelSettings
+from opengte.serve.config.inference import CacheSettings, ModelSettings
 from opengte.serve.inference import detokenization, late_chunking, loading, results
 from opengte.serve.inference.cache import Cache, CacheInfo
 from opengte.serve.inference.disk_cache import Disk
@@ -45,7 +45,7 @@ class Nobody:
         """Look away."""
 
 
-class CoreService:
+class InferenceService:
     """The models of one process, as `opengte.serve.types.Service` describes it.
 
     Make it, `start` it and use it on one event loop. load is what loads a model, for tests that
@@ -193,7 +193,7 @@ class CoreService:
     def models(self) -> tuple[ModelStatus, ...]:
         """Return every model, loaded or not, in the order they were given."""
         if not self._models:
-            return tuple(ModelStatus(s.served_name, "loading", None, 0) for s in self._settings)
+            return tuple(ModelStatus(s.name, "loading", None, 0) for s in self._settings)
         return tuple(served.status for served in self._models)
 
     async def check(self) -> None:

@@ -19,15 +19,15 @@ from opengte.serve.auth.authorizer import KeyGate
 from opengte.serve.auth.keys import KeyRing
 from opengte.serve.auth.rate_limits import LimitTable
 from opengte.serve.auth.usage import UsageLog
+from opengte.serve.config.inference import CacheSettings, ModelSettings
 from opengte.serve.config.paths import keys_folder, state_folder
-from opengte.serve.config.settings import ModelSettings, Settings
+from opengte.serve.config.settings import Settings
 from opengte.serve.http.admin import operation_routes
 from opengte.serve.http.app import AppOptions, build_app
 from opengte.serve.http.middleware.fast_path import Shortcut
 from opengte.serve.http.middleware.observe import App, Observation, ObserveRequests
 from opengte.serve.http.pages import page_routes
-from opengte.serve.inference import CacheSettings, CoreService
-from opengte.serve.inference import ModelSettings as CoreModel
+from opengte.serve.inference.service import InferenceService
 from opengte.serve.observability import logs, tracing
 from opengte.serve.observability.load_history import LoadRing
 from opengte.serve.observability.metrics import Metrics
@@ -35,7 +35,7 @@ from opengte.serve.observability.tracing import Tracer
 from opengte.serve.runtime.shared_state import Common
 from opengte.serve.types import Observer
 
-Load = Callable[[CoreModel], Any]
+Load = Callable[[ModelSettings], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +87,8 @@ class Parts:
         self._common = common
         self.ring = LoadRing(common.load, common.row, common.workers)
         observers: list[Observer] = [self.ring]
-        self.core = CoreService(
-            [_core_model(model, settings) for model in settings.models],
+        self.core = InferenceService(
+            [_with_threads(model, settings) for model in settings.models],
             cache=_cache(settings),
             observer=_Tee(observers),
             load=load,
@@ -236,11 +236,11 @@ class _Tee:
             one.count(event, model, n)
 
 
-def _core_model(model: ModelSettings, settings: Settings) -> CoreModel:
+def _with_threads(model: ModelSettings, settings: Settings) -> ModelSettings:
     threads = model.threads
     if threads is None and settings.workers > 1:  # the workers share the processors
         threads = max(1, len(os.sched_getaffinity(0)) // settings.workers)
-    return CoreModel(**{**dataclasses.asdict(model), "threads": threads})
+    return dataclasses.replace(model, threads=threads)
 
 
 def _cache(settings: Settings) -> CacheSettings | None:

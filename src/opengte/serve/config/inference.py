@@ -1,4 +1,4 @@
-"""What the service is told at the start: its models and its cache."""
+"""Settings of the inference service: each model, and the cache of results."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,16 +10,16 @@ from opengte.errors import InputError
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """One model to serve; arguments of `Encoder.load`, and the limits of its queue.
+    """One model to serve: arguments of `Encoder.load`, and the limits of its queue.
 
-    name is what clients call it, source when not given. max_batch_tokens and max_queue_tokens of
-    None are computed, from free memory and from the measured speed; a single text longer than
-    max_batch_tokens is computed alone. A batch that takes
-    batch_seconds longer than its tokens should is taken for a hang.
+    Clients call the model `name`, which defaults to `source`. `max_batch_tokens` and
+    `max_queue_tokens` default to values derived from free memory and measured throughput; a single
+    text longer than `max_batch_tokens` is computed alone. A batch that takes `batch_seconds` longer
+    than its tokens should counts as a hang.
     """
 
     source: str
-    name: str | None = None
+    name: str = ""
     aliases: tuple[str, ...] = ()
     kind: Literal["encoder", "reranker"] | None = None
     engine: str = "auto"
@@ -34,26 +34,22 @@ class ModelSettings:
     batch_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        """Check the limits."""
+        """Fill in the default name and check the limits."""
+        object.__setattr__(self, "name", self.name or self.source)
         for field in ("max_batch_tokens", "max_queue_tokens", "batch_seconds"):
             value = getattr(self, field)
             if value is not None and value <= 0:
                 raise InputError(f"{field} of `{self.source}` is {value}, expected more than 0")
 
-    @property
-    def served_name(self) -> str:
-        """What clients call the model."""
-        return self.name or self.source
-
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """All names under which clients may ask for the model, the first one shown to them."""
-        return tuple(dict.fromkeys((self.served_name, *self.aliases)))
+        """All names under which clients may ask for the model; its own name comes first."""
+        return tuple(dict.fromkeys((self.name, *self.aliases)))
 
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """How much of what was computed is kept; with a path also on disk, in an SQLite file."""
+    """Size limits of the result cache; with `path`, results are also cached in an SQLite file."""
 
     memory_bytes: int = 64 << 20
     path: Path | None = None

@@ -1,1 +1,0 @@
-"""Modules that are still to be merged into `inference` and `config`."""
