@@ -54,11 +54,12 @@ smoke: $(VENV)/.dev ## Train through all stages at tiny sizes, some minutes
 fuzz: $(VENV)/.dev ## Send the server ten minutes of requests made from its own OpenAPI document
 	$(BIN)/python bench/serve_fuzz.py --seconds 600
 
-docs: $(VENV)/.dev ## Write docs/cli.md from the help pages
-	$(BIN)/python -m opengte.cli.manual > docs/cli.md
+docs: $(VENV)/.docs ## Build the documentation site into site/, with every link checked
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean $(ARGS)
 
 clean: ## Remove the environment, caches and builds; downloaded models stay
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 NATIVE := $(wildcard native/src/*) native/CMakeLists.txt
@@ -76,4 +77,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE)
 $(VENV)/.dev: $(VENV)/.installed
 	@echo "Installing what development needs into $(VENV), once ..."
 	@$(PIP) install --constraint constraints.txt --group dev 'opengte[serve,otel]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	@echo "Installing what builds the documentation into $(VENV), once ..."
+	@$(PIP) install --constraint constraints.txt --group docs
 	@touch $@

@@ -13,6 +13,7 @@ from opengte.serve.observability.metric_definitions import families
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "opengte"
+METRICS = ROOT / "docs" / "reference" / "metrics.md"
 ELSEWHERE = {"OPENGTE_CACHE", "OPENGTE_CONFIG"}  # variables that are no settings
 
 FULL = {
@@ -44,14 +45,14 @@ def test_variables_are_settings(path):
 
 def test_metrics_of_the_docs_and_of_deploy_exist():
     names = {family.name for family in families(["a"], ["/"])}
-    for path in [ROOT / "docs" / "serving.md", *files()]:
+    for path in [*(ROOT / "docs").rglob("*.md"), *files()]:
         text = path.read_text()
         told = set(re.findall(r"\bopengte_[a-z_]+(?=[{`\"'\[(]|$)", text)) - {"opengte_"}
         assert told <= names, (path, told - names)
 
 
 def test_every_metric_is_in_the_docs():
-    text = (ROOT / "docs" / "serving.md").read_text()
+    text = METRICS.read_text()
     short = {"opengte_batch_tokens", "opengte_batch_texts", "opengte_batch_fill"}  # as _tokens, ...
     short |= {"opengte_cache_misses_total"}
     names = {family.name for family in families(["a"], ["/"])}
@@ -59,7 +60,7 @@ def test_every_metric_is_in_the_docs():
 
 
 def test_the_toml_of_the_docs_and_of_the_chart_is_read(tmp_path):
-    text = (ROOT / "docs" / "serving.md").read_text()
+    text = (ROOT / "docs" / "reference" / "settings.md").read_text()
     blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     yaml = pytest.importorskip("yaml")
     blocks.append(yaml.safe_load((CHART / "values.yaml").read_text())["settings"])

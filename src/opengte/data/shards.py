@@ -2,8 +2,8 @@
 
 A shard begins with eight bytes (the length of its header), then the header (JSON: a format name,
 and for each array its type, shape and place), then the arrays, little-endian, each at a multiple of
-64 bytes. docs/data.md lists the arrays. Letters in shapes: n rows, s slots (uses of texts), m
-texts, t tokens.
+64 bytes. docs/reference/shards.md lists the arrays. Letters in shapes: n rows, s slots (uses of
+texts), m texts, t tokens.
 """
 
 import hashlib

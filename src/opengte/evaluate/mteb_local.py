@@ -1,7 +1,8 @@
 """mteb tasks whose data come from a folder instead of the Hub; the scoring stays mteb's.
 
-The folder has one subfolder a dataset: JSON Lines or TSV, gzip or not, laid out as `docs/
-evaluation.md` says. A task gets exactly the columns that mteb's own loader would give it.
+The folder has one subfolder a dataset: JSON Lines or TSV, gzip or not, laid out as
+docs/guides/evaluate.md describes. A task gets exactly the columns that mteb's own loader would give
+it.
 """
 
 from collections.abc import Callable, Iterable

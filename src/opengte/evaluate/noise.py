@@ -8,7 +8,7 @@ from typing import Any
 SAMPLED = ("Classification", "MultilabelClassification", "Clustering")
 DETERMINISTIC = {"Retrieval": 0.1, "BitextMining": 0.1, "Reranking": 0.1}
 STS = 0.05  # a rank correlation of thousands of pairs: only rounding moves it
-KMEANS = 11.0  # k-means run once, started elsewhere: measured, see docs/evaluation.md
+KMEANS = 11.0  # k-means run once, started elsewhere: measured, see docs/guides/evaluate.md
 FLOOR = 0.1
 
 

@@ -169,5 +169,5 @@ def test_a_worker_gets_the_settings_whole():
 def test_the_page_of_settings_is_in_the_docs():
     from pathlib import Path
 
-    page = Path(__file__).parents[3] / "docs" / "serving.md"
+    page = Path(__file__).parents[3] / "docs" / "reference" / "settings.md"
     assert loading.documentation() in page.read_text(encoding="utf-8")

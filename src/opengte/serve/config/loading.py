@@ -137,7 +137,7 @@ def as_toml(loaded: Loaded) -> str:
 
 
 def documentation() -> str:
-    """Return the settings as a Markdown table, for docs/serving.md."""
+    """Return the settings as a Markdown table, for docs/reference/settings.md."""
     lines: list[str] = []
     for group in GROUPS:
         lines += [f"### {group}", "", "| file key | default | meaning |", "|---|---|---|"]
