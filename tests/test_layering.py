@@ -1,27 +1,150 @@
-"""The direction of imports, and what must never be imported where."""
+"""The structure of the package: direction of imports, size of folders, unique names."""
 
-import ast
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.support import layering
+
 ROOT = Path(__file__).parents[1] / "src" / "opengte"
 
-# bottom to top; rooms on one floor never import each other
-FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
-    ("arch", "hub", "types", "known"),
-    ("weights", "batching", "text", "folding", "pages", "journal"),
-    ("reference", "checkpoint", "data"),
-    ("engine", "train"),
-    ("encoder",),
-    ("serve", "search", "evaluate", "bulk", "review"),
-    ("apps", "integrations"),
-    ("cli",),
+# of each folder, from the top; what stands on one floor never imports each other
+FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "": (
+        ("cli",),
+        ("apps", "integrations"),
+        ("serve", "search", "evaluate", "bulk", "review"),
+        ("encoder",),
+        ("engine", "train"),
+        ("reference", "checkpoint", "data"),
+        ("weights", "batching", "text", "folding", "pages", "journal"),
+        ("arch", "hub", "types", "known"),
+        ("errors",),
+    ),
+    "serve": (
+        ("runtime",),
+        ("http",),
+        ("observability",),
+        ("inference", "protocols", "auth"),
+        ("config",),
+        ("core",),
+        ("types", "shared_memory"),
+    ),
+    "search": (
+        ("kb",),
+        ("maintenance", "web"),
+        ("calibration", "analysis"),
+        ("retrieval", "adhoc"),
+        ("ingest",),
+        ("index",),
+        ("access",),
+        ("stores",),
+        ("parse",),
+        ("filters", "minhash", "model_identity"),
+    ),
+}
+MOST_MODULES = 20
+GROWING = ("arch",)  # one file per architecture
+# where modules share an interface, so that each defines the same names
+PLUG_INS = (
+    "arch",
+    "cli",
+    "integrations",
+    "search/parse",
+    "search/stores",
+    "serve/protocols",
+    "train/losses",
+    "train/objectives",
+    "train/stages",
 )
-LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+MOST_HOMES = 3  # modules that may define a public function of one name
+# exceptions that remain; one that no longer occurs has to be deleted
+CIRCULAR = {
+    ("search/maintenance/migrate.py", "search/kb.py"),
+    ("search/stores/postgres/connections.py", "search/stores/open.py"),
+    ("serve/inference/tokenization.py", "serve/core/pairs.py"),
+    ("serve/runtime/supervisor.py", "serve/runtime/process.py"),
+    ("serve/runtime/worker.py", "serve/runtime/process.py"),
+}
+UPWARD = {
+    ("search/maintenance/migrate.py", "search/kb.py"),
+    ("serve/core/pairs.py", "serve/inference/tokenization.py"),
+    ("serve/core/pairs.py", "serve/inference/detokenization.py"),
+    ("serve/core/pairs.py", "serve/inference/types.py"),
+}
+CROWDED = {"data", "serve/inference"}
+SHARED_CLASSES: set[str] = {
+    "Asked",
+    "BadRow",
+    "Batch",
+    "Block",
+    "Change",
+    "Chunk",
+    "Collection",
+    "Column",
+    "Desk",
+    "Document",
+    "Embedding",
+    "Engine",
+    "Extension",
+    "Found",
+    "Hit",
+    "Identity",
+    "Job",
+    "Journal",
+    "Known",
+    "Layout",
+    "Limits",
+    "Loaded",
+    "Memory",
+    "Model",
+    "ModelSettings",
+    "Operation",
+    "Options",
+    "Outcome",
+    "Part",
+    "Parts",
+    "Passage",
+    "Piece",
+    "Point",
+    "Policy",
+    "Prepared",
+    "Progress",
+    "Report",
+    "Row",
+    "Rows",
+    "Run",
+    "Running",
+    "Score",
+    "Section",
+    "Settings",
+    "Snapshot",
+    "Source",
+    "Spec",
+    "Table",
+    "Unreadable",
+    "Watch",
+    "Window",
+    "Work",
+}
+SHARED_FUNCTIONS: set[str] = {
+    "check",
+    "document",
+    "embedded",
+    "find",
+    "load",
+    "names",
+    "parse",
+    "read",
+    "report",
+    "run",
+    "verdict",
+    "windows",
+    "write",
+}
 TORCH = ("reference", "train")
 ADAPTERS: dict[str, tuple[str, ...]] = {
     "torch": (*TORCH, "engine/torch.py"),
@@ -59,66 +182,78 @@ ADAPTERS: dict[str, tuple[str, ...]] = {
 }
 
 
-def modules() -> list[Path]:
-    return sorted(ROOT.rglob("*.py"))
+GRAPH = layering.import_graph(ROOT)
 
 
-def imports(path: Path) -> set[str]:
-    """Every module that a file imports, inside functions too, type-checking blocks excepted."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = {
-        id(child)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for child in ast.walk(node)
+def without_known(found: Collection[object], known: Collection[object], where: str) -> set[object]:
+    """Return what was found beyond the known exceptions, which must all occur."""
+    stale = set(known) - set(found)
+    assert not stale, f"no longer occurs, delete it from {where}: {stale}"
+    return set(found) - set(known)
+
+
+def homes(names: Mapping[str, set[str]], most: int) -> dict[str, set[str]]:
+    """Return the names defined in more than `most` modules; a folder of plug-ins counts once."""
+
+    def home(module: str) -> str:
+        return next((folder for folder in PLUG_INS if module.startswith(f"{folder}/")), module)
+
+    return {
+        name: modules
+        for name, modules in names.items()
+        if len({home(module) for module in modules}) > most
     }
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "opengte":
-            found |= {f"opengte.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} uses a relative import"
-            found.add(node.module or "")
-    return found
 
 
-def room(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def test_imports_point_downwards() -> None:
+    upward: set[tuple[str, str]] = set()
+    for folder, floors in FLOORS.items():
+        upward |= layering.not_downwards(GRAPH, floors, folder)
+    assert not without_known(upward, UPWARD, "UPWARD")
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_downwards(path: Path) -> None:
-    mine = room(path)
-    if mine == "__init__":
-        return
-    assert mine in LEVEL, f"{path} is in no floor of the house: add `{mine}` to FLOORS"
-    for name in imports(path):
-        if not name.startswith("opengte."):
-            continue
-        other = name.split(".")[1]
-        if other in ("__version__", mine):
-            continue
-        assert other in LEVEL, f"{path} imports {name}"
-        assert LEVEL[other] < LEVEL[mine], f"{path} ({mine}) imports {name}, which is not below it"
+def test_no_circle_of_imports() -> None:
+    needless = {
+        edge
+        for edge in CIRCULAR
+        if edge[1] not in GRAPH.get(edge[0], ()) or not layering.path_between(GRAPH, *edge[::-1])
+    }
+    assert not needless, f"no longer in a circle, delete it from CIRCULAR: {needless}"
+    assert not layering.circle(GRAPH, CIRCULAR)
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_adapters_import_heavy_neighbours(path: Path) -> None:
-    place = path.relative_to(ROOT).as_posix()
-    for name in imports(path):
-        allowed = ADAPTERS.get(name.split(".")[0])
-        if allowed is not None:
-            assert place.startswith(allowed), f"{place} imports {name}"
+def test_no_folder_is_crowded() -> None:
+    crowded = layering.crowded(ROOT, MOST_MODULES, GROWING)
+    assert not without_known(crowded, CROWDED, "CROWDED"), crowded
+
+
+def test_public_classes_have_names_of_their_own() -> None:
+    shared = homes(layering.public_names(ROOT)[0], most=1)
+    new = without_known(shared, SHARED_CLASSES, "SHARED_CLASSES")
+    assert not new, {name: shared[str(name)] for name in new}
+
+
+def test_few_modules_define_public_functions_of_one_name() -> None:
+    shared = homes(layering.public_names(ROOT)[1], most=MOST_HOMES)
+    new = without_known(shared, SHARED_FUNCTIONS, "SHARED_FUNCTIONS")
+    assert not new, {name: shared[str(name)] for name in new}
+
+
+def test_only_adapters_import_heavy_neighbours() -> None:
+    strangers = [
+        f"{place} imports {name}"
+        for place, path in layering.modules(ROOT).items()
+        for name in layering.imports(path)
+        if not place.startswith(ADAPTERS.get(name.split(".")[0], ("",)))
+    ]
+    assert not strangers
 
 
 def test_only_weights_opens_weight_files() -> None:
     suffixes = ("safetensors", ".bin", ".pt")
-    for path in modules():
-        if room(path) in ("weights", "hub", "checkpoint", "reference", "arch"):
+    readers = ("weights.py", "hub/", "checkpoint.py", "reference/", "arch/")
+    for name, path in layering.modules(ROOT).items():
+        if name.startswith(readers):
             continue
         text = path.read_text(encoding="utf-8")
         assert not any(f'{suffix}"' in text for suffix in suffixes), path
@@ -150,3 +285,86 @@ def test_exported_members() -> None:
         assert getattr(opengte, name) is not None
     with pytest.raises(AttributeError, match="has no attribute `Encodr`"):
         opengte.__getattr__("Encodr")
+
+
+def plant(root: Path, files: Mapping[str, str]) -> Path:
+    """Write a package `made` of these files, by path."""
+    for name, text in files.items():
+        (root / "made" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "made" / name).write_text(text, encoding="utf-8")
+    return root / "made"
+
+
+def test_planted_circles_are_found(tmp_path: Path) -> None:
+    files = {
+        "__init__.py": "",
+        "a.py": "from made.low.b import thing\n",
+        "low/__init__.py": "",
+        "low/b.py": "def thing():\n    from made import c\n    return c\n",
+        "c.py": "if x:\n    pass\nelse:\n    import made.a\n",
+        "d.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from made import e\n",
+        "e.py": "from made.d import TYPE_CHECKING\n",
+    }
+    graph = layering.import_graph(plant(tmp_path, files))
+    assert graph["a.py"] == {"low/b.py"}
+    assert graph["d.py"] == set()
+    circle = layering.circle(graph)
+    assert set(circle) == {"a.py", "low/b.py", "c.py"}
+    assert len(circle) == 4
+    assert not layering.circle(graph, [("c.py", "a.py")])
+
+
+def test_a_module_that_imports_itself_is_a_circle() -> None:
+    assert layering.circle({"a.py": {"a.py"}}) == ["a.py", "a.py"]
+
+
+def test_the_shortest_circle_is_reported() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"c"}}
+    assert layering.circle(graph) in (["c", "d", "c"], ["d", "c", "d"])
+
+
+@pytest.mark.parametrize("count", [20, 21])
+def test_a_planted_21st_module_is_found(tmp_path: Path, count: int) -> None:
+    names = [f"{folder}/m{number}.py" for folder in ("some", "arch") for number in range(count)]
+    root = plant(tmp_path, dict.fromkeys(["__init__.py", "some/__init__.py", *names], ""))
+    expected = {"some": 21} if count == 21 else {}
+    assert layering.crowded(root, MOST_MODULES, GROWING) == expected
+
+
+def test_planted_upward_and_sideways_imports_are_found(tmp_path: Path) -> None:
+    files = {
+        "high.py": "from made.left import x\nfrom made import __version__\n",
+        "left/__init__.py": "x = 1\n",
+        "left/own.py": "import made.left\n",
+        "left/up.py": "import made.high\n",
+        "right.py": "from made.left.own import y\n",
+        "inner/high.py": "",
+        "inner/low.py": "from made.inner.high import z\n",
+    }
+    graph = layering.import_graph(plant(tmp_path, files))
+    floors = (("high",), ("left", "right"), ("inner",))
+    assert layering.not_downwards(graph, floors) == {
+        ("left/up.py", "high.py"),
+        ("right.py", "left/own.py"),
+    }
+    inside = (("high",), ("low",))
+    assert layering.not_downwards(graph, inside, "inner") == {("inner/low.py", "inner/high.py")}
+    with pytest.raises(AssertionError, match=r"on no floor: add `inner`"):
+        layering.not_downwards(graph, floors[:2])
+
+
+def test_planted_names_are_found(tmp_path: Path) -> None:
+    same = "class Same: ...\nclass _Own: ...\ndef same(): ...\nasync def other(): ...\n"
+    names = ["a.py", "b.py", "arch/c.py", "arch/d.py"]
+    classes, functions = layering.public_names(plant(tmp_path, dict.fromkeys(names, same)))
+    assert classes == {"Same": set(names)}
+    assert functions == {"same": set(names), "other": set(names)}
+    assert homes(classes, most=1).keys() == {"Same"}
+    assert not homes(functions, most=3), "the folder `arch` counts once"
+    assert homes(functions, most=2).keys() == {"same", "other"}
+
+
+def test_stale_exceptions_have_to_be_deleted() -> None:
+    assert without_known({"a", "b"}, {"a"}, "X") == {"b"}
+    with pytest.raises(AssertionError, match="no longer occurs, delete it from X: {'c'}"):
+        without_known({"a"}, {"a", "c"}, "X")
