@@ -30,7 +30,6 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("observability",),
         ("inference", "protocols", "auth"),
         ("config",),
-        ("core",),
         ("types", "shared_memory"),
     ),
     "search": (
@@ -65,15 +64,11 @@ MOST_HOMES = 3  # modules that may define a public function of one name
 CIRCULAR = {
     ("search/maintenance/migrate.py", "search/kb.py"),
     ("search/stores/postgres/connections.py", "search/stores/open.py"),
-    ("serve/inference/tokenization.py", "serve/core/pairs.py"),
     ("serve/runtime/supervisor.py", "serve/runtime/process.py"),
     ("serve/runtime/worker.py", "serve/runtime/process.py"),
 }
 UPWARD = {
     ("search/maintenance/migrate.py", "search/kb.py"),
-    ("serve/core/pairs.py", "serve/inference/tokenization.py"),
-    ("serve/core/pairs.py", "serve/inference/detokenization.py"),
-    ("serve/core/pairs.py", "serve/inference/types.py"),
 }
 CROWDED = {"data", "serve/inference"}
 SHARED_CLASSES: set[str] = {
@@ -101,7 +96,6 @@ SHARED_CLASSES: set[str] = {
     "Loaded",
     "Memory",
     "Model",
-    "ModelSettings",
     "Operation",
     "Options",
     "Outcome",
