@@ -21,7 +21,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("engine", "train"),
         ("reference", "checkpoint", "data"),
         ("weights", "batching", "text", "folding", "pages", "journal"),
-        ("arch", "hub", "types", "known"),
+        ("arch", "atomic_files", "hub", "types", "known"),
         ("errors",),
     ),
     "serve": (

@@ -1,8 +1,8 @@
-"""Where a killed run stopped, and whether this is the same run.
+"""The journal of a resumable run: which run it is, and how far it came.
 
-Beside OUTPUT lie, while it is being written, its part files and OUTPUT.journal: a first line that
-says what the run is (model, options, input), then one line per window with how far it came. A
-window counts once its line is complete; whatever was written after it is cut off.
+A journal is a file of JSON lines. The first line, the header, describes the run (model, options,
+inputs); each further line records a finished piece of work. A line counts once it is complete: a
+line that a kill cut short is removed when the journal is opened again.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,85 +21,84 @@ except ImportError:  # not a POSIX system: two runs on one output are not told a
 
 from opengte.errors import InputError
 
-HEAD = 2**20  # bytes of an input file that its identity covers
+HEAD = 2**20  # bytes at the start of an input file that its identity hashes
+SHOWN = 5  # differences between two headers that an error lists
 
-Header = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run came: input rows seen, what became of them, bytes in each part file."""
-
-    seen: int = 0
-    written: int = 0
-    failed: int = 0
-    truncated: int = 0
-    repaired: int = 0
-    tokens: int = 0
-    offsets: tuple[int, ...] = ()
-    complete: bool = False
-
-    def plus(self, other: "Progress") -> "Progress":
-        """Add the counts and offsets of one more window."""
-        counts = ("seen", "written", "failed", "truncated", "repaired", "tokens")
-        sums = {name: getattr(self, name) + getattr(other, name) for name in counts}
-        offsets = tuple(a + b for a, b in zip(self.offsets, other.offsets, strict=True))
-        return replace(self, offsets=offsets, **sums)
+Entry = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Journal:
-    """An open journal, held by this process alone, and what it said when it was opened."""
+    """An open journal, locked by this process, and its entries after the header."""
 
     path: Path
     file: IO[bytes]
-    progress: Progress | None
+    entries: list[Entry]
 
-    def record(self, progress: Progress) -> None:
-        """Add a window, for good: on disk before this returns."""
-        self.file.write(json.dumps(asdict(progress)).encode() + b"\n")
+    def record(self, entry: Entry) -> None:
+        """Append an entry, flushed to disk before this returns."""
+        line = json.dumps(entry)
+        self.file.write(line.encode() + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())
+        self.entries.append(json.loads(line))
 
 
 @contextmanager
-def opened(path: Path, header: Header, *, restart: bool) -> Iterator[Journal]:
-    """Open the journal of a run, new or left by the same run when it was killed.
+def open_journal(path: Path, header: Entry, *, restart: bool = False) -> Iterator[Journal]:
+    """Open the journal of a new run, or of the same run after it was killed.
 
-    Raises InputError for a journal of another run, saying what differs, or of a run that is alive.
+    header holds everything that the run's result depends on; restart discards earlier entries.
+    Raises InputError if the file is no journal, if it belongs to a run with another header (the
+    error lists the differences), or if another process holds it.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "run.journal")
+    >>> with open_journal(path, {"model": "gte"}) as journal:
+    ...     journal.record({"rows": 10})
+    >>> with open_journal(path, {"model": "gte"}) as journal:
+    ...     journal.entries
+    [{'rows': 10}]
     """
     with path.open("a+b") as file:
         _lock(file, path)
-        lines, length = _whole_lines(file)
-        if lines and not restart:
-            known, progress = _parsed(path, lines)
-            _check(path, known, header)
+        file.seek(0)
+        content = file.read()
+        length = content.rfind(b"\n") + 1
+        lines = [] if restart else _parse(path, content[:length])
+        if lines:
+            check_header(path, lines[0], header)
             file.truncate(length)
         else:
-            progress = None
             file.truncate(0)
             file.write(json.dumps(header).encode() + b"\n")
-        yield Journal(path, file, progress)
+        yield Journal(path, file, lines[1:])
 
 
-def identity(path: Path) -> Header:
-    """Describe an input file: size, time of change, and a hash of its head."""
+def check_header(path: Path, old: Entry, new: Entry) -> None:
+    """Raise InputError if two headers differ, with the first differences."""
+    new = json.loads(json.dumps(new))
+    differences = list(_differences(old, new, ""))
+    if differences:
+        raise InputError(
+            f"`{path}` belongs to another run: {'; '.join(differences[:SHOWN])}. Use the same "
+            "model, options and input to continue it, --restart to begin again, or another output"
+        )
+
+
+def not_a_journal(path: Path, error: Exception) -> InputError:
+    """Return the error for a file that cannot be read as a journal."""
+    return InputError(
+        f"`{path}` is not the journal of a run ({error}). Remove it, or use --restart"
+    )
+
+
+def file_identity(path: Path) -> Entry:
+    """Describe an input file for a header: its size, modification time and a hash of its head."""
     status = path.stat()
     with path.open("rb") as file:
         head = hashlib.sha256(file.read(HEAD)).hexdigest()
     return {"size": status.st_size, "modified": status.st_mtime_ns, "head": head}
-
-
-def sync_folder(path: Path) -> None:
-    """Make a rename in a folder survive a power cut, where the system can."""
-    try:
-        folder = os.open(path, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _lock(file: IO[bytes], path: Path) -> None:
@@ -111,38 +110,27 @@ def _lock(file: IO[bytes], path: Path) -> None:
         raise InputError(f"`{path}` is in use: another run is writing this output") from None
 
 
-def _whole_lines(file: IO[bytes]) -> tuple[list[bytes], int]:
-    """Return the lines that are complete, and where they end."""
-    file.seek(0)
-    content = file.read()
-    length = content.rfind(b"\n") + 1
-    return content[:length].splitlines(), length
-
-
-def _parsed(path: Path, lines: list[bytes]) -> tuple[Header, Progress | None]:
+def _parse(path: Path, content: bytes) -> list[Entry]:
     try:
-        header, last = json.loads(lines[0]), json.loads(lines[-1])
-        if len(lines) == 1:
-            return header, None
-        return header, Progress(**(last | {"offsets": tuple(last["offsets"])}))
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"`{path}` is not the journal of a run ({error}). Remove it, or use --restart"
-        ) from error
+        lines = [json.loads(line) for line in content.splitlines()]
+    except ValueError as error:
+        raise not_a_journal(path, error) from error
+    if not all(isinstance(line, dict) for line in lines):
+        raise not_a_journal(path, ValueError("a line is not a JSON object"))
+    return lines
 
 
-def _check(path: Path, old: Header, new: Header) -> None:
-    """Refuse to continue a run that was started differently."""
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if keys:
-        changes = "; ".join(
-            f"{key} was {_shown(old, key)}, is now {_shown(new, key)}" for key in keys
-        )
-        raise InputError(
-            f"`{path}` belongs to another run: {changes}. Use the same model, options and input to "
-            "continue it, or --restart to begin again"
-        )
+def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, pair in enumerate(zip(old, new, strict=True)):
+            yield from _differences(*pair, f"{where}[{index}]")
+    elif old != new:
+        yield f"{where} was {_abbreviated(old)}, is now {_abbreviated(new)}"
 
 
-def _shown(header: Header, key: str) -> str:
-    return json.dumps(header[key], ensure_ascii=False) if key in header else "not set"
+def _abbreviated(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -164,8 +164,8 @@ def test_continuing_says_where(source, killed):
         (["--max-length", "9"], "max_length was 16, is now 9"),
         (["--precision", "bf16"], 'precision was "fp32", is now "bf16"'),
         (["--window", "5"], "window was 4, is now 5"),
-        (["--outputs", "sparse"], 'outputs was ["dense"], is now ["sparse"]'),
-        (["--text-field", "body"], '"text_field": "body"'),
+        (["--outputs", "sparse"], 'outputs[0] was "dense", is now "sparse"'),
+        (["--text-field", "body"], 'input.text_field was "text", is now "body"'),
     ],
 )
 def test_another_run_may_not_continue_it(source, killed, more, change):
@@ -182,7 +182,7 @@ def test_changed_input_may_not_continue(source, killed):
     source.write_bytes(source.read_bytes() + b'\n"more"')
     result = embed(source, killed)
     assert result.exit_code == 1
-    assert "input was {" in result.stderr
+    assert "input.size was " in result.stderr
     assert embed(source, killed, "--restart").exit_code == 1  # for the two bad rows
     assert killed.read_text().count("\n") == 19
     assert not list(killed.parent.glob("*.part")) + list(killed.parent.glob("*.journal"))

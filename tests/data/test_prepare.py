@@ -353,9 +353,9 @@ def kill_at(patched: pytest.MonkeyPatch, target: str, count: int) -> None:
 
 PLACES = {  # where a run is killed, and a part of how often it comes by
     "opengte.data.prepare.add": 25,
-    "opengte.data.shards.os.replace": 9,
-    "opengte.data.shards.os.fsync": 20,
-    "opengte.data.book:Journal.record": 9,
+    "opengte.atomic_files.os.replace": 9,
+    "opengte.atomic_files.os.fsync": 20,
+    "opengte.journal:Journal.record": 9,
     "opengte.data.report.page": 0,
     "opengte.data.window.json.dumps": 15,
 }

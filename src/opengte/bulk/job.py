@@ -8,17 +8,17 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
 
-from opengte import journal
+from opengte.atomic_files import sync_folder
 from opengte.bulk.formats import Block, Format, Layout, json_lines
 from opengte.bulk.rows import BadRow, Row
 from opengte.errors import InputError
-from opengte.journal import Header, Journal, Progress
+from opengte.journal import Entry, Journal, not_a_journal, open_journal
 
 if TYPE_CHECKING:
     from opengte.types import Embeddings
@@ -27,6 +27,27 @@ Items = Iterable[Row | BadRow]
 Advance = Callable[[int], None]
 
 CHARACTERS = 2**20  # of text in a window; fewer where a vector a token is kept
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run came: input rows seen, what became of them, bytes in each part file."""
+
+    seen: int = 0
+    written: int = 0
+    failed: int = 0
+    truncated: int = 0
+    repaired: int = 0
+    tokens: int = 0
+    offsets: tuple[int, ...] = ()
+    complete: bool = False
+
+    def plus(self, other: "Progress") -> "Progress":
+        """Add the counts and offsets of one more window."""
+        counts = ("seen", "written", "failed", "truncated", "repaired", "tokens")
+        sums = {name: getattr(self, name) + getattr(other, name) for name in counts}
+        offsets = tuple(a + b for a, b in zip(self.offsets, other.offsets, strict=True))
+        return replace(self, offsets=offsets, **sums)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +68,7 @@ class Target:
     output: Path
     format: Format
     layout: Layout
-    header: Header
+    header: Entry
     resumable: bool
     restart: bool
 
@@ -68,14 +89,14 @@ def to_file(items: Items, work: Work, target: Target, advance: Advance) -> Progr
     finals = target.format.files(target.output)
     parts = [path.with_name(path.name + ".part") for path in finals]
     path = target.output.with_name(target.output.name + ".journal")
-    with journal.opened(path, target.header, restart=target.restart) as book:
-        done = _continued(book, parts, finals, target)
+    with open_journal(path, target.header, restart=target.restart) as journal:
+        done = _continued(journal, parts, finals, target)
         if not done.complete:
             with _hopeful(target):
-                done = _append(items, work, target, parts, book, done, advance)
+                done = _append(items, work, target, parts, journal, done, advance)
         _finish(parts, finals, target, done)
         path.unlink()
-        journal.sync_folder(path.absolute().parent)
+        sync_folder(path.absolute().parent)
     return done
 
 
@@ -152,20 +173,31 @@ def _counts(seen: int, blocks: list[Block]) -> Progress:
 
 
 def _continued(
-    book: Journal, parts: list[Path], finals: tuple[Path, ...], target: Target
+    journal: Journal, parts: list[Path], finals: tuple[Path, ...], target: Target
 ) -> Progress:
     """Return how far an earlier run came, or write the opening of the files and start at zero."""
-    done = book.progress
+    done = _last_progress(journal)
     if done is None:
-        return _begin(book, parts, target)
+        return _begin(journal, parts, target)
     if not target.resumable:
         click.echo("standard input cannot be continued: starting again", err=True)
-        return _begin(book, parts, target)
+        return _begin(journal, parts, target)
     if not _whole(parts, finals, done):
         click.echo("warning: part files are missing or cut short: starting again", err=True)
-        return _begin(book, parts, target)
+        return _begin(journal, parts, target)
     click.echo(f"continuing after row {done.seen:,} ({done.failed:,} failed)", err=True)
     return done
+
+
+def _last_progress(journal: Journal) -> Progress | None:
+    """Return the progress of the last complete window, None for a new run."""
+    if not journal.entries:
+        return None
+    last = journal.entries[-1]
+    try:
+        return Progress(**(last | {"offsets": tuple(last["offsets"])}))
+    except (TypeError, KeyError) as error:
+        raise not_a_journal(journal.path, error) from error
 
 
 def _whole(parts: list[Path], finals: tuple[Path, ...], done: Progress) -> bool:
@@ -179,12 +211,12 @@ def _whole(parts: list[Path], finals: tuple[Path, ...], done: Progress) -> bool:
     return True
 
 
-def _begin(book: Journal, parts: list[Path], target: Target) -> Progress:
+def _begin(journal: Journal, parts: list[Path], target: Target) -> Progress:
     opening = target.format.first(target.layout)
     for part, chunk in zip(parts, opening, strict=True):
         part.write_bytes(chunk)
     done = Progress(offsets=tuple(len(chunk) for chunk in opening))
-    book.record(done)
+    journal.record(asdict(done))
     return done
 
 
@@ -193,7 +225,7 @@ def _append(
     work: Work,
     target: Target,
     parts: list[Path],
-    book: Journal,
+    journal: Journal,
     done: Progress,
     advance: Advance,
 ) -> Progress:
@@ -207,10 +239,10 @@ def _append(
                     sizes[index] += files[index].write(chunk)
             _sync(files)
             done = done.plus(replace(counts, offsets=tuple(sizes)))
-            book.record(done)
+            journal.record(asdict(done))
             advance(counts.seen)
     done = replace(done, complete=True)
-    book.record(done)
+    journal.record(asdict(done))
     return done
 
 

@@ -20,7 +20,7 @@ from opengte.cli.common.options import (
     text_options,
 )
 from opengte.cli.common.progress import progress_bar
-from opengte.journal import Header, Progress
+from opengte.journal import Entry
 
 if TYPE_CHECKING:
     from opengte import Encoder
@@ -124,7 +124,7 @@ def _format(source: Input, output: Path | None, outputs: tuple[str, ...]) -> for
 
 def _header(
     encoder: "Encoder", source: Input, text: TextOptions, outputs: tuple[str, ...], window: int
-) -> Header:
+) -> Entry:
     """Return all that the bytes of the output depend on."""
     card = encoder.card
     return {
@@ -141,7 +141,7 @@ def _header(
     }
 
 
-def _summarise(done: Progress, encoder: "Encoder") -> None:
+def _summarise(done: job.Progress, encoder: "Encoder") -> None:
     """Print counts on stderr; exit with 1 if a row failed."""
     parts = [f"embedded {done.written:,} texts, {done.tokens:,} tokens {engine_of(encoder)}"]
     parts += [f"{done.truncated:,} truncated"] * bool(done.truncated)

@@ -7,7 +7,6 @@ of a million; GTE did not filter.
 
 import hashlib
 import heapq
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from opengte.atomic_files import atomic_write
 from opengte.data.examples import text_hash
-from opengte.data.shards import sync_folder
 from opengte.errors import InputError
 from opengte.types import Floats
 
@@ -76,17 +75,16 @@ def embedded(texts: list[str], embed: EmbedDocuments, path: Path) -> Pool:
     """Return the texts as a pool, whose vectors are kept in a file and taken from it when there."""
     hashes = [text_hash(text) for text in texts]
     if not path.exists():
-        part, vectors = path.with_name(path.name + ".part"), None
-        for start in range(0, len(texts), BLOCK):
-            block = embed(texts[start : start + BLOCK])
-            if vectors is None:
-                shape = (len(texts), block.shape[1])
-                vectors = np.lib.format.open_memmap(part, "w+", np.float32, shape)
-            vectors[start : start + len(block)] = block
-        assert vectors is not None
-        vectors.flush()
-        os.replace(part, path)
-        sync_folder(path.parent)
+        with atomic_write(path) as part:
+            vectors = None
+            for start in range(0, len(texts), BLOCK):
+                block = embed(texts[start : start + BLOCK])
+                if vectors is None:
+                    shape = (len(texts), block.shape[1])
+                    vectors = np.lib.format.open_memmap(part, "w+", np.float32, shape)
+                vectors[start : start + len(block)] = block
+            assert vectors is not None
+            vectors.flush()
     return Pool(hashes, np.load(path, mmap_mode="r"))
 
 

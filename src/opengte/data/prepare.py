@@ -14,7 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from opengte.data import book, consistency, report, shards
+from opengte.atomic_files import atomic_write
+from opengte.data import consistency, report, shards
 from opengte.data.cleaning import Cleaner
 from opengte.data.consistency import Consistency
 from opengte.data.examples import BadRow, Example, as_bytes, joint_hash, text_hash
@@ -25,6 +26,7 @@ from opengte.data.sources import Spec, columns_of, examples, files
 from opengte.data.tokens import Encoding
 from opengte.data.window import Part, Place, Run, Settings, add
 from opengte.errors import InputError
+from opengte.journal import Journal, check_header, open_journal
 
 FORMAT = "opengte-data 1"
 WINDOW = 1024  # rows of input
@@ -66,8 +68,8 @@ def prepare(
     if (folder / MANIFEST).exists() and not restart:
         return _finished(folder, header)
     rules = Rules(settings.limits, excluded)
-    with book.opened(folder / JOURNAL, header, restart=restart) as journal:
-        if not journal.lines:
+    with open_journal(folder / JOURNAL, header, restart=restart) as journal:
+        if not journal.entries:
             _clear(folder)
         run = Run(folder, settings, rules, encoding, consistent, set(), advance)
         with (folder / DROPPED).open("ab") as dropped:
@@ -142,7 +144,7 @@ def _switches(place: Place) -> tuple[Any, ...]:
 def _finished(folder: Path, header: dict[str, Any]) -> Prepared:
     """Return what an earlier run made, if it is what this one would make."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    book.check(folder / MANIFEST, manifest["made_from"], header)
+    check_header(folder / MANIFEST, manifest["made_from"], header)
     tallies = {name: Tally.of(record) for name, record in manifest["report"].items()}
     return Prepared(folder, tallies, _empty(tallies))
 
@@ -161,10 +163,10 @@ def _clear(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _source(run: Run, journal: book.Journal, number: int, place: Place, dropped: IO[bytes]) -> None:
+def _source(run: Run, journal: Journal, number: int, place: Place, dropped: IO[bytes]) -> None:
     """Write the shards of one source that are not there yet."""
     (run.folder / "shards").mkdir(exist_ok=True)
-    done = [line for line in journal.lines if line["source"] == number]
+    done = [line for line in journal.entries if line["source"] == number]
     for line in done:
         place.labels.update(line["labels"])
         run.advance(line["items"])
@@ -173,7 +175,7 @@ def _source(run: Run, journal: book.Journal, number: int, place: Place, dropped:
     if done and done[-1]["last"]:
         return
     place = _with_pool(run, number, place)
-    last = journal.lines[-1]["dropped"] if journal.lines else 0
+    last = journal.entries[-1]["dropped"] if journal.entries else 0
     dropped.truncate(last)
     dropped.seek(last)
     read = sum(line["items"] for line in done)
@@ -222,7 +224,7 @@ def _full(settings: Settings, builder: Builder) -> bool:
 
 def _close(
     run: Run,
-    journal: book.Journal,
+    journal: Journal,
     number: int,
     place: Place,
     part: Part,
@@ -254,20 +256,20 @@ def _close(
 
 
 def _finish(
-    run: Run, journal: book.Journal, header: dict[str, Any], places: Sequence[Place]
+    run: Run, journal: Journal, header: dict[str, Any], places: Sequence[Place]
 ) -> Prepared:
     """Write the report and, last, the manifest."""
     tallies = {place.spec.name: Tally() for place in places}
     sources = []
     for number, place in enumerate(places):
-        lines = [line for line in journal.lines if line["source"] == number]
+        lines = [line for line in journal.entries if line["source"] == number]
         for line in lines:
             tallies[place.spec.name].add(Tally.of(line["tally"]))
         if any(line["rows"] for line in lines):
             sources.append(_about(place, lines))
     found = {name: tally.record() for name, tally in tallies.items()}
-    shards.write_whole(run.folder / "report.json", _json(found))
-    shards.write_whole(run.folder / "report.md", report.page(tallies).encode())
+    _write(run.folder / "report.json", _json(found))
+    _write(run.folder / "report.md", report.page(tallies).encode())
     if not sources:
         raise InputError(f"no row is left of any source; `{run.folder / 'report.md'}` says why")
     for path in run.folder.glob("pool-*.npy"):
@@ -279,7 +281,7 @@ def _finish(
         "made_from": header,
         "report": found,
     }
-    shards.write_whole(run.folder / MANIFEST, _json(manifest))
+    _write(run.folder / MANIFEST, _json(manifest))
     return Prepared(run.folder, tallies, _empty(tallies))
 
 
@@ -316,6 +318,11 @@ def _tokenizer(encoding: Encoding) -> dict[str, Any]:
         "tail": [list(item) for item in template.specials[-1]],
         "type": template.types[0],
     }
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_write(path) as part:
+        part.write_bytes(content)
 
 
 def _json(value: Any) -> bytes:

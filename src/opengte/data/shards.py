@@ -9,7 +9,6 @@ texts), m texts, t tokens.
 import hashlib
 import json
 import mmap
-import os
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from opengte.atomic_files import atomic_write
 from opengte.data.examples import Hashes, as_array
 from opengte.errors import InputError
 from opengte.types import Ints
@@ -163,29 +163,6 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that, whatever happens, it is there whole or as it was before."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Make a rename in a folder survive a power cut, where the system can."""
-    try:
-        folder = os.open(path, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def ranges(starts: Array, counts: Array) -> Longs:
     """Return starts[0], starts[0] + 1, ... (counts[0] of them), starts[1], ..."""
     ends = np.cumsum(counts, dtype=np.int64)
@@ -210,15 +187,10 @@ def _write(path: Path, arrays: dict[str, Array]) -> str:
     header = json.dumps({"format": FORMAT, "arrays": table}).encode()
     header += b" " * (-(8 + len(header)) % ALIGNED)
     found = hashlib.sha256()
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with atomic_write(path) as part, part.open("wb") as file:
         for chunk in (len(header).to_bytes(8, "little"), header, *_padded(little)):
             found.update(chunk)
             file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    sync_folder(path.parent)
     return found.hexdigest()
 
 

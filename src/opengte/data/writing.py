@@ -4,14 +4,13 @@ import csv
 import gzip
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from opengte.atomic_files import atomic_write
 from opengte.data import tables
 from opengte.data.examples import Example
-from opengte.data.shards import sync_folder
 from opengte.errors import InputError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
@@ -26,15 +25,11 @@ def check_path(path: Path) -> None:
 def write(path: Path, examples: Iterable[Example], negatives: int) -> None:
     """Write rows; a CSV file gets as many columns for negatives as given."""
     check_path(path)
-    part = path.with_name(path.name + ".part")
-    if path.suffix == ".parquet":
-        tables.write_parquet(part, map(_lists, examples))
-    else:
-        _write_text(path, part, examples, negatives)
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    sync_folder(path.absolute().parent)
+    with atomic_write(path) as part:
+        if path.suffix == ".parquet":
+            tables.write_parquet(part, map(_lists, examples))
+        else:
+            _write_text(path, part, examples, negatives)
 
 
 def _write_text(path: Path, part: Path, examples: Iterable[Example], negatives: int) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from opengte import weights
+from opengte.atomic_files import sync_folder
 from opengte.errors import CheckpointError, InputError
 from opengte.reference import save
 from opengte.reference.load import as_tensor
@@ -82,9 +83,9 @@ def write(
         save.write(partial / save.FILE, layout, values)
         record = {"version": VERSION, "progress": asdict(progress), "identity": dict(identity)}
         _write_text(partial / STATE, json.dumps(record, indent=1))
-        _sync(partial)
+        sync_folder(partial)
         partial.rename(target)
-        _sync(run)
+        sync_folder(run)
     else:
         for _ in values:
             pass
@@ -195,14 +196,3 @@ def _write_text(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make the entries of a folder last; where folders cannot be opened there is nothing to do."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

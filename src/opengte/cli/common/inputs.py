@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from opengte import journal
 from opengte.bulk import rows
 from opengte.bulk.rows import BadRow, Fields, InputFormat, Row
 from opengte.cli.common.options import gathered
+from opengte.journal import file_identity
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Input:
         """Describe the input well enough to tell whether a later run reads the same."""
         fields = {"format": self.format, "text_field": self.text_field, "id_field": self.id_field}
         if self.path is not None:
-            return {**fields, **journal.identity(self.path)}
+            return {**fields, **file_identity(self.path)}
         if self.is_stdin:
             return {**fields, "stdin": True}
         joined = "\0".join(self.texts).encode("utf-8", "surrogateescape")
