@@ -3,7 +3,6 @@
 Run it by `make serve-demo`. The clients are `openai`, `cohere` and `ollama`, as their makers
 publish them; each is only told another address.
 """
-# ruff: noqa: T201
 
 import contextlib
 import http.client

@@ -1,0 +1,51 @@
+"""Fine-tune an encoder on a CSV file with the columns `question` and `answer`.
+
+    pip install 'opengte[train]'
+    python finetune_csv.py faq.csv tuned/
+
+`gte train finetune` does this from the command line, with held-out rows and mined hard negatives.
+"""
+
+import argparse
+from pathlib import Path
+
+from opengte import Encoder, checkpoint
+from opengte.data import Dataset
+from opengte.data.columns import Columns
+from opengte.data.prepare import prepare
+from opengte.data.sources import Spec
+from opengte.data.tokens import Encoding
+from opengte.train.stages.finetune import FineTuning, finetune
+from opengte.train.stages.work import Job
+
+
+def finetune_csv(csv: Path, output: Path, *, model: str = "minilm", epochs: int = 1) -> Path:
+    """Train on the pairs of a CSV file; returns the folder of the trained model."""
+    start = checkpoint.read(model)
+
+    # tokenise the texts into memory-mapped shards
+    pairs = Spec("faq", (csv,), Columns(query="question", positive=("answer",)))
+    encoding = Encoding(start.tokenizer, start.prompts, query_tokens=64, document_tokens=256)
+    prepare([pairs], output / "data", encoding)
+    data = Dataset.open(output / "data", start.tokenizer.fingerprint)
+
+    # the other rows of a batch are the negatives; a text that answers two questions is not one
+    done = finetune(start, data, Job(output=output), FineTuning(epochs=epochs))
+    assert done.model is not None
+    return done.model
+
+
+def main() -> None:
+    """Train, then embed with the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("csv", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--model", default="minilm")
+    parser.add_argument("--epochs", type=int, default=1)
+    options = parser.parse_args()
+    folder = finetune_csv(options.csv, options.output, model=options.model, epochs=options.epochs)
+    print(f"{folder}: {Encoder.load(folder).encode_query(['a question']).shape}")
+
+
+if __name__ == "__main__":
+    main()
