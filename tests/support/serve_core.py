@@ -1,6 +1,7 @@
 """A running core service, its observer, and engines that can be told to fail."""
 
 import asyncio
+import dataclasses
 import threading
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -13,7 +14,8 @@ from opengte.serve.config.inference import ModelSettings
 from opengte.serve.inference.service import InferenceService
 from opengte.serve.types import Call, EmbedRequest
 
-MODEL = ModelSettings("minilm", precision="fp32", batch_seconds=0.5)
+MODEL = ModelSettings("minilm", precision="fp32")
+BATCH_TOKENS, QUEUE_TOKENS = 4096, 1 << 20  # by default these follow the machine's speed
 
 
 class Seen:
@@ -84,7 +86,7 @@ class Loader:
 @asynccontextmanager
 async def running(*models, load=None, **arguments):
     """A service that has loaded its models, drained and checked for leftovers at the end."""
-    core = InferenceService(models or (MODEL,), load=load, **arguments)
+    core = InferenceService([sized(model) for model in models or (MODEL,)], load=load, **arguments)
     await core.start()
     await core.ready()
     try:
@@ -94,6 +96,15 @@ async def running(*models, load=None, **arguments):
         for served in core._models:
             if served.ready is not None:
                 empty(served.ready.runner)
+
+
+def sized(model):
+    """Return settings whose limits are the same on every machine."""
+    return dataclasses.replace(
+        model,
+        max_batch_tokens=model.max_batch_tokens or BATCH_TOKENS,
+        max_queue_tokens=model.max_queue_tokens or QUEUE_TOKENS,
+    )
 
 
 def empty(runner):
@@ -112,7 +123,14 @@ async def embed(core, *inputs, priority="interactive", deadline=None, **argument
     return await core.embed(request, call(priority=priority, deadline=deadline))
 
 
-async def until(condition, seconds=10.0):
+async def queued(core, *inputs, **arguments):
+    """Send a request of a few short inputs; return its task once it is queued, or refused."""
+    task = asyncio.create_task(embed(core, *inputs, **arguments))
+    await asyncio.sleep(0)  # so few are tokenised at once, on the event loop
+    return task
+
+
+async def until(condition, seconds=20.0):
     """Wait for something that happens soon."""
     async with asyncio.timeout(seconds):
         while not condition():

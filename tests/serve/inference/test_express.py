@@ -14,7 +14,7 @@ from opengte.serve.inference.scheduler import Policy, Scheduler
 from opengte.serve.inference.thread_priority import be_prompt
 from opengte.serve.inference.types import Flight, Row, Spec
 from opengte.serve.inference.workers import Engines, Lanes
-from tests.support.serve_core import Held, Loader, Started, embed, running
+from tests.support.serve_core import Held, Loader, Started, embed, queued, running
 
 SPEC = Spec(frozenset(("dense",)), 4, b"", cached=False)
 LANE, EXPRESS = "lane", "express"
@@ -157,11 +157,8 @@ def test_a_query_shares_no_batch_with_a_longer_text():
                     "three",
                     " ".join(["text"] * 8),
                 ]
-                asked = [asyncio.create_task(embed(core, text)) for text in texts]
-                many = asyncio.create_task(
-                    embed(core, *(f"{t} too" for t in texts), priority="bulk")
-                )
-                await asyncio.sleep(0.05)
+                asked = [await queued(core, text) for text in texts]
+                many = await queued(core, *(f"{t} too" for t in texts), priority="bulk")
             await asyncio.gather(*asked, many)
             computed = [sorted(batch) for batch in engine.batches[1:]]
             assert sorted(computed) == [[3, 3, 4], [4, 4, 5, 11, 12], [10, 11]]

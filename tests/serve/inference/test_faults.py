@@ -12,9 +12,9 @@ from opengte.serve.inference.batching import isolate
 from opengte.serve.inference.quarantine import Poison
 from opengte.serve.inference.scheduler import Item
 from opengte.serve.inference.types import Failed
-from tests.support.serve_core import Loader, Seen, embed, running, until
+from tests.support.serve_core import Loader, Seen, embed, queued, running, until
 
-HASTY = ModelSettings("minilm", batch_seconds=0.4)
+HASTY = ModelSettings("minilm", batch_seconds=1.0)
 
 
 def on_any_machine(coroutine):
@@ -67,8 +67,7 @@ def test_requests_in_the_same_batch_do_not_notice():
             first = asyncio.create_task(embed(core, "first"))
             await until(lambda: engine.batches)
             texts = [f"good {i}" for i in range(10)]
-            tasks = [asyncio.create_task(embed(core, text)) for text in (*texts, "zebra")]
-            await asyncio.sleep(0.05)
+            tasks = [await queued(core, text) for text in (*texts, "zebra")]
             engine.gate.set()
             results = await asyncio.gather(first, *tasks, return_exceptions=True)
             assert max(map(len, engine.batches)) == 11  # they were in one

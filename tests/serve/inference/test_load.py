@@ -15,7 +15,7 @@ from opengte.serve.inference.admission import Backlog
 from opengte.serve.inference.service import InferenceService
 from opengte.serve.inference.throughput import Pace
 from opengte.serve.types import EmbedRequest
-from tests.support.serve_core import Held, Loader, Seen, call, embed, empty, running, until
+from tests.support.serve_core import Held, Loader, Seen, call, embed, empty, queued, running, until
 
 SMALL = ModelSettings("minilm", max_queue_tokens=100)
 
@@ -36,10 +36,8 @@ def test_a_full_queue_says_when_to_return():
         load = Loader()
         async with running(SMALL, load=load, observer=(seen := Seen())) as core:
             async with Held(core, load):
-                tasks = [
-                    asyncio.create_task(embed(core, f"text number {i} of some")) for i in range(40)
-                ]
-                done, _ = await asyncio.wait(tasks, timeout=0.2)
+                tasks = [await queued(core, f"text number {i} of some") for i in range(40)]
+                done = {task for task in tasks if task.done()}
                 refused = [task.exception() for task in done]
                 assert refused and all(isinstance(error, OverloadedError) for error in refused)
                 assert all(0 < error.retry_after < 60 for error in refused)
@@ -58,14 +56,11 @@ def test_bulk_leaves_room_for_queries():
         load = Loader()
         async with running(SMALL, load=load) as core:
             async with Held(core, load):
-                bulk = [
-                    asyncio.create_task(embed(core, f"bulk number {i}", priority="bulk"))
-                    for i in range(40)
-                ]
-                done, pending = await asyncio.wait(bulk, timeout=0.2)
-                assert all(isinstance(task.exception(), OverloadedError) for task in done)
-                query = asyncio.create_task(embed(core, "a query"))
-                await asyncio.sleep(0.05)
+                bulk = [await queued(core, f"bulk number {i}", priority="bulk") for i in range(40)]
+                pending = [task for task in bulk if not task.done()]
+                refused = [task.exception() for task in bulk if task.done()]
+                assert refused and all(isinstance(error, OverloadedError) for error in refused)
+                query = await queued(core, "a query")
                 assert not query.done()
             await asyncio.gather(query, *pending)
 
@@ -128,7 +123,7 @@ def test_a_deadline_that_passes_is_not_computed():
                 started = time.monotonic()
                 with pytest.raises(DeadlineError):
                     await embed(core, "too late", deadline=time.monotonic() + 0.1)
-                assert time.monotonic() - started < 1
+                assert time.monotonic() - started < 10  # the engine is held for longer
                 with pytest.raises(DeadlineError):
                     await embed(core, "much too late", deadline=time.monotonic() - 1)
                 assert core.models()[0].queued_tokens == 3
@@ -144,11 +139,10 @@ def test_a_client_that_leaves_costs_nothing():
         load = Loader()
         async with running(load=load, observer=(seen := Seen())) as core:
             async with Held(core, load) as engine:
-                tasks = [asyncio.create_task(embed(core, f"gone {i}")) for i in range(50)]
-                large = asyncio.create_task(
-                    embed(core, *(f"text {i} of many" for i in range(3000)), priority="bulk")
-                )
-                await asyncio.sleep(0.2)
+                tasks = [await queued(core, f"gone {i}") for i in range(50)]
+                texts = (f"text {i} of many" for i in range(3000))
+                large = await queued(core, *texts, priority="bulk")
+                await until(lambda: seen.counts["cache_miss"] > 500)  # some of it is tokenised
                 assert core.models()[0].queued_tokens > 1000
                 for task in (*tasks, large):
                     task.cancel()
@@ -166,11 +160,9 @@ def test_who_shares_an_input_with_one_that_leaves_still_gets_it():
         load = Loader()
         async with running(load=load) as core:
             async with Held(core, load):
-                first = asyncio.create_task(embed(core, "shared", "own", priority="bulk"))
-                await asyncio.sleep(0.02)
-                second = asyncio.create_task(embed(core, "shared", deadline=time.monotonic() + 20))
-                third = asyncio.create_task(embed(core, "shared"))
-                await asyncio.sleep(0.02)
+                first = await queued(core, "shared", "own", priority="bulk")
+                second = await queued(core, "shared", deadline=time.monotonic() + 20)
+                third = await queued(core, "shared")
                 first.cancel()
                 third.cancel()
                 await asyncio.wait([first, third])
@@ -187,8 +179,7 @@ def test_equal_inputs_are_computed_once():
         load = Loader()
         async with running(load=load, observer=(seen := Seen())) as core:
             async with Held(core, load) as engine:
-                tasks = [asyncio.create_task(embed(core, "same", "same")) for _ in range(10)]
-                await asyncio.sleep(0.05)
+                tasks = [await queued(core, "same", "same") for _ in range(10)]
             answers = await asyncio.gather(*tasks)
             assert engine.batches == [[3], [3]]
             assert sorted(answer.cached for answer in answers) == [0] + 9 * [1]
@@ -237,14 +228,15 @@ def test_a_query_overtakes_bulk_and_a_large_request():
     async def main():
         load = Loader()
         settings = ModelSettings("minilm", max_batch_tokens=128)
-        async with running(settings, load=load) as core:
+        async with running(settings, load=load, observer=(seen := Seen())) as core:
             async with Held(core, load):
                 texts = [f"bulk text number {i} of a great many" for i in range(200)]
-                bulk = asyncio.create_task(embed(core, *texts, priority="bulk"))
-                large = asyncio.create_task(embed(core, *(f"{text}!" for text in texts)))
-                await asyncio.sleep(0.1)
-                query = asyncio.create_task(embed(core, "a query"))
-                await asyncio.sleep(0.05)
+                bulk = await queued(core, *texts, priority="bulk")
+                await until(lambda: seen.counts["cache_miss"] > 1)  # the first of it is tokenised
+                before = seen.counts["cache_miss"]
+                large = await queued(core, *(f"{text}!" for text in texts))
+                await until(lambda: seen.counts["cache_miss"] > before)
+                query = await queued(core, "a query")
             await query
             assert not bulk.done() and not large.done()
             await large
@@ -310,12 +302,11 @@ def test_reload_loses_no_request():
                     answered += 1
 
             clients = [asyncio.create_task(client(i)) for i in range(8)]
-            await asyncio.sleep(0.2)
+            await until(lambda: answered > 20)
             old = core._models[0].ready.runner
-            before = answered
             await core.reload("minilm")
-            await asyncio.sleep(0.2)
-            assert answered > before
+            before = answered
+            await until(lambda: answered > before + 20)
             stop = True
             await asyncio.gather(*clients)
             assert core._models[0].ready.runner is not old
@@ -337,8 +328,7 @@ def test_draining_finishes_what_is_there_and_takes_no_more():
         load = Loader()
         async with running(load=load) as core:
             async with Held(core, load):
-                waiting = [asyncio.create_task(embed(core, f"text {i}")) for i in range(10)]
-                await asyncio.sleep(0.05)
+                waiting = [await queued(core, f"text {i}") for i in range(10)]
                 drained = asyncio.create_task(core.drain(10))
                 await asyncio.sleep(0.05)
                 with pytest.raises(NotReadyError, match="shutting down"):
@@ -371,7 +361,7 @@ def test_threads_end_with_the_service():
 
     for _ in range(2):
         bounded(main())
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while threading.active_count() > before and time.monotonic() < deadline:
             time.sleep(0.01)
         assert threading.active_count() <= before
