@@ -20,7 +20,7 @@ import numpy.typing as npt
 from opengte.arch.plan import Attention, Embedding, FeedForward, Layer, Norm, Plan
 from opengte.engine import native
 from opengte.types import Output, PackedBatch
-from opengte.weights import Chunk
+from opengte.weights import WeightChunk
 
 _native: Any = importlib.import_module("opengte._native")
 
@@ -54,7 +54,7 @@ def minilm() -> Plan:
     )
 
 
-def weights(plan: Plan) -> Iterator[Chunk]:
+def weights(plan: Plan) -> Iterator[WeightChunk]:
     """Yield random weights that keep states near unit size."""
     generator = np.random.default_rng(0)
     for name, slot in plan.slots().items():
@@ -63,7 +63,7 @@ def weights(plan: Plan) -> Iterator[Chunk]:
             x /= np.float32(slot.shape[1] ** 0.5)
         elif name.endswith("norm.weight"):
             x = np.ones(slot.shape, dtype=np.float32)
-        yield Chunk(name, 0, x, "F32")
+        yield WeightChunk(name, 0, x, "F32")
 
 
 def lengths(count: int) -> npt.NDArray[np.int64]:
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=native.available_threads())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--texts", type=int, default=200)
-    parser.add_argument("--isa", nargs="*", default=native.levels())
+    parser.add_argument("--isa", nargs="*", default=native.isa_levels())
     options = parser.parse_args()
     plan, counts = minilm(), lengths(options.texts)
     batch, query = packed(counts), packed(np.array([10]))
@@ -119,7 +119,7 @@ def main() -> None:
         for precision in native.PRECISIONS:
             shapes = ((96, 1152, WIDTH), (96, WIDTH, INNER))
             rates = [_native.probe.rate(isa, precision, *shape, 5) / 1e9 for shape in shapes]
-            engine = native.from_chunks(
+            engine = native.build_native_engine(
                 plan, weights(plan), precision=precision, threads=options.threads, isa=isa
             )
             took = best(engine, batch, options.rounds)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opengte.arch import architecture_of
-from opengte.arch.tensors import Piece, candidates
+from opengte.arch.tensors import TensorSlice, expected_tensors
 
 QWEN2: dict[str, Any] = {
     "model_type": "qwen2",
@@ -103,7 +103,7 @@ def write(folder: Path, config: dict[str, Any], shards: int, dtype: str, seed: i
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     architecture = architecture_of(config)
     plan = architecture.plan(config)
-    tensors = _tensors(candidates(plan, architecture.naming))
+    tensors = _tensors(expected_tensors(plan, architecture.naming))
     noise = np.random.default_rng(seed).standard_normal(1 << 22, dtype=np.float32) * 0.02
     groups = _split(tensors, shards)
     index = {}
@@ -117,7 +117,7 @@ def write(folder: Path, config: dict[str, Any], shards: int, dtype: str, seed: i
     return sum(math.prod(shape) for shape in tensors.values())
 
 
-def _tensors(sources: dict[str, tuple[Piece, ...]]) -> dict[str, tuple[int, ...]]:
+def _tensors(sources: dict[str, tuple[TensorSlice, ...]]) -> dict[str, tuple[int, ...]]:
     return {piece.tensor: piece.shape for pieces in sources.values() for piece in pieces}
 
 

@@ -67,7 +67,7 @@ def peer(name: str, python: Path, texts: list[str], threads: int) -> float:
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     env |= {"PYTHONPATH": str(ROOT / "bench"), "PYTHONWARNINGS": "ignore", "DO_NOT_TRACK": "1"}
     done = subprocess.run(
-        [*command, str(hub.fetch(MODEL).folder), str(threads)],
+        [*command, str(hub.fetch_model(MODEL).folder), str(threads)],
         input=json.dumps(texts),
         capture_output=True,
         text=True,

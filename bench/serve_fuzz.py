@@ -94,7 +94,7 @@ def main() -> int:
         folder = Path(name)
         random_checkpoint.write(folder / "reranker", RERANKER, 1, "F32")
         place = servers.Place(
-            model=hub.fetch("minilm").folder,
+            model=hub.fetch_model("minilm").folder,
             environments=folder,
             cache=folder,
             threads=os.cpu_count() or 1,

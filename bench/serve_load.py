@@ -75,7 +75,7 @@ class Run:
         self.parts = chosen(options.parts, PARTS, PARTS)
         options.cache.mkdir(parents=True, exist_ok=True)
         self.place = servers.Place(
-            model=hub.fetch("minilm").folder,
+            model=hub.fetch_model("minilm").folder,
             environments=options.env.absolute(),
             cache=options.cache.absolute(),
             threads=options.threads,

@@ -68,7 +68,7 @@ def ours(arguments: argparse.Namespace, rows: list[tuple[str, str]], cached: boo
     from opengte.train.settings import Settings
     from opengte.train.trainee import Trainee
 
-    found = checkpoint.read(arguments.model, offline=True)
+    found = checkpoint.read_checkpoint(arguments.model, offline=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
@@ -125,7 +125,9 @@ def theirs(arguments: argparse.Namespace, rows: list[tuple[str, str]], cached: b
 
     from opengte import checkpoint
 
-    model = SentenceTransformer(str(checkpoint.read(arguments.model, offline=True).folder))
+    model = SentenceTransformer(
+        str(checkpoint.read_checkpoint(arguments.model, offline=True).folder)
+    )
     model.max_seq_length = MAX_TOKENS
     counted: list[int] = []
     forward = model.forward

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opengte import folding
-from opengte.batching import cut
+from opengte import embedding_ops
+from opengte.batching import cut_batches
 from opengte.types import Embeddings, PackedBatch, Truncated
 
 
@@ -24,7 +24,9 @@ def cut_naively(lengths: list[int], max_tokens: int) -> list[list[int]]:
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 120))
 def test_cut_is_the_naive_cut(lengths, max_tokens):
-    assert [b.tolist() for b in cut(lengths, max_tokens)] == cut_naively(lengths, max_tokens)
+    assert [b.tolist() for b in cut_batches(lengths, max_tokens)] == cut_naively(
+        lengths, max_tokens
+    )
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=8), st.data())
@@ -48,15 +50,18 @@ def result(count: int, offset: int = 0) -> Embeddings:
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=9))
 def test_unfold_gives_every_text_the_result_of_its_twin(items):
-    distinct, inverse = folding.fold(items)
-    spread = folding.unfold(result(len(distinct)), inverse)
+    distinct, inverse = embedding_ops.deduplicate(items)
+    spread = embedding_ops.expand_duplicates(result(len(distinct)), inverse)
     assert [distinct[int(row)] for row in spread.dense[:, 0]] == items
     assert [r.index for r in spread.truncated] == [i for i, x in enumerate(items) if x == items[0]]
 
 
 def test_join_and_shift_count_from_the_start():
-    parts = [folding.shift(result(2), 0), folding.shift(result(3, 10), 2)]
-    joined = folding.join(parts)
+    parts = [
+        embedding_ops.shift_indices(result(2), 0),
+        embedding_ops.shift_indices(result(3, 10), 2),
+    ]
+    joined = embedding_ops.concatenate(parts)
     assert joined.dense[:, 0].tolist() == [0, 1, 10, 11, 12]
     assert [r.index for r in joined.truncated] == [0, 2]
     assert joined.repaired == (1, 3)
@@ -64,7 +69,7 @@ def test_join_and_shift_count_from_the_start():
 
 @given(st.lists(st.text(max_size=5), max_size=20), st.integers(1, 5), st.integers(1, 12))
 def test_windows_keep_order_and_bounds(texts, at_most, characters):
-    cut_up = list(folding.windows(iter(texts), at_most, characters))
+    cut_up = list(embedding_ops.split_windows(iter(texts), at_most, characters))
     assert [text for window in cut_up for text in window] == texts
     for window in cut_up:
         assert len(window) <= at_most
@@ -73,4 +78,7 @@ def test_windows_keep_order_and_bounds(texts, at_most, characters):
 
 def test_normalise_leaves_zero_vectors_alone():
     vectors = np.array([[3, 4], [0, 0]], np.float32)
-    assert folding.normalise(vectors).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0, 0]]
+    assert embedding_ops.l2_normalise(vectors).tolist() == [
+        [pytest.approx(0.6), pytest.approx(0.8)],
+        [0, 0],
+    ]

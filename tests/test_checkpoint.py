@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from opengte import checkpoint, known
+from opengte import checkpoint, published_models
 from opengte.errors import (
     CheckpointError,
     CheckpointWarning,
@@ -46,50 +46,50 @@ def test_pooling_comes_from_the_table_where_the_files_are_silent(bert):
     shutil.rmtree(bert / "1_Pooling")
     (bert / "modules.json").unlink()
     with pytest.raises(CheckpointError, match=r"does not say how to pool: expected 1_Pooling"):
-        checkpoint.read(bert)
-    assert checkpoint.read(as_known(bert, "gte-base-zh")).plan.pooling == "cls"
+        checkpoint.read_checkpoint(bert)
+    assert checkpoint.read_checkpoint(as_known(bert, "gte-base-zh")).plan.pooling == "cls"
 
 
 def test_files_that_contradict_the_table_are_followed_with_a_warning(bert):
     folder = as_known(bert, "gte-base-zh")
     with pytest.warns(CheckpointWarning, match="say pooling = mean, but thenlper/gte-base-zh was"):
-        assert checkpoint.read(folder).plan.pooling == "mean"
+        assert checkpoint.read_checkpoint(folder).plan.pooling == "mean"
 
 
 def test_a_prompt_that_contradicts_the_table_is_a_warning(bert):
     folder = as_known(bert, "e5-base-v2")
     change(folder / "config_sentence_transformers.json", prompts={"query": "search: "})
     with pytest.warns(CheckpointWarning, match="put 'search: ' before a query, but intfloat/e5-b"):
-        assert checkpoint.read(folder).prompts.query == "search: "
+        assert checkpoint.read_checkpoint(folder).prompts.query == "search: "
 
 
 def test_known_prompts_fill_what_files_leave_out(bert):
-    prompts = checkpoint.read(as_known(bert, "e5-base-v2")).prompts
+    prompts = checkpoint.read_checkpoint(as_known(bert, "e5-base-v2")).prompts
     assert (prompts.query, prompts.document, prompts.plain) == ("query: ", "passage: ", "query: ")
 
 
 def test_attention_direction_that_contradicts_the_table_is_a_warning(originals, tmp_path):
     folder = shutil.copytree(originals["qwen2"], tmp_path / "gte-Qwen2-7B-instruct")
-    assert not checkpoint.read(folder).plan.layers[0].attention.causal
+    assert not checkpoint.read_checkpoint(folder).plan.layers[0].attention.causal
     change(folder / "config.json", is_causal=True)
     with pytest.warns(
         CheckpointWarning, match="causal attention = True, but Alibaba-NLP/gte-Qwen2"
     ):
-        assert checkpoint.read(folder).plan.layers[0].attention.causal
+        assert checkpoint.read_checkpoint(folder).plan.layers[0].attention.causal
 
 
 def test_an_instruction_in_a_prompt_becomes_a_template(bert):
     prompt = "Instruct: Find it\nQuery:"
     change(bert / "config_sentence_transformers.json", prompts={"query": prompt})
-    prompts = checkpoint.read(bert).prompts
+    prompts = checkpoint.read_checkpoint(bert).prompts
     assert prompts.template == "Instruct: {instruction}\nQuery:"
     assert prompts.prefix("query", None) == prompt
 
 
 def test_prompts_out_of_the_pool(bert):
-    assert checkpoint.read(bert).prompts.mask == "none"
+    assert checkpoint.read_checkpoint(bert).prompts.mask == "none"
     change(bert / "1_Pooling" / "config.json", include_prompt=False)
-    assert checkpoint.read(bert).prompts.mask == "prompt"
+    assert checkpoint.read_checkpoint(bert).prompts.mask == "prompt"
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ def test_prompts_out_of_the_pool(bert):
 def test_max_length_order(bert, sentence, tokenizer, expected):
     change(bert / "sentence_bert_config.json", max_seq_length=sentence)
     change(bert / "tokenizer_config.json", model_max_length=tokenizer or 10**30)
-    assert checkpoint.read(bert).max_length == expected
-    assert checkpoint.read(bert, max_length=7).max_length == 7
+    assert checkpoint.read_checkpoint(bert).max_length == expected
+    assert checkpoint.read_checkpoint(bert, max_length=7).max_length == 7
     with pytest.raises(InputError, match="max_length is 0, expected 1 to 512"):
-        checkpoint.read(bert, max_length=0)
+        checkpoint.read_checkpoint(bert, max_length=0)
 
 
 @pytest.mark.parametrize(
@@ -118,43 +118,43 @@ def test_pooling_that_no_plan_says_is_refused(bert, modes, message):
     pooling = {"pooling_mode_mean_tokens": "pooling_mode_max_tokens" not in modes, **modes}
     (bert / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     with pytest.raises(UnsupportedModelError, match=message):
-        checkpoint.read(bert)
+        checkpoint.read_checkpoint(bert)
 
 
 def test_modules_that_no_plan_says_are_refused(bert):
     modules = json.loads((bert / "modules.json").read_text())
     (bert / "modules.json").write_text(json.dumps([*modules, modules[1] | {"type": "x.LSTM"}]))
     with pytest.raises(UnsupportedModelError, match=r"lists the modules .*LSTM, expected"):
-        checkpoint.read(bert)
+        checkpoint.read_checkpoint(bert)
     (bert / "modules.json").write_text(json.dumps([modules[0], modules[1] | {"path": "../x"}]))
     with pytest.raises(CheckpointError, match="folder outside the checkpoint"):
-        checkpoint.read(bert)
+        checkpoint.read_checkpoint(bert)
     (bert / "modules.json").write_text('{"a": 1}')
     with pytest.raises(CheckpointError, match="is not a list of modules"):
-        checkpoint.read(bert)
+        checkpoint.read_checkpoint(bert)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '"x"', "\ud800".encode("utf-8", "surrogatepass")])
 def test_a_broken_config_is_named(bert, text):
     (bert / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(CheckpointError, match=r"config\.json` (is not JSON|holds a)"):
-        checkpoint.read(bert)
+        checkpoint.read_checkpoint(bert)
 
 
 def test_missing_and_unexpected_tensors_stop_the_load(bert):
     checkpoints.add_tensors(bert, **{"encoder.layer.0.adapter": checkpoints.torch.zeros(2)})
     with pytest.raises(WeightsError, match=r"1 tensors that its .*`encoder\.layer\.0\.adapter`"):
-        checkpoint.read(bert).chunks()
+        checkpoint.read_checkpoint(bert).chunks()
     checkpoints.drop_tensors(bert, "encoder.layer.0.adapter", "encoder.layer.1.output.dense.bias")
     with pytest.raises(
         WeightsError, match=r"no tensor for `layers\.1\.down\.bias`: looked for `enc"
     ):
-        checkpoint.read(bert).chunks()
+        checkpoint.read_checkpoint(bert).chunks()
 
 
 def test_pickles_need_a_reader(bert):
     checkpoints.to_pickle(bert)
-    opened = checkpoint.read(bert)
+    opened = checkpoint.read_checkpoint(bert)
     assert opened.card.parameters == opened.plan.parameters
     with pytest.raises(CheckpointError, match="only the torch engine reads"):
         opened.chunks()
@@ -162,14 +162,14 @@ def test_pickles_need_a_reader(bert):
 
 def test_the_licence_is_in_the_card(bert):
     (bert / "README.md").write_text("---\nlicense: mit\n---\n# A model\nlicense: other\n")
-    assert checkpoint.read(bert).card.licence == "mit"
+    assert checkpoint.read_checkpoint(bert).card.licence == "mit"
     change(bert / "SOURCE.json", licence="Apache-2.0")
-    assert checkpoint.read(bert).card.licence == "Apache-2.0"
+    assert checkpoint.read_checkpoint(bert).card.licence == "Apache-2.0"
 
 
 def test_the_fingerprint_follows_what_changes_a_vector(bert):
     def fingerprint():
-        return checkpoint.read(bert).card.fingerprint
+        return checkpoint.read_checkpoint(bert).card.fingerprint
 
     seen = [fingerprint()]
     assert fingerprint() == seen[0]
@@ -185,22 +185,25 @@ def test_the_fingerprint_follows_what_changes_a_vector(bert):
     )
     seen.append(fingerprint())
     assert len(set(seen)) == 5
-    assert checkpoint.read(bert).fingerprint(16) not in seen
+    assert checkpoint.read_checkpoint(bert).fingerprint(16) not in seen
 
 
 def test_the_table_of_known_checkpoints_is_consistent():
-    ids = [entry.id for entry in known.KNOWN]
+    ids = [entry.id for entry in published_models.PUBLISHED_MODELS]
     assert len(set(ids)) == len(ids)
-    for entry in known.KNOWN:
+    for entry in published_models.PUBLISHED_MODELS:
         assert entry.template is None or entry.template.count("{instruction}") == 1
         assert entry.kind == "encoder" or entry.dimension == 1
-        assert known.find(entry.id.lower()) is entry
-        assert known.find("/models/" + entry.id.split("/")[1]) is entry
-        known.allows_dimension(entry.dimensions, 1)
-    assert known.find("somebody/unknown") is None
-    assert known.find("minilm").id == "sentence-transformers/all-MiniLM-L6-v2"
+        assert published_models.find_published_model(entry.id.lower()) is entry
+        assert published_models.find_published_model("/models/" + entry.id.split("/")[1]) is entry
+        published_models.allows_dimension(entry.dimensions, 1)
+    assert published_models.find_published_model("somebody/unknown") is None
+    assert (
+        published_models.find_published_model("minilm").id
+        == "sentence-transformers/all-MiniLM-L6-v2"
+    )
     with pytest.raises(InputError, match="dimensions is 'x', expected a range"):
-        known.allows_dimension("x", 3)
+        published_models.allows_dimension("x", 3)
 
 
 @pytest.mark.parametrize(
@@ -214,4 +217,9 @@ def test_the_table_of_known_checkpoints_is_consistent():
     ],
 )
 def test_matryoshka_dimensions(name, wanted, allowed):
-    assert known.allows_dimension(known.find(name).dimensions, wanted) is allowed
+    assert (
+        published_models.allows_dimension(
+            published_models.find_published_model(name).dimensions, wanted
+        )
+        is allowed
+    )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from opengte.reference import layers
-from opengte.reference.load import load
+from opengte.reference.load import load_reference_model
 from opengte.train.trainee import Trainee
 from tests.reference.test_attention import attention, batch_of
 from tests.support.native_plans import PLANS, SCORES, batch, weights
@@ -32,7 +32,7 @@ def cosines(a, b):
 def test_attention_and_its_gradient(dtype, causal, window, heads, kv_heads, head_dim):
     lengths = [300, 97, 97, 1, 20]
     plan = attention(heads, kv_heads, head_dim, causal=causal, window=window)
-    packed, naive = (layers.pack(batch_of(lengths), device) for device in (GPU, CPU))
+    packed, naive = (layers.to_device(batch_of(lengths), device) for device in (GPU, CPU))
     generator = torch.Generator().manual_seed(0)
     q, k, v = (
         torch.randn(sum(lengths), n, head_dim, generator=generator).to(GPU, dtype).requires_grad_()
@@ -56,7 +56,7 @@ def _naive(q, k, v, packed, plan):
     parts = []
     bounds = packed.cu_seqlens.tolist()
     for start, stop in zip(bounds, bounds[1:], strict=False):
-        alone = layers.pack(batch_of([stop - start]), CPU)
+        alone = layers.to_device(batch_of([stop - start]), CPU)
         heads = [
             layers.attend(
                 q[start:stop, head : head + 1],
@@ -76,10 +76,10 @@ def _naive(q, k, v, packed, plan):
 def test_every_kind_of_network(name, dtype):
     plan = PLANS[name]
     packed = batch(LENGTHS, skip=2)
-    exact = load(plan, weights(plan), torch.float32, "cpu")
-    model = load(plan, weights(plan), dtype, "cuda")
+    exact = load_reference_model(plan, weights(plan), torch.float32, "cpu")
+    model = load_reference_model(plan, weights(plan), dtype, "cuda")
     with torch.inference_mode():
-        here, there = layers.pack(packed, CPU), layers.pack(packed, GPU)
+        here, there = layers.to_device(packed, CPU), layers.to_device(packed, GPU)
         wanted = exact.pool(exact(here), here)
         found = model.pool(model(there), there)
     assert float(cosines(found, wanted).min()) > COSINES[dtype]
@@ -89,10 +89,10 @@ def test_every_kind_of_network(name, dtype):
 def test_every_kind_of_reranker(name):
     plan = SCORES[name]
     packed = batch(LENGTHS, skip=2)
-    exact = load(plan, weights(plan), torch.float32, "cpu")
-    model = load(plan, weights(plan), torch.float32, "cuda")
+    exact = load_reference_model(plan, weights(plan), torch.float32, "cpu")
+    model = load_reference_model(plan, weights(plan), torch.float32, "cuda")
     with torch.inference_mode():
-        here, there = layers.pack(packed, CPU), layers.pack(packed, GPU)
+        here, there = layers.to_device(packed, CPU), layers.to_device(packed, GPU)
         wanted, found = exact.scores(exact(here), here), model.scores(model(there), there)
     np.testing.assert_allclose(found.cpu().numpy(), wanted.numpy(), atol=1e-4, rtol=1e-3)
 
@@ -101,12 +101,12 @@ def test_every_kind_of_reranker(name):
 def test_the_gradient_of_a_training_step(precision, least):
     plan = PLANS["bert"]
     packed = batch(LENGTHS)
-    exact = Trainee(load(plan, weights(plan), torch.float32, "cpu"))
+    exact = Trainee(load_reference_model(plan, weights(plan), torch.float32, "cpu"))
     trainee = Trainee(copy.deepcopy(exact.model), precision=precision)
     trainee.materialise(GPU)
     outer = torch.randn(len(LENGTHS), plan.width, generator=torch.Generator().manual_seed(0))
-    (exact(layers.pack(packed, CPU))["dense"] * outer).sum().backward()
-    (trainee(layers.pack(packed, GPU))["dense"] * outer.to(GPU)).sum().backward()
+    (exact(layers.to_device(packed, CPU))["dense"] * outer).sum().backward()
+    (trainee(layers.to_device(packed, GPU))["dense"] * outer.to(GPU)).sum().backward()
     pairs = zip(exact.named_parameters(), trainee.parameters(), strict=True)
     for (name, wanted), found in pairs:
         if wanted.grad is not None and float(wanted.grad.abs().max()) > 1e-6:

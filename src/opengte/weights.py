@@ -54,7 +54,7 @@ class Piece(Protocol):
 
 
 @dataclass(frozen=True)
-class Tensor:
+class StoredTensor:
     """Where one tensor lies: its file, dtype tag, shape and bytes [start, stop) of the file."""
 
     file: "TensorFile"
@@ -65,7 +65,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class WeightChunk:
     """Consecutive rows of a slot: values (rows, ...) in the stored dtype, bf16 as uint16."""
 
     slot: str
@@ -88,7 +88,7 @@ class TensorFile:
     path: Path
     mapping: mmap.mmap | memoryview
 
-    def read(self, tensor: Tensor, start: int, stop: int) -> Array:
+    def read(self, tensor: StoredTensor, start: int, stop: int) -> Array:
         """Return rows [start, stop) of a tensor as a view of the mapped file."""
         rest = tensor.shape[1:]
         dtype = DTYPES[tensor.dtype]
@@ -121,7 +121,7 @@ class TensorFile:
 class Weights:
     """All tensors of a checkpoint by name; those of a side file as `file:name`."""
 
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, StoredTensor]
     label: str = "checkpoint"
     pickles: Mapping[str, Path] = field(default_factory=dict)
 
@@ -144,7 +144,7 @@ class Weights:
         return NAMES.get(stored, stored.lower())
 
 
-def open_safetensors(path: Path) -> dict[str, Tensor]:
+def open_safetensors(path: Path) -> dict[str, StoredTensor]:
     """Map one safetensors file and return its tensors.
 
     Raises WeightsError, naming the file and the tensor, when header and data do not agree.
@@ -179,7 +179,7 @@ def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
     return header
 
 
-def _tensor(file: TensorFile, name: str, entry: Any, data: int, size: int) -> Tensor:
+def _tensor(file: TensorFile, name: str, entry: Any, data: int, size: int) -> StoredTensor:
     where = f"tensor `{name}` of `{file.path}`"
     try:
         dtype, shape = entry["dtype"], tuple(entry["shape"])
@@ -198,7 +198,7 @@ def _tensor(file: TensorFile, name: str, entry: Any, data: int, size: int) -> Te
         raise WeightsError(f"{where} has {stop - start} bytes, expected {needed} for shape {shape}")
     if stop > size:
         raise WeightsError(f"{where} is truncated: it ends at byte {stop} of {size} in the file")
-    return Tensor(file, dtype, shape, start, stop)
+    return StoredTensor(file, dtype, shape, start, stop)
 
 
 PickleReader = Callable[[Path], Mapping[str, tuple[Array, str]]]
@@ -213,7 +213,7 @@ def open_weights(
     `pytorch_model.bin`, whole or sharded, through read_pickle. A folder that has pickles and no
     reader gives Weights whose tensors are missing and whose pickles say which files they are.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     pickles: dict[str, Path] = {}
     files = {f"{i}|": path for i, path in enumerate(weight_files(folder))}
     for label, path in {**files, **{f"{name}:": path for name, path in sides.items()}}.items():
@@ -268,7 +268,7 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _check_index(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def _check_index(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return
@@ -277,23 +277,25 @@ def _check_index(folder: Path, tensors: Mapping[str, Tensor]) -> None:
             raise WeightsError(f"`{index}` places tensor `{name}` in `{file}`, which lacks it")
 
 
-def _merge(into: dict[str, Tensor], found: Mapping[str, Tensor], prefix: str, path: Path) -> None:
+def _merge(
+    into: dict[str, StoredTensor], found: Mapping[str, StoredTensor], prefix: str, path: Path
+) -> None:
     for name, tensor in found.items():
         if prefix + name in into:
             raise WeightsError(f"tensor `{name}` of `{path}` is also in another shard")
         into[prefix + name] = tensor
 
 
-def _from_arrays(path: Path, arrays: Mapping[str, tuple[Array, str]]) -> dict[str, Tensor]:
+def _from_arrays(path: Path, arrays: Mapping[str, tuple[Array, str]]) -> dict[str, StoredTensor]:
     result = {}
     for name, (values, dtype) in arrays.items():
         buffer = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
         file = TensorFile(path, buffer)
-        result[name] = Tensor(file, dtype, tuple(values.shape), 0, len(buffer))
+        result[name] = StoredTensor(file, dtype, tuple(values.shape), 0, len(buffer))
     return result
 
 
-def check(
+def check_tensors(
     weights: Weights, sources: Mapping[str, Iterable[Piece]], unexpected: Iterable[str]
 ) -> None:
     """Raise WeightsError unless every piece has its shape and nothing else is in the files."""
@@ -321,7 +323,9 @@ def check(
         )
 
 
-def stream(weights: Weights, sources: Mapping[str, Iterable[Piece]]) -> Iterator[Chunk]:
+def stream_chunks(
+    weights: Weights, sources: Mapping[str, Iterable[Piece]]
+) -> Iterator[WeightChunk]:
     """Yield every slot's values in chunks of rows, in slot order, and drop pages behind them.
 
     A chunk is a view of the mapped file: copy it before taking the next. Raises WeightsError,
@@ -337,12 +341,12 @@ def stream(weights: Weights, sources: Mapping[str, Iterable[Piece]]) -> Iterator
                 stop = min(start + step, piece.stop)
                 values = tensor.file.read(tensor, start, stop)
                 _check_finite(values, tensor, piece.tensor, start)
-                yield Chunk(slot, row, values, tensor.dtype)
+                yield WeightChunk(slot, row, values, tensor.dtype)
                 row += stop - start
                 tensor.file.forget(tensor.start + start * width, tensor.start + stop * width)
 
 
-def _check_finite(values: Array, tensor: Tensor, name: str, row: int) -> None:
+def _check_finite(values: Array, tensor: StoredTensor, name: str, row: int) -> None:
     if tensor.dtype == "BF16":
         finite = (values & np.uint16(0x7F80)) != 0x7F80
     else:
@@ -356,7 +360,7 @@ def _check_finite(values: Array, tensor: Tensor, name: str, row: int) -> None:
         )
 
 
-def fingerprint(weights: Weights) -> str:
+def weights_fingerprint(weights: Weights) -> str:
     """Return a hash of names, shapes, dtypes and values.
 
     Small tensors are read whole, large ones in a few blocks spread over them, so that 14 GB take

@@ -17,8 +17,8 @@ import opengte
 from opengte import checkpoint, hub
 from opengte.cli import COMMANDS, main, manual
 from opengte.errors import FallbackWarning, NotFoundError, OfflineError
-from opengte.hub import Cached, Location
-from opengte.known import KNOWN
+from opengte.hub import CachedModel, ModelLocation
+from opengte.published_models import PUBLISHED_MODELS
 from tests.support.fake_models import CARD, FakeEncoder, FakeReranker
 
 ROOT = Path(__file__).parents[2]
@@ -238,7 +238,7 @@ def test_rerank_has_no_default_model():
 
 @pytest.fixture
 def read(monkeypatch):
-    """Names that checkpoint.read was asked for; it answers with the fake's card."""
+    """Names that read_checkpoint was asked for; it answers with the fake's card."""
     asked = []
 
     class Checkpoint:
@@ -248,7 +248,7 @@ def read(monkeypatch):
         asked.append((model, options))
         return Checkpoint()
 
-    monkeypatch.setattr(checkpoint, "read", read)
+    monkeypatch.setattr(checkpoint, "read_checkpoint", read)
     return asked
 
 
@@ -272,29 +272,29 @@ def test_info_as_json_of_the_default_model(read):
 
 def test_models_lists_the_known_ones():
     result = gte("models")
-    assert all(known.id in result.stdout for known in KNOWN)
+    assert all(known.id in result.stdout for known in PUBLISHED_MODELS)
     assert result.stdout.splitlines()[0].split()[:3] == ["model", "alias", "kind"]
     rows = [json.loads(line) for line in gte("models", "--json").stdout.splitlines()]
-    assert [row["model"] for row in rows] == [known.id for known in KNOWN]
+    assert [row["model"] for row in rows] == [known.id for known in PUBLISHED_MODELS]
     assert [row["alias"] for row in rows if row["alias"]] == list(hub.ALIASES)
 
 
 def test_models_on_this_machine(monkeypatch):
-    entry = Cached("org/name", Path("/cache/x"), "hub org/name@abc", 3 * 2**20)
-    monkeypatch.setattr(hub, "cached", lambda: [entry])
+    entry = CachedModel("org/name", Path("/cache/x"), "hub org/name@abc", 3 * 2**20)
+    monkeypatch.setattr(hub, "cached_models", lambda: [entry])
     assert gte("models", "--cached").stdout.splitlines()[1].split() == [
         *["org/name", "3,145,728", "hub", "org/name@abc", "/cache/x"]
     ]
     assert json.loads(gte("models", "--cached", "--json").stdout)["folder"] == "/cache/x"
-    monkeypatch.setattr(hub, "cached", list)
+    monkeypatch.setattr(hub, "cached_models", list)
     result = gte("models", "--cached")
     assert (result.stdout, result.exit_code) == ("", 0)
     assert "no model is on this machine" in result.stderr
 
 
 def test_pull_prints_the_folder(monkeypatch):
-    location = Location("minilm", Path("/cache/minilm"), "pypi x 1", "1")
-    monkeypatch.setattr(hub, "fetch", lambda model, **options: location)
+    location = ModelLocation("minilm", Path("/cache/minilm"), "pypi x 1", "1")
+    monkeypatch.setattr(hub, "fetch_model", lambda model, **options: location)
     result = gte("pull")
     assert result.stdout == "/cache/minilm\n"
     assert result.stderr == "minilm: pypi x 1\n"
@@ -316,7 +316,7 @@ def fail_with(error: BaseException) -> Any:
 def test_an_error_is_a_line_a_hint_and_status_1(monkeypatch):
     error = OfflineError("`org/name` is not in the cache and offline mode is on")
     error.add_note("look at `gte models --cached`")
-    monkeypatch.setattr(hub, "fetch", fail_with(error))
+    monkeypatch.setattr(hub, "fetch_model", fail_with(error))
     result = gte("pull", "org/name")
     assert result.stdout == ""
     assert result.stderr.splitlines() == [
@@ -327,7 +327,7 @@ def test_an_error_is_a_line_a_hint_and_status_1(monkeypatch):
 
 
 def test_an_unknown_model_gets_a_hint(monkeypatch):
-    monkeypatch.setattr(hub, "fetch", fail_with(NotFoundError("no such model `x/y`")))
+    monkeypatch.setattr(hub, "fetch_model", fail_with(NotFoundError("no such model `x/y`")))
     assert gte("pull", "x/y").stderr.splitlines() == [
         "error: no such model `x/y`",
         "hint: `gte models` lists the known models",
@@ -336,13 +336,13 @@ def test_an_unknown_model_gets_a_hint(monkeypatch):
 
 def test_debugging_keeps_the_traceback(monkeypatch):
     error = OfflineError("offline")
-    monkeypatch.setattr(hub, "fetch", fail_with(error))
+    monkeypatch.setattr(hub, "fetch_model", fail_with(error))
     monkeypatch.setenv("GTE_DEBUG", "1")
     assert gte("pull").exception is error
 
 
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(hub, "fetch", fail_with(ZeroDivisionError()))
+    monkeypatch.setattr(hub, "fetch_model", fail_with(ZeroDivisionError()))
     assert isinstance(gte("pull").exception, ZeroDivisionError)
 
 
@@ -352,14 +352,14 @@ def test_warnings_are_lines_on_stderr_each_once(monkeypatch):
     def fetch(model, **options):
         for _ in range(3):
             warnings.warn("the network failed", FallbackWarning, stacklevel=1)
-        return Location("x", Path("/x"), "hub x", None)
+        return ModelLocation("x", Path("/x"), "hub x", None)
 
-    monkeypatch.setattr(hub, "fetch", fetch)
+    monkeypatch.setattr(hub, "fetch_model", fetch)
     assert gte("pull").stderr == "warning: the network failed\nx: hub x\n"
 
 
 def test_control_c_exits_with_130_and_no_traceback(monkeypatch):
-    monkeypatch.setattr(hub, "fetch", fail_with(KeyboardInterrupt()))
+    monkeypatch.setattr(hub, "fetch_model", fail_with(KeyboardInterrupt()))
     result = gte("pull")
     assert (result.stderr, result.exit_code) == ("interrupted\n", 130)
 

@@ -17,7 +17,7 @@ import opengte
 from opengte import checkpoint
 from opengte.cli import main
 from opengte.data import Dataset
-from opengte.text import Prompts
+from opengte.tokenization import Prompts
 from tests.support.fake_models import CARD, FakeEncoder
 from tests.support.training_data import pairs, tokenizer, write_lines
 
@@ -39,7 +39,7 @@ def fake(monkeypatch, tmp_path):
     read = SimpleNamespace(
         tokenizer=own, prompts=Prompts(), max_length=64, card=replace(CARD, fingerprint="fake")
     )
-    monkeypatch.setattr(checkpoint, "read", lambda model, **options: read)
+    monkeypatch.setattr(checkpoint, "read_checkpoint", lambda model, **options: read)
     monkeypatch.setattr(opengte, "Encoder", FakeEncoder, raising=False)
     monkeypatch.setattr(opengte, "Reranker", Reranker, raising=False)
     for variable in ("GTE_DEBUG", "GTE_MODEL", "GTE_RERANKER"):
@@ -230,13 +230,13 @@ SCRIPT = """
 import sys, types
 from pathlib import Path
 from opengte import checkpoint
-from opengte.text import Prompts, load_tokenizer
+from opengte.tokenization import Prompts, load_tokenizer
 from opengte.cli import main
 import opengte.data.prepare as prepare
 prepare.WINDOW = 64
 own = load_tokenizer(Path(sys.argv.pop(1)))
 read = types.SimpleNamespace(tokenizer=own, prompts=Prompts(), max_length=64)
-checkpoint.read = lambda model, **options: read
+checkpoint.read_checkpoint = lambda model, **options: read
 main(["data", *sys.argv[1:]])
 """
 

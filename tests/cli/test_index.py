@@ -91,7 +91,7 @@ def test_a_dry_run_makes_no_index(tmp_path, files, monkeypatch):
     class Checkpoint:
         card = CARD
 
-    monkeypatch.setattr(checkpoint, "read", lambda model, **options: Checkpoint())
+    monkeypatch.setattr(checkpoint, "read_checkpoint", lambda model, **options: Checkpoint())
     result = gte("index", files, "--to", tmp_path / "new", "--dry-run")
     assert result.stderr.startswith("2 files: 2 would be new, ")
     assert not (tmp_path / "new").exists()

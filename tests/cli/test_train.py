@@ -77,7 +77,7 @@ def test_a_query_is_never_on_both_sides(folder, start):
 
 
 def test_prepared_data_and_a_dev_set_of_ones_own(folder, start):
-    checkpoint = checkpoints.read(start)
+    checkpoint = checkpoints.read_checkpoint(start)
     small.data(folder, checkpoint, small.pairs(60), "ready")
     write_lines(folder / "dev.jsonl", small.pairs(30, seed=1))
     arguments = ("--data", "ready-data", "--dev", "mine=dev.jsonl", "-o", "out", *QUICK)
@@ -128,7 +128,7 @@ def test_pre_training_from_nothing(folder):
     result = gte("pretrain", "-m", "new", "--from-nothing", "tiny", "-o", "out", *arguments)
     assert result.exit_code == 0, result.output
     assert "masked likelihood: " in result.stderr
-    made = checkpoints.read("out/model", kind="encoder")
+    made = checkpoints.read_checkpoint("out/model", kind="encoder")
     assert made.plan.layers[0].attention.rope.theta == 160_000
     result = gte("pretrain", "-m", "bert", "--from-nothing", "tiny", "-o", "b", *arguments)
     assert "With --from-nothing, --model is `new`." in result.stderr
@@ -138,11 +138,11 @@ def test_pre_training_from_nothing(folder):
 def test_weak_pairs_then_a_longer_context(folder, start):
     result = gte("contrastive", "-m", start, "--data", "pairs.jsonl", "-o", "cpt", *QUICK)
     assert result.exit_code == 0, result.output
-    assert checkpoints.read("cpt/model").plan.layers[0].attention.rope.ntk_factor == 2.0
+    assert checkpoints.read_checkpoint("cpt/model").plan.layers[0].attention.rope.ntk_factor == 2.0
     arguments = ("--data", "pairs.jsonl", "-o", "long", "--positions", 128, "--steps", 1)
     result = gte("extend", "-m", "cpt/model", *arguments)
     assert result.exit_code == 0, result.output
-    assert checkpoints.read("long/model").max_length == 128
+    assert checkpoints.read_checkpoint("long/model").max_length == 128
     for line in ("passkey in 128 tokens, before: ", "needle in 64 tokens, after: "):
         assert line in result.stderr
 

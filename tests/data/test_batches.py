@@ -15,7 +15,7 @@ from opengte.data.examples import as_bytes, text_hash
 from opengte.data.sources import Spec
 from opengte.data.window import Settings
 from opengte.errors import InputError
-from opengte.text import Prompts
+from opengte.tokenization import Prompts
 from tests.support.tokenizers_for_tests import save_qwen3, save_unigram
 from tests.support.training_data import encoding, made, pairs, tokenizer, words, write_lines
 

@@ -21,7 +21,7 @@ from opengte.data.prepare import hashes_of, prepare
 from opengte.data.sources import Spec
 from opengte.data.window import Settings
 from opengte.errors import CapabilityError, InputError
-from opengte.text import Prompts
+from opengte.tokenization import Prompts
 from tests.support.tokenizers_for_tests import save_qwen3, save_unigram
 from tests.support.training_data import (
     dataset,

@@ -33,29 +33,29 @@ def test_the_compiled_engine_is_the_default_on_a_cpu(tiny, monkeypatch):
     without(monkeypatch, "torch")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert engine.load(checkpoint.read(tiny), threads=1).name == "native"
+        assert engine.load_engine(checkpoint.read_checkpoint(tiny), threads=1).name == "native"
 
 
 @needs_native
 def test_half_floats_are_a_matter_for_torch(tiny):
-    assert engine.load(checkpoint.read(tiny), precision="fp16").name == "torch"
+    assert engine.load_engine(checkpoint.read_checkpoint(tiny), precision="fp16").name == "torch"
 
 
 def test_a_missing_extension_is_a_fallback_that_is_said(tiny, monkeypatch):
     monkeypatch.setattr(engine.native, "available", lambda: False)
     with pytest.warns(FallbackWarning, match="runs on PyTorch instead .* not installed"):
-        assert engine.load(checkpoint.read(tiny), threads=1).name == "torch"
+        assert engine.load_engine(checkpoint.read_checkpoint(tiny), threads=1).name == "torch"
     without(monkeypatch, "torch")
     with pytest.raises(MissingExtraError, match=r"needs the package `torch`.*opengte\[torch\]"):
         with pytest.warns(FallbackWarning):
-            engine.load(checkpoint.read(tiny))
+            engine.load_engine(checkpoint.read_checkpoint(tiny))
 
 
 @needs_native
 def test_pickles_are_a_fallback_that_is_said(tiny):
     checkpoints.to_pickle(tiny)
     with pytest.warns(FallbackWarning, match=r"its weights are pickles: pytorch_model\.bin"):
-        assert engine.load(checkpoint.read(tiny), threads=1).name == "torch"
+        assert engine.load_engine(checkpoint.read_checkpoint(tiny), threads=1).name == "torch"
 
 
 @needs_native
@@ -63,4 +63,4 @@ def test_a_device_other_than_the_cpu_is_not_for_the_compiled_engine(tiny):
     with pytest.raises(
         EngineError, match="device is 'cuda', and the native engine runs on the CPU"
     ):
-        engine.load(checkpoint.read(tiny), engine="native", device="cuda")
+        engine.load_engine(checkpoint.read_checkpoint(tiny), engine="native", device="cuda")

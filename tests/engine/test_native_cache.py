@@ -39,7 +39,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def vectors(folder: Path, precision: str = "int8", **options: Any) -> Any:
-    engine = native.load(checkpoint.read(folder), precision=precision, threads=1, **options)
+    engine = native.load_native_engine(
+        checkpoint.read_checkpoint(folder), precision=precision, threads=1, **options
+    )
     return engine.run(batch((5, 9, 1)), DENSE).dense
 
 
@@ -52,7 +54,7 @@ def test_a_second_load_maps_the_file(
     np.testing.assert_array_equal(vectors(folder, precision=precision), plain)
     assert len(list(cache.iterdir())) == 1
     # the weights of the checkpoint are not read again
-    monkeypatch.setattr(native.Prepared, "fill", None)
+    monkeypatch.setattr(native.PreparedWeights, "fill", None)
     np.testing.assert_array_equal(vectors(folder, precision=precision), plain)
 
 
@@ -85,16 +87,16 @@ def test_an_unwritable_cache_only_costs_time(
 def test_files_are_per_precision_and_level(
     folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for level in native.levels():
+    for level in native.isa_levels():
         monkeypatch.setenv("OPENGTE_ISA", level)
         vectors(folder, precision="int8")
     vectors(folder, precision="fp32")
-    assert len(list(cache.iterdir())) == len(native.levels()) + 1
+    assert len(list(cache.iterdir())) == len(native.isa_levels()) + 1
 
 
 def test_only_the_cpu(folder: Path) -> None:
     with pytest.raises(EngineError, match="device is 'cuda'"):
-        native.load(checkpoint.read(folder), device="cuda")
+        native.load_native_engine(checkpoint.read_checkpoint(folder), device="cuda")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -103,10 +105,14 @@ def test_families_agree_with_torch(family: str, tmp_path: Path) -> None:
     from opengte.engine import torch as torch_engine
 
     FAMILIES[family](tmp_path / "model")
-    found = checkpoint.read(tmp_path / "model")
+    found = checkpoint.read_checkpoint(tmp_path / "model")
     packed = batch((1, 2, 40, 17))
     packed = replace(packed, type_ids=np.zeros_like(packed.ids))
-    wanted = torch_engine.load(found, precision="fp32", device="cpu").run(packed, DENSE).dense
-    got = native.load(found, precision="fp32", threads=2).run(packed, DENSE).dense
+    wanted = (
+        torch_engine.load_torch_engine(found, precision="fp32", device="cpu")
+        .run(packed, DENSE)
+        .dense
+    )
+    got = native.load_native_engine(found, precision="fp32", threads=2).run(packed, DENSE).dense
     assert got is not None and wanted is not None
     np.testing.assert_allclose(got, wanted, atol=2e-5, rtol=0)

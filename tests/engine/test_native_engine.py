@@ -21,7 +21,7 @@ from opengte.arch.plan import PoolingKind, Rope
 from opengte.engine import native
 from opengte.errors import EngineError, InputError
 from opengte.types import Output, PackedBatch
-from opengte.weights import Chunk
+from opengte.weights import WeightChunk
 from tests.parity.families import FAMILIES
 from tests.support.native_plans import (
     PLANS,
@@ -43,7 +43,7 @@ LENGTHS = (40, 1, 300, 13, 96, 2, 520, 97, 33)
 
 
 def build(name: str, **options: Any) -> native.NativeEngine:
-    return native.from_chunks(PLANS[name], weights(PLANS[name]), **options)
+    return native.build_native_engine(PLANS[name], weights(PLANS[name]), **options)
 
 
 def dense(engine: native.NativeEngine, packed: PackedBatch) -> Array:
@@ -52,7 +52,7 @@ def dense(engine: native.NativeEngine, packed: PackedBatch) -> Array:
     return found
 
 
-@pytest.mark.parametrize("isa", native.levels())
+@pytest.mark.parametrize("isa", native.isa_levels())
 @pytest.mark.parametrize("precision", native.PRECISIONS)
 @pytest.mark.parametrize("name", ["bert", "heads of 80", "decoder", "modernbert", "latent"])
 def test_the_same_text_gives_the_same_bits(
@@ -76,7 +76,8 @@ def test_long_sequences_give_the_same_bits_on_any_threads(precision: native.Prec
     plan = decoder(causal=False)
     packed = batch((3000, 5, 1025))
     engines = (
-        native.from_chunks(plan, weights(plan), precision=precision, threads=n) for n in (1, 2, 4)
+        native.build_native_engine(plan, weights(plan), precision=precision, threads=n)
+        for n in (1, 2, 4)
     )
     first, *others = (dense(engine, packed) for engine in engines)
     for other in others:
@@ -90,12 +91,13 @@ def test_heads_that_are_packed_some_at_a_time_give_the_same_bits(
     plan = rope_only(bert(512, 4, layers=1), Rope(10000.0))
     packed = batch((5000,))  # 2.6 to 10 MB of keys and values a head, 8 MiB at a time
     one, two = (
-        native.from_chunks(plan, weights(plan), precision=precision, threads=n) for n in (1, 2)
+        native.build_native_engine(plan, weights(plan), precision=precision, threads=n)
+        for n in (1, 2)
     )
     np.testing.assert_array_equal(dense(two, packed), dense(one, packed))
 
 
-@pytest.mark.parametrize("isa", native.levels())
+@pytest.mark.parametrize("isa", native.isa_levels())
 @pytest.mark.parametrize("precision", native.PRECISIONS)
 @pytest.mark.parametrize("pooling", ["cls", "last"])
 @pytest.mark.parametrize("name", ["bert", "decoder", "modernbert"])
@@ -106,7 +108,7 @@ def test_a_last_layer_cut_to_one_state_changes_no_bit(
     longest = () if name == "bert" else (1100,)  # above 1,024 tokens: shared by threads
     packed = batch((*LENGTHS, *longest))
     for threads in (1, 3):
-        engine = native.from_chunks(
+        engine = native.build_native_engine(
             plan, weights(plan), precision=precision, isa=isa, threads=threads
         )
         whole = engine.run(packed, frozenset({"dense", "states"})).dense
@@ -180,21 +182,21 @@ def test_what_the_model_lacks_is_an_error() -> None:
         ENGINE.score(batch((3,)))
     plan = SCORES["classifier"]
     with pytest.raises(InputError, match="no pooling"):
-        native.from_chunks(plan, weights(plan)).run(batch((3,)), DENSE)
+        native.build_native_engine(plan, weights(plan)).run(batch((3,)), DENSE)
 
 
-@pytest.mark.parametrize("isa", native.levels())
+@pytest.mark.parametrize("isa", native.isa_levels())
 @pytest.mark.parametrize("precision", native.PRECISIONS)
 @pytest.mark.parametrize("slot", ["embedding.word", "layers.0.qkv.bias", "layers.1.up.weight"])
 def test_weights_that_are_not_finite(slot: str, precision: native.Precision, isa: str) -> None:
-    def damaged(chunk: Chunk) -> Chunk:
+    def damaged(chunk: WeightChunk) -> WeightChunk:
         values = chunk.values.copy()
         values.reshape(-1)[:] = np.nan
         return replace(chunk, values=values) if chunk.slot == slot else chunk
 
     plan = PLANS["bert"]
     chunks = (damaged(chunk) for chunk in weights(plan))
-    engine = native.from_chunks(plan, chunks, precision=precision, isa=isa)
+    engine = native.build_native_engine(plan, chunks, precision=precision, isa=isa)
     try:
         found = dense(engine, batch(LENGTHS))
     except EngineError as error:
@@ -238,7 +240,7 @@ from tests.support.native_plans import batch, bert, rope_only, weights
 from opengte.arch.plan import Rope
 from opengte.engine import native
 plan = rope_only(bert(256, 4, layers=60), Rope(10000.0))
-engine = native.from_chunks(plan, weights(plan), threads=2)
+engine = native.build_native_engine(plan, weights(plan), threads=2)
 engine.run(batch((8,)), frozenset({"dense"}))
 sent = []
 def interrupt(number, frame):
@@ -291,18 +293,18 @@ def test_a_forked_child_computes_alone() -> None:
 
 
 def test_the_level_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
-    for level in native.levels():
+    for level in native.isa_levels():
         monkeypatch.setenv("OPENGTE_ISA", level)
         assert build("bert").isa == level
     monkeypatch.setenv("OPENGTE_ISA", "abacus")
     with pytest.raises(EngineError, match="OPENGTE_ISA is 'abacus', expected one of"):
-        native.choose_level()
+        native.choose_isa()
 
 
 def test_unknown_precisions_say_what_was_expected(tmp_path: Path) -> None:
     FAMILIES["bert"](tmp_path)
     with pytest.raises(EngineError, match="precision is 'fp16', .*expected auto, fp32, bf16, int8"):
-        native.load(checkpoint.read(tmp_path), precision="fp16")
+        native.load_native_engine(checkpoint.read_checkpoint(tmp_path), precision="fp16")
 
 
 def test_a_control_group_limits_the_threads(tmp_path: Path) -> None:
@@ -321,8 +323,8 @@ def test_a_control_group_limits_the_threads(tmp_path: Path) -> None:
 
 def test_a_wrong_plan_is_refused() -> None:
     plan = bert()
-    layout = native.Layout.of(plan, "fp32", native.choose_level(), "fp32")
-    prepared = native.Prepared.allocate(layout)
+    layout = native.WeightLayout.of(plan, "fp32", native.choose_isa(), "fp32")
+    prepared = native.PreparedWeights.allocate(layout)
     with pytest.raises(EngineError, match="cannot run this model"):
         native.NativeEngine(bert(96, 3), prepared, threads=1)
     with pytest.raises(EngineError, match="threads must be at least 1"):
@@ -333,13 +335,13 @@ def test_smoothing_helps_where_ranges_differ() -> None:
     """A norm that gives its outputs very different ranges costs int8 little: the weights say so."""
     plan = PLANS["bert"]
 
-    def skewed(chunk: Chunk) -> Chunk:
+    def skewed(chunk: WeightChunk) -> WeightChunk:
         if not chunk.slot.endswith("norm.weight") and not chunk.slot.endswith("norm.bias"):
             return chunk
         spread = np.exp(np.random.default_rng(3).uniform(-3, 3, len(chunk.values)))
         return replace(chunk, values=(chunk.values * spread).astype(np.float32))
 
-    def evened(chunk: Chunk) -> Chunk:
+    def evened(chunk: WeightChunk) -> WeightChunk:
         spread = np.exp(np.random.default_rng(3).uniform(-3, 3, plan.width))
         if chunk.slot.endswith(("qkv.weight", "up.weight")):
             return replace(chunk, values=(chunk.values / spread).astype(np.float32))
@@ -347,7 +349,7 @@ def test_smoothing_helps_where_ranges_differ() -> None:
 
     chunks = [evened(skewed(chunk)) for chunk in weights(plan)]
     packed = batch(LENGTHS)
-    exact = dense(native.from_chunks(plan, chunks), packed)
-    eight = dense(native.from_chunks(plan, chunks, precision="int8"), packed)
+    exact = dense(native.build_native_engine(plan, chunks), packed)
+    eight = dense(native.build_native_engine(plan, chunks, precision="int8"), packed)
     norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(eight, axis=1)
     assert ((exact * eight).sum(axis=1) / norms).min() > 0.999

@@ -19,7 +19,7 @@ _native: Any = importlib.import_module("opengte._native")
 Array = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
 
-LEVELS = native.levels()
+LEVELS = native.isa_levels()
 BF16_LEVELS = ("amx", "avx512")  # with bfloat16 dot products
 ACTIVATIONS = ("identity", "gelu", "gelu_tanh", "silu", "relu", "tanh")
 quick = settings(max_examples=25, deadline=None)

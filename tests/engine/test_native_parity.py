@@ -15,8 +15,8 @@ if not native.available():
     pytest.skip("the compiled CPU engine is not installed", allow_module_level=True)
 torch = pytest.importorskip("torch")
 
-from opengte.reference.layers import pack
-from opengte.reference.load import load
+from opengte.reference.layers import to_device
+from opengte.reference.load import load_reference_model
 
 Array = npt.NDArray[np.float32]
 
@@ -26,9 +26,9 @@ COSINES: dict[native.Precision, float] = {"fp32": 1 - 1e-6, "bf16": 0.9995, "int
 
 
 def reference(plan: Plan, packed: PackedBatch) -> dict[str, Array]:
-    model = load(plan, weights(plan), torch.float32, "cpu")
+    model = load_reference_model(plan, weights(plan), torch.float32, "cpu")
     with torch.inference_mode():
-        moved = pack(packed, torch.device("cpu"))
+        moved = to_device(packed, torch.device("cpu"))
         states = model(moved)
         found = {"states": states}
         if plan.pooling is not None:
@@ -52,43 +52,49 @@ def cosines(a: Array, b: Array) -> Array:
     return found
 
 
-@pytest.mark.parametrize("isa", native.levels())
+@pytest.mark.parametrize("isa", native.isa_levels())
 @pytest.mark.parametrize("name", PLANS)
 def test_fp32(name: str, isa: str) -> None:
-    engine = native.from_chunks(PLANS[name], weights(PLANS[name]), isa=isa, threads=2)
+    engine = native.build_native_engine(PLANS[name], weights(PLANS[name]), isa=isa, threads=2)
     found = engine.run(batch(LENGTHS, skip=2), frozenset({"dense", "states"}))
     assert found.states is not None and found.dense is not None
     np.testing.assert_allclose(found.states, wanted("plans", name)["states"], atol=1e-5, rtol=0)
     np.testing.assert_allclose(found.dense, wanted("plans", name)["dense"], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("isa", native.levels())
+@pytest.mark.parametrize("isa", native.isa_levels())
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_lower_precisions(name: str, precision: native.Precision, isa: str) -> None:
-    engine = native.from_chunks(PLANS[name], weights(PLANS[name]), precision=precision, isa=isa)
+    engine = native.build_native_engine(
+        PLANS[name], weights(PLANS[name]), precision=precision, isa=isa
+    )
     found = engine.run(batch(LENGTHS, skip=2), frozenset({"dense"})).dense
     assert found is not None
     assert cosines(found, wanted("plans", name)["dense"]).min() > COSINES[precision]
 
 
-@pytest.mark.parametrize("isa", native.levels())
+@pytest.mark.parametrize("isa", native.isa_levels())
 @pytest.mark.parametrize("precision", native.PRECISIONS)
 @pytest.mark.parametrize("name", SCORES)
 def test_scores(name: str, precision: native.Precision, isa: str) -> None:
-    engine = native.from_chunks(SCORES[name], weights(SCORES[name]), precision=precision, isa=isa)
+    engine = native.build_native_engine(
+        SCORES[name], weights(SCORES[name]), precision=precision, isa=isa
+    )
     found = engine.score(batch(LENGTHS, skip=2)).score
     assert found is not None
     tolerance = {"fp32": 1e-5, "bf16": 0.05, "int8": 0.2}[precision]
     np.testing.assert_allclose(found, wanted("scores", name)["score"], atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("isa", native.levels())
+@pytest.mark.parametrize("isa", native.isa_levels())
 @pytest.mark.parametrize("precision", native.PRECISIONS)
 def test_heads(precision: native.Precision, isa: str) -> None:
     plan = bert(sparse=True, token_width=21)
     expected = reference(plan, batch(LENGTHS))
-    engine = native.from_chunks(plan, weights(plan), precision=precision, isa=isa, threads=2)
+    engine = native.build_native_engine(
+        plan, weights(plan), precision=precision, isa=isa, threads=2
+    )
     found = engine.run(batch(LENGTHS), frozenset({"dense", "sparse", "tokens", "states"}))
     tolerance = {"fp32": 1e-5, "bf16": 0.1, "int8": 0.4}[precision]
     for name, value in expected.items():
@@ -98,21 +104,21 @@ def test_heads(precision: native.Precision, isa: str) -> None:
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F64"])
 def test_stored_dtypes(dtype: str) -> None:
     """Weights of any stored dtype give what their values in fp32 give."""
-    from opengte.weights import Chunk
+    from opengte.weights import WeightChunk
 
-    def stored(chunk: Chunk) -> Chunk:
+    def stored(chunk: WeightChunk) -> WeightChunk:
         values = chunk.values
         if dtype == "BF16":
             kept = (values.view(np.uint32) >> 16).astype(np.uint16)
-            return Chunk(chunk.slot, 0, kept, dtype)
-        return Chunk(chunk.slot, 0, values.astype({"F16": "<f2", "F64": "<f8"}[dtype]), dtype)
+            return WeightChunk(chunk.slot, 0, kept, dtype)
+        return WeightChunk(chunk.slot, 0, values.astype({"F16": "<f2", "F64": "<f8"}[dtype]), dtype)
 
     plan = PLANS["bert"]
     chunks = [stored(chunk) for chunk in weights(plan)]
-    widened = [Chunk(c.slot, 0, c.as_float32(), "F32") for c in chunks]
+    widened = [WeightChunk(c.slot, 0, c.as_float32(), "F32") for c in chunks]
     word = {"F16": "fp16", "BF16": "bf16", "F64": "fp64"}[dtype]
-    found = native.from_chunks(plan, chunks, word_dtype=word)
-    plain = native.from_chunks(plan, widened)
+    found = native.build_native_engine(plan, chunks, word_dtype=word)
+    plain = native.build_native_engine(plan, widened)
     want: frozenset[Output] = frozenset({"dense"})
     packed = batch(LENGTHS)
     np.testing.assert_array_equal(found.run(packed, want).dense, plain.run(packed, want).dense)

@@ -18,7 +18,7 @@ CANDIDATES = ("fp32", "bf16", "int8")
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     FAMILIES["bert"](folder)
-    return checkpoint.read(folder)
+    return checkpoint.read_checkpoint(folder)
 
 
 class Fake:
@@ -43,7 +43,7 @@ def choose(tiny, monkeypatch, trials, remembered=None):
         angle, seconds = trials[name]
         return Fake(clock, angle, seconds)
 
-    return precision.choose(tiny, CANDIDATES, build, remembered), built
+    return precision.choose_precision(tiny, CANDIDATES, build, remembered), built
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_auto_runs_on_real_engines(family, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENGTE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "model").mkdir()
     FAMILIES[family](tmp_path / "model")
-    engine = native.load(checkpoint.read(tmp_path / "model"), threads=1)
+    engine = native.load_native_engine(checkpoint.read_checkpoint(tmp_path / "model"), threads=1)
     assert engine.precision in CANDIDATES
     (record,) = (tmp_path / "cache" / "prepared").glob("*.precision.json")
     assert json.loads(record.read_text())["precision"] == engine.precision

@@ -29,7 +29,7 @@ from opengte.errors import (
     OfflineError,
     UnauthorizedError,
 )
-from opengte.hub import disk, files
+from opengte.hub import disk, file_selection
 from tests.support import hub_server
 
 NAME = "org/tiny"
@@ -123,7 +123,7 @@ def blobs(tmp_path: Path) -> list[str]:
 
 def test_fetch_returns_exactly_the_files_that_a_model_is_loaded_from(server, tmp_path):
     commit = server.commit(NAME, CHECKPOINT | UNWANTED)
-    location = hub.fetch(NAME)
+    location = hub.fetch_model(NAME)
     assert location.name == NAME
     assert location.revision == commit
     assert location.source == f"hub {NAME}@{commit}"
@@ -136,7 +136,7 @@ def test_fetch_returns_exactly_the_files_that_a_model_is_loaded_from(server, tmp
 def test_pickled_weights_are_fetched_only_without_safetensors(server):
     rest = {name: data for name, data in CHECKPOINT.items() if name != "model.safetensors"}
     server.commit(NAME, rest | {"pytorch_model.bin": b"pickle", "sparse_linear.pt": b"head"})
-    found = contents(hub.fetch(NAME).folder)
+    found = contents(hub.fetch_model(NAME).folder)
     assert found == rest | {"pytorch_model.bin": b"pickle", "sparse_linear.pt": b"head"}
 
 
@@ -160,21 +160,24 @@ def test_pickled_weights_are_fetched_only_without_safetensors(server):
     ],
 )
 def test_needed(names, expected):
-    assert set(files.needed(names)) == set(expected) - {"colbert.py"}
-    assert files.needed(files.needed(names)) == files.needed(names)
+    assert set(file_selection.select_files(names)) == set(expected) - {"colbert.py"}
+    assert file_selection.select_files(
+        file_selection.select_files(names)
+    ) == file_selection.select_files(names)
 
 
 def test_needed_puts_the_weights_last():
     assert (
-        files.needed(["model.safetensors", "vocab.txt", "config.json"])[-1] == "model.safetensors"
+        file_selection.select_files(["model.safetensors", "vocab.txt", "config.json"])[-1]
+        == "model.safetensors"
     )
 
 
 def test_a_second_fetch_asks_only_whether_the_branch_moved(server, monkeypatch):
-    first = hub.fetch(NAME)
+    first = hub.fetch_model(NAME)
     server.forget_requests()
-    monkeypatch.setattr(disk, "checksum", lambda path, like: pytest.fail(f"read {path} again"))
-    assert hub.fetch(NAME) == first
+    monkeypatch.setattr(disk, "file_checksum", lambda path, like: pytest.fail(f"read {path} again"))
+    assert hub.fetch_model(NAME) == first
     assert [(seen.method, seen.path) for seen in server.requests] == [
         ("GET", f"/api/models/{NAME}/revision/main")
     ]
@@ -182,9 +185,9 @@ def test_a_second_fetch_asks_only_whether_the_branch_moved(server, monkeypatch):
 
 def test_a_cached_commit_is_not_asked_for_again(server, no_network_later):
     commit = server.repositories[NAME].references["main"]
-    first = hub.fetch(NAME, revision=commit)
+    first = hub.fetch_model(NAME, revision=commit)
     no_network_later()
-    assert hub.fetch(NAME, revision=commit) == first
+    assert hub.fetch_model(NAME, revision=commit) == first
 
 
 @pytest.fixture
@@ -197,19 +200,19 @@ def test_revisions(server):
     server.repositories[NAME].references["v1.0"] = old
     server.repositories[NAME].references["refs/pr/1"] = old
     new = server.commit(NAME, CHECKPOINT | {"config.json": b'{"model_type": "new"}'})
-    assert hub.fetch(NAME).revision == new
-    assert hub.fetch(NAME, revision="v1.0").revision == old
-    assert hub.fetch(NAME, revision="refs/pr/1").revision == old
-    assert hub.fetch(NAME, revision=old).folder.name == old
+    assert hub.fetch_model(NAME).revision == new
+    assert hub.fetch_model(NAME, revision="v1.0").revision == old
+    assert hub.fetch_model(NAME, revision="refs/pr/1").revision == old
+    assert hub.fetch_model(NAME, revision=old).folder.name == old
     for revision in (None, "v1.0", "refs/pr/1", old, new):
-        assert hub.fetch(NAME, revision=revision, offline=True).revision in (old, new)
+        assert hub.fetch_model(NAME, revision=revision, offline=True).revision in (old, new)
 
 
 def test_a_moved_branch_gives_a_new_snapshot_and_fetches_only_what_changed(server):
-    first = hub.fetch(NAME)
+    first = hub.fetch_model(NAME)
     server.forget_requests()
     server.commit(NAME, CHECKPOINT | {"config.json": b'{"model_type": "new"}'})
-    second = hub.fetch(NAME)
+    second = hub.fetch_model(NAME)
     assert second.folder != first.folder
     assert (first.folder / "config.json").read_bytes() == CHECKPOINT["config.json"]
     assert (second.folder / "config.json").read_bytes() == b'{"model_type": "new"}'
@@ -218,12 +221,12 @@ def test_a_moved_branch_gives_a_new_snapshot_and_fetches_only_what_changed(serve
 
 def test_a_renamed_repository_is_followed(server):
     server.renamed["old/name"] = NAME
-    assert contents(hub.fetch("old/name").folder) == CHECKPOINT
+    assert contents(hub.fetch_model("old/name").folder) == CHECKPOINT
 
 
 def test_the_token_goes_to_the_hub_but_not_to_the_hosts_it_redirects_to(server, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    hub.fetch(NAME)
+    hub.fetch_model(NAME)
     for seen in server.requests:
         expected = None if seen.path.startswith("/cdn/") else "Bearer hf_secret"
         assert seen.headers.get("Authorization") == expected
@@ -232,7 +235,9 @@ def test_the_token_goes_to_the_hub_but_not_to_the_hosts_it_redirects_to(server, 
 
 def test_many_threads_fetch_each_file_once(server):
     found = []
-    threads = [threading.Thread(target=lambda: found.append(hub.fetch(NAME))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.append(hub.fetch_model(NAME))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -247,7 +252,7 @@ def test_a_repository_without_weights_is_refused(server):
     server.commit(NAME, {"config.json": b"{}", "onnx/model.onnx": b"onnx"} | head)
     expected = r"org/tiny \(revision main\) has no checkpoint.*config.json, onnx/model.onnx"
     with pytest.raises(CheckpointError, match=expected):
-        hub.fetch(NAME)
+        hub.fetch_model(NAME)
 
 
 # Cuts, errors, damage
@@ -255,7 +260,7 @@ def test_a_repository_without_weights_is_refused(server):
 
 def test_a_cut_download_goes_on_where_it_was(server):
     server.fail("/cdn/", times=2, cut=5 * CHUNK)
-    assert contents(hub.fetch(NAME).folder) == CHECKPOINT
+    assert contents(hub.fetch_model(NAME).folder) == CHECKPOINT
     starts = [seen.start for seen in server.asked("GET", "/cdn/")]
     assert starts == [None, 5 * CHUNK, 10 * CHUNK]
 
@@ -264,13 +269,13 @@ def test_a_later_run_goes_on_where_the_last_one_died(server, tmp_path):
     server.fail("/cdn/", times=1, cut=7 * CHUNK)
     server.fail("/cdn/", cut=0)
     with pytest.raises(DownloadError, match="run the command again to continue"):
-        hub.fetch(NAME)
+        hub.fetch_model(NAME)
     assert hub_server.sha256(WEIGHTS) + ".incomplete" in blobs(tmp_path)
     with pytest.raises(OfflineError):
-        hub.fetch(NAME, offline=True)
+        hub.fetch_model(NAME, offline=True)
     server.heal()
     server.forget_requests()
-    assert contents(hub.fetch(NAME).folder) == CHECKPOINT
+    assert contents(hub.fetch_model(NAME).folder) == CHECKPOINT
     assert [seen.start for seen in server.asked("GET", "/cdn/")] == [7 * CHUNK]
     assert not any(name.endswith(".incomplete") for name in blobs(tmp_path))
 
@@ -279,14 +284,14 @@ def test_too_long_a_rest_of_an_earlier_run_is_thrown_away(server, tmp_path):
     store = tmp_path / "hf/hub/models--org--tiny/blobs"
     store.mkdir(parents=True)
     (store / f"{hub_server.sha256(WEIGHTS)}.incomplete").write_bytes(WEIGHTS + b"more")
-    assert contents(hub.fetch(NAME).folder) == CHECKPOINT
+    assert contents(hub.fetch_model(NAME).folder) == CHECKPOINT
 
 
 def test_wrong_bytes_are_an_error_and_are_deleted(server, tmp_path):
     damaged = b"\xff" + WEIGHTS[1:]
     server.fail("/cdn/", body=damaged)
     with pytest.raises(IntegrityError) as caught:
-        hub.fetch(NAME)
+        hub.fetch_model(NAME)
     for part in (
         "model.safetensors of org/tiny",
         f"expected sha256 {hub_server.sha256(WEIGHTS)}",
@@ -297,48 +302,48 @@ def test_wrong_bytes_are_an_error_and_are_deleted(server, tmp_path):
         assert part in str(caught.value)
     assert not any(name.startswith(hub_server.sha256(WEIGHTS)) for name in blobs(tmp_path))
     server.heal()
-    assert contents(hub.fetch(NAME).folder) == CHECKPOINT
+    assert contents(hub.fetch_model(NAME).folder) == CHECKPOINT
 
 
 def test_wrong_bytes_in_a_small_file(server, tmp_path):
     right = CHECKPOINT["tokenizer.json"]
     server.fail("/tokenizer.json", method="GET", body=b"[]")
     with pytest.raises(IntegrityError, match="tokenizer.json of org/tiny .* expected git blob"):
-        hub.fetch(NAME)
+        hub.fetch_model(NAME)
     assert hub_server.git_blob(right) not in blobs(tmp_path)
     assert not list(tmp_path.glob("hf/hub/*/snapshots/*/tokenizer.json"))
     server.heal()
-    assert contents(hub.fetch(NAME).folder) == CHECKPOINT
+    assert contents(hub.fetch_model(NAME).folder) == CHECKPOINT
 
 
 def test_a_short_answer_is_never_taken_for_a_whole_file(server, tmp_path):
     server.fail("/cdn/", body=WEIGHTS[:-CHUNK])
     with pytest.raises(DownloadError, match="could not be fetched"):
-        hub.fetch(NAME)
+        hub.fetch_model(NAME)
     assert hub_server.sha256(WEIGHTS) not in blobs(tmp_path)
 
 
 @pytest.mark.parametrize("recorded", [True, False], ids=["ours", "another program's"])
 def test_a_file_that_was_damaged_in_the_cache_is_found_offline(server, tmp_path, recorded):
-    folder = hub.fetch(NAME).folder
+    folder = hub.fetch_model(NAME).folder
     if not recorded:
         shutil.rmtree(tmp_path / "cache")
     blob = (folder / "model.safetensors").resolve()
     blob.write_bytes(b"\xff" + WEIGHTS[1:])
     os.utime(blob, ns=(1, 1))
     with pytest.raises(IntegrityError, match="model.safetensors of org/tiny is not what was"):
-        hub.fetch(NAME, offline=True)
+        hub.fetch_model(NAME, offline=True)
     assert not blob.exists()
     assert not (folder / "model.safetensors").is_symlink()
     with pytest.raises(OfflineError):
-        hub.fetch(NAME, offline=True)
-    assert contents(hub.fetch(NAME).folder) == CHECKPOINT
+        hub.fetch_model(NAME, offline=True)
+    assert contents(hub.fetch_model(NAME).folder) == CHECKPOINT
 
 
 def test_passing_errors_are_tried_again_after_growing_waits(server, waits):
     server.fail("/api/models/", times=2, status=503)
     server.fail("/cdn/", times=2, status=500)
-    assert contents(hub.fetch(NAME).folder) == CHECKPOINT
+    assert contents(hub.fetch_model(NAME).folder) == CHECKPOINT
     assert waits == sorted(waits[:2]) + sorted(waits[2:])
     assert len(waits) == 4
 
@@ -346,7 +351,7 @@ def test_passing_errors_are_tried_again_after_growing_waits(server, waits):
 def test_lasting_errors(server):
     server.fail("/api/models/", status=500)
     with pytest.raises(DownloadError) as caught:
-        hub.fetch(NAME)
+        hub.fetch_model(NAME)
     assert type(caught.value) is DownloadError
     assert "org/tiny (revision main) could not be fetched" in str(caught.value)
     assert "HF_ENDPOINT" in str(caught.value) and "HF_HUB_OFFLINE" in str(caught.value)
@@ -358,7 +363,7 @@ def test_nobody_listens(monkeypatch, waits):
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
         with pytest.raises(DownloadError, match=r"could not be fetched: Connect\w*Error"):
-            hub.fetch(NAME)
+            hub.fetch_model(NAME)
 
 
 @pytest.mark.parametrize(
@@ -376,23 +381,23 @@ def test_nobody_listens(monkeypatch, waits):
 def test_refusals_are_final(server, waits, where, status, headers, kind, expected):
     server.fail(where, status=status, headers=headers)
     with pytest.raises(kind, match=expected):
-        hub.fetch(NAME)
+        hub.fetch_model(NAME)
     assert waits == []
 
 
 def test_unknown_repository_and_revision(server):
     with pytest.raises(NotFoundError, match=r"no model 'org/tinny' on the Hub.*HF_TOKEN"):
-        hub.fetch("org/tinny")
+        hub.fetch_model("org/tinny")
     with pytest.raises(NotFoundError, match="org/tiny has no revision 'v9'. Expected a branch"):
-        hub.fetch(NAME, revision="v9")
+        hub.fetch_model(NAME, revision="v9")
     with pytest.raises(NotFoundError, match="no revision"):
-        hub.fetch(NAME, revision="0" * 40)
+        hub.fetch_model(NAME, revision="0" * 40)
 
 
 def test_a_file_that_is_listed_but_gone(server):
     server.fail("/resolve/", status=404, headers={"X-Error-Code": "EntryNotFound"})
     with pytest.raises(NotFoundError, match="HF_ENDPOINT"):
-        hub.fetch(NAME)
+        hub.fetch_model(NAME)
 
 
 # Disk
@@ -402,7 +407,7 @@ def test_too_small_a_disk_is_noticed_before_the_download(server, monkeypatch, tm
     usage = shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(DownloadError) as caught:
-        hub.fetch(NAME)
+        hub.fetch_model(NAME)
     total = sum(map(len, CHECKPOINT.values()))
     assert f"{total} bytes are needed, 1000 are free" in str(caught.value)
     assert str(tmp_path / "hf") in str(caught.value)
@@ -435,12 +440,12 @@ def test_a_disk_that_fills_up_leaves_nothing_that_passes_for_a_file(server, monk
     with monkeypatch.context() as patch:
         patch.setattr(huggingface_hub.file_download, "http_get", write_until_full)
         with pytest.raises(DownloadError, match=expected):
-            hub.fetch(NAME)
+            hub.fetch_model(NAME)
     assert hub_server.sha256(WEIGHTS) not in blobs(tmp_path)
     with pytest.raises(OfflineError):
-        hub.fetch(NAME, offline=True)
+        hub.fetch_model(NAME, offline=True)
     server.forget_requests()
-    assert contents(hub.fetch(NAME).folder) == CHECKPOINT
+    assert contents(hub.fetch_model(NAME).folder) == CHECKPOINT
     assert [seen.start for seen in server.asked("GET", "/cdn/")] == [3 * CHUNK]
 
 
@@ -448,14 +453,14 @@ def test_a_disk_that_fills_up_leaves_nothing_that_passes_for_a_file(server, monk
 def test_a_cache_that_cannot_be_written(server, tmp_path):
     (tmp_path / "hf").mkdir(mode=0o500)
     with pytest.raises(DownloadError, match="HF_HOME"):
-        hub.fetch(NAME)
+        hub.fetch_model(NAME)
 
 
 def test_nothing_needs_our_own_cache(server, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("OPENGTE_CACHE", str(tmp_path / "file"))
-    first = hub.fetch(NAME)
-    assert hub.fetch(NAME, offline=True) == first
+    first = hub.fetch_model(NAME)
+    assert hub.fetch_model(NAME, offline=True) == first
 
 
 # Offline
@@ -463,57 +468,57 @@ def test_nothing_needs_our_own_cache(server, tmp_path, monkeypatch):
 
 def test_offline_without_the_files(no_network):
     with pytest.raises(OfflineError, match="offline mode.*Run `gte pull org/tiny` where"):
-        hub.fetch(NAME, offline=True)
+        hub.fetch_model(NAME, offline=True)
     with pytest.raises(OfflineError, match="gte pull org/tiny --revision v1"):
-        hub.fetch(NAME, revision="v1", offline=True)
+        hub.fetch_model(NAME, revision="v1", offline=True)
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", None])
 def test_offline_with_the_files(server, monkeypatch, no_network_later, variable):
-    first = hub.fetch(NAME)
+    first = hub.fetch_model(NAME)
     no_network_later()
     if variable:
         monkeypatch.setenv(variable, "1")
-    assert hub.fetch(NAME, offline=None if variable else True) == first
+    assert hub.fetch_model(NAME, offline=None if variable else True) == first
 
 
 def test_offline_in_the_library_but_not_here(server, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     forget_connections()
     with pytest.raises(OfflineError, match="HF_HUB_OFFLINE was set.*gte pull org/tiny"):
-        hub.fetch(NAME)
+        hub.fetch_model(NAME)
 
 
 def test_offline_another_commit_names_what_is_there(server):
-    commit = hub.fetch(NAME).revision
+    commit = hub.fetch_model(NAME).revision
     with pytest.raises(OfflineError, match=f"only these commits, or parts of them: {commit}"):
-        hub.fetch(NAME, revision="0" * 40, offline=True)
+        hub.fetch_model(NAME, revision="0" * 40, offline=True)
 
 
 def test_an_unreachable_hub_with_a_cached_copy(server, waits):
-    first = hub.fetch(NAME)
+    first = hub.fetch_model(NAME)
     server.fail("/api/", status=502)
     expected = f"could not be reached.*commit {first.revision}"
     with pytest.warns(FallbackWarning, match=expected) as seen:
-        assert hub.fetch(NAME) == first
+        assert hub.fetch_model(NAME) == first
     assert seen[0].filename == __file__
     assert waits == []
 
 
 def test_a_branch_stays_at_the_last_whole_commit(server):
-    first = hub.fetch(NAME)
+    first = hub.fetch_model(NAME)
     server.commit(NAME, CHECKPOINT | {"model.safetensors": WEIGHTS[::-1]})
     server.fail("/cdn/", status=500)
     with pytest.warns(FallbackWarning, match="may be outdated"):
-        assert hub.fetch(NAME) == first
-    assert hub.fetch(NAME, offline=True) == first
+        assert hub.fetch_model(NAME) == first
+    assert hub.fetch_model(NAME, offline=True) == first
 
 
 def test_a_refusal_is_not_hidden_by_the_cached_copy(server):
-    hub.fetch(NAME)
+    hub.fetch_model(NAME)
     server.fail("/api/", status=403)
     with pytest.raises(UnauthorizedError):
-        hub.fetch(NAME)
+        hub.fetch_model(NAME)
 
 
 def _fetched_by_another_program(tmp_path: Path, names: list[str]) -> str:
@@ -531,7 +536,7 @@ def _fetched_by_another_program(tmp_path: Path, names: list[str]) -> str:
 
 def test_a_whole_snapshot_of_another_program_is_used(tmp_path, no_network):
     commit = _fetched_by_another_program(tmp_path, list(CHECKPOINT))
-    assert hub.fetch(NAME, offline=True).revision == commit
+    assert hub.fetch_model(NAME, offline=True).revision == commit
 
 
 @pytest.mark.parametrize(
@@ -540,13 +545,13 @@ def test_a_whole_snapshot_of_another_program_is_used(tmp_path, no_network):
 def test_a_part_of_a_snapshot_of_another_program_is_not_used(tmp_path, no_network, absent):
     _fetched_by_another_program(tmp_path, [name for name in CHECKPOINT if name != absent])
     with pytest.raises(OfflineError, match="not complete in the cache"):
-        hub.fetch(NAME, offline=True)
+        hub.fetch_model(NAME, offline=True)
 
 
 def test_a_snapshot_of_another_program_without_modules_is_used_with_a_warning(tmp_path, no_network):
     _fetched_by_another_program(tmp_path, ["config.json", "tokenizer.json", "model.safetensors"])
     with pytest.warns(FallbackWarning, match="pooling settings.*`gte pull org/tiny`") as seen:
-        hub.fetch(NAME, offline=True)
+        hub.fetch_model(NAME, offline=True)
     assert seen[0].filename == __file__
 
 
@@ -556,12 +561,15 @@ def test_missing_knows_shards(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     shards = {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}
     index.write_text(json.dumps({"weight_map": shards}))
-    assert files.missing(tmp_path) == ["model-2-of-2.safetensors"]
+    assert file_selection.missing_files(tmp_path) == ["model-2-of-2.safetensors"]
     index.write_text("[]")
-    assert files.missing(tmp_path) == ["model.safetensors.index.json (unreadable)"]
+    assert file_selection.missing_files(tmp_path) == ["model.safetensors.index.json (unreadable)"]
     index.unlink()
     (tmp_path / "modules.json").write_text("{")
-    assert files.missing(tmp_path) == ["modules.json (unreadable)", "model.safetensors"]
+    assert file_selection.missing_files(tmp_path) == [
+        "modules.json (unreadable)",
+        "model.safetensors",
+    ]
 
 
 # Folders and names
@@ -575,8 +583,8 @@ def _folder(path: Path) -> Path:
 
 def test_a_folder_is_taken_as_it_is(tmp_path, no_network):
     folder = _folder(tmp_path / "my model")
-    expected = hub.Location(str(folder), folder, f"folder {folder}", None)
-    assert hub.fetch(str(folder)) == hub.fetch(folder) == expected
+    expected = hub.ModelLocation(str(folder), folder, f"folder {folder}", None)
+    assert hub.fetch_model(str(folder)) == hub.fetch_model(folder) == expected
 
 
 @pytest.mark.parametrize("name", ["org/tiny", "minilm", "~/tiny"])
@@ -584,30 +592,30 @@ def test_an_existing_folder_wins(tmp_path, monkeypatch, no_network, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = _folder(tmp_path / name.removeprefix("~/"))
-    assert hub.fetch(name).folder == folder
-    assert hub.fetch(name).name == name
+    assert hub.fetch_model(name).folder == folder
+    assert hub.fetch_model(name).name == name
 
 
 def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(CheckpointError, match="no config.json.*it has nothing in it"):
-        hub.fetch(tmp_path)
+        hub.fetch_model(tmp_path)
     for number in range(9):
         (tmp_path / f"{number}.txt").touch()
     (tmp_path / "0").mkdir()
     with pytest.raises(CheckpointError, match=r"it has 0.txt, 0/, .* and 2 more. Give the fol"):
-        hub.fetch(tmp_path)
+        hub.fetch_model(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["./x", "/no/such/model", "x/", "a\\b", "~/nothing", "../x"])
 def test_a_path_that_does_not_exist(name, no_network):
     with pytest.raises(NotFoundError, match="folder .* does not exist .looked for .*Expected a"):
-        hub.fetch(name)
+        hub.fetch_model(name)
 
 
 def test_a_file_is_not_a_folder(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(InputError, match="is a file. Give the folder"):
-        hub.fetch(tmp_path / "model.safetensors")
+        hub.fetch_model(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -632,7 +640,7 @@ def test_a_file_is_not_a_folder(tmp_path):
 )
 def test_what_is_not_a_name(name, guess, no_network):
     with pytest.raises(InputError, match="Expected") as caught:
-        hub.fetch(name)
+        hub.fetch_model(name)
     assert ("Did you mean" in str(caught.value)) == bool(guess)
     assert f"Did you mean `{guess or ''}" in str(caught.value) or not guess
     assert repr(name) in str(caught.value)
@@ -642,10 +650,10 @@ def test_a_revision_needs_the_hub(tmp_path):
     _folder(tmp_path / "x")
     for name in (str(tmp_path / "x"), "minilm", "pypi:some-model==1"):
         with pytest.raises(InputError, match="revision='v1' was given for .*only repositories"):
-            hub.fetch(name, revision="v1")
+            hub.fetch_model(name, revision="v1")
     for revision in ("", "../../x", "a b", "-x", "/x"):
         with pytest.raises(InputError, match="is not the name of a revision"):
-            hub.fetch(NAME, revision=revision)
+            hub.fetch_model(NAME, revision=revision)
 
 
 # The caches
@@ -656,25 +664,25 @@ def test_where_the_caches_are(monkeypatch, tmp_path):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert hub.cache_root() == tmp_path / ".cache/opengte"
-    assert hub.places.hub_cache() == tmp_path / ".cache/huggingface/hub"
+    assert hub.cache_paths.hub_cache() == tmp_path / ".cache/huggingface/hub"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert hub.cache_root() == tmp_path / "xdg/opengte"
-    assert hub.places.hub_cache() == tmp_path / "xdg/huggingface/hub"
+    assert hub.cache_paths.hub_cache() == tmp_path / "xdg/huggingface/hub"
     monkeypatch.setenv("HF_HUB_CACHE", "~/elsewhere")
     monkeypatch.setenv("OPENGTE_CACHE", "~/ours")
-    assert hub.places.hub_cache() == tmp_path / "elsewhere"
+    assert hub.cache_paths.hub_cache() == tmp_path / "elsewhere"
     assert hub.cache_root() == tmp_path / "ours"
 
 
 def test_cached(server, tmp_path):
-    assert hub.cached() == []
-    location = hub.fetch(NAME)
+    assert hub.cached_models() == []
+    location = hub.fetch_model(NAME)
     server.commit("org/other", CHECKPOINT)
     server.fail("/cdn/", status=500)
     with pytest.raises(DownloadError):
-        hub.fetch("org/other")
-    (entry,) = hub.cached()
-    assert entry == hub.Cached(
+        hub.fetch_model("org/other")
+    (entry,) = hub.cached_models()
+    assert entry == hub.CachedModel(
         NAME, location.folder, location.source, sum(map(len, CHECKPOINT.values()))
     )
 
@@ -692,20 +700,20 @@ def test_progress_bars_are_off_without_a_terminal_and_left_as_they_were(
     else:
         monkeypatch.setitem(progress_bar_states, group, before)
     state = dict(progress_bar_states)
-    hub.fetch(NAME)
+    hub.fetch_model(NAME)
     assert progress_bar_states == state
     assert capfd.readouterr() == ("", "")
 
 
 def test_progress_may_be_drawn_on_a_terminal(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert hub.places.shows_progress()
+    assert hub.cache_paths.shows_progress()
     monkeypatch.setenv("OPENGTE_NO_PROGRESS", "1")
-    assert not hub.places.shows_progress()
+    assert not hub.cache_paths.shows_progress()
 
 
 def test_nothing_is_left_beside_the_files(server, tmp_path):
-    hub.fetch(NAME)
+    hub.fetch_model(NAME)
     names = {path.name for path in (tmp_path / "hf").rglob("*")}
     assert not any(name.endswith((".incomplete", ".tmp")) for name in names)
     assert not any(path.name.startswith(".") for path in (tmp_path / "cache").rglob("*"))
@@ -723,5 +731,5 @@ def test_importing_the_module_imports_nothing_heavy():
 def test_no_warning_without_a_reason(server):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        hub.fetch(NAME)
-        hub.fetch(NAME)
+        hub.fetch_model(NAME)
+        hub.fetch_model(NAME)

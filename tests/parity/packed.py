@@ -40,7 +40,9 @@ def unpack(flat: Array, batch: PackedBatch) -> list[Array]:
 
 def load(folder: Path, *, precision: str = "fp32", kind: Any = None) -> Engine:
     """Load a folder into the torch engine, on the CPU."""
-    return torch_engine.load(checkpoint.read(folder, kind=kind), precision=precision, device="cpu")
+    return torch_engine.load_torch_engine(
+        checkpoint.read_checkpoint(folder, kind=kind), precision=precision, device="cpu"
+    )
 
 
 def run(engine: Engine, batch: PackedBatch, *outputs: Output) -> list[Floats]:

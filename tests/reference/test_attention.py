@@ -46,7 +46,7 @@ def attention(heads: int, kv_heads: int, head_dim: int, **changes) -> Attention:
 def test_packed_attention_is_naive_attention(
     lengths, kv_heads, group, head_dim, causal, window, seed
 ):
-    packed = layers.pack(batch_of(lengths), torch.device("cpu"))
+    packed = layers.to_device(batch_of(lengths), torch.device("cpu"))
     plan = attention(kv_heads * group, kv_heads, head_dim, causal=causal, window=window)
     generator = torch.Generator().manual_seed(seed)
     q, k, v = (
@@ -91,7 +91,7 @@ def test_what_a_gpu_is_asked_for_is_naive_attention(varlen, causal, window, grou
     monkeypatch.setattr(layers, "_has_varlen", lambda q: True)
     monkeypatch.setattr(layers, "varlen_attn", varlen)
     monkeypatch.setattr(layers, "_VARLEN_OPTIONS", inspect.signature(varlen).parameters)
-    packed = layers.pack(batch_of([5, 9, 1]), torch.device("cpu"))
+    packed = layers.to_device(batch_of([5, 9, 1]), torch.device("cpu"))
     plan = attention(2 * group, 2, 8, causal=causal, window=window)
     q, k, v = (torch.randn(15, heads, 8, dtype=torch.float64) for heads in (2 * group, 2, 2))
     found = layers.attend(q, k, v, packed, plan)
@@ -101,7 +101,7 @@ def test_what_a_gpu_is_asked_for_is_naive_attention(varlen, causal, window, grou
 @pytest.mark.parametrize("causal", [False, True])
 def test_local_attention_crosses_query_blocks(causal, monkeypatch):
     monkeypatch.setattr(layers, "QUERY_BLOCK", 16)
-    packed = layers.pack(batch_of([70, 33]), torch.device("cpu"))
+    packed = layers.to_device(batch_of([70, 33]), torch.device("cpu"))
     plan = attention(2, 1, 8, causal=causal, window=5)
     q, k, v = (torch.randn(103, heads, 8, dtype=torch.float64) for heads in (2, 1, 1))
     found = layers.attend(q, k, v, packed, plan)
@@ -109,14 +109,18 @@ def test_local_attention_crosses_query_blocks(causal, monkeypatch):
 
 
 def test_runs_join_neighbours_of_equal_length():
-    packed = layers.pack(batch_of([3, 3, 2, 3]), torch.device("cpu"))
-    assert packed.runs == (layers.Run(0, 2, 3), layers.Run(6, 1, 2), layers.Run(8, 1, 3))
+    packed = layers.to_device(batch_of([3, 3, 2, 3]), torch.device("cpu"))
+    assert packed.runs == (
+        layers.EqualLengthRun(0, 2, 3),
+        layers.EqualLengthRun(6, 1, 2),
+        layers.EqualLengthRun(8, 1, 3),
+    )
     assert packed.positions.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 0, 1, 2]
     assert packed.owners.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
 
 
 def test_pooling_kinds():
-    packed = layers.pack(batch_of([2, 3], pool_from=[0, 1]), torch.device("cpu"))
+    packed = layers.to_device(batch_of([2, 3], pool_from=[0, 1]), torch.device("cpu"))
     states = torch.arange(10.0).view(5, 2)
     assert layers.pool(states, packed, "cls").tolist() == [[0, 1], [4, 5]]
     assert layers.pool(states, packed, "last").tolist() == [[2, 3], [8, 9]]
@@ -125,14 +129,14 @@ def test_pooling_kinds():
 
 @pytest.mark.parametrize(("clip", "expected"), [(False, [0.5, 2.0]), (True, [1.0, 2.0])])
 def test_log_n_scales_queries_by_their_own_sequence(clip, expected):
-    packed = layers.pack(batch_of([4, 256]), torch.device("cpu"))
+    packed = layers.to_device(batch_of([4, 256]), torch.device("cpu"))
     scaled = layers.scale_queries(torch.ones(260, 1, 2), LogN(16, clip), packed)
     torch.testing.assert_close(scaled[[0, 4], 0, 0], torch.tensor(expected))
 
 
 def test_compiled_model_gives_the_same_states():
     from opengte.arch import plan_of
-    from opengte.reference.model import Model
+    from opengte.reference.model import ReferenceModel
 
     plan = plan_of(
         {
@@ -146,11 +150,11 @@ def test_compiled_model_gives_the_same_states():
         }
     )
     torch.manual_seed(0)
-    model = Model(plan).eval()
+    model = ReferenceModel(plan).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     compiled = torch.compile(model, backend="eager")
     for lengths in ([5, 3], [9], [2, 2, 7]):
-        packed = layers.pack(batch_of(lengths), torch.device("cpu"))
+        packed = layers.to_device(batch_of(lengths), torch.device("cpu"))
         with torch.inference_mode():
             torch.testing.assert_close(compiled(packed), model(packed))

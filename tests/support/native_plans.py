@@ -20,7 +20,7 @@ from opengte.arch.plan import (
     ScoreHead,
 )
 from opengte.types import PackedBatch
-from opengte.weights import Chunk
+from opengte.weights import WeightChunk
 
 VOCABULARY = 97
 LAYER_NORM = Norm("layer", 1e-12, bias=True)
@@ -154,7 +154,7 @@ SCORES: dict[str, Plan] = {
 }
 
 
-def weights(plan: Plan, seed: int = 0) -> Iterator[Chunk]:
+def weights(plan: Plan, seed: int = 0) -> Iterator[WeightChunk]:
     """Yield a plan's slots with random values that keep states near unit size."""
     generator = np.random.default_rng(seed)
     for name, slot in plan.slots().items():
@@ -165,7 +165,7 @@ def weights(plan: Plan, seed: int = 0) -> Iterator[Chunk]:
             x = 1 + 0.3 * x
         elif name.split(".")[0] != "embedding" and name != "latent.latents":
             x /= slot.shape[-1] ** 0.5
-        yield Chunk(name, 0, x.astype(np.float32), "F32")
+        yield WeightChunk(name, 0, x.astype(np.float32), "F32")
 
 
 def batch(lengths: Sequence[int], seed: int = 1, skip: int = 0) -> PackedBatch:

@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from opengte.arch import plan_of, with_masked
+from opengte.arch import plan_of, with_masked_head
 from opengte.arch.plan import Plan, ScoreHead
 from opengte.data import Batch, Column
-from opengte.reference.initial import initialised
+from opengte.reference.initialization import init_model
 from opengte.train.distributed import Parallel, World, join, leave
 from opengte.train.objectives import Contrastive, MaskedTokens, Objective, Ranking, Share
 from opengte.train.objectives.base import share_of
@@ -115,8 +115,8 @@ def trainee(objective: Objective) -> Trainee:
         heads = {"score": ScoreHead("mean", None, None, 1, True)}
     network = plan(**heads)
     if "masked" in objective.outputs:
-        network = with_masked(network)
-    model = initialised(network, 0, std=0.3).double()
+        network = with_masked_head(network)
+    model = init_model(network, 0, std=0.3).double()
     return Trainee(model, objective.outputs)
 
 

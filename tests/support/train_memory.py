@@ -13,7 +13,7 @@ import torch
 
 from opengte.arch import plan_of
 from opengte.data import Batch, Column
-from opengte.reference.initial import initialised
+from opengte.reference.initialization import init_model
 from opengte.train import optim
 from opengte.train.distributed import Parallel, World
 from opengte.train.objectives import Contrastive
@@ -44,7 +44,7 @@ def column(generator: np.random.Generator, texts: int) -> Column:
 def main() -> None:
     torch.set_num_threads(2)
     generator = np.random.default_rng(0)
-    trainee = Trainee(initialised(replace(plan_of(MINILM), pooling="mean"), 0))
+    trainee = Trainee(init_model(replace(plan_of(MINILM), pooling="mean"), 0))
     optimiser = optim.adamw(trainee, weight_decay=0.01, betas=(0.9, 0.999), epsilon=1e-8)
     one, none = column(generator, PAIRS), column(generator, 0)
     rows, zero = np.arange(PAIRS), np.zeros(PAIRS, np.int32)

@@ -18,7 +18,7 @@ import torch
 
 from opengte.data import Batch, Batches
 from opengte.reference import save
-from opengte.reference.initial import initialised
+from opengte.reference.initialization import init_model
 from opengte.train.distributed import World, join, leave
 from opengte.train.loop import Evaluate, Result, train
 from opengte.train.objectives import Contrastive
@@ -83,7 +83,7 @@ def run(
     }
     settings = Settings(**(values | changes))
     objective = Contrastive(temperature=0.1)
-    trainee = Trainee(initialised(plan(), 0, std=0.2), objective.outputs, settings.precision)
+    trainee = Trainee(init_model(plan(), 0, std=0.2), objective.outputs, settings.precision)
     result = train(
         trainee,
         make_batches,
@@ -100,7 +100,7 @@ def run(
 
 def slow_writes(seconds: float) -> None:
     """Let a checkpoint take long."""
-    write = save.write
+    write = save.write_safetensors
 
     def slowly(path: Path, layout: Any, values: Any) -> None:
         def delayed() -> Iterator[torch.Tensor]:
@@ -110,7 +110,7 @@ def slow_writes(seconds: float) -> None:
 
         write(path, layout, delayed())
 
-    save.write = slowly
+    save.write_safetensors = slowly
 
 
 def main(folder: str, *arguments: str) -> None:

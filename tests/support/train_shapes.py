@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from opengte import checkpoint
 from opengte.arch import plan_of
-from opengte.reference.model import Model
+from opengte.reference.model import ReferenceModel
 from opengte.train.distributed import Parallel, join, leave
 from opengte.train.models import load_trainable, prepare
 from opengte.train.trainee import Trainee, activation_bytes
@@ -31,14 +31,14 @@ QWEN2_7B = {
 def main(folder: str) -> None:
     world = join("cpu")
     with torch.device("meta"):
-        model = Model(plan_of(QWEN2_7B))
+        model = ReferenceModel(plan_of(QWEN2_7B))
     trainee = Trainee(model)
     Parallel(trainee, trainee.parts, world, "fsdp2", "bf16")
     local = sum(p.to_local().numel() for p in trainee.parameters() if isinstance(p, DTensor))
     assert 7.0e9 < local * world.size < 7.1e9
     assert 1e6 < activation_bytes(model, "bf16") < 2e7
 
-    found = checkpoint.read(folder)
+    found = checkpoint.read_checkpoint(folder)
     small, start = prepare(found)
     trainee = Trainee(small, fill=start.fill)
     Parallel(trainee, trainee.parts, world, "fsdp2")

@@ -9,7 +9,7 @@ from opengte.data import Dataset
 from opengte.data.prepare import prepare
 from opengte.data.sources import Spec
 from opengte.data.tokens import Encoding
-from opengte.text import Prompts
+from opengte.tokenization import Prompts
 from opengte.train.stages.start import create
 from opengte.train.stages.work import Job
 from tests.support.training_data import write_lines

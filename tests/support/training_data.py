@@ -11,7 +11,7 @@ from opengte.data.dataset import Slots
 from opengte.data.prepare import Prepared, prepare
 from opengte.data.sources import Spec
 from opengte.data.tokens import Encoding
-from opengte.text import Prompts, Tokenizer, load_tokenizer
+from opengte.tokenization import Prompts, Tokenizer, load_tokenizer
 from tests.support.tokenizers_for_tests import WORDS, save_wordpiece
 
 

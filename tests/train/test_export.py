@@ -12,11 +12,11 @@ import torch
 from opengte import Encoder, Reranker, arch, checkpoint
 from opengte.arch.plan import Dense, ScoreHead
 from opengte.errors import InputError, UnsupportedModelError
-from opengte.reference.initial import initialised
-from opengte.reference.layers import pack
-from opengte.reference.model import Model
-from opengte.text.prompts import Prompts
-from opengte.text.tokenizer import load_tokenizer
+from opengte.reference.initialization import init_model
+from opengte.reference.layers import to_device
+from opengte.reference.model import ReferenceModel
+from opengte.tokenization.prompts import Prompts
+from opengte.tokenization.tokenizer import load_tokenizer
 from opengte.train.card import Card, TrainedOn
 from opengte.train.export import Package, export
 from opengte.train.models import load_trainable
@@ -58,13 +58,13 @@ def config_of(kind: str) -> dict[str, Any]:
     return {"model_type": kind, "vocab_size": 512, **size, **ids, **tokens, **CONFIGS[kind]}
 
 
-def toy(kind: str, tmp_path: Path, **changes: Any) -> tuple[Model, Package]:
+def toy(kind: str, tmp_path: Path, **changes: Any) -> tuple[ReferenceModel, Package]:
     config = config_of(kind)
     (tmp_path / "tokenizer").mkdir()
     checkpoints.add_tokenizer(tmp_path / "tokenizer", kind)
     changes = {"pooling": "mean"} | changes
     plan = replace(arch.plan_of(config), **changes)
-    model = initialised(plan, 0, std=0.2).eval()
+    model = init_model(plan, 0, std=0.2).eval()
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, 0, 0.1)
@@ -72,10 +72,10 @@ def toy(kind: str, tmp_path: Path, **changes: Any) -> tuple[Model, Package]:
     return model, Package(config, tmp_path / "tokenizer", 32, prompts, CARD)
 
 
-def ours(model: Model, folder: Path, texts: list[str]) -> Any:
+def ours(model: ReferenceModel, folder: Path, texts: list[str]) -> Any:
     batch = load_tokenizer(folder).encode(texts, max_length=32).batch
     with torch.no_grad():
-        packed = pack(batch, torch.device("cpu"))
+        packed = to_device(batch, torch.device("cpu"))
         vectors = model.pool(model(packed), packed)
     return torch.nn.functional.normalize(vectors, dim=-1).numpy()
 
@@ -122,7 +122,7 @@ def test_sparse_and_token_heads_come_back(kind: str, tmp_path: Path) -> None:
     torch.nn.init.constant_(model.sparse.bias, 1.0)
     export(model, tmp_path / "out", package)
     batch = load_tokenizer(tmp_path / "out").encode(TEXTS, max_length=32).batch
-    packed = pack(batch, torch.device("cpu"))
+    packed = to_device(batch, torch.device("cpu"))
     with torch.no_grad():
         states = model(packed)
         words = torch.nn.functional.normalize(model.token_vectors(states), dim=-1)
@@ -146,7 +146,7 @@ def test_rerankers_come_back(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     export(model, folder, package)
     batch = load_tokenizer(folder).encode_pairs([("a cat", t) for t in TEXTS], max_length=32).batch
-    packed = pack(batch, torch.device("cpu"))
+    packed = to_device(batch, torch.device("cpu"))
     with torch.no_grad():
         expected = model.scores(model(packed), packed).numpy()
     for engine in ("native", "torch"):
@@ -173,13 +173,13 @@ def test_rerankers_come_back(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["bert", "gte", "xlm-roberta", "modernbert"])
 def test_masked_language_models_come_back(kind: str, tmp_path: Path) -> None:
-    plan = arch.with_masked(arch.plan_of(config_of(kind)))
+    plan = arch.with_masked_head(arch.plan_of(config_of(kind)))
     model, package = toy(kind, tmp_path, masked=plan.masked, pooling=None)
     folder = tmp_path / "out"
     export(model, folder, package)
     ids = torch.tensor([5, 9, 7, 11])
     batch = one_text(ids)
-    packed = pack(batch, torch.device("cpu"))
+    packed = to_device(batch, torch.device("cpu"))
     assert model.masked is not None
     with torch.no_grad():
         states = model.masked(model(packed))
@@ -189,7 +189,7 @@ def test_masked_language_models_come_back(kind: str, tmp_path: Path) -> None:
     with torch.no_grad():
         np.testing.assert_allclose(theirs(input_ids=ids[None]).logits[0], expected, atol=5e-5)
     checkpoints.add_modules(folder, "mean", max_seq_length=32)  # so that it reads as an encoder
-    again = load_trainable(checkpoint.read(folder), plan=replace(plan, pooling="mean"))
+    again = load_trainable(checkpoint.read_checkpoint(folder), plan=replace(plan, pooling="mean"))
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(again.get_parameter(name), parameter, rtol=0, atol=0)
 
@@ -208,7 +208,7 @@ def test_a_new_head_starts_random_and_is_said(
     caplog.set_level("INFO", "opengte.train")
     model, package = toy("bert", tmp_path)
     export(model, tmp_path / "out", package)
-    stored = checkpoint.read(tmp_path / "out")
+    stored = checkpoint.read_checkpoint(tmp_path / "out")
     again = load_trainable(stored, replace(stored.plan, sparse=True))
     assert torch.equal(again.layers[0].qkv.weight, model.layers[0].qkv.weight)
     assert again.training and all(p.requires_grad for p in again.parameters())
@@ -243,7 +243,7 @@ def test_an_older_export_is_replaced_whole(tmp_path: Path) -> None:
     export(model, tmp_path / "out", replace(package, dtype="bf16"))
     assert not (tmp_path / "out" / "stale.txt").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "tokenizer"]
-    assert checkpoint.read(tmp_path / "out").stored_dtype == "bf16"
+    assert checkpoint.read_checkpoint(tmp_path / "out").stored_dtype == "bf16"
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def yes_no() -> ScoreHead:
     return ScoreHead("last", None, None, 2, False, vocabulary_rows=(5, 6))
 
 
-def toy_again(kind: str, tmp_path: Path, **changes: Any) -> tuple[Model, Package]:
+def toy_again(kind: str, tmp_path: Path, **changes: Any) -> tuple[ReferenceModel, Package]:
     (tmp_path / kind).mkdir()
     return toy(kind, tmp_path / kind, **changes)
 

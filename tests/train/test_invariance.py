@@ -18,8 +18,8 @@ import torch
 
 from opengte.arch import plan_of
 from opengte.arch.bert import BERT
-from opengte.arch.tensors import sources
-from opengte.reference.initial import initialised
+from opengte.arch.tensors import resolve_slots
+from opengte.reference.initialization import init_model
 from opengte.train.distributed import Parallel, World
 from opengte.train.objectives import Contrastive
 from opengte.train.passes import Passes
@@ -136,8 +136,8 @@ def test_packed_sequences_train_as_padded_ones_do_in_transformers() -> None:
     )
     theirs = transformers.BertModel(config, add_pooling_layer=False).double().train()
     plan = replace(plan_of(config.to_dict()), pooling="mean")
-    names = sources(plan, BERT, dict(theirs.named_parameters()))
-    model = initialised(plan, 0).double()
+    names = resolve_slots(plan, BERT, dict(theirs.named_parameters()))
+    model = init_model(plan, 0).double()
     tensors = dict(theirs.named_parameters())
     for slot, pieces in names.items():
         value = torch.cat([tensors[piece.tensor] for piece in pieces])

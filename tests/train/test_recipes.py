@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from opengte import Encoder
 from opengte import checkpoint as checkpoints
 from opengte.errors import InputError
-from opengte.reference.load import load
+from opengte.reference.load import load_reference_model
 from opengte.train import merge
 from opengte.train.models import load_trainable
 from opengte.train.objectives import Contrastive
@@ -139,8 +139,8 @@ def others(tmp_path_factory):
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
-    found = checkpoints.read(folder)
-    model = load(found.plan, found.chunks(), torch.float64, "cpu")
+    found = checkpoints.read_checkpoint(folder)
+    model = load_reference_model(found.plan, found.chunks(), torch.float64, "cpu")
     return {name: value.detach() for name, value in model.named_parameters()}
 
 

@@ -83,7 +83,7 @@ def test_low_rank_adapters_change_the_weights_by_their_rank(tmp_path, encoder):
     recipe = FineTuning(steps=3, batch=16, learning_rate=1e-2, adapters=Adapters(2, 4.0))
     done = finetune(encoder, train, small.job(tmp_path), recipe)
     before = dict(load_trainable(encoder).named_parameters())
-    after = dict(load_trainable(checkpoints.read(done.model)).named_parameters())
+    after = dict(load_trainable(checkpoints.read_checkpoint(done.model)).named_parameters())
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {
         f"layers.{i}.{part}.weight" for i in range(2) for part in ("qkv", "out", "up", "down")
@@ -103,8 +103,8 @@ def test_masked_language_modelling_in_two_phases(tmp_path, encoder):
     assert done.steps == 40
     metric = "masked likelihood"
     assert done.after[metric] > 2 * done.before[metric]
-    first = checkpoints.read(tmp_path / "out/model-phase-1", kind="encoder")
-    last = checkpoints.read(done.model, kind="encoder")
+    first = checkpoints.read_checkpoint(tmp_path / "out/model-phase-1", kind="encoder")
+    last = checkpoints.read_checkpoint(done.model, kind="encoder")
     assert (rope(first).theta, rope(last).theta) == (10_000, 160_000)
     assert last.plan.pooling == "mean"
     assert Encoder.load(done.model).encode("red cat").shape == (64,)
@@ -130,17 +130,17 @@ def test_reversed_ntk_is_written_and_read(tmp_path, encoder):
     assert config["model_type"] == "new"
     assert config["rope_theta"] == 10_000 / 4
     assert config["rope_scaling"] == {"type": "ntk", "factor": 4.0}
-    found = rope(checkpoints.read(done.model))
+    found = rope(checkpoints.read_checkpoint(done.model))
     assert found == Rope(2500.0, 4.0)
     same = Weak(steps=2, batch=16, document_tokens=16, reversed_ntk=1.0)
     done = contrast(encoder, train, small.job(tmp_path / "plain"), same)
-    assert rope(checkpoints.read(done.model)).ntk_factor == 1.0
+    assert rope(checkpoints.read_checkpoint(done.model)).ntk_factor == 1.0
 
 
 def test_a_longer_context(tmp_path, encoder):
     longer = small.data(tmp_path, encoder, small.pairs(64, words=90), document_tokens=200)
     done = extend(encoder, longer, small.job(tmp_path), Extension(steps=2, batch=8))
-    made = checkpoints.read(done.model)
+    made = checkpoints.read_checkpoint(done.model)
     assert made.plan.max_positions == made.max_length == 256
     assert rope(made).theta == 160_000
     model = Encoder.load(done.model)
@@ -150,7 +150,7 @@ def test_a_longer_context(tmp_path, encoder):
 
 
 def test_learned_positions_cannot_be_extended(tmp_path, encoder):
-    bert = checkpoints.read("minilm")
+    bert = checkpoints.read_checkpoint("minilm")
     train = small.data(tmp_path, bert, small.pairs(40))
     with pytest.raises(InputError, match="the model has learned positions"):
         extend(bert, train, small.job(tmp_path), Extension(positions=1024))

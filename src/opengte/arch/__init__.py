@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from opengte.arch import bert, decoder, modernbert, new, nvembed
+from opengte.arch.config_values import Config
 from opengte.arch.plan import Dense, MaskedHead, Norm, Plan
-from opengte.arch.settings import Config
-from opengte.arch.tensors import Naming
+from opengte.arch.tensors import TensorNaming
 from opengte.errors import UnsupportedModelError
 
 
@@ -19,20 +19,20 @@ class Architecture:
     """How to read one `model_type`: its plan from the config, its tensors by name."""
 
     plan: Callable[[Config], Plan]
-    naming: Naming
+    naming: TensorNaming
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "bert": Architecture(bert.bert, bert.BERT),
-    "roberta": Architecture(bert.roberta, bert.ROBERTA),
-    "xlm-roberta": Architecture(bert.roberta, bert.ROBERTA),
-    "new": Architecture(new.new, new.NEW),
-    "gte": Architecture(new.new, new.NEW),
-    "modernbert": Architecture(modernbert.modernbert, modernbert.MODERNBERT),
-    "qwen2": Architecture(decoder.qwen2, decoder.DECODER),
-    "qwen3": Architecture(decoder.qwen3, decoder.DECODER),
-    "mistral": Architecture(decoder.mistral, decoder.DECODER),
-    "nvembed": Architecture(nvembed.nvembed, nvembed.NVEMBED),
+    "bert": Architecture(bert.bert_plan, bert.BERT),
+    "roberta": Architecture(bert.roberta_plan, bert.ROBERTA),
+    "xlm-roberta": Architecture(bert.roberta_plan, bert.ROBERTA),
+    "new": Architecture(new.new_plan, new.NEW),
+    "gte": Architecture(new.new_plan, new.NEW),
+    "modernbert": Architecture(modernbert.modernbert_plan, modernbert.MODERNBERT),
+    "qwen2": Architecture(decoder.qwen2_plan, decoder.DECODER),
+    "qwen3": Architecture(decoder.qwen3_plan, decoder.DECODER),
+    "mistral": Architecture(decoder.mistral_plan, decoder.DECODER),
+    "nvembed": Architecture(nvembed.nvembed_plan, nvembed.NVEMBED),
 }
 
 
@@ -55,7 +55,7 @@ def plan_of(config: Config) -> Plan:
     return architecture_of(config).plan(config)
 
 
-def with_masked(plan: Plan) -> Plan:
+def with_masked_head(plan: Plan) -> Plan:
     """Give an encoder's plan the head of masked language modelling that its architecture has.
 
     Raises UnsupportedModelError for a decoder.
@@ -75,7 +75,9 @@ def with_masked(plan: Plan) -> Plan:
     return replace(plan, masked=head)
 
 
-def with_dense(naming: Naming, modules: tuple[tuple[str, Dense], ...]) -> Naming:
+def with_dense_modules(
+    naming: TensorNaming, modules: tuple[tuple[str, Dense], ...]
+) -> TensorNaming:
     """Name the tensors of projection modules kept in folders of their own, such as `2_Dense`."""
     named = {f"dense.{i}": (f"{folder}:linear",) for i, (folder, _) in enumerate(modules)}
     return replace(naming, heads={**naming.heads, **named})

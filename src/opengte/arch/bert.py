@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 
-from opengte.arch import settings
+from opengte.arch import config_values
+from opengte.arch.config_values import Config
 from opengte.arch.plan import Attention, Dense, Embedding, FeedForward, Layer, Norm, Plan, ScoreHead
-from opengte.arch.settings import Config
-from opengte.arch.tensors import Naming
+from opengte.arch.tensors import TensorNaming
 
 # side files with a head of their own; the pickles are bge-m3's
 SPARSE = ("sparse_linear.safetensors:", "sparse_linear.pt:")
 TOKENS = ("colbert_linear.safetensors:", "colbert_linear.pt:")
 
-BERT = Naming(
+BERT = TensorNaming(
     body={
         "embedding.word": ("embeddings.word_embeddings.weight",),
         "embedding.position": ("embeddings.position_embeddings.weight",),
@@ -64,37 +64,39 @@ ROBERTA = replace(
 )
 
 
-def bert(config: Config) -> Plan:
+def bert_plan(config: Config) -> Plan:
     """Describe a BERT encoder, or its sequence classifier with a tanh pooler."""
     return _plan(config, "bert", position_offset=0)
 
 
-def roberta(config: Config) -> Plan:
+def roberta_plan(config: Config) -> Plan:
     """Describe a RoBERTa or XLM-R encoder, or its sequence classifier.
 
     Positions start after the padding index.
     """
-    return _plan(config, "xlm-roberta", settings.count(config, "pad_token_id", 1, at_least=0) + 1)
+    return _plan(
+        config, "xlm-roberta", config_values.whole_number(config, "pad_token_id", 1, at_least=0) + 1
+    )
 
 
 def _plan(config: Config, name: str, position_offset: int) -> Plan:
-    settings.one_of(config, "position_embedding_type", ("absolute",))
-    settings.one_of(config, "is_decoder", (False,))
-    width = settings.count(config, "hidden_size", 768)
-    norm = Norm("layer", settings.number(config, "layer_norm_eps", 1e-12), bias=True)
-    positions = settings.count(config, "max_position_embeddings", 512)
+    config_values.one_of(config, "position_embedding_type", ("absolute",))
+    config_values.one_of(config, "is_decoder", (False,))
+    width = config_values.whole_number(config, "hidden_size", 768)
+    norm = Norm("layer", config_values.number(config, "layer_norm_eps", 1e-12), bias=True)
+    positions = config_values.whole_number(config, "max_position_embeddings", 512)
     layer = _layer(config, width, norm)
     return Plan(
         architecture=name,
         embedding=Embedding(
-            vocabulary=settings.count(config, "vocab_size"),
+            vocabulary=config_values.whole_number(config, "vocab_size"),
             width=width,
             positions=positions,
             position_offset=position_offset,
-            types=settings.count(config, "type_vocab_size", 2, at_least=0),
+            types=config_values.whole_number(config, "type_vocab_size", 2, at_least=0),
             norm=norm,
         ),
-        layers=(layer,) * settings.count(config, "num_hidden_layers", 12),
+        layers=(layer,) * config_values.whole_number(config, "num_hidden_layers", 12),
         final_norm=None,
         max_positions=positions - position_offset,
         score=_score(config, width),
@@ -102,14 +104,14 @@ def _plan(config: Config, name: str, position_offset: int) -> Plan:
 
 
 def _layer(config: Config, width: int, norm: Norm) -> Layer:
-    heads = settings.count(config, "num_attention_heads", 12)
+    heads = config_values.whole_number(config, "num_attention_heads", 12)
     return Layer(
         post_norm=True,
         attention_norm=norm,
         attention=Attention(
             heads=heads,
             kv_heads=heads,
-            head_dim=settings.head_dim(config, width, heads),
+            head_dim=config_values.head_dim(config, width, heads),
             qkv_bias=True,
             out_bias=True,
             causal=False,
@@ -120,9 +122,9 @@ def _layer(config: Config, width: int, norm: Norm) -> Layer:
         ),
         ffn_norm=norm,
         ffn=FeedForward(
-            inner=settings.count(config, "intermediate_size", 4 * width),
+            inner=config_values.whole_number(config, "intermediate_size", 4 * width),
             gated=False,
-            activation=settings.activation(config, "hidden_act", "gelu"),
+            activation=config_values.activation(config, "hidden_act", "gelu"),
             up_bias=True,
             down_bias=True,
         ),
@@ -130,8 +132,8 @@ def _layer(config: Config, width: int, norm: Norm) -> Layer:
 
 
 def _score(config: Config, width: int) -> ScoreHead | None:
-    if not settings.is_classifier(config):
+    if not config_values.is_classifier(config):
         return None
     dense = Dense(width, bias=True, activation="tanh")
-    labels = settings.labels(config)
+    labels = config_values.labels(config)
     return ScoreHead(pooling="cls", dense=dense, norm=None, outputs=labels, bias=True)

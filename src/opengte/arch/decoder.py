@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from opengte.arch import settings
+from opengte.arch import config_values
 from opengte.arch.bert import SPARSE, TOKENS
+from opengte.arch.config_values import Config
 from opengte.arch.plan import Attention, Embedding, FeedForward, Layer, Norm, Plan, ScoreHead
-from opengte.arch.settings import Config
-from opengte.arch.tensors import Naming, Rows
+from opengte.arch.tensors import TensorNaming, TensorRows
 
 BODY: dict[str, tuple[str | tuple[str, ...], ...]] = {
     "embedding.word": ("embed_tokens.weight",),
@@ -27,7 +27,7 @@ BODY: dict[str, tuple[str | tuple[str, ...], ...]] = {
     "final_norm": ("norm",),
 }
 
-DECODER = Naming(
+DECODER = TensorNaming(
     body=BODY,
     heads={"score.out": ("score",), "sparse": SPARSE, "tokens": TOKENS},
     prefixes=("model.", "language_model.", ""),
@@ -35,31 +35,31 @@ DECODER = Naming(
 )
 
 
-def qwen2(config: Config) -> Plan:
+def qwen2_plan(config: Config) -> Plan:
     """Describe a Qwen2 decoder: biases on queries, keys and values.
 
     It is bidirectional where the config says `is_causal: false`, or names the code that made it so,
     as the gte-Qwen checkpoints do.
     """
     code = str((config.get("auto_map") or {}).get("AutoModel", ""))
-    causal = settings.flag(config, "is_causal", not code.endswith("modeling_qwen.Qwen2Model"))
+    causal = config_values.flag(config, "is_causal", not code.endswith("modeling_qwen.Qwen2Model"))
     return _plan(config, "qwen2", qkv_bias=True, qk_norm=False, causal=causal, theta=1e4)
 
 
-def qwen3(config: Config) -> Plan:
+def qwen3_plan(config: Config) -> Plan:
     """Describe a Qwen3 decoder: RMSNorm on the heads of queries and keys."""
-    bias = settings.flag(config, "attention_bias", False)
-    causal = settings.flag(config, "is_causal", True)
+    bias = config_values.flag(config, "attention_bias", False)
+    causal = config_values.flag(config, "is_causal", True)
     return _plan(config, "qwen3", qkv_bias=bias, qk_norm=True, causal=causal, theta=1e4)
 
 
-def mistral(config: Config) -> Plan:
+def mistral_plan(config: Config) -> Plan:
     """Describe a Mistral decoder: no biases, a sliding window where the config has one."""
-    causal = settings.flag(config, "is_causal", True)
+    causal = config_values.flag(config, "is_causal", True)
     return _plan(config, "mistral", qkv_bias=False, qk_norm=False, causal=causal, theta=1e4)
 
 
-def yes_no(plan: Plan, yes: int, no: int) -> Plan:
+def with_yes_no_head(plan: Plan, yes: int, no: int) -> Plan:
     """Turn a decoder into a reranker that scores by P(yes) against no at the last token."""
     head = ScoreHead(
         pooling="last", dense=None, norm=None, outputs=2, bias=False, vocabulary_rows=(yes, no)
@@ -67,12 +67,12 @@ def yes_no(plan: Plan, yes: int, no: int) -> Plan:
     return replace(plan, score=head)
 
 
-def yes_no_naming(rows: tuple[int, ...]) -> Naming:
+def yes_no_naming(rows: tuple[int, ...]) -> TensorNaming:
     """Name the rows of the vocabulary matrix, tied or not, that the yes/no head needs."""
     output = (
-        Rows("lm_head.weight", rows),
-        Rows("model.embed_tokens.weight", rows),
-        Rows("embed_tokens.weight", rows),
+        TensorRows("lm_head.weight", rows),
+        TensorRows("model.embed_tokens.weight", rows),
+        TensorRows("embed_tokens.weight", rows),
     )
     return replace(DECODER, heads={"score.out": output})
 
@@ -80,33 +80,33 @@ def yes_no_naming(rows: tuple[int, ...]) -> Naming:
 def _plan(
     config: Config, name: str, qkv_bias: bool, qk_norm: bool, causal: bool, theta: float
 ) -> Plan:
-    width = settings.count(config, "hidden_size")
-    heads = settings.count(config, "num_attention_heads")
-    norm = Norm("rms", settings.number(config, "rms_norm_eps", 1e-6), bias=False)
+    width = config_values.whole_number(config, "hidden_size")
+    heads = config_values.whole_number(config, "num_attention_heads")
+    norm = Norm("rms", config_values.number(config, "rms_norm_eps", 1e-6), bias=False)
     attention = Attention(
         heads=heads,
         kv_heads=_kv_heads(config, heads),
-        head_dim=settings.head_dim(config, width, heads),
+        head_dim=config_values.head_dim(config, width, heads),
         qkv_bias=qkv_bias,
         out_bias=qkv_bias and name == "qwen3",  # Qwen2 has none even where its projections do
         causal=causal,
-        rope=settings.rope(config, theta),
+        rope=config_values.rope(config, theta),
         window=None,
         qk_norm=norm if qk_norm else None,
         logn=None,
     )
     ffn = FeedForward(
-        inner=settings.count(config, "intermediate_size"),
+        inner=config_values.whole_number(config, "intermediate_size"),
         gated=True,
-        activation=settings.activation(config, "hidden_act", "silu"),
+        activation=config_values.activation(config, "hidden_act", "silu"),
         up_bias=False,
         down_bias=False,
     )
-    layers = settings.count(config, "num_hidden_layers")
+    layers = config_values.whole_number(config, "num_hidden_layers")
     return Plan(
         architecture=name,
         embedding=Embedding(
-            vocabulary=settings.count(config, "vocab_size"),
+            vocabulary=config_values.whole_number(config, "vocab_size"),
             width=width,
             positions=0,
             position_offset=0,
@@ -118,23 +118,23 @@ def _plan(
             for i in range(layers)
         ),
         final_norm=norm,
-        max_positions=settings.count(config, "max_position_embeddings", 32768),
+        max_positions=config_values.whole_number(config, "max_position_embeddings", 32768),
         score=_score(config),
     )
 
 
 def _score(config: Config) -> ScoreHead | None:
     """Return the head of a decoder saved as a sequence classifier: a row on the last token."""
-    if not settings.is_classifier(config):
+    if not config_values.is_classifier(config):
         return None
-    outputs = settings.labels(config)
+    outputs = config_values.labels(config)
     return ScoreHead(pooling="last", dense=None, norm=None, outputs=outputs, bias=False)
 
 
 def _kv_heads(config: Config, heads: int) -> int:
-    kv_heads = settings.count(config, "num_key_value_heads", heads)
+    kv_heads = config_values.whole_number(config, "num_key_value_heads", heads)
     if heads % kv_heads:
-        raise settings.unsupported(
+        raise config_values.unsupported_value(
             config, "num_key_value_heads", kv_heads, f"a divisor of the {heads} query heads"
         )
     return kv_heads
@@ -146,8 +146,8 @@ def _window(config: Config, name: str, index: int) -> int | None:
     if sliding is None:
         return None
     if name != "mistral":  # Qwen: off by default, and then on from a certain layer
-        if not settings.flag(config, "use_sliding_window", False):
+        if not config_values.flag(config, "use_sliding_window", False):
             return None
-        if index < settings.count(config, "max_window_layers", 28, at_least=0):
+        if index < config_values.whole_number(config, "max_window_layers", 28, at_least=0):
             return None
-    return settings.count(config, "sliding_window") - 1
+    return config_values.whole_number(config, "sliding_window") - 1

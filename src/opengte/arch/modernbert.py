@@ -1,7 +1,8 @@
 """ModernBERT (arXiv 2412.13663): gte-modernbert-base, gte-reranker-modernbert-base."""
 
-from opengte.arch import settings
+from opengte.arch import config_values
 from opengte.arch.bert import SPARSE, TOKENS
+from opengte.arch.config_values import Config
 from opengte.arch.plan import (
     Attention,
     Dense,
@@ -13,10 +14,9 @@ from opengte.arch.plan import (
     Rope,
     ScoreHead,
 )
-from opengte.arch.settings import Config
-from opengte.arch.tensors import Naming
+from opengte.arch.tensors import TensorNaming
 
-MODERNBERT = Naming(
+MODERNBERT = TensorNaming(
     body={
         "embedding.word": ("embeddings.tok_embeddings.weight",),
         "embedding.norm": ("embeddings.norm",),
@@ -43,16 +43,16 @@ MODERNBERT = Naming(
 )
 
 
-def modernbert(config: Config) -> Plan:
+def modernbert_plan(config: Config) -> Plan:
     """Describe a ModernBERT encoder, or its sequence classifier."""
-    width = settings.count(config, "hidden_size", 768)
-    layers = settings.count(config, "num_hidden_layers", 22)
-    eps = settings.number(config, "norm_eps", 1e-5)
-    norm = Norm("layer", eps, settings.flag(config, "norm_bias", False))
+    width = config_values.whole_number(config, "hidden_size", 768)
+    layers = config_values.whole_number(config, "num_hidden_layers", 22)
+    eps = config_values.number(config, "norm_eps", 1e-5)
+    norm = Norm("layer", eps, config_values.flag(config, "norm_bias", False))
     return Plan(
         architecture="modernbert",
         embedding=Embedding(
-            vocabulary=settings.count(config, "vocab_size", 50368),
+            vocabulary=config_values.whole_number(config, "vocab_size", 50368),
             width=width,
             positions=0,
             position_offset=0,
@@ -61,22 +61,22 @@ def modernbert(config: Config) -> Plan:
         ),
         layers=tuple(_layer(config, width, norm, i) for i in range(layers)),
         final_norm=norm,
-        max_positions=settings.count(config, "max_position_embeddings", 8192),
+        max_positions=config_values.whole_number(config, "max_position_embeddings", 8192),
         score=_score(config, width, norm),
     )
 
 
 def _layer(config: Config, width: int, norm: Norm, index: int) -> Layer:
-    heads = settings.count(config, "num_attention_heads", 12)
-    attention_bias = settings.flag(config, "attention_bias", False)
-    mlp_bias = settings.flag(config, "mlp_bias", False)
+    heads = config_values.whole_number(config, "num_attention_heads", 12)
+    attention_bias = config_values.flag(config, "attention_bias", False)
+    mlp_bias = config_values.flag(config, "mlp_bias", False)
     return Layer(
         post_norm=False,
         attention_norm=None if index == 0 else norm,  # the embedding is normalised already
         attention=Attention(
             heads=heads,
             kv_heads=heads,
-            head_dim=settings.head_dim(config, width, heads),
+            head_dim=config_values.head_dim(config, width, heads),
             qkv_bias=attention_bias,
             out_bias=attention_bias,
             causal=False,
@@ -87,9 +87,9 @@ def _layer(config: Config, width: int, norm: Norm, index: int) -> Layer:
         ),
         ffn_norm=norm,
         ffn=FeedForward(
-            inner=settings.count(config, "intermediate_size", 1152),
+            inner=config_values.whole_number(config, "intermediate_size", 1152),
             gated=True,
-            activation=settings.activation(config, "hidden_activation", "gelu"),
+            activation=config_values.activation(config, "hidden_activation", "gelu"),
             up_bias=mlp_bias,
             down_bias=mlp_bias,
         ),
@@ -100,42 +100,42 @@ def _is_global(config: Config, index: int) -> bool:
     kinds = config.get("layer_types")
     if kinds is not None:
         if index >= len(kinds) or kinds[index] not in ("full_attention", "sliding_attention"):
-            raise settings.unsupported(
+            raise config_values.unsupported_value(
                 config, "layer_types", kinds, "full_attention or sliding_attention for every layer"
             )
         return bool(kinds[index] == "full_attention")
-    return index % settings.count(config, "global_attn_every_n_layers", 3) == 0
+    return index % config_values.whole_number(config, "global_attn_every_n_layers", 3) == 0
 
 
 def _window(config: Config) -> int:
-    return settings.count(config, "local_attention", 128) // 2
+    return config_values.whole_number(config, "local_attention", 128) // 2
 
 
 def _rope(config: Config, is_global: bool) -> Rope:
     kind = "full_attention" if is_global else "sliding_attention"
     parameters = (config.get("rope_parameters") or {}).get(kind) or {}
     if parameters.get("rope_type", "default") != "default":
-        raise settings.unsupported(config, "rope_parameters", parameters, "no scaling")
+        raise config_values.unsupported_value(config, "rope_parameters", parameters, "no scaling")
     theta = parameters.get("rope_theta")
     if theta is None and is_global:
-        theta = settings.number(config, "global_rope_theta", 160000.0)
+        theta = config_values.number(config, "global_rope_theta", 160000.0)
     elif theta is None:
-        theta = settings.number(config, "local_rope_theta", 10000.0)
-    return Rope(settings.number({"rope_theta": theta}, "rope_theta"))
+        theta = config_values.number(config, "local_rope_theta", 10000.0)
+    return Rope(config_values.number({"rope_theta": theta}, "rope_theta"))
 
 
 def _score(config: Config, width: int, norm: Norm) -> ScoreHead | None:
-    if not settings.is_classifier(config):
+    if not config_values.is_classifier(config):
         return None
     dense = Dense(
         width,
-        settings.flag(config, "classifier_bias", False),
-        settings.activation(config, "classifier_activation", "gelu"),
+        config_values.flag(config, "classifier_bias", False),
+        config_values.activation(config, "classifier_activation", "gelu"),
     )
     return ScoreHead(
-        pooling=settings.one_of(config, "classifier_pooling", ("cls", "mean")),
+        pooling=config_values.one_of(config, "classifier_pooling", ("cls", "mean")),
         dense=dense,
         norm=norm,
-        outputs=settings.labels(config),
+        outputs=config_values.labels(config),
         bias=True,
     )

@@ -4,8 +4,9 @@ BERT with rotary positions, gated feed-forward layers and packed projections; al
 model type `gte` (snowflake-arctic-embed-m-v2.0).
 """
 
-from opengte.arch import settings
+from opengte.arch import config_values
 from opengte.arch.bert import TOKENS
+from opengte.arch.config_values import Config
 from opengte.arch.plan import (
     Attention,
     Dense,
@@ -18,10 +19,9 @@ from opengte.arch.plan import (
     Rope,
     ScoreHead,
 )
-from opengte.arch.settings import Config
-from opengte.arch.tensors import Naming, Swapped
+from opengte.arch.tensors import SwappedParts, TensorNaming
 
-NEW = Naming(
+NEW = TensorNaming(
     body={
         "embedding.word": ("embeddings.word_embeddings.weight",),
         "embedding.position": ("embeddings.position_embeddings.weight",),
@@ -37,7 +37,7 @@ NEW = Naming(
         ),
         "layers.{i}.out": ("encoder.layer.{i}.attention.o_proj",),
         "layers.{i}.attention_norm": ("encoder.layer.{i}.attn_ln",),
-        "layers.{i}.up": (Swapped("encoder.layer.{i}.mlp.up_gate_proj"),),
+        "layers.{i}.up": (SwappedParts("encoder.layer.{i}.mlp.up_gate_proj"),),
         "layers.{i}.down": ("encoder.layer.{i}.mlp.down_proj",),
         "layers.{i}.ffn_norm": ("encoder.layer.{i}.mlp_ln",),
         "score.dense": ("pooler.dense",),
@@ -60,25 +60,25 @@ NEW = Naming(
 )
 
 
-def new(config: Config) -> Plan:
+def new_plan(config: Config) -> Plan:
     """Describe a `new` encoder, with the sparse or the reranker head that its config names."""
-    width = settings.count(config, "hidden_size", 768)
-    positions = settings.count(config, "max_position_embeddings", 2048)
-    eps = settings.number(config, "layer_norm_eps", 1e-12)
-    rotary = settings.one_of(config, "position_embedding_type", ("rope", "absolute")) == "rope"
+    width = config_values.whole_number(config, "hidden_size", 768)
+    positions = config_values.whole_number(config, "max_position_embeddings", 2048)
+    eps = config_values.number(config, "layer_norm_eps", 1e-12)
+    rotary = config_values.one_of(config, "position_embedding_type", ("rope", "absolute")) == "rope"
     architectures = config.get("architectures") or ()
     return Plan(
         architecture="new",
         embedding=Embedding(
-            vocabulary=settings.count(config, "vocab_size", 30528),
+            vocabulary=config_values.whole_number(config, "vocab_size", 30528),
             width=width,
             positions=0 if rotary else positions,
             position_offset=0,
-            types=settings.count(config, "type_vocab_size", 1, at_least=0),
+            types=config_values.whole_number(config, "type_vocab_size", 1, at_least=0),
             norm=Norm("layer", eps, bias=True),
         ),
         layers=(_layer(config, width, eps, _rope(config) if rotary else None, positions),)
-        * settings.count(config, "num_hidden_layers", 12),
+        * config_values.whole_number(config, "num_hidden_layers", 12),
         final_norm=None,
         max_positions=positions,
         sparse=any(str(name).endswith("ForTokenClassification") for name in architectures),
@@ -89,7 +89,7 @@ def new(config: Config) -> Plan:
 def _rope(config: Config) -> Rope:
     parameters = config.get("rope_parameters") or {}
     scaling = config.get("rope_scaling") or parameters
-    theta = settings.number(
+    theta = config_values.number(
         {"rope_theta": parameters.get("rope_theta", config.get("rope_theta"))},
         "rope_theta",
         10000.0,
@@ -98,24 +98,28 @@ def _rope(config: Config) -> Rope:
     if kind == "default":
         return Rope(theta)
     if kind != "ntk":
-        raise settings.unsupported(config, "rope_scaling", scaling, 'null or of type "ntk"')
+        raise config_values.unsupported_value(
+            config, "rope_scaling", scaling, 'null or of type "ntk"'
+        )
     mixed_b = scaling.get("mixed_b")
-    return Rope(theta, settings.number(scaling, "factor"), None if mixed_b is None else mixed_b)
+    return Rope(
+        theta, config_values.number(scaling, "factor"), None if mixed_b is None else mixed_b
+    )
 
 
 def _layer(config: Config, width: int, eps: float, rope: Rope | None, positions: int) -> Layer:
-    heads = settings.count(config, "num_attention_heads", 12)
-    kind = settings.one_of(config, "layer_norm_type", ("layer_norm", "rms_norm"))
+    heads = config_values.whole_number(config, "num_attention_heads", 12)
+    kind = config_values.one_of(config, "layer_norm_type", ("layer_norm", "rms_norm"))
     norm = Norm("layer", eps, bias=True) if kind == "layer_norm" else Norm("rms", eps, bias=False)
-    logn = settings.flag(config, "logn_attention_scale", False)
-    clip = settings.flag(config, "logn_attention_clip1", False)
+    logn = config_values.flag(config, "logn_attention_scale", False)
+    clip = config_values.flag(config, "logn_attention_clip1", False)
     return Layer(
         post_norm=True,
         attention_norm=norm,
         attention=Attention(
             heads=heads,
             kv_heads=heads,
-            head_dim=settings.head_dim(config, width, heads),
+            head_dim=config_values.head_dim(config, width, heads),
             qkv_bias=True,
             out_bias=True,
             causal=False,
@@ -126,9 +130,9 @@ def _layer(config: Config, width: int, eps: float, rope: Rope | None, positions:
         ),
         ffn_norm=norm,
         ffn=FeedForward(
-            inner=settings.count(config, "intermediate_size", 3072),
+            inner=config_values.whole_number(config, "intermediate_size", 3072),
             gated=True,
-            activation=settings.activation(config, "hidden_act", "gelu"),
+            activation=config_values.activation(config, "hidden_act", "gelu"),
             up_bias=False,
             down_bias=True,
         ),
@@ -136,8 +140,8 @@ def _layer(config: Config, width: int, eps: float, rope: Rope | None, positions:
 
 
 def _score(config: Config, width: int) -> ScoreHead | None:
-    if not settings.is_classifier(config):
+    if not config_values.is_classifier(config):
         return None
     dense = Dense(width, bias=True, activation="tanh")
-    labels = settings.labels(config)
+    labels = config_values.labels(config)
     return ScoreHead(pooling="cls", dense=dense, norm=None, outputs=labels, bias=True)

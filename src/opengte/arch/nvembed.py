@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 
-from opengte.arch import settings
-from opengte.arch.decoder import BODY, mistral
+from opengte.arch import config_values
+from opengte.arch.config_values import Config
+from opengte.arch.decoder import BODY, mistral_plan
 from opengte.arch.plan import LatentAttention, Plan
-from opengte.arch.settings import Config
-from opengte.arch.tensors import Naming, Swapped
+from opengte.arch.tensors import SwappedParts, TensorNaming
 
 _ATTEND = "latent_attention_model.cross_attend_blocks.0"
 _FEED = "latent_attention_model.cross_attend_blocks.1"
 
-NVEMBED = Naming(
+NVEMBED = TensorNaming(
     body=dict(BODY),
     heads={
         "latent.latents": ("latent_attention_model.latents",),
@@ -21,7 +21,7 @@ NVEMBED = Naming(
         "latent.kv": (f"{_ATTEND}.fn.to_kv",),
         "latent.out": (f"{_ATTEND}.fn.to_out",),
         "latent.ffn_norm": (f"{_FEED}.norm",),
-        "latent.up": (Swapped(f"{_FEED}.fn.net.0"),),
+        "latent.up": (SwappedParts(f"{_FEED}.fn.net.0"),),
         "latent.down": (f"{_FEED}.fn.net.2",),
     },
     prefixes=("embedding_model.",),
@@ -29,20 +29,20 @@ NVEMBED = Naming(
 )
 
 
-def nvembed(config: Config) -> Plan:
+def nvembed_plan(config: Config) -> Plan:
     """Describe NV-Embed-v1: its decoder from `text_config`, its pool from the latent config."""
     text = config.get("text_config")
     pool = config.get("latent_attention_config")
     if not isinstance(text, dict) or not isinstance(pool, dict):
-        raise settings.unsupported(
+        raise config_values.unsupported_value(
             config, "text_config", text, "an object, beside `latent_attention_config`"
         )
-    decoder = mistral({**text, "is_causal": False, "sliding_window": None})
+    decoder = mistral_plan({**text, "is_causal": False, "sliding_window": None})
     latent = LatentAttention(
-        latents=settings.count(pool, "num_latents_value", 512),
-        latent_width=settings.count(pool, "latent_dim", 4096),
-        heads=settings.count(pool, "num_cross_heads", 8),
-        head_dim=settings.count(pool, "cross_dim_head", 4096),
+        latents=config_values.whole_number(pool, "num_latents_value", 512),
+        latent_width=config_values.whole_number(pool, "latent_dim", 4096),
+        heads=config_values.whole_number(pool, "num_cross_heads", 8),
+        head_dim=config_values.whole_number(pool, "cross_dim_head", 4096),
         inner=4 * decoder.width,
         eps=1e-5,
     )

@@ -15,27 +15,27 @@ from opengte.errors import WeightsError
 
 
 @dataclass(frozen=True)
-class Swapped:
+class SwappedParts:
     """One tensor that holds a slot's two parts in reverse order."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class Rows:
+class TensorRows:
     """Single rows of one tensor, one for each row of the slot."""
 
     name: str
     rows: tuple[int, ...]
 
 
-Alternative = str | tuple[str, ...] | Swapped | Rows
+Alternative = str | tuple[str, ...] | SwappedParts | TensorRows
 TensorTable = Mapping[str, tuple[Alternative, ...]]
 Renamer = Callable[[str], str]
 
 
 @dataclass(frozen=True)
-class Piece:
+class TensorSlice:
     """Rows [start, stop) of one checkpoint tensor; `shape` is the tensor's expected shape.
 
     An expected extent of -1 matches anything.
@@ -48,7 +48,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Naming:
+class TensorNaming:
     """The checkpoint names of one architecture.
 
     body carries the model's prefix, one of prefixes; heads do not; unused are patterns of tensors
@@ -61,7 +61,9 @@ class Naming:
     unused: tuple[str, ...]
 
 
-def sources(plan: Plan, naming: Naming, names: Collection[str]) -> dict[str, tuple[Piece, ...]]:
+def resolve_slots(
+    plan: Plan, naming: TensorNaming, names: Collection[str]
+) -> dict[str, tuple[TensorSlice, ...]]:
     """Return the checkpoint pieces that fill each slot of the plan.
 
     Raises WeightsError, naming the tensors looked for, when a slot has no source among names.
@@ -73,8 +75,8 @@ def sources(plan: Plan, naming: Naming, names: Collection[str]) -> dict[str, tup
     }
 
 
-def unexpected(
-    used: Mapping[str, tuple[Piece, ...]], naming: Naming, names: Collection[str]
+def unexpected_tensors(
+    used: Mapping[str, tuple[TensorSlice, ...]], naming: TensorNaming, names: Collection[str]
 ) -> list[str]:
     """Return the checkpoint tensors that neither a slot uses nor the architecture sets aside."""
     taken = {piece.tensor for pieces in used.values() for piece in pieces}
@@ -87,9 +89,9 @@ def unexpected(
     )
 
 
-def candidates(
-    plan: Plan, naming: Naming, prefix: str = "", choice: int = 0
-) -> dict[str, tuple[Piece, ...]]:
+def expected_tensors(
+    plan: Plan, naming: TensorNaming, prefix: str = "", choice: int = 0
+) -> dict[str, tuple[TensorSlice, ...]]:
     """Return the pieces as a checkpoint would have them, by one alternative for each slot."""
     result = {}
     for name, slot in plan.slots().items():
@@ -98,15 +100,15 @@ def candidates(
     return result
 
 
-def _prefix(naming: Naming, names: Collection[str]) -> str:
+def _prefix(naming: TensorNaming, names: Collection[str]) -> str:
     first = naming.body["embedding.word"][0]
     assert isinstance(first, str)
     return next((prefix for prefix in naming.prefixes if prefix + first in names), "")
 
 
 def _slot_sources(
-    name: str, slot: Slot, naming: Naming, prefix: str, names: Collection[str]
-) -> tuple[Piece, ...]:
+    name: str, slot: Slot, naming: TensorNaming, prefix: str, names: Collection[str]
+) -> tuple[TensorSlice, ...]:
     looked_for = []
     for alternative in _alternatives(name, naming, prefix):
         pieces = _pieces(alternative, slot)
@@ -120,7 +122,7 @@ def _slot_sources(
     )
 
 
-def _alternatives(name: str, naming: Naming, prefix: str) -> Iterator[Alternative]:
+def _alternatives(name: str, naming: TensorNaming, prefix: str) -> Iterator[Alternative]:
     stem, suffix = _split(name)
     layer = re.fullmatch(r"layers\.(\d+)\.(.*)", stem)
     index = layer[1] if layer else ""
@@ -150,29 +152,29 @@ def _rename(alternative: Alternative, rename: Renamer) -> Alternative:
             return rename(alternative)
         case tuple():
             return tuple(rename(name) for name in alternative)
-        case Swapped():
-            return Swapped(rename(alternative.name))
-        case Rows():
-            return Rows(rename(alternative.name), alternative.rows)
+        case SwappedParts():
+            return SwappedParts(rename(alternative.name))
+        case TensorRows():
+            return TensorRows(rename(alternative.name), alternative.rows)
 
 
-def _pieces(alternative: Alternative, slot: Slot) -> tuple[Piece, ...]:
+def _pieces(alternative: Alternative, slot: Slot) -> tuple[TensorSlice, ...]:
     rows, rest = slot.shape[0], slot.shape[1:]
     match alternative:
         case str():
-            return (Piece(alternative, slot.shape, 0, rows),)
+            return (TensorSlice(alternative, slot.shape, 0, rows),)
         case tuple():
             return tuple(
-                Piece(name, (part, *rest), 0, part)
+                TensorSlice(name, (part, *rest), 0, part)
                 for name, part in zip(alternative, slot.parts, strict=True)
             )
-        case Swapped():
+        case SwappedParts():
             second = slot.parts[1]
             return (
-                Piece(alternative.name, slot.shape, second, rows),
-                Piece(alternative.name, slot.shape, 0, second),
+                TensorSlice(alternative.name, slot.shape, second, rows),
+                TensorSlice(alternative.name, slot.shape, 0, second),
             )
-        case Rows():
+        case TensorRows():
             return tuple(
-                Piece(alternative.name, (-1, *rest), row, row + 1) for row in alternative.rows
+                TensorSlice(alternative.name, (-1, *rest), row, row + 1) for row in alternative.rows
             )

@@ -28,7 +28,9 @@ def command(model: str | None, as_json: bool, revision: str | None, offline: boo
     from opengte import checkpoint, hub
 
     card = asdict(
-        checkpoint.read(model or hub.DEFAULT_MODEL, revision=revision, offline=offline).card
+        checkpoint.read_checkpoint(
+            model or hub.DEFAULT_MODEL, revision=revision, offline=offline
+        ).card
     )
     values = {name: value for name, value in card.items() if name not in _OF_AN_ENGINE}
     if as_json:

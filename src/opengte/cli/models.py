@@ -35,12 +35,12 @@ def command(cached: bool, as_json: bool) -> None:
 
 def _known() -> list[dict[str, Any]]:
     from opengte.hub import ALIASES
-    from opengte.known import KNOWN, find
+    from opengte.published_models import PUBLISHED_MODELS, find_published_model
 
-    aliases = {known.id: name for name in ALIASES if (known := find(name))}
+    aliases = {known.id: name for name in ALIASES if (known := find_published_model(name))}
     columns = ("kind", "parameters", "dimension", "max_length", "dimensions", "licence", "good_for")
     rows = []
-    for known in KNOWN:
+    for known in PUBLISHED_MODELS:
         values = asdict(known)
         row = {"model": known.id, "alias": aliases.get(known.id)}
         rows.append(row | {name: values[name] for name in columns})
@@ -48,11 +48,11 @@ def _known() -> list[dict[str, Any]]:
 
 
 def _cached() -> list[dict[str, Any]]:
-    from opengte.hub import cached
+    from opengte.hub import cached_models
 
     return [
         {"model": one.name, "size": one.size, "source": one.source, "folder": str(one.folder)}
-        for one in cached()
+        for one in cached_models()
     ]
 
 

@@ -22,7 +22,7 @@ def command(model: str | None, as_json: bool, revision: str | None, offline: boo
     """
     from opengte import hub
 
-    location = hub.fetch(model or hub.DEFAULT_MODEL, revision=revision, offline=offline)
+    location = hub.fetch_model(model or hub.DEFAULT_MODEL, revision=revision, offline=offline)
     if as_json:
         output.json_line(
             {

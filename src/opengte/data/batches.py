@@ -21,8 +21,8 @@ from opengte.data.order import ROWS, Draw, Order
 from opengte.data.permutation import mix, permuted
 from opengte.data.shards import Longs, ranges
 from opengte.errors import InputError
-from opengte.text import Tokenizer
-from opengte.text.ragged import Ragged, keep, pack
+from opengte.tokenization import Tokenizer
+from opengte.tokenization.ragged import Ragged, pack_sequences, truncate
 from opengte.types import Floats, Ints, PackedBatch
 
 POSITIVE, NEGATIVE, LABEL = ROWS + 1, ROWS + 2, ROWS + 3  # what a number is drawn for
@@ -330,8 +330,8 @@ def joined(
         )
     share = np.maximum(room * 3 // 4, room - second.lengths)
     kept = np.minimum(repeated.lengths, share)
-    parts = [keep(repeated, kept), keep(second, room - kept)]
-    return pack(tokenizer.pair, parts, np.zeros(len(owner), dtype=np.int64))
+    parts = [truncate(repeated, kept), truncate(second, room - kept)]
+    return pack_sequences(tokenizer.pair, parts, np.zeros(len(owner), dtype=np.int64))
 
 
 def _bodies(texts: PackedBatch, specials: int, head: int) -> Ragged:

@@ -9,7 +9,7 @@ import numpy as np
 from opengte.data.examples import Kind
 from opengte.data.sources import Spec
 from opengte.errors import InputError
-from opengte.text import Prompts, Tokenizer
+from opengte.tokenization import Prompts, Tokenizer
 from opengte.types import Ints, PackedBatch
 
 WHOLE = 2**30  # tokens: more than any text has

@@ -1,8 +1,8 @@
 """`Encoder` and `Reranker`: text in, arrays out. The façade that everything above uses."""
 
 from opengte.encoder.encoder import Encoder
-from opengte.encoder.loaded import Counters
-from opengte.encoder.opening import another_engine, load
+from opengte.encoder.loaded_model import Counters
+from opengte.encoder.loading import load_another_engine, load_model
 from opengte.encoder.reranker import Reranker
 
-__all__ = ["Counters", "Encoder", "Reranker", "another_engine", "load"]
+__all__ = ["Counters", "Encoder", "Reranker", "load_another_engine", "load_model"]

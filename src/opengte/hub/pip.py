@@ -10,7 +10,7 @@ from pathlib import Path
 
 from opengte.errors import DownloadError, IntegrityError, NotFoundError, UnauthorizedError
 from opengte.hub import disk
-from opengte.hub.places import shows_progress
+from opengte.hub.cache_paths import shows_progress
 
 # Pip says "no matching distribution" also after failing to connect, and tells only its log why. So
 # the log is read too, and the order of the questions matters.
@@ -26,11 +26,11 @@ _NETWORK = re.compile(
 _ABSENT = re.compile(r"No matching distribution|Could not find a version")
 
 
-class Unreachable(DownloadError):
+class IndexUnreachableError(DownloadError):
     """The package index did not answer."""
 
 
-def download(requirement: str, folder: Path) -> Path:
+def download_wheel(requirement: str, folder: Path) -> Path:
     """Fetch the wheel of a requirement into a folder, and return it. Nothing is built or run."""
     log = folder / "pip.log"
     arguments = ["download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
@@ -78,7 +78,7 @@ def _is_installed() -> bool:
 def _explained(requirement: str, folder: Path, output: str) -> DownloadError:
     said = _essence(output)
     if _FULL.search(output):
-        return disk.no_space(folder.parent, None)
+        return disk.disk_full_error(folder.parent, None)
     if _HASHES.search(output):
         return IntegrityError(
             f"Package `{requirement}` did not arrive as its index announced it: {said} Try again, "
@@ -90,7 +90,7 @@ def _explained(requirement: str, folder: Path, output: str) -> DownloadError:
             "(`pip config list`, keyring or netrc)."
         )
     if _NETWORK.search(output):
-        return Unreachable(
+        return IndexUnreachableError(
             f"Package `{requirement}` could not be fetched: {said} Check the connection and the "
             "index that pip uses (`pip config list`). A package in the cache needs no network."
         )

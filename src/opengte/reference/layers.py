@@ -25,7 +25,7 @@ _VARLEN_OPTIONS = inspect.signature(varlen_attn).parameters
 
 
 @dataclass(frozen=True)
-class Run:
+class EqualLengthRun:
     """Neighbouring sequences of equal length: the first token, their number, the length."""
 
     start: int
@@ -34,7 +34,7 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
+class PackedTensors:
     """A packed batch on a device.
 
     ids, type_ids, positions, owners (T,) int64, where owners says which sequence a token is of;
@@ -48,17 +48,17 @@ class Packed:
     cu_seqlens: Tensor
     lengths: Tensor
     pool_from: Tensor
-    runs: tuple[Run, ...]
+    runs: tuple[EqualLengthRun, ...]
     longest: int
 
 
-def pack(batch: PackedBatch, device: torch.device) -> Packed:
+def to_device(batch: PackedBatch, device: torch.device) -> PackedTensors:
     """Move a batch to a device and lay out its sequences."""
     cu_seqlens = _moved(batch.cu_seqlens, device)
     lengths = cu_seqlens.diff().long()
     owners = torch.repeat_interleave(torch.arange(len(batch), device=device), lengths)
     tokens = torch.arange(len(batch.ids), device=device)
-    return Packed(
+    return PackedTensors(
         ids=_moved(batch.ids, device).long(),
         type_ids=_moved(batch.type_ids, device).long(),
         positions=tokens - cu_seqlens.long()[owners],
@@ -75,13 +75,13 @@ def _moved(values: Ints, device: torch.device) -> Tensor:
     return torch.tensor(values, device=device)  # copies: the array may be read-only
 
 
-def _runs(batch: PackedBatch) -> tuple[Run, ...]:
-    runs: list[Run] = []
+def _runs(batch: PackedBatch) -> tuple[EqualLengthRun, ...]:
+    runs: list[EqualLengthRun] = []
     for start, length in zip(batch.cu_seqlens.tolist(), batch.lengths.tolist(), strict=False):
         if runs and runs[-1].length == length:
-            runs[-1] = Run(runs[-1].start, runs[-1].count + 1, length)
+            runs[-1] = EqualLengthRun(runs[-1].start, runs[-1].count + 1, length)
         else:
-            runs.append(Run(start, 1, length))
+            runs.append(EqualLengthRun(start, 1, length))
     return tuple(runs)
 
 
@@ -89,7 +89,7 @@ _in_place: ContextVar[bool] = ContextVar("_in_place", default=False)
 
 
 @contextmanager
-def adding_in_place() -> Iterator[None]:
+def accumulate_lookups_in_place() -> Iterator[None]:
     """Let lookups inside add their gradient to the table's own, whose hooks then do not run.
 
     Otherwise each lookup makes a gradient as large as the table, which over many small batches
@@ -102,7 +102,7 @@ def adding_in_place() -> Iterator[None]:
         _in_place.reset(token)
 
 
-def look_up(ids: Tensor, table: Tensor) -> Tensor:
+def embedding_lookup(ids: Tensor, table: Tensor) -> Tensor:
     """Return the rows (T, C) of a table (V, C)."""
     if _in_place.get() and table.requires_grad and torch.is_grad_enabled():
         rows: Tensor = _LookUp.apply(ids, table)  # type: ignore[no-untyped-call]
@@ -140,14 +140,14 @@ _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
-def normalise(x: Tensor, norm: Norm, weight: Tensor, bias: Tensor | None) -> Tensor:
+def apply_norm(x: Tensor, norm: Norm, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Apply LayerNorm or RMSNorm over the last axis."""
     if norm.kind == "rms":
         return F.rms_norm(x, (x.shape[-1],), weight, norm.eps)
     return F.layer_norm(x, (x.shape[-1],), weight, bias, norm.eps)
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype for sums and angles beside values of a dtype: float64 or float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -169,15 +169,15 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-def scale_queries(q: Tensor, logn: LogN, packed: Packed) -> Tensor:
+def scale_queries(q: Tensor, logn: LogN, packed: PackedTensors) -> Tensor:
     """Scale queries (T, H, D) by log(length of the sequence) / log(trained length)."""
-    scale = packed.lengths.to(wide(q.dtype)).log() / math.log(logn.trained_length)
+    scale = packed.lengths.to(accumulation_dtype(q.dtype)).log() / math.log(logn.trained_length)
     if logn.at_least_one:
         scale = scale.clamp(min=1.0)
     return q * scale[packed.owners][:, None, None].to(q.dtype)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: Attention) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, packed: PackedTensors, attention: Attention) -> Tensor:
     """Attend within each sequence: q (T, H, D), k and v (T, K, D) -> (T, H, D).
 
     Memory grows with T, not with the square of a length.
@@ -194,7 +194,9 @@ def _has_varlen(q: Tensor) -> bool:
     return q.is_cuda and half and shaped and "window_size" in _VARLEN_OPTIONS
 
 
-def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: Attention) -> Tensor:
+def _attend_varlen(
+    q: Tensor, k: Tensor, v: Tensor, packed: PackedTensors, attention: Attention
+) -> Tensor:
     reach = -1 if attention.window is None else attention.window
     options: dict[str, Any] = {"window_size": (reach, 0 if attention.causal else reach)}
     if "num_splits" in _VARLEN_OPTIONS:
@@ -212,7 +214,9 @@ def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: A
 
 # the runs differ from batch to batch: compiled code would be specialised to each
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _attend_runs(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: Attention) -> Tensor:
+def _attend_runs(
+    q: Tensor, k: Tensor, v: Tensor, packed: PackedTensors, attention: Attention
+) -> Tensor:
     # split, not slices: the gradient of a slice is as large as the whole
     sizes = [run.count * run.length for run in packed.runs]
     parts = []
@@ -253,7 +257,9 @@ def _attend_window(q: Tensor, k: Tensor, v: Tensor, window: int, causal: bool) -
     return torch.cat(parts, dim=2)
 
 
-def attend_naive(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: Attention) -> Tensor:
+def attend_naive(
+    q: Tensor, k: Tensor, v: Tensor, packed: PackedTensors, attention: Attention
+) -> Tensor:
     """Do what `attend` does, one sequence and one full score matrix at a time: the oracle."""
     group = attention.heads // attention.kv_heads
     result = torch.empty_like(q)
@@ -273,14 +279,14 @@ def attend_naive(q: Tensor, k: Tensor, v: Tensor, packed: Packed, attention: Att
     return result
 
 
-def pool(states: Tensor, packed: Packed, kind: str) -> Tensor:
+def pool(states: Tensor, packed: PackedTensors, kind: str) -> Tensor:
     """Pool token states (T, C) to one vector a sequence (N, C): `cls`, `last` or `mean`."""
     if kind == "cls":
         return states[packed.cu_seqlens[:-1].long()]
     if kind == "last":
         return states[packed.cu_seqlens[1:].long() - 1]
     kept = packed.positions >= packed.pool_from[packed.owners]
-    kept_states = states.to(wide(states.dtype)) * kept[:, None]
+    kept_states = states.to(accumulation_dtype(states.dtype)) * kept[:, None]
     total = kept_states.new_zeros(len(packed.lengths), states.shape[1])
     total = total.index_add(0, packed.owners, kept_states)
     return (total / (packed.lengths - packed.pool_from)[:, None]).to(states.dtype)

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from opengte.arch.plan import Plan
 from opengte.errors import WeightsError
-from opengte.reference.model import Model
-from opengte.weights import Chunk
+from opengte.reference.model import ReferenceModel
+from opengte.weights import WeightChunk
 
 
-def load(
-    plan: Plan, chunks: Iterable[Chunk], dtype: torch.dtype, device: torch.device | str
-) -> Model:
+def load_reference_model(
+    plan: Plan, chunks: Iterable[WeightChunk], dtype: torch.dtype, device: torch.device | str
+) -> ReferenceModel:
     """Build a plan's model from a stream of chunks, in evaluation mode."""
     with torch.device("meta"):
-        model = Model(plan)
+        model = ReferenceModel(plan)
     slot, parameter = "", torch.empty(0)
     for chunk in chunks:
         if chunk.slot != slot:
@@ -33,7 +33,9 @@ def load(
     return model.requires_grad_(False).eval()
 
 
-def _place(model: Model, slot: str, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+def _place(
+    model: ReferenceModel, slot: str, dtype: torch.dtype, device: torch.device | str
+) -> Tensor:
     owner, _, name = slot.rpartition(".")
     module = model.get_submodule(owner)
     shape = module.get_parameter(name).shape

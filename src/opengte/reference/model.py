@@ -20,12 +20,12 @@ from opengte.arch.plan import (
     ScoreHead,
 )
 from opengte.reference import layers
-from opengte.reference.layers import Packed
+from opengte.reference.layers import PackedTensors
 
 RotaryTables = dict[Attention, tuple[Tensor, Tensor]]
 
 
-class Scale(nn.Module):
+class NormLayer(nn.Module):
     """A norm with its weights."""
 
     def __init__(self, norm: Norm, width: int) -> None:
@@ -36,10 +36,10 @@ class Scale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
-        return layers.normalise(x, self.norm, self.weight, self.bias)
+        return layers.apply_norm(x, self.norm, self.weight, self.bias)
 
 
-class Drop(nn.Module):
+class DropoutLayer(nn.Module):
     """Dropout of hidden states; p is 0 until training sets it."""
 
     p = 0.0
@@ -49,7 +49,7 @@ class Drop(nn.Module):
         return F.dropout(x, self.p) if self.training and self.p else x
 
 
-class Embed(nn.Module):
+class EmbeddingLayer(nn.Module):
     """Ids to vectors: word + position + type, normalised."""
 
     def __init__(self, plan: Embedding) -> None:
@@ -58,12 +58,12 @@ class Embed(nn.Module):
         self.word = nn.Parameter(torch.empty(plan.vocabulary, plan.width))
         self.position = _table(plan.positions, plan.width)
         self.token_type = _table(plan.types, plan.width)
-        self.norm = Scale(plan.norm, plan.width) if plan.norm else None
-        self.drop = Drop()
+        self.norm = NormLayer(plan.norm, plan.width) if plan.norm else None
+        self.drop = DropoutLayer()
 
-    def forward(self, packed: Packed) -> Tensor:
+    def forward(self, packed: PackedTensors) -> Tensor:
         """Return the first states (T, C)."""
-        x = layers.look_up(packed.ids, self.word)
+        x = layers.embedding_lookup(packed.ids, self.word)
         if self.token_type is not None:
             x = x + F.embedding(packed.type_ids, self.token_type)
         if self.position is not None:
@@ -75,7 +75,7 @@ def _table(rows: int, width: int) -> nn.Parameter | None:
     return nn.Parameter(torch.empty(rows, width)) if rows else None
 
 
-class Block(nn.Module):
+class TransformerLayer(nn.Module):
     """One layer."""
 
     def __init__(self, plan: Layer, width: int) -> None:
@@ -83,17 +83,17 @@ class Block(nn.Module):
         self.plan = plan
         a, f = plan.attention, plan.ffn
         queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim
-        self.attention_norm = Scale(plan.attention_norm, width) if plan.attention_norm else None
+        self.attention_norm = NormLayer(plan.attention_norm, width) if plan.attention_norm else None
         self.qkv = nn.Linear(width, queries + 2 * keys, a.qkv_bias)
-        self.q_norm = Scale(a.qk_norm, a.head_dim) if a.qk_norm else None
-        self.k_norm = Scale(a.qk_norm, a.head_dim) if a.qk_norm else None
+        self.q_norm = NormLayer(a.qk_norm, a.head_dim) if a.qk_norm else None
+        self.k_norm = NormLayer(a.qk_norm, a.head_dim) if a.qk_norm else None
         self.out = nn.Linear(queries, width, a.out_bias)
-        self.ffn_norm = Scale(plan.ffn_norm, width)
+        self.ffn_norm = NormLayer(plan.ffn_norm, width)
         self.up = nn.Linear(width, f.inner * (2 if f.gated else 1), f.up_bias)
         self.down = nn.Linear(f.inner, width, f.down_bias)
-        self.drop = Drop()
+        self.drop = DropoutLayer()
 
-    def forward(self, x: Tensor, packed: Packed, rotary: RotaryTables) -> Tensor:
+    def forward(self, x: Tensor, packed: PackedTensors, rotary: RotaryTables) -> Tensor:
         """Return the next states (T, C)."""
         if self.plan.post_norm:
             attended = x + self.attend(x, packed, rotary)
@@ -102,7 +102,7 @@ class Block(nn.Module):
         x = x + self.attend(self.attention_norm(x) if self.attention_norm else x, packed, rotary)
         return x + self.feed(self.ffn_norm(x))
 
-    def attend(self, x: Tensor, packed: Packed, rotary: RotaryTables) -> Tensor:
+    def attend(self, x: Tensor, packed: PackedTensors, rotary: RotaryTables) -> Tensor:
         """Project to heads, attend, project back."""
         a = self.plan.attention
         heads = self.qkv(x).view(len(x), a.heads + 2 * a.kv_heads, a.head_dim)
@@ -129,7 +129,7 @@ class Block(nn.Module):
         return fed
 
 
-class LatentPool(nn.Module):
+class LatentPooling(nn.Module):
     """Latent-attention pooling (arXiv 2405.17428, section 3.1) up to the mean."""
 
     def __init__(self, plan: LatentAttention, width: int) -> None:
@@ -138,12 +138,12 @@ class LatentPool(nn.Module):
         inner = plan.heads * plan.head_dim
         norm = Norm("layer", plan.eps, bias=True)
         self.latents = nn.Parameter(torch.empty(plan.latents, plan.latent_width))
-        self.query_norm = Scale(norm, width)
-        self.context_norm = Scale(norm, plan.latent_width)
+        self.query_norm = NormLayer(norm, width)
+        self.context_norm = NormLayer(norm, plan.latent_width)
         self.q = nn.Linear(width, inner, bias=False)
         self.kv = nn.Linear(plan.latent_width, 2 * inner, bias=False)
         self.out = nn.Linear(inner, width, bias=False)
-        self.ffn_norm = Scale(norm, width)
+        self.ffn_norm = NormLayer(norm, width)
         self.up = nn.Linear(width, 2 * plan.inner)
         self.down = nn.Linear(plan.inner, width)
 
@@ -159,7 +159,7 @@ class LatentPool(nn.Module):
         return states + self.down(F.gelu(gate) * up)  # type: ignore[no-any-return]
 
 
-class Score(nn.Module):
+class ScoreLayer(nn.Module):
     """A reranker's head: one number a sequence."""
 
     def __init__(self, plan: ScoreHead, width: int) -> None:
@@ -167,38 +167,38 @@ class Score(nn.Module):
         self.plan = plan
         self.dense = nn.Linear(width, plan.dense.outputs, plan.dense.bias) if plan.dense else None
         width = plan.dense.outputs if plan.dense else width
-        self.norm = Scale(plan.norm, width) if plan.norm else None
+        self.norm = NormLayer(plan.norm, width) if plan.norm else None
         self.out = nn.Linear(width, plan.outputs, plan.bias)
 
-    def forward(self, states: Tensor, packed: Packed) -> Tensor:
+    def forward(self, states: Tensor, packed: PackedTensors) -> Tensor:
         """Return scores (N,): a logit, or the probability of the first vocabulary row."""
         logits = self._outputs(states, packed)
         scores = logits.softmax(dim=-1) if self.plan.vocabulary_rows else logits
         return scores[:, 0]
 
-    def logits(self, states: Tensor, packed: Packed) -> Tensor:
+    def logits(self, states: Tensor, packed: PackedTensors) -> Tensor:
         """Return logits (N,); of vocabulary rows, that of the first against the second."""
         logits = self._outputs(states, packed)
         return logits[:, 0] - logits[:, 1] if self.plan.vocabulary_rows else logits[:, 0]
 
-    def _outputs(self, states: Tensor, packed: Packed) -> Tensor:
+    def _outputs(self, states: Tensor, packed: PackedTensors) -> Tensor:
         x = layers.pool(states, packed, self.plan.pooling)
         if self.dense is not None and self.plan.dense is not None:
             x = layers.activate(self.dense(x), self.plan.dense.activation)
         if self.norm is not None:
             x = self.norm(x)
         outputs: Tensor = self.out(x)
-        return outputs.to(layers.wide(outputs.dtype))
+        return outputs.to(layers.accumulation_dtype(outputs.dtype))
 
 
-class Masked(nn.Module):
+class MaskedLanguageHead(nn.Module):
     """The head of masked language modelling up to the word vectors, which it shares."""
 
     def __init__(self, plan: MaskedHead, vocabulary: int, width: int) -> None:
         super().__init__()
         self.plan = plan
         self.dense = nn.Linear(width, plan.dense.outputs, plan.dense.bias)
-        self.norm = Scale(plan.norm, plan.dense.outputs)
+        self.norm = NormLayer(plan.norm, plan.dense.outputs)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, states: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ class Masked(nn.Module):
         return x
 
 
-class Model(nn.Module):
+class ReferenceModel(nn.Module):
     """A whole network with its pooling and heads.
 
     With recompute, a layer keeps only its input for the backward pass and runs again in it.
@@ -218,10 +218,10 @@ class Model(nn.Module):
         super().__init__()
         self.recompute = False
         self.plan = plan
-        self.embedding = Embed(plan.embedding)
-        self.layers = nn.ModuleList(Block(layer, plan.width) for layer in plan.layers)
-        self.final_norm = Scale(plan.final_norm, plan.width) if plan.final_norm else None
-        self.latent = LatentPool(plan.latent, plan.width) if plan.latent else None
+        self.embedding = EmbeddingLayer(plan.embedding)
+        self.layers = nn.ModuleList(TransformerLayer(layer, plan.width) for layer in plan.layers)
+        self.final_norm = NormLayer(plan.final_norm, plan.width) if plan.final_norm else None
+        self.latent = LatentPooling(plan.latent, plan.width) if plan.latent else None
         widths = [plan.width, *(dense.outputs for dense in plan.dense)]
         self.dense = nn.ModuleList(
             nn.Linear(width, dense.outputs, dense.bias)
@@ -229,11 +229,11 @@ class Model(nn.Module):
         )
         self.sparse = nn.Linear(plan.width, 1) if plan.sparse else None
         self.tokens = nn.Linear(plan.width, plan.token_width) if plan.token_width else None
-        self.score = Score(plan.score, plan.width) if plan.score else None
+        self.score = ScoreLayer(plan.score, plan.width) if plan.score else None
         words = plan.embedding.vocabulary
-        self.masked = Masked(plan.masked, words, plan.width) if plan.masked else None
+        self.masked = MaskedLanguageHead(plan.masked, words, plan.width) if plan.masked else None
 
-    def forward(self, packed: Packed) -> Tensor:
+    def forward(self, packed: PackedTensors) -> Tensor:
         """Return the final token states (T, C)."""
         rotary = self._rotary_tables(packed)
         x = self.embedding(packed)
@@ -245,16 +245,16 @@ class Model(nn.Module):
                 x = layer(x, packed, rotary)
         return self.final_norm(x) if self.final_norm else x  # type: ignore[no-any-return]
 
-    def _rotary_tables(self, packed: Packed) -> RotaryTables:
+    def _rotary_tables(self, packed: PackedTensors) -> RotaryTables:
         attentions = {layer.attention for layer in self.plan.layers}
-        dtype = layers.wide(self.embedding.word.dtype)
+        dtype = layers.accumulation_dtype(self.embedding.word.dtype)
         return {
             a: layers.rotary_table(a.rope, a.head_dim, packed.positions, dtype)
             for a in attentions
             if a.rope is not None
         }
 
-    def pool(self, states: Tensor, packed: Packed) -> Tensor:
+    def pool(self, states: Tensor, packed: PackedTensors) -> Tensor:
         """Return the dense vectors (N, d) of final states, projected, not normalised."""
         assert self.plan.pooling is not None
         kind = self.plan.pooling
@@ -276,13 +276,13 @@ class Model(nn.Module):
         vectors: Tensor = self.tokens(states)
         return vectors
 
-    def scores(self, states: Tensor, packed: Packed) -> Tensor:
+    def scores(self, states: Tensor, packed: PackedTensors) -> Tensor:
         """Return the reranking scores (N,) of final states."""
         assert self.score is not None
         scores: Tensor = self.score(states, packed)
         return scores
 
-    def score_logits(self, states: Tensor, packed: Packed) -> Tensor:
+    def score_logits(self, states: Tensor, packed: PackedTensors) -> Tensor:
         """Return the reranking logits (N,) of final states, which training compares."""
         assert self.score is not None
         return self.score.logits(states, packed)

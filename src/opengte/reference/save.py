@@ -22,7 +22,7 @@ _TAGS = {
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
-def write(path: Path, layout: Layout, values: Iterable[Tensor]) -> None:
+def write_safetensors(path: Path, layout: Layout, values: Iterable[Tensor]) -> None:
     """Write a file of the tensors that layout names, taken in its order, and sync it to disk.
 
     values are converted to the layout's dtypes; only one of them is held at a time.

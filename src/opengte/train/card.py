@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from opengte.reference.model import Model
+from opengte.reference.model import ReferenceModel
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Card:
     notes: str = ""
 
 
-def write_card(folder: Path, card: Card, model: Model) -> None:
+def write_card(folder: Path, card: Card, model: ReferenceModel) -> None:
     """Write README.md; the front matter is what model hubs read."""
     plan = model.plan
     reranker, masked = plan.score is not None, plan.masked is not None

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from opengte.errors import InputError
-from opengte.reference.layers import adding_in_place
+from opengte.reference.layers import accumulate_lookups_in_place
 
 Parallelism = Literal["auto", "ddp", "fsdp2"]
 
@@ -158,12 +158,12 @@ class Parallel:
             sharded.set_is_last_backward(on)
             yield
         elif not isinstance(self.module, DistributedDataParallel):
-            with adding_in_place():
+            with accumulate_lookups_in_place():
                 yield
         elif on:  # what is summed is found by hooks
             yield
         else:
-            with self.module.no_sync(), adding_in_place():
+            with self.module.no_sync(), accumulate_lookups_in_place():
                 yield
 
 

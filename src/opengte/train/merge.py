@@ -14,7 +14,7 @@ from torch import Tensor
 from opengte import checkpoint as checkpoints
 from opengte.checkpoint import Checkpoint
 from opengte.errors import InputError
-from opengte.reference.model import Model
+from opengte.reference.model import ReferenceModel
 from opengte.train.card import Card
 from opengte.train.export import Package, export
 from opengte.train.models import load_trainable
@@ -71,13 +71,16 @@ def on_arc(a: Tensor, b: Tensor, t: float) -> Tensor:
     return point.to(a.dtype)
 
 
-def _opened(path: str | Path) -> tuple[Model, Checkpoint]:
-    checkpoint = checkpoints.read(path)
+def _opened(path: str | Path) -> tuple[ReferenceModel, Checkpoint]:
+    checkpoint = checkpoints.read_checkpoint(path)
     return load_trainable(checkpoint), checkpoint
 
 
 def _combine(
-    merged: Model, first: Checkpoint, path: str | Path, step: Callable[[Tensor, Tensor], object]
+    merged: ReferenceModel,
+    first: Checkpoint,
+    path: str | Path,
+    step: Callable[[Tensor, Tensor], object],
 ) -> None:
     other, checkpoint = _opened(path)
     if checkpoint.plan != first.plan:
@@ -92,7 +95,7 @@ def _combine(
             step(value.data, other.get_parameter(name).data)
 
 
-def _written(merged: Model, first: Checkpoint, folder: Path, notes: str) -> None:
-    config = checkpoints.read_json(first.folder / "config.json")
+def _written(merged: ReferenceModel, first: Checkpoint, folder: Path, notes: str) -> None:
+    config = checkpoints.read_json_config(first.folder / "config.json")
     card = Card(name=folder.name, base_model=first.name, licence=first.licence, notes=notes)
     export(merged, folder, Package(config, first.folder, first.max_length, first.prompts, card))

@@ -10,9 +10,9 @@ from torch.distributed.tensor import DTensor
 from opengte.arch.plan import Plan
 from opengte.checkpoint import Checkpoint
 from opengte.errors import InputError, WeightsError
-from opengte.reference.initial import first_value
+from opengte.reference.initialization import init_weight
 from opengte.reference.load import as_tensor, read_pickle
-from opengte.reference.model import Model
+from opengte.reference.model import ReferenceModel
 
 log = logging.getLogger("opengte.train")
 
@@ -29,13 +29,13 @@ class Start:
     seed: int
     std: float
 
-    def fill(self, model: Model) -> None:
+    def fill(self, model: ReferenceModel) -> None:
         """Give every weight of a model its value; of sharded ones, the rows that are here."""
         generator = torch.Generator().manual_seed(self.seed)
         with torch.no_grad():
             for slot, parameter in model.named_parameters():
                 if slot not in self.shared:
-                    values = first_value(slot, tuple(parameter.shape), generator, self.std)
+                    values = init_weight(slot, tuple(parameter.shape), generator, self.std)
                     _put(parameter, 0, values)
             for chunk in self.stored.chunks(read_pickle):
                 if chunk.slot in self.shared:
@@ -45,7 +45,7 @@ class Start:
 
 def prepare(
     checkpoint: Checkpoint, plan: Plan | None = None, *, seed: int = 0, std: float = 0.02
-) -> tuple[Model, Start]:
+) -> tuple[ReferenceModel, Start]:
     """Return a model to train without weights (on the meta device), and what fills it.
 
     plan is the checkpoint's with other heads, pooling or positions (RoPE); its heads that the
@@ -65,13 +65,13 @@ def prepare(
     if new:
         log.info("these weights of `%s` start random: %s", checkpoint.name, ", ".join(new))
     with torch.device("meta"):
-        model = Model(wanted)
+        model = ReferenceModel(wanted)
     return model, Start(stored, shared, seed, std)
 
 
 def load_trainable(
     checkpoint: Checkpoint, plan: Plan | None = None, *, seed: int = 0, std: float = 0.02
-) -> Model:
+) -> ReferenceModel:
     """Load a checkpoint to train as plan says: float32, in training mode; see `prepare`."""
     model, start = prepare(checkpoint, plan, seed=seed, std=std)
     model.to_empty(device="cpu")

@@ -16,7 +16,7 @@ from torch import Tensor
 from opengte import batching
 from opengte.batching import Indices
 from opengte.errors import InputError
-from opengte.reference.layers import pack
+from opengte.reference.layers import to_device
 from opengte.train.distributed import Parallel, World
 from opengte.train.trainee import BY_TEXT
 from opengte.types import Ints, PackedBatch
@@ -101,7 +101,7 @@ class Passes:
         torch.manual_seed(int(numbers.generate_state(1, np.uint64)[0]))
         if torch.is_grad_enabled():
             self.computed += len(chunk.batch.ids)
-        packed = pack(chunk.batch, self.world.device)
+        packed = to_device(chunk.batch, self.world.device)
         wanted = None
         if targets is not None:
             wanted = torch.from_numpy(targets.astype(np.int64)).to(self.world.device)
@@ -110,7 +110,7 @@ class Passes:
 
     def _chunks(self, batch: PackedBatch) -> "list[Chunk]":
         """Cut a batch; with sharded weights every process gets the same number of chunks."""
-        parts = batching.cut(batch.lengths, self.chunk_tokens)
+        parts = batching.cut_batches(batch.lengths, self.chunk_tokens)
         chunks = [Chunk(batch.select(part), part) for part in parts]
         wanted = max(1, len(chunks))
         if self.parallel.sharded:

@@ -80,7 +80,7 @@ def write(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         layout = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in named}
-        save.write(partial / save.FILE, layout, values)
+        save.write_safetensors(partial / save.FILE, layout, values)
         record = {"version": VERSION, "progress": asdict(progress), "identity": dict(identity)}
         _write_text(partial / STATE, json.dumps(record, indent=1))
         sync_folder(partial)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from opengte.errors import CapabilityError, InputError
 from opengte.reference import layers
-from opengte.reference.layers import Packed
-from opengte.reference.model import Drop, Model
+from opengte.reference.layers import PackedTensors
+from opengte.reference.model import DropoutLayer, ReferenceModel
 from opengte.train.losses.masked import masked_cross_entropy
 from opengte.types import PackedBatch
 
@@ -27,10 +27,10 @@ class Trainee(nn.Module):
 
     def __init__(
         self,
-        model: Model,
+        model: ReferenceModel,
         outputs: tuple[str, ...] = ("dense",),
         precision: str = "fp32",
-        fill: Callable[[Model], None] | None = None,
+        fill: Callable[[ReferenceModel], None] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -69,7 +69,7 @@ class Trainee(nn.Module):
         """Return the submodules that are sharded, compiled and recomputed one by one."""
         return list(self.model.layers)
 
-    def forward(self, packed: Packed, targets: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, packed: PackedTensors, targets: Tensor | None = None) -> dict[str, Tensor]:
         """Return the outputs, float32 or float64.
 
         dense (n, d); score (n,); sparse (t,); tokens (t, d'); with targets (t,), token ids where
@@ -79,9 +79,11 @@ class Trainee(nn.Module):
         with torch.autocast(packed.ids.device.type, torch.bfloat16, enabled=half):
             states = self.model(packed)
             found = {name: self._output(name, states, packed, targets) for name in self.outputs}
-        return {name: x.to(layers.wide(x.dtype)) for name, x in found.items()}
+        return {name: x.to(layers.accumulation_dtype(x.dtype)) for name, x in found.items()}
 
-    def _output(self, name: str, states: Tensor, packed: Packed, targets: Tensor | None) -> Tensor:
+    def _output(
+        self, name: str, states: Tensor, packed: PackedTensors, targets: Tensor | None
+    ) -> Tensor:
         match name:
             case "dense":
                 return self.model.pool(states, packed)
@@ -106,11 +108,11 @@ class Trainee(nn.Module):
     def set_dropout(self, p: float) -> None:
         """Drop hidden states with probability p while training."""
         for module in self.modules():
-            if isinstance(module, Drop):
+            if isinstance(module, DropoutLayer):
                 module.p = p
 
 
-def activation_bytes(model: Model, precision: str) -> int:
+def activation_bytes(model: ReferenceModel, precision: str) -> int:
     """Return roughly how many bytes of one token's activations the backward pass needs."""
     half = precision == "bf16"
     total = 0
@@ -124,7 +126,7 @@ def activation_bytes(model: Model, precision: str) -> int:
     return total * (3 if half else 4)
 
 
-def flops_per_token(model: Model) -> float:
+def flops_per_token(model: ReferenceModel) -> float:
     """Return the multiply-adds of one token's forward pass, twice, without attention scores."""
     tables = {"embedding.word", "embedding.position", "embedding.token_type"}
     slots = model.plan.slots()

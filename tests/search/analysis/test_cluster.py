@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import opengte
 from opengte.cli import main
+from opengte.embedding_ops import l2_normalise
 from opengte.errors import InputError
-from opengte.folding import normalise
 from opengte.search.analysis import kmeans
 from opengte.search.analysis.cluster import Clusters, cluster, names
 from opengte.search.kb import KnowledgeBase
@@ -24,9 +24,9 @@ def blobs(sizes, width=16, spread=0.1, seed=0):
     rng = np.random.default_rng(seed)
     true = np.repeat(np.arange(len(sizes)), sizes)
     rng.shuffle(true)
-    centres = normalise(rng.standard_normal((len(sizes), width)).astype(np.float32))
+    centres = l2_normalise(rng.standard_normal((len(sizes), width)).astype(np.float32))
     noise = rng.standard_normal((len(true), width)).astype(np.float32)
-    return normalise(centres[true] + spread * noise), true
+    return l2_normalise(centres[true] + spread * noise), true
 
 
 def same_groups(a, b):
@@ -56,7 +56,7 @@ def naive_lloyd(rows, centres):
 @given(st.integers(3, 60), st.integers(1, 6), st.integers(2, 9), st.integers(0, 99))
 def test_k_means_against_plain_loops(n, count, width, seed):
     rng = np.random.default_rng(seed)
-    rows = normalise(rng.standard_normal((n, width)).astype(np.float32)).astype(np.float64)
+    rows = l2_normalise(rng.standard_normal((n, width)).astype(np.float32)).astype(np.float64)
     start = rows[rng.choice(n, min(n, count), replace=False)]
     found = kmeans.lloyd(rows.astype(np.float32), start.astype(np.float32))
     labels, centres = naive_lloyd(rows, start)
@@ -91,7 +91,7 @@ def test_quality_against_scikit_learn():
     sklearn = pytest.importorskip("sklearn.cluster")
     rows, _ = blobs([40] * 12, width=32, spread=0.5, seed=3)
     other = sklearn.KMeans(12, n_init=kmeans.STARTS, random_state=0).fit(rows)
-    theirs = normalise(other.cluster_centers_.astype(np.float32))
+    theirs = l2_normalise(other.cluster_centers_.astype(np.float32))
     mine = kmeans.fit(rows, 12, 0)
     assert mine.similarity.sum() >= 0.995 * kmeans.assign(rows, theirs)[1].sum()
 
@@ -113,7 +113,7 @@ def test_the_number_is_chosen():
 
 
 def test_one_cloud_is_not_cut_into_two_halves():
-    rows = normalise(np.random.default_rng(0).standard_normal((900, 24)).astype(np.float32))
+    rows = l2_normalise(np.random.default_rng(0).standard_normal((900, 24)).astype(np.float32))
     assert kmeans.choose(rows, 0) >= kmeans.USEFUL
 
 
@@ -151,7 +151,7 @@ def test_names_differ_and_are_never_empty():
 
 def test_rows_that_fit_nowhere_are_in_no_cluster():
     rows, _ = blobs([80, 80], spread=0.02)
-    stray = normalise(rows[0] - 3 * rows[1] * (rows[0] @ rows[1]) + 0.7)
+    stray = l2_normalise(rows[0] - 3 * rows[1] * (rows[0] @ rows[1]) + 0.7)
     all_rows = np.concatenate([rows, stray[None], np.zeros((1, 16), np.float32)])
     found = cluster(all_rows.astype(np.float32), ["x"] * 162, count=2)
     assert found.labels[160:].tolist() == [-1, -1]
@@ -195,7 +195,7 @@ def test_memory_is_bounded():
     import tracemalloc
 
     rng = np.random.default_rng(0)
-    rows = normalise(rng.standard_normal((20_000, 16)).astype(np.float32))
+    rows = l2_normalise(rng.standard_normal((20_000, 16)).astype(np.float32))
     tracemalloc.start()
     kmeans.fit(rows, 40, 0, starts=1)
     peak = tracemalloc.get_traced_memory()[1]

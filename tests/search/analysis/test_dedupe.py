@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import opengte
 from opengte.cli import main
+from opengte.embedding_ops import l2_normalise
 from opengte.errors import InputError
-from opengte.folding import normalise
 from opengte.search import minhash
 from opengte.search.analysis import dedupe
 from opengte.search.kb import KnowledgeBase
@@ -47,7 +47,7 @@ def naive(rows, threshold):
 )
 def test_meaning_against_plain_loops(n, width, threshold, block, kept, seed):
     rng = np.random.default_rng(seed)
-    rows = normalise(rng.standard_normal((n, width)).astype(np.float32))
+    rows = l2_normalise(rng.standard_normal((n, width)).astype(np.float32))
     old = dedupe.BLOCK, dedupe.KEPT
     dedupe.BLOCK, dedupe.KEPT = block, kept
     try:
@@ -61,7 +61,7 @@ def test_meaning_against_plain_loops(n, width, threshold, block, kept, seed):
 
 
 def test_equal_vectors_are_one_at_a_threshold_of_one():
-    rows = normalise(np.random.default_rng(0).standard_normal((50, 384)).astype(np.float32))
+    rows = l2_normalise(np.random.default_rng(0).standard_normal((50, 384)).astype(np.float32))
     found = dedupe.meaning(np.concatenate([rows, rows[::-1] * 3]), 1.0)
     assert found.kept == list(range(50))
     assert found.keeper[50:].tolist() == list(range(49, -1, -1))
@@ -123,7 +123,7 @@ def test_a_hundred_thousand_rows_in_bounded_memory():
 
     rng = np.random.default_rng(0)
     base = rng.standard_normal((20_000, 64)).astype(np.float32)
-    rows = normalise(np.concatenate([base] * 5) + 1e-3)
+    rows = l2_normalise(np.concatenate([base] * 5) + 1e-3)
     tracemalloc.start()
     found = dedupe.meaning(rows, 0.99)
     peak = tracemalloc.get_traced_memory()[1]

@@ -138,7 +138,7 @@ def command(
     from opengte.data.tokens import Encoding
     from opengte.data.window import Settings
 
-    checkpoint = checkpoints.read(
+    checkpoint = checkpoints.read_checkpoint(
         options.name,
         revision=options.revision,
         offline=options.offline,

@@ -49,7 +49,7 @@ def command(
     from opengte import checkpoint as checkpoints
     from opengte.data import Dataset, Order
 
-    tokenizer = checkpoints.read(model).tokenizer if model is not None else None
+    tokenizer = checkpoints.read_checkpoint(model).tokenizer if model is not None else None
     dataset = Dataset.open(folder, None if tokenizer is None else tokenizer.fingerprint)
     if check:
         dataset.check()

@@ -180,7 +180,7 @@ def _model(options: ModelOptions, dimensions: int | None, truncation: str) -> "M
 
     mteb_run.require()
     where = {"revision": options.revision, "offline": options.offline}
-    if checkpoint.read(options.name, **where).kind == "reranker":  # type: ignore[arg-type]
+    if checkpoint.read_checkpoint(options.name, **where).kind == "reranker":  # type: ignore[arg-type]
         return RerankerForMteb(options.load_reranker())
     side: Any = truncation
     return EncoderForMteb(Worker(options.load_encoder(), dimensions=dimensions, truncation=side))

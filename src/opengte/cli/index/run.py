@@ -150,7 +150,7 @@ def _nothing(place: str, options: ModelOptions) -> "KnowledgeBase":
     from opengte.search.model_identity import Identity
     from opengte.search.stores.memory import MemoryStore
 
-    card = checkpoint.read(options.name, offline=options.offline).card
+    card = checkpoint.read_checkpoint(options.name, offline=options.offline).card
     settings = {"model": Identity.of(card, None).settings()}
     return KnowledgeBase(place, MemoryStore(), settings, None)
 

@@ -182,4 +182,4 @@ def created(
             seed=asked.numbers.seed or 0,
         )
     world.wait()
-    return checkpoints.read(folder, kind="encoder")
+    return checkpoints.read_checkpoint(folder, kind="encoder")

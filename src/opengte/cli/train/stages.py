@@ -212,7 +212,7 @@ def instruct(
     if world.is_first:
         stage.as_embedder(model, asked.start, causal=causal)
     world.wait()
-    start = checkpoints.read(asked.start, kind="encoder")
+    start = checkpoints.read_checkpoint(asked.start, kind="encoder")
     recipe = asked.numbers.recipe(stage.Tuning, matryoshka=matryoshka)
     if lora is not None:
         recipe = replace(recipe, adapters=adapters(lora))
@@ -253,7 +253,7 @@ def rerank(
       gte train rerank -m mlm/model --data mined.jsonl -o reranker/ --max-length 1024
     """
     from opengte import checkpoint as checkpoints
-    from opengte.text.prompts import Prompts
+    from opengte.tokenization.prompts import Prompts
     from opengte.train.stages import rerank as stage
     from opengte.train.stages.start import pooled
 
@@ -262,7 +262,7 @@ def rerank(
     recipe = asked.numbers.recipe(stage.Reranking, **own)
     plain = {"prompts": Prompts()}
     count = 10 if mine is None else mine
-    finder = start if miner is None else checkpoints.read(miner, kind="encoder")
+    finder = start if miner is None else checkpoints.read_checkpoint(miner, kind="encoder")
     how = {"mine": count, "miner": finder, "mine_dev": True}
     sources = asked.sources(start, recipe, encoding=plain, **how)
     train, dev = sources.open(world)
@@ -316,9 +316,11 @@ def distill(
     if world.is_first:
         score(specs, folder, teacher)
         if layers is not None and not asked.start.exists():
-            stage.thinned(checkpoints.read(asked.model, kind="encoder"), layers, asked.start)
+            stage.thinned(
+                checkpoints.read_checkpoint(asked.model, kind="encoder"), layers, asked.start
+            )
     world.wait()
-    start = checkpoints.read(student or asked.start, kind="encoder")
+    start = checkpoints.read_checkpoint(student or asked.start, kind="encoder")
     files = tuple(f"{spec.name}={file_of(spec, folder)}" for spec in specs)
     given = DataOptions(files, None, asked.source.dev, asked.source.held_out, None)
     plain = ColumnOptions(None, (), (), (), None, None)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from opengte.embedding_ops import l2_normalise
 from opengte.errors import InputError
-from opengte.folding import normalise
 from opengte.search.analysis import kmeans
 from opengte.search.retrieval.search import COMMON
 from opengte.types import Floats, Ints
@@ -74,7 +74,7 @@ def _rows(vectors: Floats, texts: Sequence[str], count: int | None) -> Floats:
     if not np.isfinite(rows).all():
         bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
         raise InputError(f"vector {bad} holds values that are not finite")
-    return normalise(rows)
+    return l2_normalise(rows)
 
 
 def _without_strays(found: kmeans.Fit, rows: Floats) -> Ints:

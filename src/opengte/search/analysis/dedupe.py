@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from opengte.embedding_ops import l2_normalise
 from opengte.errors import InputError
-from opengte.folding import normalise
 from opengte.search import minhash
 from opengte.types import Floats
 
@@ -91,7 +91,7 @@ def meaning(vectors: Floats, threshold: float) -> Duplicates:
     """
     if not 0 < threshold <= 1:
         raise InputError(f"threshold is {threshold}, expected a cosine above 0, up to 1")
-    rows = normalise(np.ascontiguousarray(vectors, dtype=np.float32))
+    rows = l2_normalise(np.ascontiguousarray(vectors, dtype=np.float32))
     limit = np.float32(threshold - 1e-6)  # equal vectors differ in the last digit of their product
     keeper = np.arange(len(rows), dtype=np.int64)
     similarity = np.ones(len(rows), np.float32)

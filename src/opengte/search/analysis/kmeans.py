@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from opengte.folding import normalise
+from opengte.embedding_ops import l2_normalise
 from opengte.types import Floats, Ints
 
 BLOCK = 2**22  # similarities that are held at once
@@ -53,7 +53,7 @@ def centres_of(rows: Floats, labels: Ints, old: Floats) -> Floats:
         [rows[order[a:b]].sum(axis=0) for a, b in zip(edges, edges[1:], strict=False)], np.float32
     )
     sums[counts == 0] = old[counts == 0]
-    return normalise(sums)
+    return l2_normalise(sums)
 
 
 def lloyd(rows: Floats, centres: Floats, rounds: int = ROUNDS) -> Fit:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from opengte.embedding_ops import l2_normalise
 from opengte.errors import InputError
-from opengte.folding import normalise
 from opengte.search.ingest.splitter import Measure, Span
 from opengte.search.ingest.windows import SPAN_TOKENS, Window, cut
 from opengte.search.parse.base import Section
@@ -66,7 +66,7 @@ def pools_by_mean(encoder: "Encoder") -> bool:
     states = found.states[0]
     if states.shape[1] != found.dense.shape[1]:
         return False
-    return bool(normalise(states.mean(axis=0)) @ found.dense[0] > ALIKE)
+    return bool(l2_normalise(states.mean(axis=0)) @ found.dense[0] > ALIKE)
 
 
 class Embedder:
@@ -300,7 +300,7 @@ def _late(window: Window, states: Floats, places: Places) -> Spans:
         own = states[first:last] if last > first else states[max(0, first - 1) : first + 1]
         rows.append(own.mean(axis=0) if len(own) else states.mean(axis=0))
     width = states.shape[1]
-    return packed(window.spans, normalise(np.array(rows, np.float32).reshape(-1, width)))
+    return packed(window.spans, l2_normalise(np.array(rows, np.float32).reshape(-1, width)))
 
 
 def packed(bounds: Sequence[tuple[int, int]], vectors: Floats) -> Spans:

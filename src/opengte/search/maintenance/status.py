@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from opengte.folding import normalise
+from opengte.embedding_ops import l2_normalise
 from opengte.search.calibration.confidence import Calibration
 from opengte.search.stores.base import Health
 from opengte.types import Floats
@@ -100,5 +100,5 @@ def _questions(kb: "KnowledgeBase", sample: int) -> list[Floats]:
     for document in kb.store.sample(sample):
         window = document.windows[0]
         spans = window.spans.floats()
-        found.append(normalise(spans[len(spans) // 2]) if len(spans) else window.vector)
+        found.append(l2_normalise(spans[len(spans) // 2]) if len(spans) else window.vector)
     return found

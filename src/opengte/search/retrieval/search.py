@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from opengte.embedding_ops import l2_normalise
 from opengte.errors import InputError
-from opengte.folding import normalise
 from opengte.search.filters import Filter
 from opengte.search.ingest.windows import heading
 from opengte.search.minhash import twin
@@ -312,7 +312,7 @@ def _best_span(one: StoredDocument, asked: Asked) -> tuple[float, int, int] | No
         for window in one.windows
         if len(window.spans.bounds)
         for score, bounds in zip(
-            (normalise(window.spans.floats()) @ asked.vector).tolist(),
+            (l2_normalise(window.spans.floats()) @ asked.vector).tolist(),
             window.spans.bounds.tolist(),
             strict=True,
         )
@@ -391,5 +391,5 @@ def _diverse(
 ) -> list[Hit]:
     relevance: Any = [hit.score if hit.rerank is None else hit.rerank for hit in hits]
     means = [np.mean([w.vector for w in documents[hit.id].windows], axis=0) for hit in hits]
-    vectors = normalise(np.array(means, dtype=np.float32))
+    vectors = l2_normalise(np.array(means, dtype=np.float32))
     return [hits[i] for i in mmr(relevance, vectors, options.k, options.diversity)]

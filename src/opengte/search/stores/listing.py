@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from opengte.folding import normalise
+from opengte.embedding_ops import l2_normalise
 from opengte.search.filters import Filter, fits
 from opengte.search.parse.base import Scalar
 from opengte.search.stores.base import Store, StoredDocument
@@ -106,7 +106,7 @@ def revision(store: Store) -> object:
 
 def direction(vectors: Floats) -> Floats:
     """Return the mean (d,) of the vectors (n, d) of a document's windows, of length one."""
-    mean: Floats = normalise(vectors.mean(axis=0))
+    mean: Floats = l2_normalise(vectors.mean(axis=0))
     return mean
 
 

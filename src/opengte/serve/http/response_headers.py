@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from opengte.known import allows_dimension
+from opengte.published_models import allows_dimension
 from opengte.serve.observability.request_record import Record
 from opengte.serve.protocols.base import Answer, Work
 from opengte.serve.types import EmbedAnswer, EmbedRequest, ScoreAnswer, Timing

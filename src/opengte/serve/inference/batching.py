@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from opengte import folding
+from opengte import embedding_ops
 from opengte.encoder import Encoder, Reranker
-from opengte.encoder.collect import Rows, check_finite
+from opengte.encoder.results import ResultCollector, check_finite
 from opengte.engine.base import Engine, EngineResult
 from opengte.errors import EngineError, InputError
 from opengte.serve.inference.types import Failed, Flight, Result, Row, Spec
@@ -91,10 +91,10 @@ def _rows(
 ) -> list[Row]:
     if spec.outputs == DENSE and result.dense is not None:  # the most common, in half the time
         dense = result.dense[:, : spec.size]
-        dense = folding.normalise(dense) if spec.normalize else dense
+        dense = embedding_ops.l2_normalise(dense) if spec.normalize else dense
         check_finite(dense, "vector")
         return [Row(f.found, f.tokens, row) for f, row in zip(flights, dense, strict=True)]
-    rows = Rows(len(flights), spec.outputs, spec.size, spec.normalize)
+    rows = ResultCollector(len(flights), spec.outputs, spec.size, spec.normalize)
     rows.add(np.arange(len(flights)), batch, result, model.tokenizer.special_ids)
     return [Row(flight.found, flight.tokens, *rows.row(i)) for i, flight in enumerate(flights)]
 

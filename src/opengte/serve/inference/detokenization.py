@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from opengte.errors import InputError
 from opengte.serve.types import Token
-from opengte.text.backend import BackendFailure, guarded
-from opengte.text.tokenizer import SURROGATES, Tokenizer
+from opengte.tokenization.backend import BackendFailure, call_backend
+from opengte.tokenization.tokenizer import SURROGATES, Tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -42,7 +42,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> "list[Encoding]":
     if tokenizer.lowercase:
         good = [_lower(text) for text in good]
     try:
-        return guarded(lambda: tokenizer.backend.encode_batch(good, add_special_tokens=False))
+        return call_backend(lambda: tokenizer.backend.encode_batch(good, add_special_tokens=False))
     except BackendFailure as failure:
         raise InputError(f"the texts cannot be tokenised: {failure}") from None
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from opengte import folding
+from opengte import embedding_ops
 from opengte.encoder import Encoder
 from opengte.errors import CapabilityError, InputError
 from opengte.serve.inference.registry import Ready
@@ -160,6 +160,6 @@ def pool(
         own = whole[start:end]
         vector = own[-1] if last else own.mean(axis=0, dtype=np.float64).astype(np.float32)
         vector = vector[:size].copy()
-        vectors.append(folding.normalise(vector[None])[0] if normalize else vector)
+        vectors.append(embedding_ops.l2_normalise(vector[None])[0] if normalize else vector)
         start = end
     return vectors

@@ -45,7 +45,7 @@ class Opened:
 
 def load(settings: ModelSettings) -> Model:
     """Load the model that the settings name."""
-    return encoders.load(
+    return encoders.load_model(
         settings.source,
         kind=settings.kind,
         engine=settings.engine,
@@ -68,8 +68,8 @@ def open_model(settings: ModelSettings, load: Load, memory_share: float = 1.0) -
     native = isinstance(engine, NativeEngine)
     lanes: tuple[Engine, ...] = (engine,)
     if native and engine.threads > 1:
-        lanes = tuple(encoders.another_engine(model, threads=1) for _ in range(engine.threads))
-    express = encoders.another_engine(model, threads=1) if native else None
+        lanes = tuple(encoders.load_another_engine(model, threads=1) for _ in range(engine.threads))
+    express = encoders.load_another_engine(model, threads=1) if native else None
     pace = _measure(model, lanes, express)
     free = memory.free_bytes()
     share = None if free is None else int(free * memory_share)

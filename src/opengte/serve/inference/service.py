@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from opengte.embedding_ops import deduplicate
 from opengte.errors import CapabilityError, InputError
-from opengte.folding import fold
 from opengte.serve.config.inference import CacheSettings, ModelSettings
 from opengte.serve.inference import detokenization, late_chunking, loading, results
 from opengte.serve.inference.cache import Cache, CacheInfo
@@ -244,7 +244,7 @@ class InferenceService:
         """Return the distinct inputs, and which of them each input is."""
         if len(inputs) < 2:
             return inputs, range(len(inputs))
-        distinct, inverse = fold(inputs)
+        distinct, inverse = deduplicate(inputs)
         if len(distinct) < len(inputs):
             self._observer.count("duplicate", served.name, len(inputs) - len(distinct))
         return distinct, inverse.tolist()

@@ -4,10 +4,10 @@ import logging
 
 from opengte.encoder import Encoder, Reranker
 from opengte.errors import CapabilityError, InputError
-from opengte.known import WEB_SEARCH, allows_dimension
+from opengte.published_models import WEB_SEARCH, allows_dimension
 from opengte.serve.inference.types import Spec, salt
 from opengte.serve.types import EmbedRequest, ScoreRequest
-from opengte.text.prompts import read_prompts
+from opengte.tokenization.prompts import read_prompts
 from opengte.types import Output, TruncationSide
 
 log = logging.getLogger(__name__)

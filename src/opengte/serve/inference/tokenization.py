@@ -8,8 +8,8 @@ from opengte.encoder import Encoder, Reranker
 from opengte.errors import InputError
 from opengte.serve.inference.detokenization import offsets
 from opengte.serve.inference.types import Sequences, Source, Spec, is_pair
-from opengte.text.ragged import Ragged, keep, pack
-from opengte.text.template import Template
+from opengte.tokenization.ragged import Ragged, pack_sequences, truncate
+from opengte.tokenization.template import Template
 from opengte.types import PackedBatch, Tokenized
 
 PLAIN_CHARACTERS = 2000  # of a text that is tokenised the short way
@@ -124,8 +124,8 @@ def _ids(model: Encoder, spec: Spec, rows: Sequence[tuple[int, ...]]) -> Sequenc
     if room <= len(head):
         raise InputError(f"max_length = {limit} leaves no room for token ids after the prompt")
     heads = np.full(len(rows), len(head)) if spec.side == "left" else None
-    kept = keep(Ragged(flat, lengths), np.full(len(rows), room), heads)
-    batch = pack(template, [kept], np.full(len(rows), pool_from))
+    kept = truncate(Ragged(flat, lengths), np.full(len(rows), room), heads)
+    batch = pack_sequences(template, [kept], np.full(len(rows), pool_from))
     return Sequences(batch, (lengths + template.size).tolist())
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from opengte.data import Batch, Column, joined
-from opengte.text import Tokenizer
+from opengte.tokenization import Tokenizer
 from opengte.train import losses
 from opengte.train.distributed import World
 from opengte.train.losses import Groups

@@ -40,7 +40,7 @@ def contrast(start: Checkpoint, data: Dataset, job: Job, recipe: Weak | None = N
     """Train an encoder on weak pairs: title and body, question and answer, text and translation."""
     recipe = recipe or Weak()
     factor = ntk_factor(start, recipe)
-    config = checkpoints.read_json(start.folder / "config.json")
+    config = checkpoints.read_json_config(start.folder / "config.json")
     plan, written = start.plan, start.plan
     if factor != 1.0:
         rope = start.plan.layers[0].attention.rope

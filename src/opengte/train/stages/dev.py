@@ -18,7 +18,7 @@ from opengte.data import Batch, Column, Dataset, Source, joined
 from opengte.data.dataset import Slots
 from opengte.data.shards import Longs
 from opengte.errors import InputError
-from opengte.reference.layers import pack
+from opengte.reference.layers import to_device
 from opengte.train.loop import Evaluate
 from opengte.train.objectives import MaskedTokens, Objective, Ranking
 from opengte.train.stages.recipe import Limits
@@ -78,8 +78,8 @@ def _measure(objective: Objective, limits: Limits) -> Measure:
 def vectors(trainee: Trainee, texts: PackedBatch) -> Floats:
     """Return the dense vectors of texts (n, d), of length one."""
     device = next(trainee.parameters()).device
-    parts = batching.cut(texts.lengths, TOKENS)
-    found = [trainee(pack(texts.select(part), device))["dense"].cpu() for part in parts]
+    parts = batching.cut_batches(texts.lengths, TOKENS)
+    found = [trainee(to_device(texts.select(part), device))["dense"].cpu() for part in parts]
     table = torch.empty(len(texts), found[0].shape[1], dtype=found[0].dtype)
     for part, rows in zip(parts, found, strict=True):
         table[torch.from_numpy(part)] = rows
@@ -141,10 +141,10 @@ def likelihood(
     hidden, targets = objective.draw(batch, (0,))
     device = next(trainee.parameters()).device
     total, count = 0.0, 0
-    for part in batching.cut(hidden.lengths, TOKENS):
+    for part in batching.cut_batches(hidden.lengths, TOKENS):
         places = _places(hidden, part)
         wanted = torch.from_numpy(targets[places].astype(np.int64)).to(device)
-        total += float(trainee(pack(hidden.select(part), device), wanted)["masked"])
+        total += float(trainee(to_device(hidden.select(part), device), wanted)["masked"])
         count += int((wanted >= 0).sum())
     return math.exp(-total / max(1, count))
 
@@ -162,8 +162,8 @@ def reciprocal_rank(trainee: Trainee, source: Source, objective: Ranking) -> flo
     texts = joined(batch, objective.tokenizer, objective.max_length)
     device = next(trainee.parameters()).device
     scores = np.empty(len(texts), np.float32)
-    for part in batching.cut(texts.lengths, TOKENS):
-        scores[part] = trainee(pack(texts.select(part), device))["score"].cpu().numpy()
+    for part in batching.cut_batches(texts.lengths, TOKENS):
+        scores[part] = trainee(to_device(texts.select(part), device))["score"].cpu().numpy()
     ends = np.cumsum(batch.positive.counts + batch.negative.counts)
     found = []
     for end, good, bad in zip(ends, batch.positive.counts, batch.negative.counts, strict=True):

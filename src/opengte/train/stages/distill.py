@@ -58,7 +58,9 @@ def thinned(teacher: Checkpoint, layers: int, folder: Path) -> Checkpoint:
     if not 1 <= layers < total:
         raise InputError(f"layers is {layers}, expected 1 to {total - 1}, fewer than the teacher's")
     kept = [round((i + 1) * total / layers) - 1 for i in range(layers)]
-    config = checkpoints.read_json(teacher.folder / "config.json") | {"num_hidden_layers": layers}
+    config = checkpoints.read_json_config(teacher.folder / "config.json") | {
+        "num_hidden_layers": layers
+    }
     if "layer_types" in config:
         config["layer_types"] = [config["layer_types"][place] for place in kept]
     model = load_trainable(teacher)
@@ -77,4 +79,4 @@ def thinned(teacher: Checkpoint, layers: int, folder: Path) -> Checkpoint:
             card,
         ),
     )
-    return checkpoints.read(folder, kind="encoder")
+    return checkpoints.read_checkpoint(folder, kind="encoder")

@@ -47,7 +47,7 @@ def extend(start: Checkpoint, data: Dataset, job: Job, recipe: Extension | None 
     growth = positions / start.plan.max_positions
     theta = recipe.theta or theta_of(start.plan) * growth**2
     config = with_rope(
-        checkpoints.read_json(start.folder / "config.json"),
+        checkpoints.read_json_config(start.folder / "config.json"),
         theta,
         factor=rope.ntk_factor if rope is not None else 1.0,
         positions=positions,

@@ -13,7 +13,7 @@ from opengte import hub
 from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
 from opengte.errors import InputError
-from opengte.known import WEB_SEARCH
+from opengte.published_models import WEB_SEARCH
 from opengte.train.lora import Adapters
 from opengte.train.models import load_trainable
 from opengte.train.objectives import Contrastive
@@ -48,7 +48,7 @@ def as_embedder(model: str | Path, into: Path, *, causal: bool = False) -> Check
 
     A text then ends with the eos_token, whose state is its vector.
     """
-    config = checkpoints.read_json(hub.fetch(str(model)).folder / "config.json")
+    config = checkpoints.read_json_config(hub.fetch_model(str(model)).folder / "config.json")
     if config.get("model_type") not in DECODERS:
         raise InputError(
             f"`{model}` is of type {config.get('model_type')!r}, expected a decoder: "
@@ -72,7 +72,7 @@ def end_with_eos(folder: Path) -> None:
     from tokenizers import Tokenizer, processors
 
     path = folder / "tokenizer.json"
-    named = checkpoints.read_json(folder / "tokenizer_config.json").get("eos_token")
+    named = checkpoints.read_json_config(folder / "tokenizer_config.json").get("eos_token")
     eos = named.get("content") if isinstance(named, dict) else named
     if not path.is_file() or not isinstance(eos, str):
         return

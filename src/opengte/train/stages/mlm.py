@@ -11,7 +11,7 @@ from opengte import checkpoint as checkpoints
 from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
 from opengte.errors import InputError
-from opengte.text import Tokenizer
+from opengte.tokenization import Tokenizer
 from opengte.train.models import load_trainable
 from opengte.train.objectives import MaskedTokens
 from opengte.train.stages.positions import as_read, with_rope
@@ -62,14 +62,14 @@ def pretrain(start: Checkpoint, data: Dataset, job: Job, recipe: Masking | None 
     """
     recipe = recipe or Masking()
     objective = masked_tokens(start.tokenizer, start.plan.embedding.vocabulary, recipe.rate)
-    config = checkpoints.read_json(start.folder / "config.json")
+    config = checkpoints.read_json_config(start.folder / "config.json")
     rotary = start.plan.layers[0].attention.rope is not None
     checkpoint, first, steps = start, None, 0
     phases = fitted(recipe.phases, start.plan.max_positions)
     for number, phase in enumerate(phases, 1):
         if rotary:
             config = with_rope(config, phase.theta)
-        plan = as_read(arch.with_masked(checkpoint.plan), config)
+        plan = as_read(arch.with_masked_head(checkpoint.plan), config)
         model = load_trainable(checkpoint, plan, seed=recipe.seed)
         own = _of_phase(recipe, phase, number)
         made = product(start, NOTES, config=config, plan=plan)
@@ -89,7 +89,7 @@ def pretrain(start: Checkpoint, data: Dataset, job: Job, recipe: Masking | None 
         steps += done.steps
         if done.model is None:
             return replace(done, before=first, steps=steps)
-        checkpoint = checkpoints.read(done.model, kind="encoder")
+        checkpoint = checkpoints.read_checkpoint(done.model, kind="encoder")
     return replace(done, before=first or {}, steps=steps)
 
 

@@ -42,7 +42,7 @@ class Reranking(Recipe):
 def rerank(start: Checkpoint, data: Dataset, job: Job, recipe: Reranking | None = None) -> Done:
     """Train a cross-encoder; data must be prepared without prompts, and its rows have negatives."""
     recipe = recipe or Reranking()
-    config = checkpoints.read_json(start.folder / "config.json")
+    config = checkpoints.read_json_config(start.folder / "config.json")
     plan = replace(start.plan, score=score_head(config), sparse=False, token_width=0, dense=())
     length = min(recipe.max_length, start.plan.max_positions)
     model = load_trainable(start, plan, seed=recipe.seed)

@@ -15,8 +15,8 @@ from opengte import checkpoint as checkpoints
 from opengte.arch.plan import PoolingKind
 from opengte.checkpoint import Checkpoint
 from opengte.errors import CheckpointError, InputError, UnsupportedModelError
-from opengte.reference.initial import initialised
-from opengte.text.prompts import Prompts
+from opengte.reference.initialization import init_model
+from opengte.tokenization.prompts import Prompts
 from opengte.train.card import Card
 from opengte.train.export import Package, export
 
@@ -51,8 +51,8 @@ def opened(
     tokenizer_config.json, prompts), a folder with links to them and the changed ones is made.
     """
     if not (pooling or config or tokenizer or prompts):
-        return checkpoints.read(model, kind="encoder")
-    source = hub.fetch(str(model)).folder
+        return checkpoints.read_checkpoint(model, kind="encoder")
+    source = hub.fetch_model(str(model)).folder
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
     for path in source.iterdir():
@@ -64,13 +64,13 @@ def opened(
         _change(into / "config_sentence_transformers.json", {"prompts": dict(prompts)})
     if pooling is not None:
         put_pooling(into, pooling)
-    return checkpoints.read(into, kind="encoder")
+    return checkpoints.read_checkpoint(into, kind="encoder")
 
 
 def pooled(model: str | Path, into: Path, fallback: PoolingKind = "mean") -> Checkpoint:
     """Read a model as an encoder; one that does not say how to pool gets the fallback."""
     try:
-        return checkpoints.read(model, kind="encoder")
+        return checkpoints.read_checkpoint(model, kind="encoder")
     except UnsupportedModelError:
         raise
     except CheckpointError as error:
@@ -94,7 +94,7 @@ def put_pooling(folder: Path, pooling: PoolingKind) -> None:
     if path.is_symlink():
         path.unlink()
     path.mkdir(exist_ok=True)
-    width = checkpoints.read_json(folder / "config.json").get("hidden_size")
+    width = checkpoints.read_json_config(folder / "config.json").get("hidden_size")
     flags = {f"pooling_mode_{name}": kind == pooling for kind, name in _MODES.items()}
     content = {"word_embedding_dimension": width, **flags}
     (path / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -126,14 +126,14 @@ def create(
         config = _CONFIGS[architecture](size, words, positions, ids)
         pooling: PoolingKind = "mean" if architecture == "new" else "last"
         plan = arch.plan_of(config)
-        model = initialised(replace(plan, pooling=pooling), seed)
+        model = init_model(replace(plan, pooling=pooling), seed)
         notes = "Random weights: a model to train, of no use as it is."
         card = Card(name=folder.name, notes=notes)
         package = Package(config, files, positions, Prompts(), card)
         export(model, folder, package)
     finally:
         shutil.rmtree(files, ignore_errors=True)
-    return checkpoints.read(folder, kind="encoder")
+    return checkpoints.read_checkpoint(folder, kind="encoder")
 
 
 def _new(size: str, words: int, positions: int, ids: Mapping[str, int]) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def _bytes(folder: Path, texts: Iterable[str], vocabulary: int) -> tuple[int, di
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from tokenizers.trainers import BpeTrainer
 
-    from opengte.text.backend import QWEN_SPLIT
+    from opengte.tokenization.backend import QWEN_SPLIT
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()

@@ -12,8 +12,8 @@ from opengte import checkpoint as checkpoints
 from opengte.arch.plan import Plan
 from opengte.checkpoint import Checkpoint
 from opengte.data import Batches, Dataset
-from opengte.reference.model import Model
-from opengte.text.prompts import Prompts
+from opengte.reference.model import ReferenceModel
+from opengte.tokenization.prompts import Prompts
 from opengte.train import lora
 from opengte.train.card import Card, TrainedOn
 from opengte.train.distributed import World
@@ -79,7 +79,7 @@ class Product:
 def product(start: Checkpoint, notes: str, **changes: Any) -> Product:
     """Return how a model is written that differs from its start in nothing, or in `changes`."""
     fields: dict[str, Any] = {
-        "config": checkpoints.read_json(start.folder / "config.json"),
+        "config": checkpoints.read_json_config(start.folder / "config.json"),
         "plan": start.plan,
         "max_length": start.max_length,
         "prompts": start.prompts,
@@ -91,7 +91,7 @@ def product(start: Checkpoint, notes: str, **changes: Any) -> Product:
 
 def carry_out(
     start: Checkpoint,
-    model: Model,
+    model: ReferenceModel,
     data: Dataset,
     plan: Course,
     objective: Objective,
@@ -194,7 +194,7 @@ def _told(recipe: Recipe) -> dict[str, str]:
     return {name: str(v) for name, v in values if name not in left_out and v is not None}
 
 
-def _write(model: Model, made: Product, card: Card, folder: Path, world: World) -> None:
+def _write(model: ReferenceModel, made: Product, card: Card, folder: Path, world: World) -> None:
     model.plan = made.plan  # the weights are the same, how positions are read may not be
     package = Package(
         config=made.config,

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from opengte.embedding_ops import l2_normalise
 from opengte.errors import MissingExtraError
-from opengte.folding import normalise
 from opengte.search.parse.base import Section
 from opengte.search.stores.base import Spans, Sparse, StoredDocument, StoredWindow
 from opengte.types import Floats
@@ -84,7 +84,7 @@ def _matrix(values: Floats, width: int) -> Any:
 
 def shortened(vectors: Floats, dimensions: int) -> Floats:
     """Return the first dimensions of vectors (..., d), of length one."""
-    return normalise(np.ascontiguousarray(vectors[..., :dimensions]))
+    return l2_normalise(np.ascontiguousarray(vectors[..., :dimensions]))
 
 
 def _rows(document: StoredDocument) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from opengte.folding import normalise
+from opengte.embedding_ops import l2_normalise
 from opengte.search.parse.base import Section
 from opengte.search.stores.base import Spans, Sparse, StoredDocument, StoredWindow
 from opengte.search.stores.qdrant.filters import fields
@@ -80,7 +80,7 @@ def _vectors(window: StoredWindow, short: int | None) -> dict[str, Any]:
 
 def shortened(vector: Floats, dimensions: int) -> Floats:
     """Return the first dimensions of a vector (d,), of length one."""
-    cut: Floats = normalise(np.ascontiguousarray(vector[None, :dimensions], dtype=np.float32))[0]
+    cut: Floats = l2_normalise(np.ascontiguousarray(vector[None, :dimensions], dtype=np.float32))[0]
     return cut
 
 

