@@ -21,7 +21,7 @@ from opengte.train.stages.work import Job
 
 def finetune_csv(csv: Path, output: Path, *, model: str = "minilm", epochs: int = 1) -> Path:
     """Train on the pairs of a CSV file; returns the folder of the trained model."""
-    start = checkpoint.read(model)
+    start = checkpoint.read_checkpoint(model)
 
     # tokenise the texts into memory-mapped shards
     pairs = Spec("faq", (csv,), Columns(query="question", positive=("answer",)))
