@@ -21,7 +21,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("engine", "train"),
         ("reference", "checkpoint", "data"),
         ("weights", "batching", "tokenization", "embedding_ops", "pages", "journal"),
-        ("arch", "atomic_files", "hub", "types", "known"),
+        ("arch", "atomic_files", "hub", "types", "published_models"),
         ("errors",),
     ),
     "serve": (
