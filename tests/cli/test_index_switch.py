@@ -219,17 +219,6 @@ def test_rank_correlation_against_scipy(a, b):
     assert mine == pytest.approx(stats.kendalltau(x, y).statistic)
 
 
-@given(RANKING, st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 3), min_size=1))
-def test_ndcg_against_ir_measures(ranking, relevant):
-    ir_measures = pytest.importorskip("ir_measures")
-    run = {"q": {name: 1.0 / (rank + 1) for rank, name in enumerate(ranking)}}
-    if ranking:
-        true = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], {"q": relevant}, run)
-        assert compare.ndcg(ranking, relevant) == pytest.approx(true[ir_measures.nDCG @ 10])
-    else:
-        assert compare.ndcg(ranking, relevant) == 0.0
-
-
 def test_the_most_changed_comes_first(place):
     base = KnowledgeBase.open(place, load=index_switch_load)
     from opengte.search.calibration.questions import Question

@@ -7,10 +7,10 @@ import numpy as np
 
 from opengte.errors import InputError
 from opengte.evaluate.collection import Collection
-from opengte.evaluate.drawing import Span, spans
 from opengte.evaluate.report import Cell, Report, Section, Table
 from opengte.evaluate.significance import ALPHA, Paired, holm, paired, queries_needed
 from opengte.evaluate.systems import Outcome
+from opengte.svg import Interval, interval_plot
 
 MOVED = 10  # queries shown
 SHOWN = 5  # documents of each ranking shown
@@ -202,8 +202,8 @@ def _measures(comparison: Comparison) -> Section:
         for name, result in comparison.results.items()
     ]
     header = ("", "A", "B", "B − A", "95 % interval", "p", "detectable", "queries changed")
-    plot = spans(
-        [Span(n, r.difference, r.low, r.high) for n, r in comparison.results.items()],
+    plot = interval_plot(
+        [Interval(n, r.difference, r.low, r.high) for n, r in comparison.results.items()],
         "B − A, points",
     )
     strong = frozenset(i for i, r in enumerate(comparison.results.values()) if r.p < ALPHA)
@@ -241,9 +241,9 @@ def _by_segment(comparison: Comparison) -> list[Section]:
         for s in comparison.segments
     ]
     header = ("segment", "queries", "A", "B", "B − A", "p, corrected")
-    plot = spans(
+    plot = interval_plot(
         [
-            Span(s.name, s.result.difference, s.result.low, s.result.high)
+            Interval(s.name, s.result.difference, s.result.low, s.result.high)
             for s in comparison.segments
         ],
         f"B − A, {comparison.measure}, points",

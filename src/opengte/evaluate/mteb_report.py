@@ -3,11 +3,11 @@
 from dataclasses import asdict
 
 from opengte.evaluate import published, suites
-from opengte.evaluate.drawing import Span, spans
 from opengte.evaluate.published import Beside
 from opengte.evaluate.records import Run, TaskRun, total
 from opengte.evaluate.report import Cell, Report, Section, Table
 from opengte.evaluate.suites import Suite
+from opengte.svg import Interval, interval_plot
 
 HEADER = ("task", "split", "ours", "published", "difference", "noise", "of", "")
 
@@ -71,9 +71,9 @@ def _row(row: Beside) -> tuple[Cell, ...]:
 
 
 def _scores(rows: list[Beside], run: Run) -> Section:
-    plot = spans(
+    plot = interval_plot(
         [
-            Span(f"{row.task} {row.split}", row.difference, -row.noise, row.noise)
+            Interval(f"{row.task} {row.split}", row.difference, -row.noise, row.noise)
             for row in rows
             if row.difference is not None
         ],

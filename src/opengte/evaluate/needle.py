@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from opengte.errors import InputError
-from opengte.evaluate.drawing import grid
 from opengte.evaluate.report import Cell, Report, Section, Table
 from opengte.evaluate.work import Embeds, Memory, Worker
+from opengte.svg import heatmap
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 POSITIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -221,7 +221,7 @@ def _section(kind: str, cells: Sequence[Found], max_length: int) -> Section:
     found = {(cell.position, cell.length): cell.accuracy for cell in mine}
     values = [[found.get((position, length)) for length in lengths] for position in positions]
     labels = [f"{position:.0%}" for position in positions]
-    plot = grid(
+    plot = heatmap(
         [f"{length:,}" for length in lengths],
         labels,
         values,

@@ -7,9 +7,9 @@ from typing import Any
 
 from opengte.evaluate.collection import Collection
 from opengte.evaluate.compare import outcome_data
-from opengte.evaluate.drawing import Point, scatter
 from opengte.evaluate.report import Cell, Report, Section, Table
 from opengte.evaluate.systems import Cost, Outcome, System
+from opengte.svg import ScatterPoint, scatter_plot
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,11 @@ def _table(found: Sequence[Outcome], names: Sequence[str], measure: str, best: O
 def _plot(axis: Axis, found: Sequence[Outcome], names: Sequence[str], measure: str) -> Section:
     places = [(axis.of(outcome.cost), outcome.mean(measure)) for outcome in found]
     points = [
-        Point(*place, label=str(number), about=name, best=best)
+        ScatterPoint(*place, label=str(number), about=name, best=best)
         for number, (place, name, best) in enumerate(
             zip(places, names, front(places), strict=True), 1
         )
     ]
     text = "Numbers are those of the table; joined points are those that no other beats on both."
-    plot = scatter(points, axis.label, f"{measure}, points", logarithmic=True)
+    plot = scatter_plot(points, axis.label, f"{measure}, points", logarithmic=True)
     return Section(axis.title, text, plot)

@@ -5,13 +5,10 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from opengte.svg import Curve, line_chart
 from opengte.train.journal import EVALUATIONS, LOG, STEPS, read_table
 
 PAGE = "report.html"
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 480, 250, 56, 36, 12, 14
-POINTS = 400  # a longer curve is averaged down to so many
-
-Curve = list[tuple[float, float]]
 
 _LINES = (
     ("gradient_norm", "Norm of the gradient"),
@@ -66,69 +63,5 @@ def _curve(rows: Sequence[dict[str, str]], column: str) -> Curve:
 def _figure(title: str, curve: Curve, *, smooth: bool = False, dots: bool = False) -> str:
     if not curve:
         return ""
-    thin = _thinned(curve)
-    x = _scale([p[0] for p in thin], LEFT, WIDTH - RIGHT)
-    y = _scale([p[1] for p in thin], HEIGHT - BOTTOM, TOP)
-    parts = []
-    for tick in _ticks([p[1] for p in thin]):
-        parts.append(
-            f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" '
-            f'y2="{y(tick):.1f}"/>' + _text(LEFT - 6, y(tick) + 4, f"{tick:g}", "end")
-        )
-    for tick in _ticks([p[0] for p in thin]):
-        parts.append(_text(x(tick), HEIGHT - BOTTOM + 16, f"{tick:g}", "middle"))
-    parts.append(_text(WIDTH - RIGHT, HEIGHT - 4, "step", "end"))
-    drawn = [(x(a), y(b)) for a, b in thin]
-    if smooth and len(thin) > 20:
-        parts.append(_line(drawn, "faint"))
-        drawn = [(x(a), y(b)) for a, b in _smoothed(thin)]
-    parts.append(_line(drawn, "curve"))
-    if dots or len(drawn) == 1:
-        parts += [f'<circle class="dot" cx="{a:.1f}" cy="{b:.1f}" r="3"/>' for a, b in drawn]
-    svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
-    last = f"{curve[-1][1]:.4g}"
-    return f"<figure><h2>{escape(title)}: {last}</h2>{svg}</figure>"
-
-
-def _thinned(curve: Curve) -> Curve:
-    size = -(-len(curve) // POINTS)
-    groups = [curve[i : i + size] for i in range(0, len(curve), size)]
-    return [(g[-1][0], sum(p[1] for p in g) / len(g)) for g in groups]
-
-
-def _smoothed(curve: Curve) -> Curve:
-    mean, result = curve[0][1], []
-    for x, y in curve:
-        mean += 0.1 * (y - mean)
-        result.append((x, mean))
-    return result
-
-
-def _line(points: Curve, kind: str) -> str:
-    path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
-    return f'<polyline class="{kind}" points="{path}"/>'
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-class _scale:
-    """Values of a range to places on the page."""
-
-    def __init__(self, values: Sequence[float], start: float, end: float) -> None:
-        self._low, high = min(values), max(values)
-        self._range = (high - self._low) or 1.0
-        self._start, self._end = start, end
-
-    def __call__(self, value: float) -> float:
-        return self._start + (self._end - self._start) * (value - self._low) / self._range
-
-
-def _ticks(values: Sequence[float], count: int = 4) -> list[float]:
-    low, high = min(values), max(values)
-    raw = (high - low) / count or abs(high) or 1.0
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
-    first, last = math.ceil(low / step), math.floor(high / step)
-    return [round(place * step, 12) for place in range(first, last + 1)]
+    chart = line_chart(curve, "step", smooth=smooth, dots=dots)
+    return f"<figure><h2>{escape(title)}: {curve[-1][1]:.4g}</h2>{chart}</figure>"

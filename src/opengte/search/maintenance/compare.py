@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from opengte.ranking_metrics import ndcg
 from opengte.search.calibration.questions import Question
 
 if TYPE_CHECKING:
@@ -84,8 +85,13 @@ def _change(question: Question, old: tuple[str, ...], new: tuple[str, ...]) -> C
     overlap = len(set(old) & set(new)) / longest if longest else 1.0
     values = None
     if question.relevant:
-        values = ndcg(old, question.relevant), ndcg(new, question.relevant)
+        values = _ndcg(old, question.relevant), _ndcg(new, question.relevant)
     return Change(question.text, old, new, overlap, kendall(old, new), values)
+
+
+def _ndcg(ranking: Sequence[str], relevant: Mapping[str, float]) -> float:
+    gains = [relevant.get(name, 0.0) for name in ranking]
+    return float(ndcg(gains, list(relevant.values()), AMONG))
 
 
 def kendall(a: Sequence[str], b: Sequence[str]) -> float:
@@ -99,12 +105,3 @@ def kendall(a: Sequence[str], b: Sequence[str]) -> float:
     left, right = np.sign(x[i] - x[j]), np.sign(y[i] - y[j])
     scale = math.sqrt(float(np.count_nonzero(left)) * float(np.count_nonzero(right)))
     return float((left * right).sum() / scale) if scale else 0.0
-
-
-def ndcg(ranking: Sequence[str], relevant: Mapping[str, float]) -> float:
-    """Return nDCG@10 with the grades as gains."""
-    discounts = [1.0 / math.log2(rank + 2) for rank in range(AMONG)]
-    gains = [relevant.get(name, 0.0) for name in ranking[:AMONG]]
-    ideal = sorted(relevant.values(), reverse=True)[:AMONG]
-    best = sum(g * d for g, d in zip(ideal, discounts, strict=False))
-    return sum(g * d for g, d in zip(gains, discounts, strict=False)) / best if best else 0.0

@@ -18,6 +18,7 @@ from opengte.data import Batch, Column, Dataset, Source, joined
 from opengte.data.dataset import Slots
 from opengte.data.shards import Longs
 from opengte.errors import InputError
+from opengte.ranking_metrics import ndcg
 from opengte.reference.layers import to_device
 from opengte.train.loop import Evaluate
 from opengte.train.objectives import MaskedTokens, Objective, Ranking
@@ -100,16 +101,9 @@ def retrieval(trainee: Trainee, source: Source, limits: Limits) -> float:
     relevant[owners, place.reshape(-1)[: len(owners)]] = True
     q = vectors(trainee, source.pack(_some(own.queries, first), "query", limits["query_tokens"]))
     d = vectors(trainee, source.pack(_some(documents, kept), "document", limits["document_tokens"]))
-    return ndcg(q @ d.T, relevant)
-
-
-def ndcg(scores: Floats, relevant: npt.NDArray[np.bool_], top: int = TOP) -> float:
-    """Return the mean nDCG at `top` of scores (q, d); ties stand in the order of documents."""
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-    gains = 1 / np.log2(np.arange(2, order.shape[1] + 2))
-    found = (np.take_along_axis(relevant, order, axis=1) * gains).sum(axis=1)
-    best = np.cumsum(gains)[np.minimum(relevant.sum(axis=1), order.shape[1]) - 1]
-    return float((found / best).mean())
+    order = np.argsort(-(q @ d.T), axis=1, kind="stable")[:, :TOP]
+    gains = np.take_along_axis(relevant, order, axis=1)
+    return float(ndcg(gains, relevant, TOP).mean())
 
 
 def correlation(trainee: Trainee, source: Source, limits: Limits) -> float | None:

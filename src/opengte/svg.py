@@ -1,4 +1,4 @@
-"""Plots as SVG text, for a page without scripts: colours come from the page's style sheet."""
+"""Plots as SVG text, for pages without scripts; colours come from the page's style sheet."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH = 480
+POINTS = 400  # a longer curve is averaged down to this many points
+
+Curve = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Point:
-    """A labelled point of a scatter plot; best ones lie on the Pareto front."""
+class ScatterPoint:
+    """A labelled point of a scatter plot; `best` marks the points on the Pareto front."""
 
     x: float
     y: float
@@ -20,8 +23,8 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Span:
-    """A difference with its interval and a label; it matters if the interval leaves out zero."""
+class Interval:
+    """A difference with its confidence interval; significant if the interval excludes zero."""
 
     label: str
     value: float
@@ -29,8 +32,11 @@ class Span:
     high: float
 
 
-def spans(rows: Sequence[Span], unit: str, *, noise_only: bool = False) -> str:
-    """Draw intervals around zero, one a line; noise_only marks values outside instead."""
+def interval_plot(rows: Sequence[Interval], unit: str, *, noise_only: bool = False) -> str:
+    """Draw one interval per row around zero.
+
+    Strong colours mark intervals that exclude zero; with noise_only, values outside their interval.
+    """
     if not rows:
         return ""
     left, right, step, top = 200, 16, 24, 8
@@ -53,7 +59,7 @@ def spans(rows: Sequence[Span], unit: str, *, noise_only: bool = False) -> str:
     return _svg(height, parts)
 
 
-def grid(
+def heatmap(
     columns: Sequence[str],
     rows: Sequence[str],
     values: Sequence[Sequence[float | None]],
@@ -61,7 +67,7 @@ def grid(
     mark: int | None = None,
     mark_label: str = "",
 ) -> str:
-    """Draw shares from 0 to 1 as shaded cells; mark draws a line before that column."""
+    """Draw shares from 0 to 1 as shaded cells; `mark` draws a line before that column."""
     left, top, cell = 52, 26, 34
     wide = (WIDTH - left - 10) / max(1, len(columns))
     height = top + cell * len(rows) + 44
@@ -92,10 +98,10 @@ def _cell(x: float, y: float, wide: float, high: float, value: float) -> str:
     )
 
 
-def scatter(
-    points: Sequence[Point], x_label: str, y_label: str, *, logarithmic: bool = False
+def scatter_plot(
+    points: Sequence[ScatterPoint], x_label: str, y_label: str, *, logarithmic: bool = False
 ) -> str:
-    """Draw quality against cost; the Pareto front is joined."""
+    """Draw points, and join those on the Pareto front."""
     if not points:
         return ""
     left, bottom, top, height = 44, 46, 22, 320
@@ -108,14 +114,56 @@ def scatter(
     parts += _x_axis(ticks, x, height - bottom, x_label)
     parts.append(_text(left, 11, y_label, "start"))
     front = sorted((p for p in points if p.best), key=lambda p: p.x)
-    path = " ".join(f"{x(p.x):.1f},{y(p.y):.1f}" for p in front)
-    parts.append(f'<polyline class="front" points="{path}"/>')
+    parts.append(_polyline([(x(p.x), y(p.y)) for p in front], "front"))
     for p in sorted(points, key=lambda p: p.best):
         parts.append(_dot(x(p.x), y(p.y), p))
     return _svg(height, parts)
 
 
-def _dot(x: float, y: float, point: Point) -> str:
+def line_chart(curve: Curve, x_label: str, *, smooth: bool = False, dots: bool = False) -> str:
+    """Draw a curve of (x, y) points in ascending order of x.
+
+    smooth draws an exponential moving average over the faint curve; dots marks every point.
+    """
+    if not curve:
+        return ""
+    left, bottom, top, height = 56, 36, 12, 250
+    thinned = _thinned(curve)
+    xs, ys = [x for x, _ in thinned], [y for _, y in thinned]
+    x = _scale(min(xs), max(xs), left, WIDTH - 20)
+    y = _scale(min(ys), max(ys), height - bottom, top)
+    parts = [_y_tick(tick, y(tick), left) for tick in _ticks(min(ys), max(ys), 4)]
+    parts += _x_axis(_ticks(min(xs), max(xs), 4), x, height - bottom, x_label)
+    drawn = [(x(a), y(b)) for a, b in thinned]
+    if smooth and len(thinned) > 20:
+        parts.append(_polyline(drawn, "faint"))
+        drawn = [(x(a), y(b)) for a, b in _smoothed(thinned)]
+    parts.append(_polyline(drawn, "curve"))
+    if dots or len(drawn) == 1:
+        parts += [f'<circle class="dot" cx="{a:.1f}" cy="{b:.1f}" r="3"/>' for a, b in drawn]
+    return _svg(height, parts)
+
+
+def _thinned(curve: Curve) -> Curve:
+    size = -(-len(curve) // POINTS)
+    groups = [curve[i : i + size] for i in range(0, len(curve), size)]
+    return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def _smoothed(curve: Curve) -> Curve:
+    mean, result = curve[0][1], []
+    for x, y in curve:
+        mean += 0.1 * (y - mean)
+        result.append((x, mean))
+    return result
+
+
+def _polyline(points: Curve, kind: str) -> str:
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polyline class="{kind}" points="{path}"/>'
+
+
+def _dot(x: float, y: float, point: ScatterPoint) -> str:
     kind = "strong" if point.best else "weak"
     side, shift = ("end", -8) if x > WIDTH * 0.65 else ("start", 8)
     label = _text(x + shift, y + 4, point.label, side)
@@ -124,7 +172,7 @@ def _dot(x: float, y: float, point: Point) -> str:
 
 
 def _fitted(label: str, room: int = 25) -> str:
-    """Shorten a label in its middle: its end often tells it from its neighbours."""
+    """Shorten a label in its middle, since neighbouring labels often differ at their ends."""
     if len(label) <= room:
         return label
     return f"{label[: room // 2]}…{label[len(label) - room // 2 + 1 :]}"
@@ -169,7 +217,7 @@ def _scale(
 
 def _ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Return round numbers between two values."""
-    raw = (high - low) / count or 1.0
+    raw = (high - low) / count or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
     first = math.ceil(low / step)
