@@ -8,8 +8,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 import opengte
-from opengte.bulk import job
-from opengte.bulk.rows import from_arguments
 from opengte.cli import main
 from opengte.errors import CapabilityError
 from tests.support.fake_models import WIDTH, FakeEncoder
@@ -209,12 +207,6 @@ def test_json_lines_files_are_what_stdout_gets(tmp_path):
     output = tmp_path / "out.jsonl"
     assert gte("embed", "a", "b", "--output", output).stdout == ""
     assert output.read_text() == gte("embed", "a", "b").stdout
-
-
-def test_windows_are_cut_by_rows_and_characters():
-    rows = list(from_arguments(["aaa", "bb", "c" * 9, "d", "e", "f"]))
-    sizes = [[item.number for item in w] for w in job.windows(rows, 3, 5)]
-    assert sizes == [[1, 2], [3], [4, 5, 6]]
 
 
 @pytest.mark.parametrize(

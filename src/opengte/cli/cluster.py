@@ -7,8 +7,7 @@ import click
 
 from opengte.cli.common import errors
 from opengte.cli.common import output as show
-from opengte.cli.common import vectors as gathered
-from opengte.cli.common.inputs import Input, input_options
+from opengte.cli.common.inputs import InputOptions, input_options
 from opengte.cli.common.options import (
     ModelOptions,
     TextOptions,
@@ -17,6 +16,14 @@ from opengte.cli.common.options import (
     json_option,
     text_options,
 )
+from opengte.cli.common.vectors import (
+    TextPreviews,
+    check_inputs,
+    embed_inputs,
+    index_option,
+    load_index_vectors,
+    write_jsonl,
+)
 
 if TYPE_CHECKING:
     from opengte.search.analysis.cluster import Clusters
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
 
 @click.command("cluster", no_args_is_help=True)
 @input_options
-@gathered.index_option
+@index_option
 @click.option(
     "-n",
     "--clusters",
@@ -44,7 +51,7 @@ if TYPE_CHECKING:
 @text_options
 @encoder_options
 def command(
-    source: Input,
+    inputs: InputOptions,
     kb: str | None,
     count: int | None,
     seed: int,
@@ -64,50 +71,52 @@ def command(
       gte cluster --input questions.txt --clusters 20 --output clusters.jsonl
       gte cluster --input rows.jsonl --text-field body --json
     """
-    gathered.check(source, kb)
+    check_inputs(inputs, kb)
     from opengte.search.analysis.cluster import cluster
 
     if kb is not None:
         from opengte.search.kb import KnowledgeBase
 
-        rows, vectors = gathered.portrayed(KnowledgeBase.open(kb))
+        previews, vectors = load_index_vectors(KnowledgeBase.open(kb))
         engine = "the index's vectors"
     else:
-        rows, vectors, encoder = gathered.embedded(source, text, options)
+        previews, vectors, encoder = embed_inputs(inputs, text, options)
         engine = engine_of(encoder)
-    if count is not None and count > len(rows.ids):
-        raise click.UsageError(f"--clusters is {count}, but there are {len(rows.ids):,} texts.")
-    found = cluster(vectors, rows.heads, count=count, seed=seed)
-    _print(found, rows, as_json=as_json)
+    if count is not None and count > len(previews.ids):
+        raise click.UsageError(f"--clusters is {count}, but there are {len(previews.ids):,} texts.")
+    clusters = cluster(vectors, previews.texts, count=count, seed=seed)
+    _print(clusters, previews, as_json=as_json)
     if output is not None:
-        gathered.written(output, (_row(found, rows, place) for place in range(len(rows.ids))))
-    stray = int((found.labels < 0).sum())
-    parts = [f"{len(rows.ids):,} texts in {len(found.names):,} clusters ({engine.strip('()')})"]
+        write_jsonl(output, (_row(clusters, previews, place) for place in range(len(previews.ids))))
+    stray = int((clusters.labels < 0).sum())
+    parts = [
+        f"{len(previews.ids):,} texts in {len(clusters.names):,} clusters ({engine.strip('()')})"
+    ]
     parts += [f"{stray:,} in none"] * bool(stray)
-    parts += [f"{rows.truncated:,} truncated"] * bool(rows.truncated)
-    parts += [f"{rows.failed:,} failed"] * bool(rows.failed)
+    parts += [f"{previews.truncated:,} truncated"] * bool(previews.truncated)
+    parts += [f"{previews.failed:,} failed"] * bool(previews.failed)
     click.echo("; ".join(parts), err=True)
-    if rows.failed:
+    if previews.failed:
         raise click.exceptions.Exit(errors.FAILED)
 
 
-def _print(found: "Clusters", rows: gathered.Gathered, *, as_json: bool) -> None:
-    for number, (name, size) in enumerate(zip(found.names, found.sizes, strict=True)):
-        medoid = int(found.medoids[number])
+def _print(clusters: "Clusters", previews: TextPreviews, *, as_json: bool) -> None:
+    for number, (name, size) in enumerate(zip(clusters.names, clusters.sizes, strict=True)):
+        medoid = int(clusters.medoids[number])
         if as_json:
-            middle = {"id": rows.ids[medoid], "text": rows.heads[medoid]}
+            middle = {"id": previews.ids[medoid], "text": previews.texts[medoid]}
             show.json_line({"cluster": number, "size": size, "name": name, "medoid": middle})
             continue
         click.echo(f"{number:4}  {size:7,}  {name}")
-        middle_text = f"{rows.ids[medoid]} {rows.heads[medoid]}"
+        middle_text = f"{previews.ids[medoid]} {previews.texts[medoid]}"
         click.echo(f"{'':15}{click.style(show.one_line(middle_text, 15), dim=True)}")
 
 
-def _row(found: "Clusters", rows: gathered.Gathered, place: int) -> dict[str, Any]:
-    label = int(found.labels[place])
+def _row(clusters: "Clusters", previews: TextPreviews, place: int) -> dict[str, Any]:
+    label = int(clusters.labels[place])
     return {
-        "id": rows.ids[place],
+        "id": previews.ids[place],
         "cluster": label,
-        "name": found.names[label] if label >= 0 else None,
-        "similarity": show.score(found.similarity[place]),
+        "name": clusters.names[label] if label >= 0 else None,
+        "similarity": show.score(clusters.similarity[place]),
     }

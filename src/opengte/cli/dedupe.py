@@ -1,18 +1,20 @@
 """`gte dedupe`: texts that are there more than once."""
 
 import gzip
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from opengte.bulk import rows
+from opengte.atomic_files import atomic_write
+from opengte.bulk import RowSource, TextRow
+from opengte.bulk.formats import input_format
+from opengte.bulk.parquet import require_pyarrow
+from opengte.bulk.text import LINE_LIMIT
 from opengte.cli.common import errors
 from opengte.cli.common import output as show
-from opengte.cli.common import vectors as gathered
-from opengte.cli.common.inputs import Input, input_options
+from opengte.cli.common.inputs import InputOptions, input_options
 from opengte.cli.common.options import (
     ModelOptions,
     TextOptions,
@@ -20,20 +22,26 @@ from opengte.cli.common.options import (
     json_option,
     text_options,
 )
-from opengte.cli.common.vectors import Gathered
-from opengte.errors import MissingExtraError
+from opengte.cli.common.vectors import (
+    TextPreviews,
+    check_inputs,
+    embed_inputs,
+    index_option,
+    load_index_vectors,
+    usable_rows,
+    write_jsonl,
+)
 
 if TYPE_CHECKING:
     from opengte.search.analysis.dedupe import Duplicates
     from opengte.search.kb import KnowledgeBase
 
 COSINE = 0.95  # from which two texts mean the same, unless told otherwise
-Found = tuple[Gathered, "Duplicates"]
 
 
 @click.command("dedupe", no_args_is_help=True)
 @input_options
-@gathered.index_option
+@index_option
 @click.option(
     "--by",
     type=click.Choice(["exact", "words", "meaning"]),
@@ -57,7 +65,7 @@ Found = tuple[Gathered, "Duplicates"]
 @text_options
 @encoder_options
 def command(
-    source: Input,
+    inputs: InputOptions,
     kb: str | None,
     by: str,
     threshold: float | None,
@@ -77,47 +85,47 @@ def command(
       gte dedupe --input questions.txt --by meaning --threshold 0.9
       gte dedupe --in kb/ --by words --json
     """
-    gathered.check(source, kb)
+    check_inputs(inputs, kb)
     if threshold is not None and by != "meaning":
         raise click.UsageError("--threshold needs --by meaning.")
     if output is not None and kb is None:
-        _check_output(source, output)
+        _check_output(inputs, output)
     if kb is not None:
         from opengte.search.kb import KnowledgeBase
 
         base = KnowledgeBase.open(kb)
-        found, duplicates = _in_index(base, by, threshold or COSINE)
+        previews, duplicates = _in_index(base, by, threshold or COSINE)
     elif by == "meaning":
         from opengte.search.analysis.dedupe import meaning
 
-        found, vectors, _ = gathered.embedded(source, text, options)
+        previews, vectors, _ = embed_inputs(inputs, text, options)
         duplicates = meaning(vectors, threshold or COSINE)
     else:
-        found, duplicates = _in_words(source, by)
-    _print(found, duplicates, as_json=as_json)
+        previews, duplicates = _in_words(inputs.source(), by)
+    _print(previews, duplicates, as_json=as_json)
     if output is not None:
-        _write(source, base if kb is not None else None, found, duplicates, output)
+        _write(inputs, base if kb is not None else None, previews, duplicates, output)
     groups, kept = duplicates.groups, len(duplicates.kept)
     parts = [
-        f"{len(found.ids):,} texts: {kept:,} kept, {len(found.ids) - kept:,} duplicates in "
+        f"{len(previews.ids):,} texts: {kept:,} kept, {len(previews.ids) - kept:,} duplicates in "
         f"{len(groups):,} groups"
     ]
-    parts += [f"{found.truncated:,} truncated"] * bool(found.truncated)
-    parts += [f"{found.failed:,} failed"] * bool(found.failed)
+    parts += [f"{previews.truncated:,} truncated"] * bool(previews.truncated)
+    parts += [f"{previews.failed:,} failed"] * bool(previews.failed)
     click.echo("; ".join(parts), err=True)
-    if found.failed:
+    if previews.failed:
         raise click.exceptions.Exit(errors.FAILED)
 
 
-def _check_output(source: Input, output: Path) -> None:
+def _check_output(inputs: InputOptions, output: Path) -> None:
     """Refuse an output that cannot hold the rows as they are, before anything slow is done."""
-    if source.path is None:
+    if inputs.path is None:
         return
-    if output.exists() and output.samefile(source.path):
+    if output.exists() and output.samefile(inputs.path):
         raise click.UsageError(f"--output and --input are the same file: {output}")
-    if rows.format_of(output) != source.format:
+    if input_format(output) != inputs.format:
         raise click.UsageError(
-            f"--output {output} is {rows.format_of(output)}, but the rows are {source.format}: "
+            f"--output {output} is {input_format(output)}, but the rows are {inputs.format}: "
             "rows are written as they are"
         )
 
@@ -125,86 +133,89 @@ def _check_output(source: Input, output: Path) -> None:
 # --- which are there twice -----------------------------------------------------------------------
 
 
-def _in_words(source: Input, by: str) -> "Found":
+def _in_words(source: RowSource, by: str) -> "tuple[TextPreviews, Duplicates]":
     from opengte.search import minhash
     from opengte.search.analysis import dedupe
 
-    found = Gathered.of(source)
+    previews = TextPreviews.of(source)
     digests, signatures = [], []
-    for row in gathered.rows_of(source, found):
+    for row in usable_rows(source, previews):
         digests.append(dedupe.digest(row.text))
         if by == "words":
             signatures.append(minhash.signature(row.text))
     if by == "exact":
-        return found, dedupe.exact(digests)
-    return found, dedupe.words(digests, signatures)
+        return previews, dedupe.exact(digests)
+    return previews, dedupe.words(digests, signatures)
 
 
-def _in_index(base: "KnowledgeBase", by: str, threshold: float) -> "Found":
+def _in_index(
+    base: "KnowledgeBase", by: str, threshold: float
+) -> "tuple[TextPreviews, Duplicates]":
     from opengte.search.analysis import dedupe
 
     if by == "meaning":
-        found, vectors = gathered.portrayed(base)
-        return found, dedupe.meaning(vectors, threshold)
-    found, digests, signatures = Gathered(), [], []
-    for number, one in enumerate(base.store.scan(), 1):
-        found.add(rows.Row(number, one.id, one.text))
-        digests.append(dedupe.digest(one.text))
-        signatures.append(one.signature)
+        previews, vectors = load_index_vectors(base)
+        return previews, dedupe.meaning(vectors, threshold)
+    previews, digests, signatures = TextPreviews(), [], []
+    for number, document in enumerate(base.store.scan(), 1):
+        previews.add(TextRow(number, document.id, document.text))
+        digests.append(dedupe.digest(document.text))
+        signatures.append(document.signature)
     if by == "exact":
-        return found, dedupe.exact(digests)
-    return found, dedupe.words(digests, signatures)
+        return previews, dedupe.exact(digests)
+    return previews, dedupe.words(digests, signatures)
 
 
-def _print(found: Gathered, duplicates: "Duplicates", *, as_json: bool) -> None:
+def _print(previews: TextPreviews, duplicates: "Duplicates", *, as_json: bool) -> None:
     for kept, *others in duplicates.groups:
         if as_json:
             copies = [
-                {"id": found.ids[row], "similarity": show.score(duplicates.similarity[row])}
+                {"id": previews.ids[row], "similarity": show.score(duplicates.similarity[row])}
                 for row in others
             ]
-            show.json_line({"kept": found.ids[kept], "duplicates": copies})
+            show.json_line({"kept": previews.ids[kept], "duplicates": copies})
             continue
-        click.echo(show.one_line(f"{found.ids[kept]} {found.heads[kept]}"))
+        click.echo(show.one_line(f"{previews.ids[kept]} {previews.texts[kept]}"))
         for row in others:
             alike = f"{duplicates.similarity[row]:.2f}"
-            click.echo(f"  {alike}  {show.one_line(f'{found.ids[row]} {found.heads[row]}', 8)}")
+            click.echo(
+                f"  {alike}  {show.one_line(f'{previews.ids[row]} {previews.texts[row]}', 8)}"
+            )
 
 
 # --- what is kept --------------------------------------------------------------------------------
 
 
 def _write(
-    source: Input,
+    inputs: InputOptions,
     base: "KnowledgeBase | None",
-    found: Gathered,
+    previews: TextPreviews,
     duplicates: "Duplicates",
     output: Path,
 ) -> None:
     kept = duplicates.kept
     if base is not None:
-        ids = {found.ids[row] for row in kept}
-        gathered.written(output, _documents(base, ids))
-    elif source.path is None:  # given on the command line or by a pipe: only the texts are known
-        gathered.written(output, ({"id": found.ids[row], "text": found.heads[row]} for row in kept))
+        ids = {previews.ids[row] for row in kept}
+        write_jsonl(output, _documents(base, ids))
+    elif inputs.path is None:  # given on the command line or by a pipe: only the texts are known
+        write_jsonl(
+            output, ({"id": previews.ids[row], "text": previews.texts[row]} for row in kept)
+        )
     else:
-        numbers = {found.numbers[row] for row in kept}
-        copy = _copy_parquet if source.format == "parquet" else _copy_lines
-        part = output.with_name(output.name + ".part")
-        copy(source.path, part, numbers.__contains__, packed=output.suffix == ".gz")
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, output)
+        numbers = {previews.numbers[row] for row in kept}
+        copy = _copy_parquet if inputs.format == "parquet" else _copy_lines
+        with atomic_write(output) as part:
+            copy(inputs.path, part, numbers.__contains__, packed=output.suffix == ".gz")
 
 
 def _documents(base: "KnowledgeBase", ids: "set[str | int]") -> Iterator[dict[str, Any]]:
-    for one in base.store.scan():
-        if one.id in ids:
+    for document in base.store.scan():
+        if document.id in ids:
             yield {
-                "id": one.id,
-                "title": one.title,
-                "text": one.text,
-                "metadata": dict(one.metadata),
+                "id": document.id,
+                "title": document.title,
+                "text": document.text,
+                "metadata": dict(document.metadata),
             }
 
 
@@ -221,7 +232,7 @@ def _copy_lines(path: Path, output: Path, kept: Kept, *, packed: bool) -> None:
 
 def _copy(lines: IO[bytes], file: IO[bytes], kept: Kept) -> None:
     number, fresh = 0, True
-    while part := lines.readline(rows.LINE_LIMIT):
+    while part := lines.readline(LINE_LIMIT):
         number += fresh
         if kept(number):
             file.write(part)
@@ -230,11 +241,8 @@ def _copy(lines: IO[bytes], file: IO[bytes], kept: Kept) -> None:
 
 def _copy_parquet(path: Path, output: Path, kept: Kept, *, packed: bool) -> None:
     """Copy the rows of a table whose numbers are kept, all columns of them."""
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "parquet", "writing Parquet") from error
+    pyarrow = require_pyarrow("writing Parquet")
+    parquet = pyarrow.parquet
     with parquet.ParquetFile(path) as table:
         with parquet.ParquetWriter(output, table.schema_arrow, compression="zstd") as writer:
             start = 0

@@ -1,16 +1,18 @@
 """`gte embed`: texts in, vectors out."""
 
 import sys
-from dataclasses import asdict
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from opengte import __version__
-from opengte.bulk import formats, job
+from opengte.bulk import EmbedProgress, embed_files
+from opengte.bulk.formats import output_format
+from opengte.bulk.types import OUTPUTS
 from opengte.cli.common import errors
-from opengte.cli.common.inputs import Input, input_options
+from opengte.cli.common.inputs import InputOptions, input_options, report_invalid
 from opengte.cli.common.options import (
     ModelOptions,
     TextOptions,
@@ -20,13 +22,9 @@ from opengte.cli.common.options import (
     text_options,
 )
 from opengte.cli.common.progress import progress_bar
-from opengte.journal import Entry
 
 if TYPE_CHECKING:
     from opengte import Encoder
-
-OUTPUTS = ("dense", "sparse", "tokens")
-DETAILED = 16  # a window that keeps a vector for each token holds this many times fewer characters
 
 
 def _outputs(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -66,7 +64,7 @@ def _outputs(ctx: click.Context, parameter: click.Parameter, value: str) -> tupl
 @text_options
 @encoder_options
 def command(
-    source: Input,
+    inputs: InputOptions,
     output: Path | None,
     outputs: tuple[str, ...],
     window: int,
@@ -89,64 +87,53 @@ def command(
       gte embed --input notes.jsonl --text-field body --role document --output notes.parquet
       cat questions.txt | gte embed - --role query > questions.jsonl
     """
-    source.check()
-    format = _format(source, output, outputs)
+    inputs.check()
+    _check_output(inputs, output, outputs)
+    source = inputs.source()
     encoder = options.load_encoder()
-    work = job.Work(
-        embed=lambda texts: text.embed(encoder, texts, outputs),
-        window=window,
-        characters=job.CHARACTERS // (DETAILED if "tokens" in outputs else 1),
-        strict=strict,
-        source=source.name,
-    )
-    work.embed([""])  # so that a wrong option is not taken for the fault of every row
-    card = encoder.card
-    layout = formats.Layout(text.dimensions or card.dimension, outputs, card.name, card.fingerprint)
-    if output is None or format is None:
-        done = job.to_stream(source.rows(), work, layout, sys.stdout.buffer)
-    else:
-        header = _header(encoder, source, text, outputs, window) | {"output": output.name}
-        target = job.Target(output, format, layout, header, not source.is_stdin, restart)
-        with progress_bar(" rows") as advance:
-            done = job.to_file(source.rows(), work, target, advance)
+    with progress_bar(" rows") if output else nullcontext() as advance:
+        try:
+            counts = embed_files(
+                encoder,
+                source,
+                output or sys.stdout.buffer,
+                outputs=outputs,
+                **vars(text),
+                window=window,
+                strict=strict,
+                restart=restart,
+                on_progress=advance,
+                on_invalid=partial(report_invalid, source),
+                on_resume=_note_resume,
+                on_warning=lambda text: click.echo(f"warning: {text}", err=True),
+            )
+        except KeyboardInterrupt as interruption:
+            if output is not None and source.resumable:
+                interruption.add_note("the same command continues from here")
+            raise
     note_default_instruction(encoder)
-    _summarise(done, encoder)
+    _summarise(counts, encoder)
 
 
-def _format(source: Input, output: Path | None, outputs: tuple[str, ...]) -> formats.Format | None:
-    """Return the format of the output file, before anything slow is done; None for stdout."""
+def _check_output(inputs: InputOptions, output: Path | None, outputs: tuple[str, ...]) -> None:
+    """Raise for an output that cannot be written, before a model is loaded."""
     if output is None:
-        return None
-    if source.path is not None and output.exists() and output.samefile(source.path):
+        return
+    if inputs.path is not None and output.exists() and output.samefile(inputs.path):
         raise click.UsageError(f"--output and --input are the same file: {output}")
-    return formats.for_output(output, outputs)
+    output_format(output, outputs)
 
 
-def _header(
-    encoder: "Encoder", source: Input, text: TextOptions, outputs: tuple[str, ...], window: int
-) -> Entry:
-    """Return all that the bytes of the output depend on."""
-    card = encoder.card
-    return {
-        "opengte": __version__,
-        "model": card.fingerprint,
-        "engine": card.engine,
-        "precision": card.precision,
-        "device": card.device,
-        "max_length": card.max_length,
-        **asdict(text),
-        "outputs": list(outputs),
-        "window": window,
-        "input": source.identity(),
-    }
+def _note_resume(progress: EmbedProgress) -> None:
+    click.echo(f"continuing after row {progress.seen:,} ({progress.failed:,} failed)", err=True)
 
 
-def _summarise(done: job.Progress, encoder: "Encoder") -> None:
+def _summarise(counts: EmbedProgress, encoder: "Encoder") -> None:
     """Print counts on stderr; exit with 1 if a row failed."""
-    parts = [f"embedded {done.written:,} texts, {done.tokens:,} tokens {engine_of(encoder)}"]
-    parts += [f"{done.truncated:,} truncated"] * bool(done.truncated)
-    parts += [f"{done.repaired:,} with undecodable characters replaced"] * bool(done.repaired)
-    parts += [f"{done.failed:,} failed"] * bool(done.failed)
+    parts = [f"embedded {counts.written:,} texts, {counts.tokens:,} tokens {engine_of(encoder)}"]
+    parts += [f"{counts.truncated:,} truncated"] * bool(counts.truncated)
+    parts += [f"{counts.repaired:,} with undecodable characters replaced"] * bool(counts.repaired)
+    parts += [f"{counts.failed:,} failed"] * bool(counts.failed)
     click.echo("; ".join(parts), err=True)
-    if done.failed:
+    if counts.failed:
         raise click.exceptions.Exit(errors.FAILED)

@@ -2,9 +2,9 @@
 
 import click
 
-from opengte.bulk.rows import BadRow, Row
+from opengte.bulk import InvalidRow
 from opengte.cli.common import errors, output
-from opengte.cli.common.inputs import Input, input_options
+from opengte.cli.common.inputs import InputOptions, input_options, report_invalid
 from opengte.cli.common.options import (
     ModelOptions,
     json_option,
@@ -22,7 +22,7 @@ from opengte.cli.common.options import (
 @reranker_options
 def command(
     query: str,
-    source: Input,
+    inputs: InputOptions,
     top: int | None,
     instruction: str | None,
     as_json: bool,
@@ -38,8 +38,15 @@ def command(
       gte rerank -m Alibaba-NLP/gte-reranker-modernbert-base "capital of China" Beijing Paris
       gte rerank -m BAAI/bge-reranker-v2-m3 "opening hours" --input passages.jsonl --top 3 --json
     """
-    source.check()
-    rows, failed = _rows(source)
+    inputs.check()
+    source = inputs.source()
+    rows, failed = [], 0
+    for row in source.rows():
+        if isinstance(row, InvalidRow):
+            report_invalid(source, row)
+            failed += 1
+        else:
+            rows.append(row)
     reranker = options.load_reranker()
     texts = [row.text for row in rows]
     for rank, ranked in enumerate(reranker.rank(query, texts, top, instruction=instruction), 1):
@@ -54,15 +61,3 @@ def command(
     if failed:
         click.echo(f"ranked {len(rows):,} documents; {failed:,} failed", err=True)
         raise click.exceptions.Exit(errors.FAILED)
-
-
-def _rows(source: Input) -> tuple[list[Row], int]:
-    """Return the usable rows, and the number of those that were reported instead."""
-    rows, failed = [], 0
-    for row in source.rows():
-        if isinstance(row, BadRow):
-            click.echo(f"error: {source.name}:{row.number}: {row.reason}", err=True)
-            failed += 1
-        else:
-            rows.append(row)
-    return rows, failed

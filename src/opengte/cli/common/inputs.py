@@ -1,21 +1,18 @@
 """The options by which a command takes many texts: arguments, `-` for stdin, or a file."""
 
-import hashlib
-from collections.abc import Iterable
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
-from opengte.bulk import rows
-from opengte.bulk.rows import BadRow, Fields, InputFormat, Row
+from opengte.bulk import FieldNames, InvalidRow, RowSource
+from opengte.bulk.formats import InputFormat, input_format
 from opengte.cli.common.options import gathered
-from opengte.journal import file_identity
 
 
 @dataclass(frozen=True)
-class Input:
+class InputOptions:
     """Where the texts are."""
 
     texts: tuple[str, ...]
@@ -25,7 +22,7 @@ class Input:
     id_field: str | None
 
     def check(self) -> None:
-        """Refuse no texts at all, and texts from two places."""
+        """Raise UsageError for no texts at all, and for texts from two places."""
         if not self.texts and self.path is None:
             raise click.UsageError("No texts: give some, or `-` for stdin, or --input FILE.")
         if self.texts and self.path is not None:
@@ -34,43 +31,28 @@ class Input:
             raise click.UsageError("`-` reads stdin and stands alone.")
 
     @property
-    def is_stdin(self) -> bool:
-        """Return whether texts come from stdin, which can be read only once."""
-        return self.texts == ("-",)
-
-    @property
-    def name(self) -> str:
-        """Return what to call the input in a message."""
-        return str(self.path) if self.path else "stdin" if self.is_stdin else "argument"
-
-    @property
     def format(self) -> InputFormat:
-        """Return the format that was asked for, or the one that the file's name implies."""
-        return self.input_format or rows.format_of(self.path)
+        """Return the given format, or the one that the file's name implies."""
+        return self.input_format or input_format(self.path)
 
-    def rows(self) -> Iterable[Row | BadRow]:
-        """Return the texts, one row at a time."""
-        fields = Fields(self.text_field, self.id_field)
+    def source(self) -> RowSource:
+        """Return the texts as a source of rows."""
+        fields = FieldNames(self.text_field, self.id_field)
         if self.path is not None:
-            return rows.from_file(self.path, self.format, fields)
-        if self.is_stdin:
-            return rows.from_stdin(self.format, fields)
-        return rows.from_arguments(self.texts)
+            return RowSource.from_file(self.path, self.format, fields)
+        if self.texts == ("-",):
+            return RowSource.from_stream(sys.stdin.buffer, self.format, fields)
+        return RowSource.from_texts(self.texts)
 
-    def identity(self) -> dict[str, Any]:
-        """Describe the input well enough to tell whether a later run reads the same."""
-        fields = {"format": self.format, "text_field": self.text_field, "id_field": self.id_field}
-        if self.path is not None:
-            return {**fields, **file_identity(self.path)}
-        if self.is_stdin:
-            return {**fields, "stdin": True}
-        joined = "\0".join(self.texts).encode("utf-8", "surrogateescape")
-        return {"arguments": hashlib.sha256(joined).hexdigest()}
+
+def report_invalid(source: RowSource, row: InvalidRow) -> None:
+    """Print why a row cannot be used."""
+    click.echo(f"error: {source.name}:{row.number}: {row.reason}", err=True)
 
 
 input_options = gathered(
-    Input,
-    "source",
+    InputOptions,
+    "inputs",
     click.argument("texts", nargs=-1),
     click.option(
         "-i",

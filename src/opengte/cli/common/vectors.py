@@ -1,17 +1,20 @@
-"""Many texts at once, with their vectors: out of a file, or out of an index.
+"""Many texts at once with their vectors: from an input, or from an index.
 
-Held are the vectors and the beginnings of the texts, not the texts.
+Only the vectors and the beginnings of the texts are held in memory.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from opengte.bulk import job
-from opengte.bulk.rows import BadRow, Row
-from opengte.cli.common.inputs import Input
+from opengte.atomic_files import atomic_write
+from opengte.bulk import InvalidRow, RowSource, TextRow
+from opengte.bulk.windows import WindowEmbedder
+from opengte.cli.common.inputs import InputOptions, report_invalid
 from opengte.cli.common.options import ModelOptions, TextOptions, note_default_instruction
 from opengte.cli.common.progress import progress_bar
 
@@ -20,8 +23,7 @@ if TYPE_CHECKING:
     from opengte.search.kb import KnowledgeBase
     from opengte.types import Floats
 
-HEAD = 1_500  # characters of a text that are kept
-WINDOW = 256  # texts that are embedded together
+PREVIEW = 1_500  # characters of a text that are held
 
 index_option = click.option(
     "--in", "kb", metavar="KB", help="Take the documents of an index, with the vectors it has."
@@ -29,118 +31,109 @@ index_option = click.option(
 
 
 @dataclass
-class Gathered:
-    """Rows in order: ids, numbers of their lines (from 1), beginnings; how many were of no use.
+class TextPreviews:
+    """Rows in order: ids, line numbers from 1, beginnings; and how many rows failed.
 
-    Texts that cannot be read again, from the command line or a pipe, are kept whole.
+    Texts that cannot be read again, from the command line or a pipe, are held whole.
     """
 
     ids: list[str | int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
-    heads: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     failed: int = 0
     truncated: int = 0
-    limit: int | None = HEAD
+    limit: int | None = PREVIEW
 
     @classmethod
-    def of(cls, source: Input) -> "Gathered":
-        """Return what is about to be filled from an input."""
-        return cls(limit=None if source.path is None else HEAD)
+    def of(cls, source: RowSource) -> "TextPreviews":
+        """Return an empty list for the rows of a source."""
+        return cls(limit=None if source.path is None else PREVIEW)
 
-    def add(self, row: Row) -> None:
-        """Take a row."""
+    def add(self, row: TextRow) -> None:
+        """Append a row."""
         self.ids.append(row.id)
         self.numbers.append(row.number)
-        self.heads.append(row.text[: self.limit])
+        self.texts.append(row.text[: self.limit])
 
-    def only(self, rows: "list[int]") -> None:
-        """Keep these rows."""
+    def select(self, rows: "list[int]") -> None:
+        """Keep only these rows."""
         self.ids = [self.ids[row] for row in rows]
         self.numbers = [self.numbers[row] for row in rows]
-        self.heads = [self.heads[row] for row in rows]
+        self.texts = [self.texts[row] for row in rows]
 
 
-def check(source: Input, kb: str | None) -> None:
-    """Refuse texts together with an index, and none of both."""
+def check_inputs(inputs: InputOptions, kb: str | None) -> None:
+    """Raise UsageError unless there are either texts or an index."""
     if kb is None:
-        source.check()
-    elif source.texts or source.path is not None:
+        inputs.check()
+    elif inputs.texts or inputs.path is not None:
         raise click.UsageError("Give either texts or --in KB.")
 
 
-def rows_of(source: Input, found: Gathered) -> Iterator[Row]:
-    """Yield the rows of an input and note them; report those that are of no use."""
+def usable_rows(source: RowSource, previews: TextPreviews) -> Iterator[TextRow]:
+    """Yield the usable rows of a source and record them; report and count the others."""
     for row in source.rows():
-        if isinstance(row, BadRow):
-            click.echo(f"error: {source.name}:{row.number}: {row.reason}", err=True)
-            found.failed += 1
+        if isinstance(row, InvalidRow):
+            report_invalid(source, row)
+            previews.failed += 1
         else:
-            found.add(row)
+            previews.add(row)
             yield row
 
 
-def embedded(
-    source: Input, text: TextOptions, options: ModelOptions
-) -> "tuple[Gathered, Floats, Encoder]":
+def embed_inputs(
+    inputs: InputOptions, text: TextOptions, options: ModelOptions
+) -> "tuple[TextPreviews, Floats, Encoder]":
     """Return the rows of an input with their vectors (n, d), computed a window at a time."""
     import numpy as np
 
     encoder = options.load_encoder()
-    found = Gathered.of(source)
+    source = inputs.source()
+    previews = TextPreviews.of(source)
     numbered = (
-        Row(row.number, place, row.text) for place, row in enumerate(rows_of(source, found))
+        TextRow(row.number, place, row.text)
+        for place, row in enumerate(usable_rows(source, previews))
     )
-    work = job.Work(
-        embed=lambda texts: text.embed(encoder, texts),
-        window=WINDOW,
-        characters=job.CHARACTERS,
-        strict=False,
-        source=source.name,
+    embedder = WindowEmbedder(
+        lambda texts: text.embed(encoder, texts), lambda row: report_invalid(source, row)
     )
-    work.embed([""])  # so that a wrong option is not taken for the fault of every row
+    embedder.embed([""])  # so that a wrong option is not reported as the fault of every row
     parts, places = [np.zeros((0, text.dimensions or encoder.card.dimension), np.float32)], []
     with progress_bar(" texts") as advance:
-        for blocks, counts in job.embedded(numbered, work):
+        for blocks, counts in embedder.run(numbered):
             for block in blocks:
                 assert block.embeddings.dense is not None
                 parts.append(block.embeddings.dense)
                 places += list(block.ids)
-            found.truncated += counts.truncated
+            previews.truncated += counts.truncated
             advance(counts.seen)
-    found.failed += len(found.ids) - len(places)
-    found.only([int(place) for place in places])
+    previews.failed += len(previews.ids) - len(places)
+    previews.select([int(place) for place in places])
     note_default_instruction(encoder)
-    return found, np.concatenate(parts), encoder
+    return previews, np.concatenate(parts), encoder
 
 
-def portrayed(kb: "KnowledgeBase") -> "tuple[Gathered, Floats]":
-    """Return the documents of an index, by id, with a vector (n, d) each."""
+def load_index_vectors(kb: "KnowledgeBase") -> "tuple[TextPreviews, Floats]":
+    """Return the documents of an index, ordered by id, with one vector each (n, d)."""
     import numpy as np
 
     from opengte.search.stores.listing import outlines, portraits
 
-    names = sorted(one.id for one in outlines(kb.store))
-    places = {name: place for place, name in enumerate(names)}
-    vectors = np.zeros((len(names), kb.settings["dimension"]), np.float32)
-    heads: list[str | None] = [None] * len(names)
-    for one in portraits(kb.store, names):
-        vectors[places[one.id]] = one.vector
-        heads[places[one.id]] = one.head
-    there = [place for place, head in enumerate(heads) if head is not None]
-    found = Gathered(list(names), list(range(1, len(names) + 1)), [head or "" for head in heads])
-    found.only(there)
-    return found, vectors[there]
+    ids = sorted(document.id for document in outlines(kb.store))
+    places = {name: place for place, name in enumerate(ids)}
+    vectors = np.zeros((len(ids), kb.settings["dimension"]), np.float32)
+    heads: list[str | None] = [None] * len(ids)
+    for summary in portraits(kb.store, ids):
+        vectors[places[summary.id]] = summary.vector
+        heads[places[summary.id]] = summary.head
+    present = [place for place, head in enumerate(heads) if head is not None]
+    numbers = list(range(1, len(ids) + 1))
+    previews = TextPreviews(list(ids), numbers, [head or "" for head in heads])
+    previews.select(present)
+    return previews, vectors[present]
 
 
-def written(path: Any, rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows as JSON Lines, all of them or none."""
-    import json
-    import os
-
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as JSON Lines; the file appears when it is complete."""
+    with atomic_write(path) as part, part.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from opengte.bulk import rows
-from opengte.bulk.rows import BadRow, Fields, Row, format_of, read_stream
+from opengte.bulk import FieldNames, InvalidRow, RowSource, TextRow, text
+from opengte.bulk.formats import InputFormat, input_format
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -23,8 +23,8 @@ lines = st.one_of(
 )
 
 
-def read(content: bytes, format: rows.InputFormat = "jsonl", **fields) -> list[Row | BadRow]:
-    return list(read_stream(io.BytesIO(content), format, Fields(**fields)))
+def read(content: bytes, format: InputFormat = "jsonl", **fields) -> list[TextRow | InvalidRow]:
+    return list(RowSource.from_stream(io.BytesIO(content), format, FieldNames(**fields)).rows())
 
 
 def is_blank(line: bytes) -> bool:
@@ -44,7 +44,7 @@ def test_every_line_of_json_lines_is_a_row_or_a_reason(content, end):
     wanted = [number for number, line in enumerate(texts, 1) if not is_blank(line)]
     assert [item.number for item in found] == wanted
     for item in found:
-        if isinstance(item, Row):
+        if isinstance(item, TextRow):
             assert isinstance(item.text, str)
             assert type(item.id) in (int, str)
             str(item.id).encode()
@@ -61,15 +61,15 @@ def test_good_records_come_through_unchanged(values):
         key = value.get("id", 0)
         good_id = type(key) is int or (type(key) is str and key.isprintable())
         if good_text and good_id:
-            assert item == Row(item.number, value.get("id", item.number), value["text"])
+            assert item == TextRow(item.number, value.get("id", item.number), value["text"])
         elif not good_text:
-            assert isinstance(item, BadRow)
+            assert isinstance(item, InvalidRow)
 
 
 @given(st.lists(st.text().map(lambda text: text.replace("\n", " ")), max_size=8))
 def test_text_lines_come_through_unchanged(texts):
     content = "".join(text + "\n" for text in texts).encode()
-    found = [item.text for item in read(content, "text") if isinstance(item, Row)]
+    found = [item.text for item in read(content, "text") if isinstance(item, TextRow)]
     wanted = [text.removesuffix("\r") for text in texts]
     if wanted:
         wanted[0] = wanted[0].removeprefix("\ufeff")
@@ -77,26 +77,26 @@ def test_text_lines_come_through_unchanged(texts):
 
 
 def test_a_line_over_the_limit_is_reported_and_skipped(monkeypatch):
-    monkeypatch.setattr(rows, "LINE_LIMIT", 10)
+    monkeypatch.setattr(text, "LINE_LIMIT", 10)
     found = read(b"0123456789\n0123456789A\nshort\n" + b"x" * 3_000_000, "text")
     assert found == [
-        Row(1, 1, "0123456789"),
-        BadRow(2, "is longer than 10 bytes"),
-        Row(3, 3, "short"),
-        BadRow(4, "is longer than 10 bytes"),
+        TextRow(1, 1, "0123456789"),
+        InvalidRow(2, "is longer than 10 bytes"),
+        TextRow(3, 3, "short"),
+        InvalidRow(4, "is longer than 10 bytes"),
     ]
 
 
 def test_a_line_over_the_limit_ends_where_it_ends(monkeypatch):
-    monkeypatch.setattr(rows, "LINE_LIMIT", 10)
+    monkeypatch.setattr(text, "LINE_LIMIT", 10)
     found = read(b"x" * 2_500_000 + b"\nshort\n", "text")
     assert [item.number for item in found] == [1, 2]
-    assert found[1] == Row(2, 2, "short")
+    assert found[1] == TextRow(2, 2, "short")
 
 
 def test_an_id_with_half_a_surrogate_pair_is_refused():
     (found,) = read(b'{"text": "a", "id": "\\ud800"}')
-    assert isinstance(found, BadRow)
+    assert isinstance(found, InvalidRow)
     assert found.reason == "field `id` has half of a surrogate pair; expected whole characters"
 
 
@@ -113,8 +113,8 @@ def test_an_id_with_half_a_surrogate_pair_is_refused():
     ],
 )
 def test_the_format_follows_the_name(tmp_path, name, format):
-    assert format_of(tmp_path / name) == format
+    assert input_format(tmp_path / name) == format
 
 
 def test_standard_input_has_no_name():
-    assert format_of(None) == "text"
+    assert input_format(None) == "text"
