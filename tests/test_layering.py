@@ -81,7 +81,6 @@ UPWARD = {
 CROWDED = {"data", "serve/inference"}
 SHARED_CLASSES: set[str] = {
     "Asked",
-    "BadRow",
     "Batch",
     "Change",
     "Collection",
@@ -96,7 +95,6 @@ SHARED_CLASSES: set[str] = {
     "Identity",
     "Job",
     "Journal",
-    "Layout",
     "Limits",
     "Memory",
     "Operation",
@@ -106,9 +104,7 @@ SHARED_CLASSES: set[str] = {
     "Passage",
     "Piece",
     "Policy",
-    "Progress",
     "Report",
-    "Row",
     "Rows",
     "Run",
     "Running",
@@ -125,7 +121,6 @@ SHARED_CLASSES: set[str] = {
 SHARED_FUNCTIONS: set[str] = {
     "check",
     "document",
-    "embedded",
     "names",
     "parse",
     "read",
