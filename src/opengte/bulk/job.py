@@ -181,7 +181,7 @@ class _FileRun:
         """Write the output and return the counts."""
         path = self.output.with_name(self.output.name + ".journal")
         with open_journal(path, header, restart=restart) as journal:
-            done = self._resumed(journal.progress) or self._begin(journal)
+            done = self._resumed(journal) or self._begin(journal)
             if not done.complete:
                 done = self._append(journal, done)
             self._finish(done)
