@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_layering import FLOORS
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
 # where a path in ARCHITECTURE.md or CONTRIBUTING.md may start
@@ -34,6 +36,13 @@ def test_the_paths_that_a_page_names_exist(page):
     assert not [
         path for path in sorted(named) if not any(any(folder.glob(path)) for folder in FOLDERS)
     ]
+
+
+def test_the_floors_are_those_that_are_enforced():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    drawing = text.partition("Each floor imports")[2].split("\n\n")[1]
+    drawn = [set(line.strip().split(" | ")) for line in drawing.splitlines()]
+    assert drawn == [set(floor) for floor in FLOORS[""]]
 
 
 @page_names
