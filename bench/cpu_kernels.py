@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opengte.arch.plan import Attention, Embedding, FeedForward, Layer, Norm, Plan
-from opengte.engine import native
+from opengte.engine import native, native_extension
 from opengte.types import Output, PackedBatch
 from opengte.weights import WeightChunk
 
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=native.available_threads())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--texts", type=int, default=200)
-    parser.add_argument("--isa", nargs="*", default=native.isa_levels())
+    parser.add_argument("--isa", nargs="*", default=native_extension.isa_levels())
     options = parser.parse_args()
     plan, counts = minilm(), lengths(options.texts)
     batch, query = packed(counts), packed(np.array([10]))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opengte import embedding_ops
-from opengte.batching import cut_batches
+from opengte.batching import cut_batches, split_windows
 from opengte.types import Embeddings, PackedBatch, Truncated
 
 
@@ -69,7 +69,7 @@ def test_join_and_shift_count_from_the_start():
 
 @given(st.lists(st.text(max_size=5), max_size=20), st.integers(1, 5), st.integers(1, 12))
 def test_windows_keep_order_and_bounds(texts, at_most, characters):
-    cut_up = list(embedding_ops.split_windows(iter(texts), at_most, characters))
+    cut_up = list(split_windows(iter(texts), at_most, characters))
     assert [text for window in cut_up for text in window] == texts
     for window in cut_up:
         assert len(window) <= at_most

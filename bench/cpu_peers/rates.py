@@ -22,7 +22,8 @@ SIDE = 1024  # of PyTorch's square matrices
 
 def native(threads: int) -> dict[str, float]:
     """Return the best rates of OpenGTE's own product, on every thread at once."""
-    from opengte.engine.native import PRECISIONS, choose_isa
+    from opengte.engine.native import PRECISIONS
+    from opengte.engine.native_extension import choose_isa
 
     compiled: Any = importlib.import_module("opengte._native")
     level = choose_isa()

@@ -21,8 +21,9 @@ from opengte.arch.plan import Activation, Dense, Plan, PoolingKind
 from opengte.arch.tensors import TensorNaming, resolve_slots, unexpected_tensors
 from opengte.errors import CheckpointError, CheckpointWarning, InputError, UnsupportedModelError
 from opengte.published_models import WEB_SEARCH, PublishedModel, find_published_model
+from opengte.tokenization.loading import load_tokenizer
 from opengte.tokenization.prompts import Prompts, read_prompts
-from opengte.tokenization.tokenizer import Tokenizer, load_tokenizer
+from opengte.tokenization.tokenizer import Tokenizer
 from opengte.types import ModelCard, Output, PromptMask
 from opengte.weights import PickleReader, WeightChunk, Weights
 

@@ -3,7 +3,7 @@
 Pure functions on records and arrays, shared by `Encoder` and `Reranker`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TypeVar
 
@@ -11,9 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from opengte.types import Embeddings, Floats, Truncated
-
-WINDOW_TEXTS = 4096
-WINDOW_CHARACTERS = 16 << 20
 
 Item = TypeVar("Item")
 
@@ -92,23 +89,6 @@ def _chain(
     if first is None:
         return None
     return tuple(chain.from_iterable(part for part in parts if part is not None))
-
-
-def split_windows(
-    texts: Iterable[str], at_most: int = WINDOW_TEXTS, characters: int = WINDOW_CHARACTERS
-) -> Iterator[list[str]]:
-    """Cut a stream of texts into lists, bounded in texts and in characters."""
-    window: list[str] = []
-    held = 0
-    for text in texts:
-        length = len(text) if isinstance(text, str) else 0
-        if window and (len(window) >= at_most or held + length > characters):
-            yield window
-            window, held = [], 0
-        window.append(text)
-        held += length
-    if window:
-        yield window
 
 
 def l2_normalise(vectors: Floats) -> Floats:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from opengte.arch.tensors import TensorSlice
 from opengte.errors import WeightsError
 
 Array = npt.NDArray[Any]
@@ -38,19 +39,6 @@ MAX_HEADER = 100 << 20  # bytes, the bound of the format's own implementation
 CHUNK = 16 << 20  # bytes a chunk of rows has at most, so that a load never holds a tensor twice
 SAMPLES = 4  # blocks of a large tensor that the fingerprint reads
 BLOCK = 4096  # bytes
-
-
-class Piece(Protocol):
-    """Rows [start, stop) of one tensor, with the tensor's expected shape (-1: any extent)."""
-
-    @property
-    def tensor(self) -> str: ...  # noqa: D102
-    @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
-    @property
-    def start(self) -> int: ...  # noqa: D102
-    @property
-    def stop(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -296,7 +284,7 @@ def _from_arrays(path: Path, arrays: Mapping[str, tuple[Array, str]]) -> dict[st
 
 
 def check_tensors(
-    weights: Weights, sources: Mapping[str, Iterable[Piece]], unexpected: Iterable[str]
+    weights: Weights, sources: Mapping[str, Iterable[TensorSlice]], unexpected: Iterable[str]
 ) -> None:
     """Raise WeightsError unless every piece has its shape and nothing else is in the files."""
     for slot, pieces in sources.items():
@@ -324,7 +312,7 @@ def check_tensors(
 
 
 def stream_chunks(
-    weights: Weights, sources: Mapping[str, Iterable[Piece]]
+    weights: Weights, sources: Mapping[str, Iterable[TensorSlice]]
 ) -> Iterator[WeightChunk]:
     """Yield every slot's values in chunks of rows, in slot order, and drop pages behind them.
 

@@ -11,7 +11,7 @@ from tests.parity.families import FAMILIES
 from tests.support import checkpoints
 
 needs_native = pytest.mark.skipif(
-    not engine.native.available(), reason="the compiled CPU engine is not installed"
+    not engine.native_extension.available(), reason="the compiled CPU engine is not installed"
 )
 
 
@@ -42,7 +42,7 @@ def test_half_floats_are_a_matter_for_torch(tiny):
 
 
 def test_a_missing_extension_is_a_fallback_that_is_said(tiny, monkeypatch):
-    monkeypatch.setattr(engine.native, "available", lambda: False)
+    monkeypatch.setattr(engine.native_extension, "available", lambda: False)
     with pytest.warns(FallbackWarning, match="runs on PyTorch instead .* not installed"):
         assert engine.load_engine(checkpoint.read_checkpoint(tiny), threads=1).name == "torch"
     without(monkeypatch, "torch")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from opengte import checkpoint
-from opengte.engine import native
+from opengte.engine import native, native_extension, native_weights
 from opengte.errors import EngineError
 from opengte.types import Output
 
-if not native.available():
+if not native_extension.available():
     pytest.skip("the compiled CPU engine is not installed", allow_module_level=True)
 pytest.importorskip("torch")
 
@@ -54,7 +54,7 @@ def test_a_second_load_maps_the_file(
     np.testing.assert_array_equal(vectors(folder, precision=precision), plain)
     assert len(list(cache.iterdir())) == 1
     # the weights of the checkpoint are not read again
-    monkeypatch.setattr(native.PreparedWeights, "fill", None)
+    monkeypatch.setattr(native_weights.PreparedWeights, "fill", None)
     np.testing.assert_array_equal(vectors(folder, precision=precision), plain)
 
 
@@ -87,11 +87,11 @@ def test_an_unwritable_cache_only_costs_time(
 def test_files_are_per_precision_and_level(
     folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for level in native.isa_levels():
+    for level in native_extension.isa_levels():
         monkeypatch.setenv("OPENGTE_ISA", level)
         vectors(folder, precision="int8")
     vectors(folder, precision="fp32")
-    assert len(list(cache.iterdir())) == len(native.isa_levels()) + 1
+    assert len(list(cache.iterdir())) == len(native_extension.isa_levels()) + 1
 
 
 def test_only_the_cpu(folder: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from opengte import checkpoint
 from opengte.arch.plan import PoolingKind, Rope
-from opengte.engine import native
+from opengte.engine import native, native_extension, native_weights
 from opengte.errors import EngineError, InputError
 from opengte.types import Output, PackedBatch
 from opengte.weights import WeightChunk
@@ -34,7 +34,7 @@ from tests.support.native_plans import (
     weights,
 )
 
-if not native.available():
+if not native_extension.available():
     pytest.skip("the compiled CPU engine is not installed", allow_module_level=True)
 
 Array = npt.NDArray[np.float32]
@@ -52,11 +52,11 @@ def dense(engine: native.NativeEngine, packed: PackedBatch) -> Array:
     return found
 
 
-@pytest.mark.parametrize("isa", native.isa_levels())
+@pytest.mark.parametrize("isa", native_extension.isa_levels())
 @pytest.mark.parametrize("precision", native.PRECISIONS)
 @pytest.mark.parametrize("name", ["bert", "heads of 80", "decoder", "modernbert", "latent"])
 def test_the_same_text_gives_the_same_bits(
-    name: str, precision: native.Precision, isa: str
+    name: str, precision: native_weights.Precision, isa: str
 ) -> None:
     packed = batch(LENGTHS)
     one = build(name, precision=precision, isa=isa, threads=1)
@@ -72,7 +72,9 @@ def test_the_same_text_gives_the_same_bits(
 
 
 @pytest.mark.parametrize("precision", native.PRECISIONS)
-def test_long_sequences_give_the_same_bits_on_any_threads(precision: native.Precision) -> None:
+def test_long_sequences_give_the_same_bits_on_any_threads(
+    precision: native_weights.Precision,
+) -> None:
     plan = decoder(causal=False)
     packed = batch((3000, 5, 1025))
     engines = (
@@ -86,7 +88,7 @@ def test_long_sequences_give_the_same_bits_on_any_threads(precision: native.Prec
 
 @pytest.mark.parametrize("precision", native.PRECISIONS)
 def test_heads_that_are_packed_some_at_a_time_give_the_same_bits(
-    precision: native.Precision,
+    precision: native_weights.Precision,
 ) -> None:
     plan = rope_only(bert(512, 4, layers=1), Rope(10000.0))
     packed = batch((5000,))  # 2.6 to 10 MB of keys and values a head, 8 MiB at a time
@@ -97,12 +99,12 @@ def test_heads_that_are_packed_some_at_a_time_give_the_same_bits(
     np.testing.assert_array_equal(dense(two, packed), dense(one, packed))
 
 
-@pytest.mark.parametrize("isa", native.isa_levels())
+@pytest.mark.parametrize("isa", native_extension.isa_levels())
 @pytest.mark.parametrize("precision", native.PRECISIONS)
 @pytest.mark.parametrize("pooling", ["cls", "last"])
 @pytest.mark.parametrize("name", ["bert", "decoder", "modernbert"])
 def test_a_last_layer_cut_to_one_state_changes_no_bit(
-    name: str, pooling: PoolingKind, precision: native.Precision, isa: str
+    name: str, pooling: PoolingKind, precision: native_weights.Precision, isa: str
 ) -> None:
     plan = replace(PLANS[name], pooling=pooling)
     longest = () if name == "bert" else (1100,)  # above 1,024 tokens: shared by threads
@@ -185,10 +187,12 @@ def test_what_the_model_lacks_is_an_error() -> None:
         native.build_native_engine(plan, weights(plan)).run(batch((3,)), DENSE)
 
 
-@pytest.mark.parametrize("isa", native.isa_levels())
+@pytest.mark.parametrize("isa", native_extension.isa_levels())
 @pytest.mark.parametrize("precision", native.PRECISIONS)
 @pytest.mark.parametrize("slot", ["embedding.word", "layers.0.qkv.bias", "layers.1.up.weight"])
-def test_weights_that_are_not_finite(slot: str, precision: native.Precision, isa: str) -> None:
+def test_weights_that_are_not_finite(
+    slot: str, precision: native_weights.Precision, isa: str
+) -> None:
     def damaged(chunk: WeightChunk) -> WeightChunk:
         values = chunk.values.copy()
         values.reshape(-1)[:] = np.nan
@@ -293,12 +297,12 @@ def test_a_forked_child_computes_alone() -> None:
 
 
 def test_the_level_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
-    for level in native.isa_levels():
+    for level in native_extension.isa_levels():
         monkeypatch.setenv("OPENGTE_ISA", level)
         assert build("bert").isa == level
     monkeypatch.setenv("OPENGTE_ISA", "abacus")
     with pytest.raises(EngineError, match="OPENGTE_ISA is 'abacus', expected one of"):
-        native.choose_isa()
+        native_extension.choose_isa()
 
 
 def test_unknown_precisions_say_what_was_expected(tmp_path: Path) -> None:
@@ -308,23 +312,23 @@ def test_unknown_precisions_say_what_was_expected(tmp_path: Path) -> None:
 
 
 def test_a_control_group_limits_the_threads(tmp_path: Path) -> None:
-    assert native._quota(tmp_path) is None
+    assert native.cpu_quota(tmp_path) is None
     (tmp_path / "cpu.max").write_text("150000 100000\n")
-    assert native._quota(tmp_path) == 1.5
+    assert native.cpu_quota(tmp_path) == 1.5
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert native._quota(tmp_path) is None
+    assert native.cpu_quota(tmp_path) is None
     (tmp_path / "cpu.max").unlink()
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert native._quota(tmp_path) is None
+    assert native.cpu_quota(tmp_path) is None
     assert native.available_threads() >= 1
 
 
 def test_a_wrong_plan_is_refused() -> None:
     plan = bert()
-    layout = native.WeightLayout.of(plan, "fp32", native.choose_isa(), "fp32")
-    prepared = native.PreparedWeights.allocate(layout)
+    layout = native_weights.WeightLayout.of(plan, "fp32", native_extension.choose_isa(), "fp32")
+    prepared = native_weights.PreparedWeights.allocate(layout)
     with pytest.raises(EngineError, match="cannot run this model"):
         native.NativeEngine(bert(96, 3), prepared, threads=1)
     with pytest.raises(EngineError, match="threads must be at least 1"):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opengte.engine import native
+from opengte.engine import native, native_extension
 
-if not native.available():
+if not native_extension.available():
     pytest.skip("the compiled CPU engine is not installed", allow_module_level=True)
 
 _native: Any = importlib.import_module("opengte._native")
@@ -19,7 +19,7 @@ _native: Any = importlib.import_module("opengte._native")
 Array = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
 
-LEVELS = native.isa_levels()
+LEVELS = native_extension.isa_levels()
 BF16_LEVELS = ("amx", "avx512")  # with bfloat16 dot products
 ACTIVATIONS = ("identity", "gelu", "gelu_tanh", "silu", "relu", "tanh")
 quick = settings(max_examples=25, deadline=None)

@@ -7,11 +7,11 @@ import numpy.typing as npt
 import pytest
 
 from opengte.arch.plan import Plan
-from opengte.engine import native
+from opengte.engine import native, native_extension, native_weights
 from opengte.types import Output, PackedBatch
 from tests.support.native_plans import PLANS, SCORES, batch, bert, weights
 
-if not native.available():
+if not native_extension.available():
     pytest.skip("the compiled CPU engine is not installed", allow_module_level=True)
 torch = pytest.importorskip("torch")
 
@@ -22,7 +22,7 @@ Array = npt.NDArray[np.float32]
 
 LENGTHS = (1, 2, 3, 33, 96, 97, 257, 300, 8)
 # cosine that a precision must keep on these small random networks
-COSINES: dict[native.Precision, float] = {"fp32": 1 - 1e-6, "bf16": 0.9995, "int8": 0.99}
+COSINES: dict[native_weights.Precision, float] = {"fp32": 1 - 1e-6, "bf16": 0.9995, "int8": 0.99}
 
 
 def reference(plan: Plan, packed: PackedBatch) -> dict[str, Array]:
@@ -52,7 +52,7 @@ def cosines(a: Array, b: Array) -> Array:
     return found
 
 
-@pytest.mark.parametrize("isa", native.isa_levels())
+@pytest.mark.parametrize("isa", native_extension.isa_levels())
 @pytest.mark.parametrize("name", PLANS)
 def test_fp32(name: str, isa: str) -> None:
     engine = native.build_native_engine(PLANS[name], weights(PLANS[name]), isa=isa, threads=2)
@@ -62,10 +62,10 @@ def test_fp32(name: str, isa: str) -> None:
     np.testing.assert_allclose(found.dense, wanted("plans", name)["dense"], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("isa", native.isa_levels())
+@pytest.mark.parametrize("isa", native_extension.isa_levels())
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_lower_precisions(name: str, precision: native.Precision, isa: str) -> None:
+def test_lower_precisions(name: str, precision: native_weights.Precision, isa: str) -> None:
     engine = native.build_native_engine(
         PLANS[name], weights(PLANS[name]), precision=precision, isa=isa
     )
@@ -74,10 +74,10 @@ def test_lower_precisions(name: str, precision: native.Precision, isa: str) -> N
     assert cosines(found, wanted("plans", name)["dense"]).min() > COSINES[precision]
 
 
-@pytest.mark.parametrize("isa", native.isa_levels())
+@pytest.mark.parametrize("isa", native_extension.isa_levels())
 @pytest.mark.parametrize("precision", native.PRECISIONS)
 @pytest.mark.parametrize("name", SCORES)
-def test_scores(name: str, precision: native.Precision, isa: str) -> None:
+def test_scores(name: str, precision: native_weights.Precision, isa: str) -> None:
     engine = native.build_native_engine(
         SCORES[name], weights(SCORES[name]), precision=precision, isa=isa
     )
@@ -87,9 +87,9 @@ def test_scores(name: str, precision: native.Precision, isa: str) -> None:
     np.testing.assert_allclose(found, wanted("scores", name)["score"], atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("isa", native.isa_levels())
+@pytest.mark.parametrize("isa", native_extension.isa_levels())
 @pytest.mark.parametrize("precision", native.PRECISIONS)
-def test_heads(precision: native.Precision, isa: str) -> None:
+def test_heads(precision: native_weights.Precision, isa: str) -> None:
     plan = bert(sparse=True, token_width=21)
     expected = reference(plan, batch(LENGTHS))
     engine = native.build_native_engine(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from opengte import checkpoint
-from opengte.engine import native, precision
+from opengte.engine import native, native_extension, precision
 from opengte.engine.base import EngineResult
 from tests.parity.families import FAMILIES
 
@@ -87,7 +87,9 @@ def test_a_large_model_is_judged_by_its_first_layers(tiny):
 
 
 @pytest.mark.parametrize("family", ["bert", "new", "qwen2", "nvembed"])
-@pytest.mark.skipif(not native.available(), reason="the compiled CPU engine is not installed")
+@pytest.mark.skipif(
+    not native_extension.available(), reason="the compiled CPU engine is not installed"
+)
 def test_auto_runs_on_real_engines(family, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENGTE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "model").mkdir()

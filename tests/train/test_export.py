@@ -15,8 +15,8 @@ from opengte.errors import InputError, UnsupportedModelError
 from opengte.reference.initialization import init_model
 from opengte.reference.layers import to_device
 from opengte.reference.model import ReferenceModel
+from opengte.tokenization.loading import load_tokenizer
 from opengte.tokenization.prompts import Prompts
-from opengte.tokenization.tokenizer import load_tokenizer
 from opengte.train.card import Card, TrainedOn
 from opengte.train.export import Package, export
 from opengte.train.models import load_trainable

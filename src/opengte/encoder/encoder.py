@@ -11,7 +11,7 @@ import numpy.typing as npt
 from opengte import checkpoint as checkpoints
 from opengte import embedding_ops
 from opengte import engine as engines
-from opengte.batching import cut_batches
+from opengte.batching import WINDOW_TEXTS, cut_batches, split_windows
 from opengte.encoder.loaded_model import LoadedModel, check_texts, iter_checked
 from opengte.encoder.progress import ProgressBar, progress_bar
 from opengte.encoder.results import ResultCollector
@@ -204,7 +204,7 @@ class Encoder(LoadedModel):
         dimensions: int | None = None,
         truncation: TruncationSide = "right",
         progress: bool | None = None,
-        window: int = embedding_ops.WINDOW_TEXTS,
+        window: int = WINDOW_TEXTS,
     ) -> Iterator[Embeddings]:
         """Yield the results of consecutive windows of texts, in order, in bounded memory.
 
@@ -251,7 +251,7 @@ class Encoder(LoadedModel):
         truncation: TruncationSide,
         progress: bool | None,
         total: int | None,
-        window: int = embedding_ops.WINDOW_TEXTS,
+        window: int = WINDOW_TEXTS,
     ) -> Iterator[Embeddings]:
         wanted, size = self.check_outputs(outputs), self._dimension(dimensions)
         if truncation not in ("right", "left", "error"):
@@ -261,7 +261,7 @@ class Encoder(LoadedModel):
         missing = prompts.missing_instruction(role, instruction)
         offset = 0
         with progress_bar(total, progress) as shown:
-            for items in embedding_ops.split_windows(iter_checked(texts), window):
+            for items in split_windows(iter_checked(texts), window):
                 distinct, inverse = embedding_ops.deduplicate(items)
                 tokenized = self._tokenize(distinct, prefix, truncation, inverse, offset)
                 result = self._run(tokenized, wanted, size, shown)

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 from opengte.checkpoint import Checkpoint
-from opengte.engine import native
+from opengte.engine import native, native_extension
 from opengte.engine.base import Engine
 from opengte.errors import EngineError, FallbackWarning, MissingExtraError
 
@@ -55,7 +55,7 @@ def _choose(checkpoint: Checkpoint, precision: str, device: str | None) -> str:
 
 def _not_native(checkpoint: Checkpoint) -> str | None:
     """Return why the compiled engine cannot run a checkpoint, or None."""
-    if not native.available():
+    if not native_extension.available():
         return "the extension is not installed; reinstall where a C++20 compiler is present"
     if checkpoint.pickles:
         return f"its weights are pickles: {', '.join(checkpoint.pickles)}"

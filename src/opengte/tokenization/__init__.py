@@ -1,7 +1,8 @@
 """From strings to token ids: tokenizers, prompts, instructions."""
 
 from opengte.tokenization.instructions import instruction_for
+from opengte.tokenization.loading import load_tokenizer
 from opengte.tokenization.prompts import Prompts, read_prompts
-from opengte.tokenization.tokenizer import Tokenizer, load_tokenizer
+from opengte.tokenization.tokenizer import Tokenizer
 
 __all__ = ["Prompts", "Tokenizer", "instruction_for", "load_tokenizer", "read_prompts"]

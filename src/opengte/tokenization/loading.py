@@ -1,0 +1,78 @@
+"""Loading the tokenizer of a checkpoint folder, with the special tokens that the model expects.
+
+The `tokenizers` library is imported when the first tokenizer is loaded.
+"""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opengte.errors import CheckpointError, CheckpointWarning
+from opengte.tokenization.backend import BackendFailure, call_backend
+from opengte.tokenization.checkpoint_files import read_json_if_there
+from opengte.tokenization.template import Template, probe_templates, with_edge_token, without_token
+from opengte.tokenization.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+
+def load_tokenizer(
+    folder: Path, *, add_bos: bool | None = None, add_eos: bool | None = None
+) -> Tokenizer:
+    """Return the tokenizer of a checkpoint folder.
+
+    add_bos and add_eos put the bos_token or eos_token of tokenizer_config.json around every text,
+    or (False) take it away; None follows add_bos_token and add_eos_token of that file, which only
+    ever add to the template. CheckpointError if a file is missing, unreadable or contradictory,
+    UnsupportedModelError if the kind of tokenizer is not known.
+    """
+    from opengte.tokenization.from_files import build_backend
+    from opengte.tokenization.special_tokens import special_tokens
+
+    folder = Path(folder)
+    backend = build_backend(folder)
+    found = {name: backend.token_to_id(token) for name, token in special_tokens(folder).items()}
+    named = {name: token for name, token in found.items() if token is not None}
+    templates = _templates(backend, folder)
+    for name, argument in (("bos", add_bos), ("eos", add_eos)):
+        wanted = _wanted(folder, name, argument, name in named)
+        if wanted:
+            templates = with_edge_token(*templates, named[name], before=name == "bos")
+        elif wanted is False and name in named:
+            templates = (
+                without_token(templates[0], named[name]),
+                without_token(templates[1], named[name]),
+            )
+    sentence = read_json_if_there(folder / "sentence_bert_config.json")
+    return Tokenizer(backend, *templates, named, lowercase=sentence.get("do_lower_case") is True)
+
+
+def _templates(backend: "Backend", folder: Path) -> tuple[Template, Template]:
+    """Return the templates of one text and of a pair."""
+    try:
+        return call_backend(lambda: probe_templates(backend))
+    except BackendFailure as failure:
+        raise CheckpointError(
+            f"The tokenizer of {folder} fails on a one-word text: {failure}. Fetch the checkpoint "
+            "again."
+        ) from failure
+
+
+def _wanted(folder: Path, name: str, argument: bool | None, exists: bool) -> bool | None:
+    """Return whether to add bos or eos (True), to take it away (False) or to leave it (None).
+
+    To add one that does not exist is an error if the caller asked, a warning if the files did.
+    """
+    configured = read_json_if_there(folder / "tokenizer_config.json").get(f"add_{name}_token")
+    wanted = (True if configured is True else None) if argument is None else argument
+    if not wanted or exists:
+        return wanted
+    problem = f"{folder} names no {name}_token that is in the vocabulary"
+    if argument:
+        raise CheckpointError(
+            f"{problem}, so add_{name}=True has nothing to add. Name it in tokenizer_config.json."
+        )
+    message = f"{problem}, so add_{name}_token of its tokenizer_config.json is ignored. Name it."
+    warnings.warn(message, CheckpointWarning, stacklevel=3)
+    return None
