@@ -102,7 +102,6 @@ SHARED_CLASSES: set[str] = {
     "Outcome",
     "Parts",
     "Passage",
-    "Piece",
     "Policy",
     "Report",
     "Rows",
