@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import click
 
+from opengte.cli.common.knowledge_base import encoder_loader
 from opengte.cli.common.options import ModelOptions, encoder_options
-from opengte.cli.index.run import loader
 
 
 @click.command("mcp", no_args_is_help=True)
@@ -57,7 +57,7 @@ def command(
     from opengte.search.kb import KnowledgeBase
     from opengte.search.web.agent import Desk
 
-    base = KnowledgeBase.open(kb, load=loader(options))
+    base = KnowledgeBase.open(kb, load=encoder_loader(options))
     reading = None
     if reranker is not None:
         plain = replace(options, model=reranker, precision="auto", max_length=None, revision=None)

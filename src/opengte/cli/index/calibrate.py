@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from opengte.cli.common import output
+from opengte.cli.common.knowledge_base import encoder_loader, load_reranker
 from opengte.cli.common.options import ModelOptions, encoder_options, json_option
-from opengte.cli.index.run import loader
 from opengte.cli.index.status import knowledge_base_argument
 
 if TYPE_CHECKING:
@@ -65,12 +65,11 @@ def command(
     """
     if sum((labelled is not None, generate is not None, shown, forget)) > 1:
         raise click.UsageError("Give one of --labelled, --generate, --show and --forget.")
-    from opengte.cli.search.index import load_reranker
     from opengte.search.calibration import questions
     from opengte.search.kb import KnowledgeBase
 
     asked = questions.read(labelled) if labelled else None
-    base = KnowledgeBase.open(kb, load=loader(options))
+    base = KnowledgeBase.open(kb, load=encoder_loader(options))
     if forget:
         base.forget_calibration()
         return

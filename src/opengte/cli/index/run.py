@@ -1,22 +1,21 @@
 """`gte index run`: bring an index up to date with files and folders."""
 
-from collections.abc import Callable
-from dataclasses import asdict, replace
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from opengte.cli.common import errors, output
+from opengte.cli.common.knowledge_base import encoder_loader
 from opengte.cli.common.options import ModelOptions, encoder_options, engine_of, json_option
+from opengte.cli.common.progress import progress_bar
 from opengte.errors import InputError
 
 if TYPE_CHECKING:
-    from opengte import Encoder
-    from opengte.search.ingest.pipeline import Notify
     from opengte.search.ingest.writer import Report
     from opengte.search.kb import KnowledgeBase
-    from opengte.search.model_identity import Identity
 
 SHOWN = 10  # problems that are printed unless all are asked for
 
@@ -82,12 +81,15 @@ def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
       gte index run rows.jsonl --to kb/ --text-field body --id-field url
       gte index run notes/ --to kb/ --dry-run
     """
+    from opengte.search.ingest.pipeline import total_bytes
+
     as_json, options = values.pop("as_json"), values.pop("options")
     chosen = _run_options(values)
     base = _opened(kb, options, values, dry_run=chosen.dry_run)
-    with _bar(paths) as notify:
+    total = sum(total_bytes([str(path) for path in paths])) if sys.stderr.isatty() else None
+    with progress_bar("B", total=total) as advance:
         try:
-            report = base.index(paths, chosen, notify)
+            report = base.index(paths, chosen, lambda path, size: advance(size))
         except KeyboardInterrupt as interruption:
             interruption.add_note("nothing that was indexed is lost; the same command continues")
             raise
@@ -120,7 +122,7 @@ def _opened(
 
     given = {name: value for name, value in values.items() if value is not None}
     if exists(place) and ("://" not in place or _is_there(place)):
-        base = KnowledgeBase.open(place, load=loader(options))
+        base = KnowledgeBase.open(place, load=encoder_loader(options))
         _check_settings(base, given)
         return base
     if dry_run:
@@ -172,48 +174,6 @@ def _check_settings(base: "KnowledgeBase", given: dict[str, Any]) -> None:
                 f"{option} is {value!r}, but the index `{base.place}` was made with {kept!r}: "
                 "leave it out, or index to a new place"
             )
-
-
-def loader(options: ModelOptions) -> "Callable[[Identity], Encoder]":
-    """Return what loads the model of an index; the index checks what the caller asks for."""
-    context = click.get_current_context()
-    asked = context.get_parameter_source("model") == click.core.ParameterSource.COMMANDLINE
-
-    def load(identity: "Identity") -> "Encoder":
-        return replace(
-            options,
-            model=options.model if asked else identity.model,
-            precision=identity.precision if options.precision == "auto" else options.precision,
-            max_length=options.max_length or identity.max_length,
-        ).load_encoder()
-
-    return load
-
-
-class _bar:
-    """A bar on stderr that counts bytes of files and tells how long the rest will take."""
-
-    def __init__(self, paths: tuple[Path, ...]) -> None:
-        self._paths = [str(path) for path in paths]
-
-    def __enter__(self) -> "Notify":
-        import sys
-
-        from tqdm import tqdm
-
-        from opengte.search.ingest.pipeline import total_bytes
-
-        total = sum(total_bytes(self._paths)) if sys.stderr.isatty() else None
-        self._tqdm = tqdm(
-            total=total, unit="B", unit_scale=True, disable=None, leave=False, file=sys.stderr
-        )
-        return self._advance
-
-    def _advance(self, path: str, size: int) -> None:
-        self._tqdm.update(size)
-
-    def __exit__(self, *error: object) -> None:
-        self._tqdm.close()
 
 
 def _report_row(report: "Report") -> dict[str, Any]:

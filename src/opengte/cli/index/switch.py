@@ -1,7 +1,6 @@
 """`gte index switch` and `rollback`: an index in another model, and back."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opengte.cli.common import errors, output
+from opengte.cli.common.knowledge_base import index_encoder_loader
 from opengte.cli.common.options import ModelOptions, encoder_options, engine_of, json_option
+from opengte.cli.common.progress import progress_bar
 from opengte.cli.index.status import knowledge_base_argument
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from opengte.search.kb import KnowledgeBase
     from opengte.search.maintenance.compare import Contrast
     from opengte.search.maintenance.migrate import Carried, Switch
-    from opengte.search.model_identity import Identity
 
 SHOWN = 5  # questions that changed most
 ALPHA = 0.05
@@ -83,7 +83,7 @@ def switch_command(
     asked = questions.read(queries) if queries else []
     if any(one.relevant for one in asked):
         _check_statistics()
-    base = KnowledgeBase.open(kb, load=own_loader(options))
+    base = KnowledgeBase.open(kb, load=index_encoder_loader(options))
     encoder = _new_encoder(base, options)
     switch = Switch.to(base, encoder, passages=passages, instruction=instruction)
     asked, missing = questions.resolved(asked, base.store)
@@ -131,7 +131,7 @@ def rollback_command(kb: str, dry_run: bool, as_json: bool, options: ModelOption
     from opengte.search.kb import KnowledgeBase
     from opengte.search.maintenance.migrate import Switch
 
-    switch = Switch.back(KnowledgeBase.open(kb, load=own_loader(options)))
+    switch = Switch.back(KnowledgeBase.open(kb, load=index_encoder_loader(options)))
     if dry_run:
         _show_plan(switch.plan(), switch, as_json=as_json)
         return
@@ -141,21 +141,6 @@ def rollback_command(kb: str, dry_run: bool, as_json: bool, options: ModelOption
     if as_json:
         output.json_line(row)
     _summarise(row, done, None)
-
-
-def own_loader(options: ModelOptions) -> "Callable[[Identity], Encoder]":
-    """Return what loads the model of an index as it is, on the engine that was asked for."""
-
-    def load(identity: "Identity") -> "Encoder":
-        return replace(
-            options,
-            model=identity.model,
-            precision=identity.precision,
-            max_length=identity.max_length,
-            revision=None,
-        ).load_encoder()
-
-    return load
 
 
 def _new_encoder(base: "KnowledgeBase", options: ModelOptions) -> "Encoder":
@@ -175,25 +160,15 @@ def _check_statistics() -> None:
 
 
 def _build(switch: "Switch") -> "Carried":
-    with _bar(switch) as notify:
+    total = switch.old.store.count() if sys.stderr.isatty() else None
+    with progress_bar(" documents", total=total) as advance:
         try:
-            return switch.build(notify)
+            return switch.build(advance)
         except KeyboardInterrupt as interruption:
             interruption.add_note(
                 "the index answers as before; the same command continues the switch"
             )
             raise
-
-
-@contextmanager
-def _bar(switch: "Switch") -> Iterator[Callable[[int], object]]:
-    import sys
-
-    from tqdm import tqdm
-
-    total = switch.old.store.count() if sys.stderr.isatty() else None
-    with tqdm(total=total, unit=" documents", disable=None, leave=False, file=sys.stderr) as bar:
-        yield bar.update
 
 
 def _paired(found: "Contrast | None") -> "Paired | None":

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opengte.cli.common import output
+from opengte.cli.common.knowledge_base import encoder_loader, load_reranker
 from opengte.cli.common.options import ModelOptions, engine_of, gathered
-from opengte.cli.index.run import loader
 from opengte.errors import InputError
 
 if TYPE_CHECKING:
@@ -133,25 +133,10 @@ def _opened(index: IndexOptions, instruction: str | None, options: ModelOptions)
     from opengte.search.kb import KnowledgeBase
 
     assert index.kb is not None
-    base = KnowledgeBase.open(index.kb, load=loader(options))
+    base = KnowledgeBase.open(index.kb, load=encoder_loader(options))
     if instruction is not None:
         base.identity.check(replace(base.identity, instruction=instruction), base.place)
     return base
-
-
-def load_reranker(name: str | None, options: ModelOptions) -> "Reranker | None":
-    """Load the reranker of a search, if there is one."""
-    if name is None:
-        return None
-    import opengte
-
-    return opengte.Reranker.load(
-        name,
-        engine=options.engine,
-        threads=options.threads,
-        device=options.device,
-        offline=options.offline,
-    )
 
 
 def _search_options(index: IndexOptions) -> dict[str, Any]:

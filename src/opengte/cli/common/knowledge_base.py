@@ -1,0 +1,62 @@
+"""Models of an index, loaded as the index and the command line ask for."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from opengte.cli.common.options import ModelOptions
+
+if TYPE_CHECKING:
+    from opengte import Encoder, Reranker
+    from opengte.search.model_identity import Identity
+
+
+def encoder_loader(options: ModelOptions) -> "Callable[[Identity], Encoder]":
+    """Return a loader of the model of an index, with the settings that the options name.
+
+    The index refuses a model or a setting that is not its own.
+    """
+    context = click.get_current_context()
+    named = context.get_parameter_source("model") == click.core.ParameterSource.COMMANDLINE
+
+    def load(identity: "Identity") -> "Encoder":
+        return replace(
+            options,
+            model=options.model if named else identity.model,
+            precision=identity.precision if options.precision == "auto" else options.precision,
+            max_length=options.max_length or identity.max_length,
+        ).load_encoder()
+
+    return load
+
+
+def index_encoder_loader(options: ModelOptions) -> "Callable[[Identity], Encoder]":
+    """Return a loader of the model of an index with its own settings, on the chosen engine."""
+
+    def load(identity: "Identity") -> "Encoder":
+        return replace(
+            options,
+            model=identity.model,
+            precision=identity.precision,
+            max_length=identity.max_length,
+            revision=None,
+        ).load_encoder()
+
+    return load
+
+
+def load_reranker(name: str | None, options: ModelOptions) -> "Reranker | None":
+    """Load a reranker, or return None without a name."""
+    if name is None:
+        return None
+    import opengte
+
+    return opengte.Reranker.load(
+        name,
+        engine=options.engine,
+        threads=options.threads,
+        device=options.device,
+        offline=options.offline,
+    )

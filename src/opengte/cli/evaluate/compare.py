@@ -1,0 +1,243 @@
+"""`gte eval compare`, `sweep` and `check`: decisions on one's own data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from opengte.cli.common import errors, output
+from opengte.cli.common.options import json_option, stacked
+from opengte.cli.common.progress import progress_bar
+from opengte.cli.evaluate.options import (
+    checked_reports,
+    print_report,
+    split_names,
+    split_numbers,
+    write_reports,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from opengte.evaluate.collection import Collection
+    from opengte.evaluate.systems import Loaders, System
+
+
+own_data_options = stacked(
+    click.option(
+        "--data",
+        required=True,
+        type=click.Path(exists=True, path_type=Path),
+        help="BEIR folder, or .csv, .tsv or .jsonl of questions and right documents.",
+    ),
+    click.option(
+        "--split", default="test", show_default=True, metavar="NAME", help="Which qrels/NAME.tsv."
+    ),
+    click.option("--columns", metavar="Q,D", help="Columns of question and document."),
+    click.option("--segment", metavar="NAME", help="Column or query field that groups queries."),
+    click.option(
+        "--measure",
+        type=click.Choice(["nDCG@10", "R@10", "R@100", "RR@10", "AP@100"]),
+        default="nDCG@10",
+        show_default=True,
+        help="What decides.",
+    ),
+)
+
+
+shared_options = stacked(
+    click.option("--engine", type=click.Choice(["auto", "native", "torch"]), help="What computes."),
+    click.option("--precision", metavar="NAME", help="fp32, bf16, fp16 or int8."),
+    click.option("--instruction", metavar="TEXT", help="The task, for models that take one."),
+)
+
+
+@click.command("compare", no_args_is_help=True)
+@click.argument("a")
+@click.argument("b")
+@own_data_options
+@shared_options
+@json_option
+@checked_reports
+def compare_command(
+    a: str,
+    b: str,
+    data: Path,
+    split: str,
+    columns: str | None,
+    segment: str | None,
+    measure: str,
+    as_json: bool,
+    reports: tuple[Path, ...],
+    **shared: Any,
+) -> None:
+    """Say whether B is better than A on your own data.
+
+    A and B are models, each with settings of its own after commas: engine, precision, dimensions,
+    max_length, instruction, truncation, reranker, depth.
+
+    \b
+    Examples:
+      gte eval compare minilm thenlper/gte-small --data support-questions.csv
+      gte eval compare minilm minilm,dimensions=128 --data beir/ --report compare.html
+      gte eval compare minilm minilm,reranker=BAAI/bge-reranker-base,depth=20 --data beir/
+    """
+    import time
+
+    from opengte.evaluate import compare, systems
+
+    pair = [systems.parse(text, **shared) for text in (a, b)]
+    found = _collection(data, split, columns, segment)
+    start = time.perf_counter()
+    with _encoding_bar(pair, found) as advance:
+        first, second = systems.outcomes(pair, found, _loaders(), advance=advance)
+    comparison = compare.compare(first, second, found, measure=measure)
+    made = compare.report(comparison, found, time.perf_counter() - start)
+    print_report(made, as_json)
+    write_reports(reports, made)
+
+
+@click.command("sweep", no_args_is_help=True)
+@click.argument("model")
+@click.option("--dimensions", metavar="N,...", help="Sizes to cut vectors to.")
+@click.option("--precisions", metavar="NAME,...", help="Precisions to compute in.")
+@click.option("--max-length", metavar="TOKENS,...", help="Lengths to cut texts at.")
+@click.option("--reranker", metavar="MODEL", help="Reads the first documents again.")
+@click.option("--depth", metavar="N,...", help="How many documents it reads; 0: none.")
+@own_data_options
+@shared_options
+@json_option
+@checked_reports
+def sweep_command(
+    model: str,
+    dimensions: str | None,
+    precisions: str | None,
+    max_length: str | None,
+    reranker: str | None,
+    depth: str | None,
+    data: Path,
+    split: str,
+    columns: str | None,
+    segment: str | None,
+    measure: str,
+    as_json: bool,
+    reports: tuple[Path, ...],
+    **shared: Any,
+) -> None:
+    """Measure a model in many settings: quality against time and space.
+
+    \b
+    Examples:
+      gte eval sweep minilm --data beir/ --dimensions 64,128,256,384 --report sweep.html
+      gte eval sweep minilm --data faq.csv --reranker BAAI/bge-reranker-base --depth 0,10,50
+    """
+    from dataclasses import replace
+
+    from opengte.evaluate import sweep, systems
+
+    base = replace(systems.parse(model, **shared), reranker=reranker)
+    if depth is not None and reranker is None:
+        raise click.UsageError("--depth needs --reranker.")
+    every = sweep.settings(
+        base,
+        precision=split_names(precisions),
+        max_length=split_numbers("--max-length", max_length),
+        dimensions=split_numbers("--dimensions", dimensions),
+        depth=split_numbers("--depth", depth, least=0),
+    )
+    found = _collection(data, split, columns, segment)
+    with _encoding_bar(every, found) as advance:
+        outcomes = list(systems.outcomes(every, found, _loaders(), advance=advance))
+    made = sweep.report(outcomes, found, measure)
+    print_report(made, as_json)
+    write_reports(reports, made)
+
+
+@click.command("check", no_args_is_help=True)
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option(
+    "--baseline",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Results to hold them against.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="POINTS",
+    help="How far a score may fall; its noise is allowed in any case.",
+)
+@json_option
+def check_command(results: Path, baseline: Path, tolerance: float, as_json: bool) -> None:
+    """Fail, with exit status 1, if quality fell by more than noise.
+
+    RESULTS and the baseline are the run.json of an output folder, or JSON reports.
+
+    \b
+    Examples:
+      gte eval check now.json --baseline baseline.json --tolerance 0.5
+      gte eval check results/minilm/run.json --baseline before.json
+    """
+    from dataclasses import asdict
+
+    from opengte.evaluate import check
+
+    changes = check.check(results, baseline, tolerance)
+    for change in changes:
+        if as_json:
+            output.json_line({**asdict(change), "fell": change.fell})
+        elif change.fell:
+            now = "missing" if change.now is None else f"{change.now:.2f}"
+            click.echo(f"{change.name}: {change.before:.2f} -> {now}")
+    click.echo(check.verdict(changes), err=as_json)
+    if any(change.fell for change in changes):
+        raise click.exceptions.Exit(errors.FAILED)
+
+
+def _collection(data: Path, split: str, columns: str | None, segment: str | None) -> "Collection":
+    """Read own data; what was left out is said before the encoding begins."""
+    from opengte.evaluate import collection
+
+    names = tuple(split_names(columns))
+    if names and len(names) != 2:
+        raise click.UsageError(f"--columns is {columns}, expected two names with a comma between.")
+    pair: Any = names or None
+    found = collection.load(data, split=split, columns=pair, segment=segment)
+    for note in found.notes:
+        click.echo(f"warning: {note}", err=True)
+    return found
+
+
+def _loaders() -> "Loaders":
+    from opengte.evaluate.systems import Loaders, System
+
+    def load(kind: str, model: str, system: System) -> Any:
+        import opengte
+
+        if kind == "Reranker":
+            return opengte.Reranker.load(model)
+        return opengte.Encoder.load(
+            model,
+            engine=system.engine,
+            precision=system.precision,
+            max_length=system.max_length,
+        )
+
+    return Loaders(
+        encoder=lambda system: load("Encoder", system.model, system),
+        reranker=lambda system: load("Reranker", str(system.reranker), system),
+    )
+
+
+def _encoding_bar(
+    systems: "Sequence[System]", data: "Collection"
+) -> "AbstractContextManager[Callable[[int], None]]":
+    runs = len({system.vectors for system in systems})
+    texts = len(data.documents) + len(data.queries)
+    return progress_bar(" texts", total=runs * texts, label="encoding")
+
+
+COMMANDS = (compare_command, sweep_command, check_command)

@@ -1,0 +1,172 @@
+"""`gte eval run`: tasks of MTEB, beside the published scores."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from opengte.cli.common import errors, output
+from opengte.cli.common.options import ModelOptions, json_option, stacked
+from opengte.cli.common.progress import progress_bar
+from opengte.cli.evaluate.options import (
+    checked_reports,
+    dimensions_option,
+    model_argument,
+    split_names,
+    table_cells,
+    truncation_option,
+    write_reports,
+)
+
+if TYPE_CHECKING:
+    from opengte.evaluate.mteb_run import Model, Wanted, Watch
+    from opengte.evaluate.records import Run, TaskRun
+
+
+@click.command("run", no_args_is_help=True)
+@click.option("--tasks", metavar="NAMES", help="Names of mteb tasks, with commas between.")
+@click.option("--suite", "suite_name", metavar="NAME", help="mteb-english-56, c-mteb-35, ...")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of datasets, asked before the Hub. Alone: every task that it has.",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("gte-eval"),
+    show_default=True,
+    help="Where results go; a run that was stopped goes on from there.",
+)
+@stacked(dimensions_option, truncation_option, json_option)
+@checked_reports
+@model_argument
+def run_command(
+    options: ModelOptions,
+    tasks: str | None,
+    suite_name: str | None,
+    data: Path | None,
+    output: Path,
+    dimensions: int | None,
+    truncation: str,
+    as_json: bool,
+    reports: tuple[Path, ...],
+) -> None:
+    """Run tasks of MTEB with mteb's own scoring, beside the published scores.
+
+    \b
+    Examples:
+      gte eval run minilm --data mteb-data/ --output results/minilm --report minilm.html
+      gte eval run Alibaba-NLP/gte-multilingual-base --suite mteb-fr-26
+    """
+    from opengte.evaluate import mteb_report, mteb_run, suites
+
+    suite = suites.suite(suite_name) if suite_name else None
+    if options.offline:
+        mteb_run.leave_hub_alone()
+    wanted = _wanted(tasks, suite_name, data)
+    mteb_run.check_names(item.task for item in wanted)
+    model = _model(options, dimensions, truncation)
+    folder = output / _folder_name(model)
+    hub = not options.offline
+    run = mteb_run.run(model, wanted, folder, data=data, hub=hub, watch=_watch(model))
+    _print_run(run, as_json)
+    write_reports(reports, mteb_report.report(run, suite))
+    click.echo(f"results in {folder}", err=True)
+    if not any(task.ran for task in run.tasks):
+        raise click.exceptions.Exit(errors.FAILED)
+
+
+def _wanted(tasks: str | None, suite_name: str | None, data: Path | None) -> "list[Wanted]":
+    """Return the tasks that were asked for: by name, by suite, or all that a folder has."""
+    from opengte.evaluate import mteb_local, mteb_run, suites
+
+    wanted = [mteb_run.Wanted(name) for name in split_names(tasks)]
+    if suite_name:
+        wanted += [
+            mteb_run.Wanted(task.task, (task.subset,), (task.split,))
+            for task in suites.suite(suite_name).tasks
+        ]
+    if not wanted and data is not None:
+        wanted = [mteb_run.Wanted(name) for name in mteb_local.available(data)]
+    if not wanted:
+        raise click.UsageError("Give --tasks, --suite, or --data with a folder of datasets.")
+    return wanted
+
+
+def _model(options: ModelOptions, dimensions: int | None, truncation: str) -> "Model":
+    """Load an encoder or a reranker for mteb."""
+    from opengte import checkpoint
+    from opengte.evaluate import mteb_run
+    from opengte.evaluate.mteb_adapter import EncoderForMteb, RerankerForMteb
+    from opengte.evaluate.work import Worker
+
+    mteb_run.require()
+    where = {"revision": options.revision, "offline": options.offline}
+    if checkpoint.read_checkpoint(options.name, **where).kind == "reranker":  # type: ignore[arg-type]
+        return RerankerForMteb(options.load_reranker())
+    side: Any = truncation
+    return EncoderForMteb(Worker(options.load_encoder(), dimensions=dimensions, truncation=side))
+
+
+def _folder_name(model: "Model") -> str:
+    meta = model.mteb_model_meta
+    return f"{meta.name.replace('/', '__')}-{meta.revision[:8]}{meta.revision[32:]}"
+
+
+def _watch(model: "Model") -> "Watch":
+    """Return a watch that shows a bar a task and a line when it ended."""
+    from opengte.evaluate.mteb_adapter import EncoderForMteb
+    from opengte.evaluate.mteb_run import Watch
+
+    bars = ExitStack()
+    update: list[Callable[[int], None]] = []
+
+    def advance(count: int) -> None:
+        for bar in update:
+            bar(count)
+
+    def begin(task: str, place: int, tasks: int, texts: int) -> None:
+        bar = progress_bar(" texts", total=texts or None, label=f"{task} ({place} of {tasks})")
+        update.append(bars.enter_context(bar))
+
+    def end(task: "TaskRun") -> None:
+        bars.close()
+        update.clear()
+        click.echo(_line(task), err=True)
+
+    if isinstance(model, EncoderForMteb):
+        model.worker.advance = advance
+    else:
+        model.advance = advance
+    return Watch(begin, end)
+
+
+def _line(task: "TaskRun") -> str:
+    if not task.ran:
+        return f"{task.task}: not run: {task.reason}"
+    mean = sum(score.value for score in task.scores) / max(1, len(task.scores))
+    speed = task.tokens / task.encoding_seconds if task.encoding_seconds else 0
+    cut = f", {task.truncated:,} texts truncated" if task.truncated else ""
+    kept = " (kept from an earlier run)" if task.status == "kept" else ""
+    return (
+        f"{task.task}: {mean:.2f}{kept}, {task.seconds:,.1f} s, {task.tokens:,} tokens, "
+        f"{speed:,.0f} tokens/s{cut}"
+    )
+
+
+def _print_run(run: "Run", as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from opengte.evaluate import mteb_report, published
+
+    rows = published.beside(run.model, run.scores)
+    if as_json:
+        for row in rows:
+            differs = {"difference": row.difference, "differs": row.differs}
+            output.json_line({"model": run.model, **asdict(row), **differs})
+    else:
+        output.table(mteb_report.HEADER, [table_cells(row) for row in mteb_report.table(rows).rows])
+        click.echo(mteb_report.verdict(rows, run))
