@@ -1,7 +1,7 @@
 """The server demo: start `gte serve`, ask it with three official clients, end it.
 
 Run it by `make serve-demo`. The clients are `openai`, `cohere` and `ollama`, as their makers
-publish them; each is only told another address.
+publish them; only the address differs.
 """
 
 import contextlib
