@@ -78,7 +78,7 @@ CIRCULAR = {
 UPWARD = {
     ("search/maintenance/migrate.py", "search/kb.py"),
 }
-CROWDED = {"data", "serve/inference"}
+CROWDED = {"data"}
 SHARED_CLASSES: set[str] = {
     "Asked",
     "Batch",
@@ -93,16 +93,12 @@ SHARED_CLASSES: set[str] = {
     "Found",
     "Hit",
     "Identity",
-    "Job",
     "Journal",
     "Limits",
-    "Memory",
     "Operation",
     "Options",
-    "Outcome",
     "Parts",
     "Passage",
-    "Policy",
     "Report",
     "Rows",
     "Run",
@@ -110,11 +106,9 @@ SHARED_CLASSES: set[str] = {
     "Section",
     "Settings",
     "Source",
-    "Spec",
     "Table",
     "Unreadable",
     "Watch",
-    "Window",
     "Work",
 }
 SHARED_FUNCTIONS: set[str] = {

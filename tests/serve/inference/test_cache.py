@@ -1,233 +1,59 @@
-"""The cache in memory and on disk, and how much memory there is."""
+"""The result cache in memory."""
 
 import asyncio
-import os
-import sqlite3
-import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opengte.serve.config.inference import CacheSettings, ModelSettings
-from opengte.serve.inference import disk_cache as disks
-from opengte.serve.inference.cache import Memory
-from opengte.serve.inference.disk_cache import Disk, packed, unpacked
-from opengte.serve.inference.memory import batch_tokens, free_bytes
-from opengte.serve.inference.types import Row
-from tests.support import native_plans
-from tests.support.serve_core import Loader, embed, running, until
-
-arrays = st.integers(0, 5).map(lambda n: np.arange(n, dtype=np.float32))
-matrices = st.tuples(st.integers(0, 4), st.integers(1, 3)).map(
-    lambda shape: np.random.default_rng(0).random(shape, np.float32)
-)
-rows = st.builds(
-    Row,
-    found=st.integers(0, 2**40),
-    kept=st.integers(0, 8192),
-    dense=st.none() | arrays,
-    sparse=st.none() | st.dictionaries(st.integers(0, 2**31), st.floats(0, 1), max_size=5),
-    tokens=st.none() | matrices,
-    states=st.none() | matrices,
-    score=st.none() | st.floats(-5, 5),
-)
-
-
-@given(rows)
-def test_a_row_survives_its_bytes(row):
-    found = unpacked(packed(row))
-    assert found[:2] == row[:2] and found.sparse == row.sparse and found.score == row.score
-    for name in ("dense", "tokens", "states"):
-        one, other = getattr(found, name), getattr(row, name)
-        if other is None:
-            assert one is None
-        else:
-            assert one.shape == other.shape and one.tobytes() == other.tobytes()
-
-
-@given(rows, st.data())
-def test_damaged_bytes_are_no_row(row, data):
-    value = bytearray(packed(row))
-    place = data.draw(st.integers(0, len(value) - 1))
-    value[place] ^= data.draw(st.integers(1, 255))
-    assert unpacked(bytes(value)) is None
-    assert unpacked(bytes(value[: len(value) // 2])) is None
+from opengte.serve.config.inference import CacheSettings
+from opengte.serve.inference.cache import MemoryCache
+from opengte.serve.inference.types import InputResult
+from tests.support.inference import CountingObserver, Loader, embed, running
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 400)), max_size=60))
 def test_memory_keeps_the_latest_within_its_bytes(found):
-    memory = Memory(8000)
+    memory = MemoryCache(8000)
     for number, size in found:
         key = bytes([number])
-        row = Row(1, 1, np.zeros(size, np.float32))
+        row = InputResult(1, 1, np.zeros(size, np.float32))
         before = memory.get(key)
         kept = memory.put(key, row)
         assert memory.bytes <= 8000
-        assert memory.bytes == sum(row.nbytes for row in memory._rows.values())
+        assert memory.bytes == sum(row.nbytes for row in memory._entries.values())
         if before is None and row.nbytes <= 2000:
             assert kept and memory.get(key) is not None
-    assert Memory(0).put(b"x", Row(1, 1)) is False
+    assert MemoryCache(0).put(b"x", InputResult(1, 1)) is False
 
 
-def filled(path, count, size=100, max_bytes=1 << 20):
-    disk = Disk(path, max_bytes)
-    for i in range(count):
-        disk.put(b"%06d" % i, Row(1, 1, np.full(size, i, np.float32)))
-    disk.close()
-    return disk
-
-
-def test_rows_outlive_the_server(tmp_path):
-    path = tmp_path / "sub" / "cache.sqlite"
-    assert filled(path, 500).errors == 0
-    disk = Disk(path, 1 << 20)
-    found = disk.get([b"%06d" % i for i in range(0, 1000, 2)])
-    assert len(found) == 250
-    np.testing.assert_array_equal(found[b"000042"].dense, np.full(100, 42, np.float32))
-    disk.close()
-
-
-def test_the_file_stays_within_its_bytes_and_keeps_what_was_used(tmp_path, monkeypatch):
-    path = tmp_path / "cache.sqlite"
-    filled(path, 100)
-    disk = Disk(path, 100_000)
-    assert disk.get([b"000000"])
-    for i in range(1000, 1120):
-        disk.put(b"%06d" % i, Row(1, 1, np.zeros(100, np.float32)))
-    disk.close()
-    assert disk.bytes <= 100_000
-    reopened = Disk(path, 100_000)
-    kept = reopened.get([b"%06d" % i for i in (*range(100), *range(1000, 1120))])
-    reopened.close()
-    assert b"000000" in kept and b"000001" not in kept and b"001119" in kept
-    assert 100 < len(kept) < 250
-
-
-def test_a_file_that_is_no_database_is_counted_and_left_alone(tmp_path, caplog):
-    path = tmp_path / "cache.sqlite"
-    path.write_bytes(b"this is no database" * 100)
-    disk = filled(path, 10)
-    assert disk.errors >= 1
-    assert disk.get([b"000001"]) == {}
-    assert "cannot be used to write" in caplog.text
-
-
-def test_a_full_disk_is_counted(tmp_path, monkeypatch):
-    def full(self, rows):
-        raise sqlite3.OperationalError("database or disk is full")
-
-    monkeypatch.setattr(Disk, "_store", full)
-    assert filled(tmp_path / "cache.sqlite", 10).errors >= 1
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX permissions")
-def test_a_place_that_cannot_be_written_is_counted(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    assert filled(tmp_path / "file" / "cache.sqlite", 10).errors >= 1
-
-
-def test_after_a_failure_the_file_is_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(disks, "PAUSE_SECONDS", 0.05)
-    path = tmp_path / "cache.sqlite"
-    disk = Disk(path, 1 << 20)
-    store = Disk._store
-    failures = iter([True])
-
-    def once(self, rows):
-        if next(failures, None):
-            raise sqlite3.OperationalError("database is locked")
-        store(self, rows)
-
-    monkeypatch.setattr(Disk, "_store", once)
-    disk.put(b"lost", Row(1, 1))
-    deadline = time.monotonic() + 5
-    while disk.errors == 0 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.1)
-    disk.put(b"kept", Row(1, 1))
-    disk.close()
-    assert disk.errors == 1 and list(disk.get([b"lost", b"kept"])) == [b"kept"]
-
-
-def test_a_server_answers_from_the_disk_of_an_earlier_one(tmp_path):
-    cache = CacheSettings(path=tmp_path / "cache.sqlite")
-    load = Loader()
-    texts = [f"text {i}" for i in range(50)]
-
+def test_the_cache_answers_with_the_same_bits_within_its_bytes():
     async def main():
-        async with running(load=load, cache=cache) as core:
-            return await embed(core, *texts)
-
-    async def later():
-        async with running(load=load, cache=cache) as core:
-            batches = len(load.engines[-1].batches)
-            answer = await embed(core, *texts, "a new one")
-            assert len(load.engines[-1].batches) == batches + 1
-            assert answer.cached == 50
-            again = await embed(core, *texts)
-            assert again.cached == 50 and core.cache_info().disk_errors == 0
-            return answer
-
-    first, second = asyncio.run(main()), asyncio.run(later())
-    for one, other in zip(first.dense, second.dense, strict=False):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_a_broken_cache_file_never_reaches_a_client(tmp_path):
-    path = tmp_path / "cache.sqlite"
-    path.write_bytes(b"this is no database" * 100)
-
-    async def main():
-        async with running(load=Loader(), cache=CacheSettings(path=path)) as core:
-            for _ in range(3):
-                assert (await embed(core, "a dog", "a cat")).dense[1] is not None
-            await until(lambda: core.cache_info().disk_errors > 0)
-
-    asyncio.run(main())
-
-
-# --- memory ---
-
-
-def test_free_memory_is_the_least_of_machine_and_container(tmp_path):
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal: 100 kB\nMemAvailable:  2000 kB\n")
-    root = tmp_path / "cgroup"
-    assert free_bytes(meminfo, root) == 2000 * 1024
-    (root / "memory").mkdir(parents=True)
-    (root / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
-    (root / "memory" / "memory.usage_in_bytes").write_text("5\n")
-    assert free_bytes(meminfo, root) == 2000 * 1024
-    (root / "memory" / "memory.limit_in_bytes").write_text("1000000\n")
-    (root / "memory" / "memory.usage_in_bytes").write_text("900000\n")
-    (root / "memory" / "memory.stat").write_text("cache 1\ntotal_inactive_file 400000\n")
-    assert free_bytes(meminfo, root) == 500_000
-    (root / "memory.max").write_text("max\n")
-    (root / "memory.current").write_text("1\n")
-    assert free_bytes(meminfo, root) == 500_000
-    (root / "memory.max").write_text("300000\n")
-    (root / "memory.current").write_text("100000\n")
-    (root / "memory.stat").write_text("inactive_file 50000\n")
-    assert free_bytes(meminfo, root) == 250_000
-    assert free_bytes(tmp_path / "none", tmp_path / "none") is None
-
-
-def test_batches_fit_the_free_memory():
-    plan = native_plans.bert()
-    assert batch_tokens(plan, 16384, None) == 16384
-    assert batch_tokens(plan, 16384, 1 << 40) == 16384
-    little, less = batch_tokens(plan, 16384, 1 << 24), batch_tokens(plan, 16384, 1 << 23)
-    assert 1 < less < little < 16384 and little == pytest.approx(2 * less, abs=2)
-    assert batch_tokens(plan, 16384, 0) == 1
-
-
-def test_limits_are_stated():
-    async def main():
-        given = ModelSettings("minilm", max_batch_tokens=300, max_queue_tokens=5000)
-        async with running(given) as core:
-            status = core.models()[0]
-            assert (status.max_batch_tokens, status.max_queue_tokens) == (300, 5000)
+        load = Loader()
+        cache = CacheSettings(memory_bytes=64 * 1024)
+        async with running(load=load, cache=cache, observer=(seen := CountingObserver())) as core:
+            first = await embed(core, "a dog", "a cat")
+            batches = len(load.engines[0].batches)
+            again = await embed(core, "a cat", "a dog")
+            assert len(load.engines[0].batches) == batches
+            assert again.cached == 2 and seen.counts["cache_hit"] == 2
+            assert seen.counts["cache_miss"] == 2
+            np.testing.assert_array_equal(first.dense[0], again.dense[1])
+            assert again.token_counts == [4, 4]
+            with pytest.raises(ValueError, match="read-only"):
+                again.dense[0][0] = 1.0
+            for different in (
+                {"dimensions": 100},
+                {"normalize": False},
+                {"outputs": ("states",)},
+                {"truncation": "left"},
+            ):
+                assert (await embed(core, "a dog", **different)).cached == 0
+            await embed(core, *(f"text {i}" for i in range(200)))
+            info = core.cache_info()
+            assert 0 < info.bytes <= info.max_bytes == 64 * 1024
+            assert info.entries < 60
+            assert (await embed(core, "a dog")).cached == 0
 
     asyncio.run(main())

@@ -20,7 +20,7 @@ from opengte.serve.config.settings import Settings
 from opengte.serve.runtime.listener import listen
 from opengte.serve.runtime.process import Process, background, check_access, is_loopback, notify
 from opengte.serve.runtime.shared_state import new_common
-from tests.support.serve_core import Loader
+from tests.support.inference import Loader
 from tests.support.serve_process import server
 
 SECRET = "xylophone zebra of Ada Lovelace"

@@ -1,16 +1,16 @@
-"""Rows that were computed before, exactly as they were, bounded in bytes."""
+"""The result cache: results in memory, bounded in bytes, with an optional second level on disk."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from opengte.serve.inference.disk_cache import Disk
-from opengte.serve.inference.types import Row
+from opengte.serve.inference.disk_cache import DiskCache
+from opengte.serve.inference.types import InputResult
 
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """How full the cache is."""
+    """The size of the cache and its limits."""
 
     entries: int = 0
     bytes: int = 0
@@ -19,50 +19,53 @@ class CacheInfo:
     disk_errors: int = 0
 
 
-class Memory:
-    """The least recently used rows go first when there are more bytes than allowed."""
+class MemoryCache:
+    """An LRU cache of results with a limit in bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
-        self._rows: OrderedDict[bytes, Row] = OrderedDict()
+        self._entries: OrderedDict[bytes, InputResult] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._entries)
 
-    def get(self, key: bytes) -> Row | None:
-        """Return a row and make it the most recent one."""
-        row = self._rows.get(key)
-        if row is not None:
-            self._rows.move_to_end(key)
-        return row
+    def get(self, key: bytes) -> InputResult | None:
+        """Return a result and make it the most recently used one; None on a miss."""
+        result = self._entries.get(key)
+        if result is not None:
+            self._entries.move_to_end(key)
+        return result
 
-    def put(self, key: bytes, row: Row) -> bool:
-        """Keep a row, unless it is there or alone is larger than a quarter of the cache."""
-        if key in self._rows or row.nbytes > self.max_bytes // 4:
+    def put(self, key: bytes, result: InputResult) -> bool:
+        """Add a result, unless it exists or is larger than a quarter of the cache.
+
+        Returns whether it was added.
+        """
+        if key in self._entries or result.nbytes > self.max_bytes // 4:
             return False
-        self._rows[key] = row = own(row)
-        self.bytes += row.nbytes
+        self._entries[key] = result = detached(result)
+        self.bytes += result.nbytes
         while self.bytes > self.max_bytes:
-            _, oldest = self._rows.popitem(last=False)
-            self.bytes -= oldest.nbytes
+            _, evicted = self._entries.popitem(last=False)
+            self.bytes -= evicted.nbytes
         return True
 
 
-def own(row: Row) -> Row:
-    """Return a row that holds no part of a batch's arrays and that nobody can change."""
-    return Row(
-        row.found,
-        row.kept,
-        _own(row.dense),
-        row.sparse,
-        _own(row.tokens),
-        _own(row.states),
-        row.score,
+def detached(result: InputResult) -> InputResult:
+    """Return a result whose arrays are read-only and no views of a batch's arrays."""
+    return InputResult(
+        result.original_length,
+        result.length,
+        _detached(result.dense),
+        result.sparse,
+        _detached(result.tokens),
+        _detached(result.states),
+        result.score,
     )
 
 
-def _own(array: Any) -> Any:
+def _detached(array: Any) -> Any:
     if array is None or (array.base is None and not array.flags.writeable):
         return array
     array = array.copy()
@@ -70,28 +73,28 @@ def _own(array: Any) -> Any:
     return array
 
 
-class Cache:
-    """Rows in memory, and behind them on disk where that is asked for."""
+class ResultCache:
+    """A memory cache, and optionally a disk cache behind it."""
 
-    def __init__(self, max_bytes: int = 0, disk: Disk | None = None) -> None:
-        self._memory = Memory(max_bytes)
+    def __init__(self, max_bytes: int = 0, disk: DiskCache | None = None) -> None:
+        self._memory = MemoryCache(max_bytes)
         self.disk = disk
 
-    def get(self, key: bytes) -> Row | None:
-        """Return a row that is in memory."""
+    def get(self, key: bytes) -> InputResult | None:
+        """Return a result from memory, None on a miss."""
         return self._memory.get(key)
 
-    def put(self, key: bytes, row: Row) -> None:
-        """Keep what was computed."""
-        if self._memory.put(key, row) and self.disk is not None:
-            self.disk.put(key, row)
+    def put(self, key: bytes, result: InputResult) -> None:
+        """Add a computed result."""
+        if self._memory.put(key, result) and self.disk is not None:
+            self.disk.put(key, result)
 
-    def keep(self, key: bytes, row: Row) -> None:
-        """Keep in memory what was found on disk."""
-        self._memory.put(key, row)
+    def put_in_memory(self, key: bytes, result: InputResult) -> None:
+        """Add a result that was read from disk."""
+        self._memory.put(key, result)
 
     def info(self) -> CacheInfo:
-        """Return how full the cache is."""
+        """Return the size of the cache."""
         memory, disk = self._memory, self.disk
         return CacheInfo(
             len(memory),
@@ -102,6 +105,6 @@ class Cache:
         )
 
     def close(self) -> None:
-        """Write what is not on disk yet."""
+        """Flush the disk cache."""
         if self.disk is not None:
             self.disk.close()

@@ -1,8 +1,7 @@
-"""The cache's second level: an SQLite file of bounded size that outlives the server.
+"""The disk cache: an SQLite file of bounded size with results that survive a restart.
 
-Whatever goes wrong with the file (a full or read-only disk, damage, another process that holds it)
-costs speed, never an answer: it is counted, and after some failures in a row the file is left
-alone for a while.
+No problem with the file (a full or read-only disk, damage, a lock of another process) ever fails a
+request: it is counted, and for some time after a failure the file is not used.
 """
 
 import logging
@@ -18,7 +17,7 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from opengte.serve.inference.types import Row
+from opengte.serve.inference.types import InputResult
 from opengte.types import Floats
 
 log = logging.getLogger(__name__)
@@ -29,56 +28,56 @@ CREATE TABLE IF NOT EXISTS rows (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_use ON rows (used);
 """
-WAITING = 4096  # rows that wait to be written; more are dropped
+MAX_QUEUED = 4096  # results that wait to be written; further ones are dropped
 BATCH = 256
 BUSY_SECONDS = 0.5
-PAUSE_SECONDS = 30.0  # without the file, after a failure
+RETRY_SECONDS = 30.0  # without the file, after a failure
 OVERHEAD = 64  # bytes of a row besides its value
 
 
-class Disk:
-    """Rows in a file; `get` may be called from any thread, and a thread of its own writes."""
+class DiskCache:
+    """Results in an SQLite file; `get` is thread-safe, and a background thread writes."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.path, self.max_bytes = path, max_bytes
         self.errors = 0
         self.bytes = 0
-        self._not_before = 0.0
-        self._queue: SimpleQueue[tuple[bytes, Row] | None] = SimpleQueue()
-        self._touched: SimpleQueue[bytes] = SimpleQueue()
+        self._retry_at = 0.0
+        self._queue: SimpleQueue[tuple[bytes, InputResult] | None] = SimpleQueue()
+        self._used: SimpleQueue[bytes] = SimpleQueue()
         self._local = threading.local()
-        self._thread = threading.Thread(target=self._write, name="opengte-cache", daemon=True)
+        self._thread = threading.Thread(target=self._write_loop, name="opengte-cache", daemon=True)
         self._thread.start()
 
-    def get(self, keys: Sequence[bytes]) -> dict[bytes, Row]:
-        """Return the rows that are there."""
-        if time.monotonic() < self._not_before:
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, InputResult]:
+        """Return the results that the file contains."""
+        if time.monotonic() < self._retry_at:
             return {}
-        found: dict[bytes, Row] = {}
+        results: dict[bytes, InputResult] = {}
         try:
             connection = self._connection()
             for start in range(0, len(keys), BATCH):
-                some = keys[start : start + BATCH]
-                marks = ",".join("?" * len(some))
+                part = keys[start : start + BATCH]
+                marks = ",".join("?" * len(part))
                 query = f"SELECT key, value FROM rows WHERE key IN ({marks})"
-                for key, value in connection.execute(query, some):
-                    row = unpacked(value)
-                    if row is not None:
-                        found[key] = row
+                for key, value in connection.execute(query, part):
+                    result = deserialize(value)
+                    if result is not None:
+                        results[key] = result
         except sqlite3.Error as error:
             self._failed("read", error)
-        for key in found:
-            if self._touched.qsize() < WAITING:
-                self._touched.put(key)
-        return found
+        for key in results:
+            if self._used.qsize() < MAX_QUEUED:
+                self._used.put(key)
+        return results
 
-    def put(self, key: bytes, row: Row) -> None:
-        """Have a row written soon; it is dropped when too many wait."""
-        if self._queue.qsize() < WAITING:
-            self._queue.put((key, row))
+    def put(self, key: bytes, result: InputResult) -> None:
+        """Queue a result to be written; it is dropped if too many wait."""
+        if self._queue.qsize() < MAX_QUEUED:
+            self._queue.put((key, result))
 
     def close(self) -> None:
-        """Write what waits, and end the thread."""
+        """Write what is queued, and end the thread."""
         self._queue.put(None)
         self._thread.join(timeout=10.0)
 
@@ -94,23 +93,23 @@ class Disk:
             self._local.connection = connection
         return connection
 
-    def _failed(self, what: str, error: Exception) -> None:
+    def _failed(self, action: str, error: Exception) -> None:
         self.errors += 1
-        self._not_before = time.monotonic() + PAUSE_SECONDS
+        self._retry_at = time.monotonic() + RETRY_SECONDS
         connection = getattr(self._local, "connection", None)
         if connection is not None:
             with closing(connection):
                 self._local.connection = None
-        log.warning("the cache file %s cannot be used to %s: %s", self.path, what, error)
+        log.warning("the cache file %s cannot be used to %s: %s", self.path, action, error)
 
     # --- on the writing thread ---
 
-    def _write(self) -> None:
+    def _write_loop(self) -> None:
         while True:
-            rows, last = self._batch()
-            if time.monotonic() >= self._not_before:
+            entries, last = self._next_batch()
+            if time.monotonic() >= self._retry_at:
                 try:
-                    self._store(rows)
+                    self._store(entries)
                 except (sqlite3.Error, OSError) as error:
                     self._failed("write", error)
             if last:
@@ -119,31 +118,31 @@ class Disk:
         if connection is not None:
             connection.close()
 
-    def _batch(self) -> tuple[list[tuple[bytes, Row]], bool]:
-        """Wait for rows; return what is there, and whether those are the last."""
-        rows: list[tuple[bytes, Row]] = []
-        while len(rows) < BATCH:
+    def _next_batch(self) -> tuple[list[tuple[bytes, InputResult]], bool]:
+        """Wait for results; return those that are queued, and whether the cache is closing."""
+        entries: list[tuple[bytes, InputResult]] = []
+        while len(entries) < BATCH:
             try:
-                item = self._queue.get(block=not rows)
+                entry = self._queue.get(block=not entries)
             except Empty:
                 break
-            if item is None:
-                return rows, True
-            rows.append(item)
-        return rows, False
+            if entry is None:
+                return entries, True
+            entries.append(entry)
+        return entries, False
 
-    def _store(self, rows: Sequence[tuple[bytes, Row]]) -> None:
+    def _store(self, entries: Sequence[tuple[bytes, InputResult]]) -> None:
         connection = self._connection()
         now = time.time_ns()
-        values = [(key, packed(row), now) for key, row in rows]
-        touched = [(now, key) for key in self._all_touched()]
+        values = [(key, serialize(result), now) for key, result in entries]
+        used = [(now, key) for key in self._used_keys()]
         connection.execute("BEGIN IMMEDIATE")
         try:
             connection.executemany(
                 "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)",
-                [(key, value, len(value) + OVERHEAD, used) for key, value, used in values],
+                [(key, value, len(value) + OVERHEAD, when) for key, value, when in values],
             )
-            connection.executemany("UPDATE rows SET used = ? WHERE key = ?", touched)
+            connection.executemany("UPDATE rows SET used = ? WHERE key = ?", used)
             self._evict(connection)
             connection.execute("COMMIT")
         except BaseException:
@@ -151,76 +150,75 @@ class Disk:
                 connection.execute("ROLLBACK")
             raise
 
-    def _all_touched(self) -> list[bytes]:
-        keys = []
-        for _ in range(self._touched.qsize()):
-            keys.append(self._touched.get_nowait())
-        return keys
+    def _used_keys(self) -> list[bytes]:
+        return [self._used.get_nowait() for _ in range(self._used.qsize())]
 
     def _evict(self, connection: sqlite3.Connection) -> None:
-        """Delete the rows that were not used for longest, until a tenth is free again."""
-        (held,) = connection.execute("SELECT coalesce(sum(size), 0) FROM rows").fetchone()
-        if held > self.max_bytes:
-            excess, freed = held - self.max_bytes * 9 // 10, 0
-            gone = []
-            for key, size in connection.execute("SELECT key, size FROM rows ORDER BY used"):
+        """If the file is full, delete the least recently used rows until a tenth is free."""
+        (size,) = connection.execute("SELECT coalesce(sum(size), 0) FROM rows").fetchone()
+        if size > self.max_bytes:
+            excess, freed = size - self.max_bytes * 9 // 10, 0
+            evicted = []
+            for key, row_size in connection.execute("SELECT key, size FROM rows ORDER BY used"):
                 if freed >= excess:
                     break
-                gone.append((key,))
-                freed += size
-            connection.executemany("DELETE FROM rows WHERE key = ?", gone)
-            held -= freed
-        self.bytes = held
+                evicted.append((key,))
+                freed += row_size
+            connection.executemany("DELETE FROM rows WHERE key = ?", evicted)
+            size -= freed
+        self.bytes = size
 
 
-# --- rows as bytes: a head, then the arrays, and a checksum of it all ---
+# --- the format of a value: a header, the arrays, and a checksum over both ---
 
-HEAD = struct.Struct("<IqqB")  # checksum, found, kept, which fields there are
-FIELDS = ("dense", "tokens", "states")
+HEADER = struct.Struct("<IqqB")  # checksum, original length, length, flags of the fields present
+ARRAYS = ("dense", "tokens", "states")
+SPARSE_FLAG, SCORE_FLAG = 8, 16
 
 
-def packed(row: Row) -> bytes:
-    """Return a row as bytes."""
+def serialize(result: InputResult) -> bytes:
+    """Return a result as bytes."""
     flags, parts = 0, []
-    for bit, name in enumerate(FIELDS):
-        array = getattr(row, name)
+    for bit, name in enumerate(ARRAYS):
+        array = getattr(result, name)
         if array is not None:
             flags |= 1 << bit
             shape = array.shape if array.ndim == 2 else (-1, array.shape[0])
             parts += [struct.pack("<ii", *shape), array.tobytes()]
-    if row.sparse is not None:
-        flags |= 8
-        parts.append(struct.pack("<i", len(row.sparse)))
-        parts.append(np.fromiter(row.sparse, np.int64).tobytes())
-        parts.append(np.fromiter(row.sparse.values(), np.float64).tobytes())
-    if row.score is not None:
-        flags |= 16
-        parts.append(struct.pack("<d", row.score))
-    body = HEAD.pack(0, row.found, row.kept, flags)[4:] + b"".join(parts)
+    if result.sparse is not None:
+        flags |= SPARSE_FLAG
+        parts.append(struct.pack("<i", len(result.sparse)))
+        parts.append(np.fromiter(result.sparse, np.int64).tobytes())
+        parts.append(np.fromiter(result.sparse.values(), np.float64).tobytes())
+    if result.score is not None:
+        flags |= SCORE_FLAG
+        parts.append(struct.pack("<d", result.score))
+    header = HEADER.pack(0, result.original_length, result.length, flags)
+    body = header[4:] + b"".join(parts)
     return struct.pack("<I", zlib.crc32(body)) + body
 
 
-def unpacked(value: bytes) -> Row | None:
-    """Return the row that bytes hold, None when they are damaged."""
-    if len(value) < HEAD.size or zlib.crc32(value[4:]) != int.from_bytes(value[:4], "little"):
+def deserialize(value: bytes) -> InputResult | None:
+    """Return the result that bytes hold, None if they are damaged."""
+    if len(value) < HEADER.size or zlib.crc32(value[4:]) != int.from_bytes(value[:4], "little"):
         return None
-    _, found, kept, flags = HEAD.unpack_from(value)
-    place = HEAD.size
-    arrays: dict[str, Floats | None] = dict.fromkeys(FIELDS)
-    for bit, name in enumerate(FIELDS):
+    _, original_length, length, flags = HEADER.unpack_from(value)
+    offset = HEADER.size
+    arrays: dict[str, Floats | None] = dict.fromkeys(ARRAYS)
+    for bit, name in enumerate(ARRAYS):
         if flags & 1 << bit:
-            rows, width = struct.unpack_from("<ii", value, place)
+            rows, width = struct.unpack_from("<ii", value, offset)
             count = width if rows < 0 else rows * width
-            array = np.frombuffer(value, np.float32, count, place + 8)
+            array = np.frombuffer(value, np.float32, count, offset + 8)
             arrays[name] = array if rows < 0 else array.reshape(rows, width)
-            place += 8 + 4 * count
+            offset += 8 + 4 * count
     sparse = score = None
-    if flags & 8:
-        (count,) = struct.unpack_from("<i", value, place)
-        ids = np.frombuffer(value, np.int64, count, place + 4)
-        weights = np.frombuffer(value, np.float64, count, place + 4 + 8 * count)
+    if flags & SPARSE_FLAG:
+        (count,) = struct.unpack_from("<i", value, offset)
+        ids = np.frombuffer(value, np.int64, count, offset + 4)
+        weights = np.frombuffer(value, np.float64, count, offset + 4 + 8 * count)
         sparse = dict(zip(ids.tolist(), weights.tolist(), strict=True))
-        place += 4 + 16 * count
-    if flags & 16:
-        (score,) = struct.unpack_from("<d", value, place)
-    return Row(found, kept, arrays["dense"], sparse, arrays["tokens"], arrays["states"], score)
+        offset += 4 + 16 * count
+    if flags & SCORE_FLAG:
+        (score,) = struct.unpack_from("<d", value, offset)
+    return InputResult(original_length, length, sparse=sparse, score=score, **arrays)

@@ -1,4 +1,4 @@
-"""Loading a model for the service: its lanes, its speed, and the bounds that follow from them."""
+"""Loads a model for the service: its engines, its throughput, and the limits derived from them."""
 
 import time
 from collections.abc import Callable
@@ -11,40 +11,48 @@ from opengte.engine.native import NativeEngine
 from opengte.errors import InputError
 from opengte.serve.config.inference import ModelSettings
 from opengte.serve.inference import memory
-from opengte.serve.inference.admission import LEAST_QUEUE, Backlog
-from opengte.serve.inference.batching import compute
-from opengte.serve.inference.scheduler import Policy
-from opengte.serve.inference.throughput import Pace
-from opengte.serve.inference.tokenization import tokenise
-from opengte.serve.inference.types import Flight, Sequences, Source, Spec, salt
-from opengte.serve.inference.workers import Engines
+from opengte.serve.inference.preprocessing.tokenization import tokenize_inputs
+from opengte.serve.inference.scheduling.admission import MIN_QUEUE_TOKENS, AdmissionController
+from opengte.serve.inference.scheduling.batching import compute_batch
+from opengte.serve.inference.scheduling.engine_threads import EngineSet
+from opengte.serve.inference.scheduling.scheduler import SchedulerPolicy
+from opengte.serve.inference.scheduling.throughput import Throughput
+from opengte.serve.inference.types import (
+    InputOptions,
+    ModelInput,
+    PendingInput,
+    TokenizedInputs,
+    salt,
+)
+from opengte.types import Output
 
 Model = Encoder | Reranker
-Load = Callable[[ModelSettings], Model]
+ModelLoader = Callable[[ModelSettings], Model]
 
 CANARY = "the quick brown fox jumps over the lazy dog"
-CANARY_REPEATED = 16  # words enough for a batch that shows the speed
-TEAM_SECONDS = 1.0  # the longest that all threads may be kept from everybody else
-SLICE_SECONDS = 0.01  # what urgent work may have to wait for
-LEAST_SLICE, MOST_SLICE = 128, 256  # tokens: below, matrix products lose; above, nothing is won
-EXPRESS_TOKENS = 64  # of a batch that overtakes what is being computed
-CPU_SLICE_SECONDS, LEAST_CPU_SLICE = 0.05, 512  # for other engines on a CPU
+CANARY_REPEATS = 16  # words enough for a batch that shows the throughput
+ALL_THREADS_SECONDS = 1.0  # longest time for which one input may block all engine threads
+SLICE_SECONDS = 0.01  # target duration of a batch: urgent inputs may have to wait for one
+# Tokens of a batch: matrix products are slower below the first, and no faster above the second.
+MIN_SLICE_TOKENS, MAX_SLICE_TOKENS = 128, 256
+PRIORITY_TOKENS = 64  # of a batch of the priority thread
+CPU_SLICE_SECONDS, CPU_MIN_SLICE_TOKENS = 0.05, 512  # for other engines than the native one
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A model with its engines, ready to run."""
+class PreparedModel:
+    """A model with its engines and limits, ready to run."""
 
     model: Model
-    engines: Engines
-    pace: Pace
-    policy: Policy
-    batch_tokens: int
-    backlog: Backlog
+    engines: EngineSet
+    throughput: Throughput
+    policy: SchedulerPolicy
+    max_batch_tokens: int
+    admission: AdmissionController
 
 
-def load(settings: ModelSettings) -> Model:
-    """Load the model that the settings name."""
+def load_model(settings: ModelSettings) -> Model:
+    """Load the model that the settings describe."""
     return encoders.load_model(
         settings.source,
         kind=settings.kind,
@@ -58,105 +66,112 @@ def load(settings: ModelSettings) -> Model:
     )
 
 
-def open_model(settings: ModelSettings, load: Load, memory_share: float = 1.0) -> Opened:
-    """Load a model, run it once, and derive its bounds. Takes a while: for a thread.
+def prepare_model(
+    settings: ModelSettings, load: ModelLoader, memory_share: float = 1.0
+) -> PreparedModel:
+    """Load a model, measure its throughput, and derive its limits. Slow: call it in a thread.
 
-    memory_share is how much of the free memory this process may plan with.
+    memory_share is the share of the free memory that this process may use.
     """
     model = load(settings)
     engine = model.engine
     native = isinstance(engine, NativeEngine)
-    lanes: tuple[Engine, ...] = (engine,)
+    per_thread: tuple[Engine, ...] = (engine,)
     if native and engine.threads > 1:
-        lanes = tuple(encoders.load_another_engine(model, threads=1) for _ in range(engine.threads))
-    express = encoders.load_another_engine(model, threads=1) if native else None
-    pace = _measure(model, lanes, express)
+        per_thread = tuple(
+            encoders.load_another_engine(model, threads=1) for _ in range(engine.threads)
+        )
+    priority = encoders.load_another_engine(model, threads=1) if native else None
+    throughput = _measure(model, per_thread, priority)
     free = memory.free_bytes()
-    share = None if free is None else int(free * memory_share)
-    most = settings.max_batch_tokens or memory.batch_tokens(
-        model.checkpoint.plan, engine.max_batch_tokens, share
+    available = None if free is None else int(free * memory_share)
+    max_batch_tokens = settings.max_batch_tokens or memory.max_batch_tokens(
+        model.checkpoint.plan, engine.max_batch_tokens, available
     )
-    slice_tokens = min(most, _slice(pace, native, engine.device))
-    longest = model.card.max_length
-    team_tokens = int(pace.drain_rate * TEAM_SECONDS)
-    return Opened(
+    slice_tokens = min(max_batch_tokens, _slice_tokens(throughput, native, engine.device))
+    min_queue_tokens = max(MIN_QUEUE_TOKENS, 4 * model.card.max_length)
+    return PreparedModel(
         model=model,
-        engines=Engines(
-            lanes,
-            engine if len(lanes) > 1 else None,
-            team_tokens,
-            max(slice_tokens, min(MOST_SLICE, most)),
-            express=express,
-            express_tokens=min(EXPRESS_TOKENS, most),
-            relieved=native,
+        engines=EngineSet(
+            per_thread,
+            all_threads=engine if len(per_thread) > 1 else None,
+            all_threads_tokens=int(throughput.total_rate * ALL_THREADS_SECONDS),
+            large_batch_tokens=max(slice_tokens, min(MAX_SLICE_TOKENS, max_batch_tokens)),
+            priority=priority,
+            priority_tokens=min(PRIORITY_TOKENS, max_batch_tokens),
         ),
-        pace=pace,
-        policy=Policy(slice_tokens=slice_tokens),
-        batch_tokens=most,
-        backlog=Backlog(pace, settings.max_queue_tokens, max(LEAST_QUEUE, 4 * longest)),
+        throughput=throughput,
+        policy=SchedulerPolicy(slice_tokens=slice_tokens),
+        max_batch_tokens=max_batch_tokens,
+        admission=AdmissionController(throughput, settings.max_queue_tokens, min_queue_tokens),
     )
 
 
-def canary(model: Model) -> Callable[[], Flight]:
-    """Return what makes flights of a known short text, which any engine that is well computes.
+def canary(model: Model) -> Callable[[], PendingInput]:
+    """Return a factory of a known short input, which every healthy engine computes.
 
-    They count as older than all that waits.
+    The input counts as older than everything that waits.
     """
-    spec, found = _words(model, CANARY)
-    return lambda: _flight(spec, found, CANARY)
+    options, tokenized = _tokenize_canary(model, CANARY)
+    return lambda: _pending(options, tokenized, CANARY)
 
 
-def _flight(spec: Spec, found: Sequences, text: str) -> Flight:
-    batch = found.batch
-    flight = Flight(len(batch.ids), spec.outputs, spec=spec, source=text)
-    flight.ids, flight.type_ids, flight.found = batch.ids, batch.type_ids, len(batch.ids)
-    return flight
+def _pending(options: InputOptions, tokenized: TokenizedInputs, text: str) -> PendingInput:
+    batch = tokenized.batch
+    pending = PendingInput(len(batch.ids), options.outputs, options=options, content=text)
+    pending.ids, pending.type_ids = batch.ids, batch.type_ids
+    pending.original_length = len(batch.ids)
+    return pending
 
 
-def _words(model: Model, text: str) -> tuple[Spec, Sequences]:
+def _tokenize_canary(model: Model, text: str) -> tuple[InputOptions, TokenizedInputs]:
     if isinstance(model, Reranker):
-        spec = Spec(frozenset(), 0, salt("canary"), cached=False)
-        found = tokenise(model, spec, [_source(model, text)])[0]
+        options = InputOptions(frozenset(), 0, salt("canary"), cached=False)
     else:
-        spec = Spec(frozenset(("dense",)), model.card.dimension, salt("canary"), cached=False)
-        found = tokenise(model, spec, [_source(model, text)])[0]
-    if isinstance(found, InputError):
-        raise found
-    return spec, found
+        dense: frozenset[Output] = frozenset(("dense",))
+        options = InputOptions(dense, model.card.dimension, salt("canary"), cached=False)
+    tokenized = tokenize_inputs(model, options, [_content(model, text)])[0]
+    if isinstance(tokenized, InputError):
+        raise tokenized
+    return options, tokenized
 
 
-def _source(model: Model, text: str) -> Source:
+def _content(model: Model, text: str) -> ModelInput:
     return (text, text) if isinstance(model, Reranker) else text
 
 
-def _measure(model: Model, lanes: tuple[Engine, ...], express: Engine | None) -> Pace:
-    """Run every engine once; return the speed of one lane, on more tokens where that is quick."""
-    engines = [model.engine, *(lane for lane in lanes if lane is not model.engine)]
-    engines += [express] if express is not None else []
+def _measure(model: Model, per_thread: tuple[Engine, ...], priority: Engine | None) -> Throughput:
+    """Run every engine once; return the throughput, measured on a longer text if that is quick."""
+    engines = [model.engine, *(engine for engine in per_thread if engine is not model.engine)]
+    engines += [priority] if priority is not None else []
     seconds, tokens = 0.0, 1
     for engine in engines:
         tokens, seconds = _time(model, engine, CANARY)
     if seconds < 0.02:
+        long_text = " ".join([CANARY] * CANARY_REPEATS)
         tokens, seconds = min(
-            (_time(model, lanes[0], " ".join([CANARY] * CANARY_REPEATED)) for _ in range(2)),
+            (_time(model, per_thread[0], long_text) for _ in range(2)),
             key=lambda measured: measured[1] / measured[0],
         )
-    tokenise(model, _words(model, CANARY)[0], [_source(model, CANARY)] * 8)  # wakes its threads
-    return Pace(tokens, seconds, len(lanes))
+    # start the tokenizer's threads
+    tokenize_inputs(model, _tokenize_canary(model, CANARY)[0], [_content(model, CANARY)] * 8)
+    return Throughput(tokens, seconds, len(per_thread))
 
 
 def _time(model: Model, engine: Engine, text: str) -> tuple[int, float]:
-    spec, found = _words(model, text)
-    flight = _flight(spec, found, text)
+    """Return the tokens of a text and the seconds that an engine takes for it."""
+    options, tokenized = _tokenize_canary(model, text)
+    pending = _pending(options, tokenized, text)
     started = time.perf_counter()
-    compute(model, engine, [flight])
-    return flight.tokens, time.perf_counter() - started
+    compute_batch(model, engine, [pending])
+    return pending.tokens, time.perf_counter() - started
 
 
-def _slice(pace: Pace, native: bool, device: str) -> int:
-    """Return the tokens of a batch that others may have to wait for."""
+def _slice_tokens(throughput: Throughput, native: bool, device: str) -> int:
+    """Return the tokens of a batch that urgent inputs may have to wait for."""
     if native:
-        return max(LEAST_SLICE, min(MOST_SLICE, int(pace.lane_rate * SLICE_SECONDS)))
+        target = int(throughput.engine_rate * SLICE_SECONDS)
+        return max(MIN_SLICE_TOKENS, min(MAX_SLICE_TOKENS, target))
     if device == "cpu":
-        return max(LEAST_CPU_SLICE, int(pace.lane_rate * CPU_SLICE_SECONDS))
-    return 1 << 30  # a GPU needs all it can get
+        return max(CPU_MIN_SLICE_TOKENS, int(throughput.engine_rate * CPU_SLICE_SECONDS))
+    return 1 << 30  # a GPU needs batches as large as possible

@@ -1,19 +1,19 @@
-"""How much memory there is, a container's limit considered, and what a batch may take of it."""
+"""Free memory, within the limits of a container, and the batch size that fits into it."""
 
 from pathlib import Path
 
 from opengte.arch.plan import Plan
 
-SHARE = 0.25  # of the free memory that batches may take
+BATCH_SHARE = 0.25  # of the free memory that batches may use
 ROOT = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
-UNLIMITED = 1 << 60  # version 1 writes a number near 2**63 for no limit
+UNLIMITED = 1 << 60  # cgroup version 1 writes a number near 2**63 for no limit
 
 
 def free_bytes(meminfo: Path = MEMINFO, root: Path = ROOT) -> int | None:
-    """Return the bytes that this process may still take, None where the system does not say."""
-    found = [value for value in (_machine(meminfo), _group(root)) if value is not None]
-    return max(0, min(found)) if found else None
+    """Return the bytes that this process may still allocate, None if the system does not say."""
+    limits = [value for value in (_machine(meminfo), _cgroup(root)) if value is not None]
+    return max(0, min(limits)) if limits else None
 
 
 def _machine(meminfo: Path) -> int | None:
@@ -26,8 +26,8 @@ def _machine(meminfo: Path) -> int | None:
     return None
 
 
-def _group(root: Path) -> int | None:
-    """Return what the control group (version 2, then 1) leaves; pages of files can be dropped."""
+def _cgroup(root: Path) -> int | None:
+    """Return the free bytes of the cgroup (version 2, then 1); its inactive page cache is free."""
     version1 = root / "memory"
     for limit, usage, stat, key in (
         (root / "memory.max", root / "memory.current", root / "memory.stat", "inactive_file"),
@@ -60,7 +60,7 @@ def _stat(path: Path, key: str) -> int:
 
 
 def bytes_per_token(plan: Plan) -> int:
-    """Return about what a token of a batch takes, in float32, at the widest place of a layer."""
+    """Estimate the memory of a batch per token, in float32, at the widest point of a layer."""
     widest = 0
     for layer in plan.layers:
         attention, ffn = layer.attention, layer.ffn
@@ -69,9 +69,8 @@ def bytes_per_token(plan: Plan) -> int:
     return 4 * (4 * plan.width + widest)
 
 
-def batch_tokens(plan: Plan, most: int, free: int | None) -> int:
-    """Return how many tokens a batch may have so that it fits the free memory, at most `most`."""
+def max_batch_tokens(plan: Plan, limit: int, free: int | None) -> int:
+    """Return how many tokens of a batch fit into `free` bytes of memory, at most `limit`."""
     if free is None:
-        return most
-    fits = int(free * SHARE) // bytes_per_token(plan)
-    return max(1, min(most, fits))
+        return limit
+    return max(1, min(limit, int(free * BATCH_SHARE) // bytes_per_token(plan)))

@@ -1,36 +1,36 @@
-"""Inputs that made the engine fail on their own: remembered, so that they are refused."""
+"""Quarantine for inputs on which the engine failed: they are refused for a while."""
 
 import time
 from collections import OrderedDict
 
-ENTRIES = 4096
-SECONDS = 3600.0  # an input may be tried again after that
+MAX_INPUTS = 4096
+SECONDS = 3600.0  # until an input may be tried again
 
 
-class Poison:
-    """A bounded memory of bad inputs, by hash."""
+class Quarantine:
+    """A bounded set of input hashes, each with the reason and an expiry."""
 
-    def __init__(self, entries: int = ENTRIES, seconds: float = SECONDS) -> None:
-        self._entries, self._seconds = entries, seconds
-        self._found: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
+    def __init__(self, max_inputs: int = MAX_INPUTS, seconds: float = SECONDS) -> None:
+        self._max_inputs, self._seconds = max_inputs, seconds
+        self._entries: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._entries)
 
     def add(self, key: bytes, reason: str) -> None:
-        """Remember an input."""
-        self._found[key] = time.monotonic() + self._seconds, reason
-        self._found.move_to_end(key)
-        while len(self._found) > self._entries:
-            self._found.popitem(last=False)
+        """Quarantine an input; the oldest entry makes room."""
+        self._entries[key] = time.monotonic() + self._seconds, reason
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._max_inputs:
+            self._entries.popitem(last=False)
 
     def reason(self, key: bytes) -> str | None:
-        """Return why an input is refused, None when it is not."""
-        found = self._found.get(key)
-        if found is None:
+        """Return why an input is refused, None if it is not."""
+        entry = self._entries.get(key)
+        if entry is None:
             return None
-        until, reason = found
-        if time.monotonic() < until:
+        expires, reason = entry
+        if time.monotonic() < expires:
             return reason
-        del self._found[key]
+        del self._entries[key]
         return None

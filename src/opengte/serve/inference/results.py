@@ -1,22 +1,23 @@
-"""From a job's rows to the answer, every input in its place."""
+"""Assembles the answer of a request from the results of its distinct inputs."""
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
-from opengte.serve.inference.jobs import Job, at
+from opengte.serve.inference.in_flight import PendingRequest, with_index
 from opengte.serve.types import EmbedAnswer, InputFailure, ScoreAnswer
 from opengte.types import ModelCard, Output, Truncated
 
 
-def embedded(card: ModelCard, outputs: frozenset[Output], job: Job) -> EmbedAnswer:
+def embed_answer(
+    card: ModelCard, outputs: frozenset[Output], request: PendingRequest
+) -> EmbedAnswer:
     """Return the answer to an embedding request."""
-    rows = [job.rows[i] for i in job.inverse]
+    results = [request.results[i] for i in request.inverse]
 
     def column(name: Output) -> list[Any] | None:
         if name not in outputs:
             return None
-        return [None if row is None else getattr(row, name) for row in rows]
+        return [None if result is None else getattr(result, name) for result in results]
 
     return EmbedAnswer(
         model=card,
@@ -24,16 +25,16 @@ def embedded(card: ModelCard, outputs: frozenset[Output], job: Job) -> EmbedAnsw
         sparse=column("sparse"),
         tokens=column("tokens"),
         states=column("states"),
-        **_common(job),
+        **_common(request),
     )
 
 
-def scored(card: ModelCard, job: Job, *, sigmoid: bool) -> ScoreAnswer:
-    """Return the answer to a scoring request, logits as 0..1 where asked."""
-    rows = [job.rows[i] for i in job.inverse]
-    raw = [None if row is None else row.score for row in rows]
+def score_answer(card: ModelCard, request: PendingRequest, *, sigmoid: bool) -> ScoreAnswer:
+    """Return the answer to a scoring request; with sigmoid, logits become scores in 0..1."""
+    results = [request.results[i] for i in request.inverse]
+    raw = [None if result is None else result.score for result in results]
     scores = [None if x is None else logistic(x) if sigmoid else x for x in raw]
-    return ScoreAnswer(model=card, scores=scores, **_common(job))
+    return ScoreAnswer(model=card, scores=scores, **_common(request))
 
 
 def logistic(x: float) -> float:
@@ -41,23 +42,24 @@ def logistic(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
-def _common(job: Job) -> dict[str, Any]:
-    rows = [job.rows[i] for i in job.inverse]
-    failures: Iterable[InputFailure] = ()
-    if job.failures:
-        failures = (
-            InputFailure(place, at(place, job.failures[i]))
-            for place, i in enumerate(job.inverse)
-            if i in job.failures
+def _common(request: PendingRequest) -> dict[str, Any]:
+    """Return the fields that both kinds of answers have."""
+    results = [request.results[i] for i in request.inverse]
+    failures: tuple[InputFailure, ...] = ()
+    if request.failures:
+        failures = tuple(
+            InputFailure(index, with_index(index, request.failures[i]))
+            for index, i in enumerate(request.inverse)
+            if i in request.failures
         )
     return {
-        "token_counts": [0 if row is None else row.kept for row in rows],
+        "token_counts": [0 if result is None else result.length for result in results],
         "truncated": tuple(
-            Truncated(place, row.found, row.kept)
-            for place, row in enumerate(rows)
-            if row is not None and row.found > row.kept
+            Truncated(index, result.original_length, result.length)
+            for index, result in enumerate(results)
+            if result is not None and result.original_length > result.length
         ),
-        "failures": tuple(failures),
-        "cached": job.shared,
-        "timing": job.timing,
+        "failures": failures,
+        "cached": request.shared,
+        "timing": request.timing,
     }

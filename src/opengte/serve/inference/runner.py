@@ -1,12 +1,12 @@
-"""One loaded model at work: what is in flight, who waits for it, and what its engines did.
+"""Runs one model: its inputs in flight, the requests that wait for them, and its health.
 
-Everything here lives on the event loop, but for tokenising in a pool and the lanes' threads.
+Everything here belongs to the event loop, except tokenization in a pool and the engine threads.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 
 from opengte.encoder import Encoder, Reranker
@@ -19,110 +19,126 @@ from opengte.errors import (
     OpenGTEError,
     OverloadedError,
 )
-from opengte.serve.inference.batching import compute
-from opengte.serve.inference.cache import Cache
-from opengte.serve.inference.input_windows import Found, LookedUp, each, look_up, windows
-from opengte.serve.inference.jobs import Job, too_long
-from opengte.serve.inference.loading import Opened, canary
-from opengte.serve.inference.quarantine import Poison
-from opengte.serve.inference.scheduler import Scheduler
-from opengte.serve.inference.tokenization import characters, estimate, tokenise
-from opengte.serve.inference.types import (
-    Failed,
-    Flight,
-    Outcome,
-    Result,
-    Row,
-    Sequences,
-    Source,
-    Spec,
+from opengte.serve.inference.cache import ResultCache
+from opengte.serve.inference.in_flight import InFlightInputs, PendingRequest
+from opengte.serve.inference.loading import PreparedModel, canary
+from opengte.serve.inference.preprocessing.input_windows import (
+    Lookup,
+    Tokenized,
+    input_windows,
+    look_up_and_tokenize,
+    per_input,
 )
-from opengte.serve.inference.watchdog import Watch
-from opengte.serve.inference.workers import Engines, Lane, Lanes, Running
+from opengte.serve.inference.preprocessing.tokenization import (
+    count_characters,
+    estimate_tokens,
+    tokenize_inputs,
+)
+from opengte.serve.inference.quarantine import Quarantine
+from opengte.serve.inference.scheduling.batching import compute_batch
+from opengte.serve.inference.scheduling.engine_threads import (
+    EngineSet,
+    EngineThread,
+    EngineThreads,
+    RunningBatch,
+)
+from opengte.serve.inference.scheduling.scheduler import Scheduler
+from opengte.serve.inference.scheduling.watchdog import Watchdog
+from opengte.serve.inference.types import (
+    BatchOutcome,
+    FailedInput,
+    InputOptions,
+    InputResult,
+    ModelInput,
+    PendingInput,
+    TokenizedInputs,
+)
 from opengte.serve.types import Call, Observer
 
 log = logging.getLogger(__name__)
 
-INLINE_CHARACTERS = 2000  # tokenised faster than a thread is woken
-INLINE_TEXTS = 32
-WINDOW_SLICES = 8  # batches a lane that one request may have under way
-CROWD = 10.0  # requests of any size that a small one overtakes, see `Scheduler`
+# Up to these sizes, inputs are tokenized on the event loop: that is faster than waking a thread.
+INLINE_CHARACTERS = 2000
+INLINE_INPUTS = 32
+IN_FLIGHT_SLICES = 8  # batches per engine thread that one request may have in flight
+# The inputs of a request count as arriving this many times more slowly than they are computed, so
+# that a small request overtakes up to so many large ones (see `Scheduler`).
+OVERTAKEN_REQUESTS = 10.0
 
 
-class Runner:
-    """Answers jobs with one model.
+class ModelRunner:
+    """Computes requests with one model.
 
-    on_trouble is called when an engine hangs or fails on everything, with the reason and the
-    flights that may be to blame.
+    `on_unhealthy` is called when an engine hangs or fails on every input, with the reason and the
+    inputs that may be the cause.
     """
 
     def __init__(
         self,
         name: str,
-        opened: Opened,
+        prepared: PreparedModel,
         *,
         batch_seconds: float,
-        cache: Cache,
+        cache: ResultCache,
         observer: Observer,
         pool: Executor,
-        on_trouble: "Callable[[Runner, str, list[Flight]], None]",
+        on_unhealthy: "Callable[[ModelRunner, str, list[PendingInput]], None]",
     ) -> None:
-        self.name, self.model = name, opened.model
-        self.policy, self.pace = opened.policy, opened.pace
-        self.poison = Poison()
-        self.backlog = opened.backlog
-        self.jobs: dict[Job, None] = {}
+        self.name, self.model = name, prepared.model
+        self.policy, self.throughput = prepared.policy, prepared.throughput
+        self.quarantine = Quarantine()
+        self.admission = prepared.admission
+        self.requests: dict[PendingRequest, None] = {}
+        self.in_flight = InFlightInputs(cache, self.quarantine)
         self._batch_seconds = batch_seconds
         self._cache, self._observer, self._pool = cache, observer, pool
-        self._on_trouble = on_trouble
+        self._on_unhealthy = on_unhealthy
         self._loop = asyncio.get_running_loop()
-        self._flights: dict[bytes, Flight] = {}
-        self.last_success = 0.0
-        self._sick: str | None = None
+        self._failure: str | None = None  # of the engines, while they are replaced
         self._closed = False
-        self._idle: asyncio.Future[None] | None = None
-        self._most = max(opened.policy.slice_tokens, opened.engines.calm_tokens)
-        self._short = opened.engines.express_tokens  # the most that such a text has
-        lanes = len(opened.engines.lanes)
-        self._window_tokens = WINDOW_SLICES * opened.policy.slice_tokens * lanes
-        self._canary = canary(opened.model)
-        self.lanes = self._start(opened.engines, ())
+        self._drained: asyncio.Future[None] | None = None
+        self._max_tokens = max(prepared.policy.slice_tokens, prepared.engines.large_batch_tokens)
+        self.short_tokens = prepared.engines.priority_tokens  # at most, of a short input
+        threads = len(prepared.engines.per_thread)
+        self._in_flight_limit = IN_FLIGHT_SLICES * prepared.policy.slice_tokens * threads
+        self._canary = canary(prepared.model)
+        self.threads = self._start_threads(prepared.engines, ())
 
     # --- requests ---
 
     async def run(
         self,
-        spec: Spec,
-        sources: Sequence[Source],
+        options: InputOptions,
+        contents: Sequence[ModelInput],
         inverse: Sequence[int],
         call: Call,
         *,
         partial: bool,
         strict: bool,
-    ) -> Job:
-        """Compute distinct inputs; the job has a row or a failure for each.
+    ) -> PendingRequest:
+        """Compute distinct inputs; the request returned has a result or a failure for each.
 
-        inverse says which of them each input of the request is. Raises the first failure when it
-        is not partial, and DeadlineError or OverloadedError.
+        inverse holds, for each input of the request, the index of its distinct input. Raises the
+        first failure unless partial, DeadlineError, and OverloadedError.
         """
-        job = Job(
+        request = PendingRequest(
             inverse,
-            len(sources),
+            len(contents),
             call.priority,
             call.deadline,
             partial=partial,
             strict=strict,
             max_length=self.model.card.max_length,
         )
-        self.jobs[job] = None
-        timer = self._timer(job)
+        self.requests[request] = None
+        timer = self._deadline_timer(request)
         try:
-            for start, stop in windows(sources):
-                self._enter(job, spec, sources, start, stop)
-                if job.done.done():
+            for start, stop in input_windows(contents):
+                self._submit(request, options, contents, start, stop)
+                if request.done.done():
                     break
-                await job.room(self._window_tokens)
-            await job.done
+                await request.wait_for_capacity(self._in_flight_limit)
+            await request.done
         except asyncio.CancelledError:
             self._observer.count("cancelled", self.name)
             raise
@@ -135,255 +151,228 @@ class Runner:
         finally:
             if timer is not None:
                 timer.cancel()
-            self._leave(job)
-        return job
+            self._leave(request)
+        return request
 
-    def _timer(self, job: Job) -> asyncio.TimerHandle | None:
-        if job.deadline is None:
+    def _deadline_timer(self, request: PendingRequest) -> asyncio.TimerHandle | None:
+        if request.deadline is None:
             return None
-        left = job.deadline - time.monotonic()
+        left = request.deadline - time.monotonic()
         if left <= 0:
-            job.expire()
-        return self._loop.call_later(max(0.0, left), job.expire)
+            request.expire()
+        return self._loop.call_later(max(0.0, left), request.expire)
 
-    def _enter(
-        self, job: Job, spec: Spec, sources: Sequence[Source], start: int, stop: int
+    def _submit(
+        self,
+        request: PendingRequest,
+        options: InputOptions,
+        contents: Sequence[ModelInput],
+        start: int,
+        stop: int,
     ) -> None:
-        """Answer inputs from the cache or from flights under way; start flights for the others."""
-        if job.done.done():
+        """Answer a window of inputs from the cache or from inputs in flight; submit the others."""
+        if request.done.done():
             return
-        fresh = [
-            flight
-            for place in range(start, stop)
-            if (flight := self._known(job, spec, place, sources[place])) is not None
+        new = [
+            pending
+            for index in range(start, stop)
+            if (pending := self._look_up(request, options, index, contents[index])) is not None
         ]
-        if job.done.done():
+        if request.done.done():
             return
-        if job.ticket is None and (fresh or stop < len(sources)):
-            limit = self.model.card.max_length
-            job.rest_tokens = sum(estimate(source, limit) for source in sources[stop:])
-            needed = sum(flight.tokens for flight in fresh) + job.rest_tokens
-            job.ticket = self.backlog.admit(needed, job.priority)
-        elif job.rest_tokens:
-            job.rest_tokens -= sum(flight.tokens for flight in fresh)
-        for flight in fresh:
-            assert flight.key is not None
-            self._flights[flight.key] = flight
-            flight.arrived = job.started + CROWD * job.sent_tokens / self.pace.drain_rate
-            job.sent_tokens += flight.tokens
-            self._join(job, flight, flight.waiters.pop()[1])
-        whole = start == 0 and stop == len(sources) and job.priority == "interactive"
-        job.urgent = whole and job.open_tokens <= self.policy.slice_tokens
-        if fresh:
-            self._prepare(spec, fresh)
+        self._reserve(request, new, contents, stop)
+        for pending in new:
+            self.in_flight.add(pending)
+            delay = OVERTAKEN_REQUESTS * request.submitted_tokens / self.throughput.total_rate
+            pending.arrived = request.started + delay
+            request.submitted_tokens += pending.tokens
+            self.in_flight.join(request, pending, pending.waiters.pop()[1])
+        interactive = request.priority == "interactive" and start == 0 and stop == len(contents)
+        request.urgent = interactive and request.in_flight_tokens <= self.policy.slice_tokens
+        if new:
+            self._tokenize(options, new)
 
-    def _known(self, job: Job, spec: Spec, place: int, source: Source) -> Flight | None:
-        """Settle an input that needs no work of its own; return a new flight for any other."""
-        key = spec.key(source)
-        reason = self.poison.reason(key)
+    def _reserve(
+        self,
+        request: PendingRequest,
+        new: list[PendingInput],
+        contents: Sequence[ModelInput],
+        stop: int,
+    ) -> None:
+        """Admit a request with its first window; later ones use up what it has reserved."""
+        tokens = sum(pending.tokens for pending in new)
+        if request.reservation is None and (new or stop < len(contents)):
+            limit = self.model.card.max_length
+            request.unsubmitted_tokens = sum(
+                estimate_tokens(content, limit) for content in contents[stop:]
+            )
+            needed = tokens + request.unsubmitted_tokens
+            request.reservation = self.admission.admit(needed, request.priority)
+        elif request.unsubmitted_tokens:
+            request.unsubmitted_tokens -= tokens
+
+    def _look_up(
+        self, request: PendingRequest, options: InputOptions, index: int, content: ModelInput
+    ) -> PendingInput | None:
+        """Settle an input that needs no work of its own; return a pending input for any other."""
+        key = options.key(content)
+        reason = self.quarantine.reason(key)
         if reason is not None:
             self._observer.count("refused_poison", self.name)
-            job.failed(place, InputError(f"the input is refused: {reason}"))
+            request.set_failure(index, InputError(f"the input is refused: {reason}"))
             return None
-        row = self._cache.get(key) if spec.cached else None
-        if row is not None:
+        result = self._cache.get(key) if options.cached else None
+        if result is not None:
             self._observer.count("cache_hit", self.name)
-            job.shared += 1
-            job.arrived(place, row)
+            request.shared += 1
+            request.set_result(index, result)
             return None
-        flight = self._flights.get(key)
-        if flight is None:
-            tokens = estimate(source, self.model.card.max_length)
-            flight = Flight(tokens, spec.outputs, job.priority, job.deadline, spec=spec,
-                            source=source, key=key)  # fmt: skip
-            flight.waiters.append((job, place))
-            return flight
+        pending = self.in_flight.get(key)
+        if pending is None:
+            tokens = estimate_tokens(content, self.model.card.max_length)
+            pending = PendingInput(tokens, options.outputs, request.priority, request.deadline,
+                                   options=options, content=content, key=key)  # fmt: skip
+            pending.waiters.append((request, index))
+            return pending
         self._observer.count("duplicate", self.name)
-        job.shared += 1
-        self._join(job, flight, place)
+        request.shared += 1
+        if request.priority == "interactive" and pending.priority == "bulk":
+            self.threads.promote(pending)
+        self.in_flight.join(request, pending, index)
         return None
 
-    def _join(self, job: Job, flight: Flight, place: int) -> None:
-        if flight.waiters:  # somebody else's: it must be ready in time for both
-            if job.priority == "interactive" and flight.priority == "bulk":
-                self.lanes.promote(flight)
-            if job.deadline is None or flight.deadline is None:
-                flight.deadline = None
-            else:
-                flight.deadline = max(job.deadline, flight.deadline)
-        flight.waiters.append((job, place))
-        job.flights[flight] = None
-        job.open(flight.tokens)
-
-    def _leave(self, job: Job) -> None:
-        """Forget a job, and the flights that nobody else waits for."""
-        del self.jobs[job]
-        orphans = []
-        for flight in job.flights:
-            flight.waiters = [waiter for waiter in flight.waiters if waiter[0] is not job]
-            if not flight.waiters:
-                self._forget(flight)
-                orphans.append(flight)
+    def _leave(self, request: PendingRequest) -> None:
+        """Drop a request, and the inputs for which no other request waits."""
+        del self.requests[request]
+        orphans = self.in_flight.leave(request)
         if orphans:
-            self.lanes.remove(orphans)
-        job.flights.clear()
-        job.rest_tokens = 0
-        job.open(-job.open_tokens)
-        if job.done.done() and not job.done.cancelled():
-            job.done.exception()  # it is raised already, or nobody is there to see it
-        if self._idle is not None and not self.jobs and not self._idle.done():
-            self._idle.set_result(None)
+            self.threads.remove(orphans)
+        if request.done.done() and not request.done.cancelled():
+            request.done.exception()  # marks it as retrieved: it was raised, or nobody waits for it
+        if self._drained is not None and not self.requests and not self._drained.done():
+            self._drained.set_result(None)
 
-    def _forget(self, flight: Flight) -> None:
-        if flight.key is not None and self._flights.get(flight.key) is flight:
-            del self._flights[flight.key]
+    # --- tokenization ---
 
-    # --- tokenising ---
-
-    def _prepare(self, spec: Spec, flights: list[Flight]) -> None:
-        """Tokenise flights, here when that is quick, otherwise in a thread; then queue them."""
-        small = len(flights) <= INLINE_TEXTS and self._cache.disk is None
-        if small and sum(characters(flight.source) for flight in flights) <= INLINE_CHARACTERS:
+    def _tokenize(self, options: InputOptions, inputs: list[PendingInput]) -> None:
+        """Tokenize inputs, inline if that is quick, otherwise in a thread; then queue them."""
+        few = len(inputs) <= INLINE_INPUTS and self._cache.disk is None
+        if few and sum(count_characters(each.content) for each in inputs) <= INLINE_CHARACTERS:
             started = time.perf_counter()
-            found = tokenise(self.model, spec, [flight.source for flight in flights])
-            self._prepared(flights, found, time.perf_counter() - started)
+            contents = [pending.content for pending in inputs]
+            tokenized = tokenize_inputs(self.model, options, contents)
+            self._enqueue(inputs, tokenized, time.perf_counter() - started)
             return
         future = self._loop.run_in_executor(
-            self._pool, look_up, self.model, self._cache.disk, spec, flights
+            self._pool, look_up_and_tokenize, self.model, self._cache.disk, options, inputs
         )
-        future.add_done_callback(lambda done: self._from_pool(flights, done))
+        future.add_done_callback(lambda done: self._on_lookup(inputs, done))
 
-    def _from_pool(self, flights: list[Flight], done: "asyncio.Future[LookedUp]") -> None:
+    def _on_lookup(self, inputs: list[PendingInput], done: "asyncio.Future[Lookup]") -> None:
         error = None if done.cancelled() else done.exception()
         if done.cancelled() or error is not None:
             log.error("inputs could not be tokenised", exc_info=error)
-            failed = Failed(EngineError("the input could not be tokenised"))
-            for flight in flights:
-                self._finish(flight, failed)
+            failed = FailedInput(EngineError("the input could not be tokenised"))
+            for pending in inputs:
+                self.in_flight.finish(pending, failed)
             return
-        rows, rest, found, seconds = done.result()
-        for flight in flights:
-            if flight.key in rows:
+        results, misses, tokenized, seconds = done.result()
+        for pending in inputs:
+            if pending.key in results:
                 self._observer.count("cache_hit", self.name)
-                for job, _ in flight.waiters:
-                    job.shared += 1
-                self._cache.keep(flight.key, rows[flight.key])
-                self._finish(flight, rows[flight.key])
-        if rest:
-            self._prepared(rest, found, seconds)
+                for request, _ in pending.waiters:
+                    request.shared += 1
+                self._cache.put_in_memory(pending.key, results[pending.key])
+                self.in_flight.finish(pending, results[pending.key])
+        if misses:
+            self._enqueue(misses, tokenized, seconds)
 
-    def _prepared(self, flights: list[Flight], found: Found, seconds: float) -> None:
-        self._observer.count("cache_miss", self.name, len(flights))
-        for job in {id(job): job for flight in flights for job, _ in flight.waiters}.values():
-            job.tokenizing += seconds
+    def _enqueue(self, inputs: list[PendingInput], tokenized: Tokenized, seconds: float) -> None:
+        """Queue tokenized inputs for the engine threads."""
+        self._observer.count("cache_miss", self.name, len(inputs))
+        for request in _waiting_requests(inputs):
+            request.tokenizing += seconds
         ready = []
-        for flight, (sequences, place) in zip(flights, each(found, len(flights)), strict=True):
-            if isinstance(sequences, InputError):
-                self._finish(flight, Failed(sequences))
-            elif flight.waiters and self._fill(flight, sequences, place):
-                ready.append(flight)
-        if self._sick is not None:
-            for flight in ready:
-                self._finish(flight, Failed(self._not_ready()))
+        for pending, (tokens, index) in zip(inputs, per_input(tokenized, len(inputs)), strict=True):
+            if isinstance(tokens, InputError):
+                self.in_flight.finish(pending, FailedInput(tokens))
+            elif pending.waiters and self._set_tokens(pending, tokens, index):
+                ready.append(pending)
+        if self._failure is not None:
+            for pending in ready:
+                self.in_flight.finish(pending, FailedInput(self._not_ready()))
         elif ready:
-            self.lanes.add(ready, urgent=any(job.urgent for job, _ in ready[0].waiters))
-            self._watch.arm()
+            urgent = any(request.urgent for request, _ in ready[0].waiters)
+            self.threads.add(ready, urgent=urgent)
+            self._watchdog.arm()
 
-    def _fill(self, flight: Flight, sequences: Sequences, place: int) -> bool:
-        """Give a flight its tokens; return whether anybody still wants it."""
-        batch = sequences.batch
-        first, last = int(batch.cu_seqlens[place]), int(batch.cu_seqlens[place + 1])
+    def _set_tokens(self, pending: PendingInput, tokenized: TokenizedInputs, index: int) -> bool:
+        """Set the tokens of an input; return whether any request still waits for it."""
+        batch = tokenized.batch
+        first, last = int(batch.cu_seqlens[index]), int(batch.cu_seqlens[index + 1])
         tokens = last - first
-        for job, _ in flight.waiters:
-            job.open(tokens - flight.tokens)
-        flight.tokens, flight.found = tokens, sequences.found[place]
-        short = tokens <= self._short and flight.priority == "interactive"
-        flight.kind = flight.spec.outputs, short  # a query does not wait for the text beside it
-        flight.ids, flight.type_ids = batch.ids[first:last], batch.type_ids[first:last]
-        flight.pool_from = int(batch.pool_from[place])
-        if flight.found > tokens and any(job.strict for job, _ in flight.waiters):
-            self._refuse_long(flight)
-        return bool(flight.waiters)
-
-    def _refuse_long(self, flight: Flight) -> None:
-        """Tell those who want no truncation; the others may still wait for the flight."""
-        strict = [waiter for waiter in flight.waiters if waiter[0].strict]
-        flight.waiters = [waiter for waiter in flight.waiters if not waiter[0].strict]
-        for job, place in strict:
-            job.flights.pop(flight, None)
-            job.failed(place, too_long(flight.found, job.max_length))
-            job.open(-flight.tokens)
-        if not flight.waiters:
-            self._forget(flight)
+        for request, _ in pending.waiters:
+            request.add_in_flight(tokens - pending.tokens)
+        pending.tokens, pending.original_length = tokens, tokenized.original_lengths[index]
+        short = tokens <= self.short_tokens and pending.priority == "interactive"
+        pending.kind = pending.options.outputs, short  # short inputs are not batched with long ones
+        pending.ids, pending.type_ids = batch.ids[first:last], batch.type_ids[first:last]
+        pending.pool_from = int(batch.pool_from[index])
+        if pending.original_length > tokens and any(each.strict for each, _ in pending.waiters):
+            self.in_flight.fail_strict(pending)
+        return bool(pending.waiters)
 
     # --- results ---
 
-    def _from_lane(self, outcome: Outcome) -> None:
-        """Take an outcome from a lane's thread to the event loop."""
+    def _deliver(self, outcome: BatchOutcome) -> None:
+        """Pass an outcome from an engine thread to the event loop."""
         try:
-            self._loop.call_soon_threadsafe(self._delivered, outcome)
+            self._loop.call_soon_threadsafe(self._on_outcome, outcome)
         except RuntimeError:  # the loop is closed: nobody waits any more
             return
 
-    def _delivered(self, outcome: Outcome) -> None:
-        if not outcome.results:
-            late = Failed(DeadlineError("the deadline passed before the input was computed"))
-            for flight in outcome.flights:
-                self._finish(flight, late)
+    def _on_outcome(self, batch: BatchOutcome) -> None:
+        if not batch.outcomes:
+            late = FailedInput(DeadlineError("the deadline passed before the input was computed"))
+            for pending in batch.inputs:
+                self.in_flight.finish(pending, late)
             return
-        if outcome.tokens and outcome.seconds:
-            self.pace.measured(outcome.tokens, outcome.seconds)
-            self.last_success = time.monotonic()
-        texts = len(outcome.flights)
-        self._observer.batch(self.name, texts, outcome.tokens, self._most, outcome.seconds)
-        self._observer.count("tokens", self.name, outcome.tokens)
-        if outcome.faults:
-            self._observer.count("engine_fault", self.name, outcome.faults)
-        touched = {id(job): job for flight in outcome.flights for job, _ in flight.waiters}
-        for job in touched.values():
-            job.computing += outcome.seconds
-        for flight, result in zip(outcome.flights, outcome.results, strict=True):
-            self._finish(flight, result)
-        if outcome.sick is not None and self._sick is None:
-            self._trouble(f"the engine fails on any input: {outcome.sick}", [])
-
-    def _finish(self, flight: Flight, result: Result) -> None:
-        """Hand a result to everybody who waits for it, and remember it."""
-        if flight.done:
-            return
-        flight.done = True
-        self._forget(flight)
-        if isinstance(result, Failed):
-            if result.poison and flight.key is not None:
-                self.poison.add(flight.key, f"{result.error}, some time ago")
-        elif flight.key is not None and flight.spec.cached:
-            self._cache.put(flight.key, result)
-        for job, place in flight.waiters:
-            job.flights.pop(flight, None)
-            if isinstance(result, Failed):
-                job.failed(place, result.error)
-            else:
-                job.arrived(place, result)
-            job.open(-flight.tokens)
-        flight.waiters = []
+        if batch.tokens and batch.seconds:
+            self.throughput.record(batch.tokens, batch.seconds)
+        size = len(batch.inputs)
+        self._observer.batch(self.name, size, batch.tokens, self._max_tokens, batch.seconds)
+        self._observer.count("tokens", self.name, batch.tokens)
+        if batch.faults:
+            self._observer.count("engine_fault", self.name, batch.faults)
+        for request in _waiting_requests(batch.inputs):
+            request.computing += batch.seconds
+        for pending, outcome in zip(batch.inputs, batch.outcomes, strict=True):
+            self.in_flight.finish(pending, outcome)
+        if batch.engine_failure is not None and self._failure is None:
+            self._replace_engines(f"the engine fails on any input: {batch.engine_failure}", [])
 
     # --- health ---
 
     async def check(self, seconds: float) -> None:
-        """Run the model on a known text, before all that waits; NotReadyError when it fails."""
-        if self._sick is not None:
+        """Compute a known text, ahead of everything that waits.
+
+        Raises NotReadyError if that fails or takes longer than seconds.
+        """
+        if self._failure is not None:
             raise self._not_ready()
-        job = Job((0,), 1, "interactive", None, partial=False, strict=False, max_length=1 << 30)
-        flight = self._canary()
-        flight.waiters.append((job, 0))
-        job.flights[flight] = None
-        self.jobs[job] = None
-        job.open(flight.tokens)
-        self.lanes.add([flight])
-        self._watch.arm()
+        request = PendingRequest(
+            (0,), 1, "interactive", None, partial=False, strict=False, max_length=1 << 30
+        )
+        pending = self._canary()
+        pending.waiters.append((request, 0))
+        request.inputs[pending] = None
+        self.requests[request] = None
+        request.add_in_flight(pending.tokens)
+        self.threads.add([pending])
+        self._watchdog.arm()
         try:
             async with asyncio.timeout(seconds):
-                await job.done
+                await request.done
         except TimeoutError:
             raise NotReadyError(
                 f"`{self.name}` did not answer a test text within {seconds:.0f} seconds", 1.0
@@ -391,82 +380,96 @@ class Runner:
         except OpenGTEError as error:
             raise NotReadyError(f"`{self.name}` fails on a test text: {error}", 1.0) from error
         finally:
-            self._leave(job)
+            self._leave(request)
 
-    def _hung(self, lane: Lane, running: Running) -> None:
-        """Give up a lane; what it computed is computed again, each input alone."""
+    def _on_hang(self, thread: EngineThread, running: RunningBatch) -> None:
+        """Replace the engines; the inputs of the batch that hangs are computed again, each alone.
+
+        An input that hangs alone is quarantined.
+        """
         self._observer.count("engine_fault", self.name)
         seconds = time.monotonic() - running.started
         reason = f"a batch of {running.tokens} tokens has not ended after {seconds:.1f} seconds"
         suspects = []
-        for flight in lane.batch:
-            if flight.suspect or flight.key is None:
-                self._finish(flight, Failed(EngineError(reason), poison=flight.suspect))
-            elif flight.waiters:
-                flight.suspect = True
-                suspects.append(flight)
-        self._trouble(reason, suspects)
+        for pending in thread.batch:
+            if pending.suspect or pending.key is None:
+                failed = FailedInput(EngineError(reason), quarantine=pending.suspect)
+                self.in_flight.finish(pending, failed)
+            elif pending.waiters:
+                pending.suspect = True
+                suspects.append(pending)
+        self._replace_engines(reason, suspects)
 
-    def _trouble(self, reason: str, suspects: list[Flight]) -> None:
-        """Stop the lanes; all that waits fails, but suspects wait for new engines."""
-        self._sick = reason
-        failed = Failed(self._not_ready())
-        for flight in self.lanes.stop():
-            if flight.suspect:
-                suspects.append(flight)
+    def _replace_engines(self, reason: str, suspects: list[PendingInput]) -> None:
+        """Stop the engine threads; inputs that wait fail, but suspects wait for new engines."""
+        self._failure = reason
+        failed = FailedInput(self._not_ready())
+        for pending in self.threads.stop():
+            if pending.suspect:
+                suspects.append(pending)
             else:
-                self._finish(flight, failed)
-        self._on_trouble(self, reason, suspects)
+                self.in_flight.finish(pending, failed)
+        self._on_unhealthy(self, reason, suspects)
 
     def _not_ready(self) -> NotReadyError:
-        return NotReadyError(f"`{self.name}` does not answer: {self._sick}", retry_after=5.0)
+        return NotReadyError(f"`{self.name}` does not answer: {self._failure}", retry_after=5.0)
 
-    def revive(self, model: Encoder | Reranker, engines: Engines, suspects: list[Flight]) -> None:
-        """Go on with new engines of the same model."""
+    def resume(
+        self, model: Encoder | Reranker, engines: EngineSet, suspects: list[PendingInput]
+    ) -> None:
+        """Go on with new engines of the same model; suspects are computed first, each alone."""
         if self._closed:
-            self.give_up(suspects)
+            self.fail_suspects(suspects)
             return
-        self.model, self._sick = model, None
-        wanted = [flight for flight in suspects if flight.waiters]
-        self.lanes = self._start(engines, wanted)
-        self._watch.arm()
+        self.model, self._failure = model, None
+        wanted = [pending for pending in suspects if pending.waiters]
+        self.threads = self._start_threads(engines, wanted)
+        self._watchdog.arm()
 
-    def give_up(self, suspects: list[Flight]) -> None:
-        """Fail flights that waited for new engines in vain."""
-        for flight in suspects:
-            self._finish(flight, Failed(self._not_ready()))
+    def fail_suspects(self, suspects: list[PendingInput]) -> None:
+        """Fail inputs that waited for new engines, because there will be none."""
+        for pending in suspects:
+            self.in_flight.finish(pending, FailedInput(self._not_ready()))
 
     @property
     def queued_tokens(self) -> int:
-        """Tokens of accepted requests that are not computed yet."""
-        return self.backlog.tokens
+        """The tokens of admitted requests that are not computed yet."""
+        return self.admission.tokens
 
     async def drain(self, seconds: float | None) -> bool:
-        """Wait until all jobs are done, then end the threads; False when time ran out."""
-        self._idle = self._loop.create_future()
-        if not self.jobs:
-            self._idle.set_result(None)
+        """Wait until all requests are done, then end the threads; return False on a timeout."""
+        self._drained = self._loop.create_future()
+        if not self.requests:
+            self._drained.set_result(None)
         try:
             async with asyncio.timeout(seconds):
-                await self._idle
+                await self._drained
         except TimeoutError:
-            for job in list(self.jobs):
-                job.fail(NotReadyError(f"`{self.name}` is shutting down", retry_after=5.0))
-        finished = not self.jobs
-        for flight in self.lanes.stop():
-            self._finish(flight, Failed(NotReadyError(f"`{self.name}` is shutting down", 5.0)))
-        self._watch.stop()
+            for request in list(self.requests):
+                request.fail(NotReadyError(f"`{self.name}` is shutting down", retry_after=5.0))
+        finished = not self.requests
+        for pending in self.threads.stop():
+            shutdown = NotReadyError(f"`{self.name}` is shutting down", 5.0)
+            self.in_flight.finish(pending, FailedInput(shutdown))
+        self._watchdog.stop()
         self._closed = True
         return finished
 
-    def _start(self, engines: Engines, suspects: Sequence[Flight]) -> Lanes:
+    def _start_threads(self, engines: EngineSet, suspects: Sequence[PendingInput]) -> EngineThreads:
         model = self.model
 
-        def run(engine: Engine, flights: Sequence[Flight]) -> list[Row]:
-            return compute(model, engine, flights)
+        def compute(engine: Engine, inputs: Sequence[PendingInput]) -> list[InputResult]:
+            return compute_batch(model, engine, inputs)
 
-        scheduler = Scheduler(self.policy)
-        lanes = Lanes(self.name, engines, scheduler, run, self._canary, self._from_lane, suspects)
-        self._watch = Watch(lanes, self.pace, self._batch_seconds, self._hung)
-        lanes.start()
-        return lanes
+        scheduler: Scheduler[PendingInput] = Scheduler(self.policy)
+        threads = EngineThreads(
+            self.name, engines, scheduler, compute, self._canary, self._deliver, suspects
+        )
+        self._watchdog = Watchdog(threads, self.throughput, self._batch_seconds, self._on_hang)
+        threads.start()
+        return threads
+
+
+def _waiting_requests(inputs: Sequence[PendingInput]) -> Iterable[PendingRequest]:
+    """Return the distinct requests that wait for the inputs."""
+    return {id(request): request for each in inputs for request, _ in each.waiters}.values()

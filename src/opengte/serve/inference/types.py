@@ -1,29 +1,28 @@
-"""The records that pass inside the service: what is asked of an input, the input, its result."""
+"""Records of the inference service: an input, what is requested for it, and its result."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from opengte.errors import OpenGTEError
-from opengte.serve.inference.scheduler import Item
-from opengte.serve.types import Input
+from opengte.serve.types import Input, Priority
 from opengte.types import Floats, Ints, Output, PackedBatch, PromptMask, TruncationSide
 
-# what one place of a request holds: a text, token ids, or a reranker's (query, document)
-Source = Input | tuple[str, str]
+# one input of a request: a text, token ids, or a reranker's (query, document)
+ModelInput = Input | tuple[str, str]
 
 KEY_BYTES = 20
 
 
 @dataclass(frozen=True, eq=False)
-class Spec:
-    """What is asked of every input of a request.
+class InputOptions:
+    """What a request wants for each of its inputs.
 
-    salt is a hash of all that determines a row besides the input itself; without outputs the
-    input is a reranker's pair.
+    `salt` is a hash of everything besides the input itself that determines the result. Without
+    `outputs` the inputs are a reranker's pairs.
     """
 
     outputs: frozenset[Output]
@@ -38,34 +37,34 @@ class Spec:
     missing_instruction: bool = False
     cached: bool = True
 
-    def key(self, source: Source) -> bytes:
-        """Return a hash that tells apart any two inputs with different rows."""
+    def key(self, content: ModelInput) -> bytes:
+        """Return a hash that differs for any two inputs with different results."""
         digest = hashlib.blake2b(key=self.salt, digest_size=KEY_BYTES)
-        if isinstance(source, str):
-            digest.update(b"t" + source.encode("utf-8", "surrogatepass"))
-        elif is_pair(source):
-            query, document = (str(text).encode("utf-8", "surrogatepass") for text in source)
+        if isinstance(content, str):
+            digest.update(b"t" + content.encode("utf-8", "surrogatepass"))
+        elif is_pair(content):
+            query, document = (str(text).encode("utf-8", "surrogatepass") for text in content)
             digest.update(b"p%d:" % len(query) + query + document)
         else:
-            digest.update(b"i" + np.asarray(source, dtype=np.int64).tobytes())
+            digest.update(b"i" + np.asarray(content, dtype=np.int64).tobytes())
         return digest.digest()
 
 
 def salt(*parts: object) -> bytes:
-    """Return a hash of values whose repr tells them apart."""
+    """Return a hash of values that differ in their repr."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=32).digest()
 
 
-def is_pair(source: Source) -> bool:
+def is_pair(content: ModelInput) -> bool:
     """Return whether an input is a (query, document) pair of texts."""
-    return not isinstance(source, str) and len(source) == 2 and isinstance(source[0], str)
+    return not isinstance(content, str) and len(content) == 2 and isinstance(content[0], str)
 
 
-class Row(NamedTuple):
-    """The result of one input; found and kept count its tokens before and after truncation."""
+class InputResult(NamedTuple):
+    """The result of one input; the lengths are its tokens before and after truncation."""
 
-    found: int
-    kept: int
+    original_length: int
+    length: int
     dense: Floats | None = None
     sparse: dict[int, float] | None = None
     tokens: Floats | None = None
@@ -74,61 +73,80 @@ class Row(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """About how much memory the row takes."""
+        """The approximate memory of the result in bytes."""
         arrays = (self.dense, self.tokens, self.states)
         total = sum(array.nbytes + 128 for array in arrays if array is not None)
         return 200 + total + (0 if self.sparse is None else 100 * len(self.sparse))
 
 
 @dataclass(frozen=True)
-class Sequences:
-    """Tokenised inputs; found holds the tokens of each before truncation."""
+class TokenizedInputs:
+    """Tokenized inputs; `original_lengths` are their tokens before truncation."""
 
     batch: PackedBatch
-    found: list[int]
+    original_lengths: list[int]
     repaired: frozenset[int] = frozenset()
 
 
-_none = np.zeros(0, np.int32)
+_no_tokens = np.zeros(0, np.int32)
 
 
 @dataclass(slots=True, eq=False)
-class Flight(Item):
-    """One distinct input on its way: everybody who waits for it is called when it is done."""
+class QueuedItem:
+    """One sequence for the scheduler: its tokens, and its kind (a batch has a single kind).
 
-    spec: Spec = field(kw_only=True)
-    source: Source = field(kw_only=True)
+    `arrived` orders the queue; it can differ from the time of arrival. The queue sets `place` while
+    the item waits.
+    """
+
+    tokens: int
+    kind: Hashable
+    priority: Priority = "interactive"
+    deadline: float | None = None
+    arrived: float = 0.0
+    place: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class PendingInput(QueuedItem):
+    """One distinct input in flight; every request that waits for it gets its result."""
+
+    options: InputOptions = field(kw_only=True)
+    content: ModelInput = field(kw_only=True)
     key: bytes | None = None
-    ids: Ints = field(default_factory=lambda: _none)
-    type_ids: Ints = field(default_factory=lambda: _none)
+    ids: Ints = field(default_factory=lambda: _no_tokens)
+    type_ids: Ints = field(default_factory=lambda: _no_tokens)
     pool_from: int = 0
-    found: int = 0
-    waiters: list[tuple[Any, int]] = field(default_factory=list)  # (Job, place)
+    original_length: int = 0
+    waiters: list[tuple[Any, int]] = field(default_factory=list)  # (PendingRequest, index)
     done: bool = False
-    suspect: bool = False  # an engine hung on its batch
+    suspect: bool = False  # the engine hung on a batch that contained it
 
 
 @dataclass(slots=True)
-class Failed:
-    """Why a flight has no row; poison: it made the engine fail on its own."""
+class FailedInput:
+    """Why an input has no result; `quarantine` if the engine failed on it alone."""
 
     error: OpenGTEError
-    poison: bool = False
+    quarantine: bool = False
 
 
-Result = Row | Failed
+InputOutcome = InputResult | FailedInput
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What became of one batch."""
+class BatchOutcome:
+    """The outcome of one batch; without `outcomes`, the inputs' deadlines had passed.
 
-    flights: list[Flight]
-    results: list[Result]
+    `engine_failure` is the reason if the engine fails on every input, known good ones included.
+    """
+
+    inputs: list[PendingInput]
+    outcomes: list[InputOutcome]
     tokens: int = 0
     seconds: float = 0.0
     faults: int = 0
-    sick: str | None = None  # the engine fails on anything: why
+    engine_failure: str | None = None
 
 
-Deliver = Callable[[Outcome], None]
+Deliver = Callable[[BatchOutcome], None]

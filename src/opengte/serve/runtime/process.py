@@ -163,11 +163,11 @@ class Process:
         self, sockets: Sequence[socket.socket], ready: "Callable[[Parts], None]"
     ) -> int:
         """Serve until `end`; return the exit status."""
-        from opengte.serve.inference.thread_priority import be_prompt
+        from opengte.serve.inference.scheduling.thread_priority import request_short_timeslice
 
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(logs.on_loop_error)
-        be_prompt()
+        request_short_timeslice()
         began = time.monotonic()
         await self.parts.start()
         self.server.start(sockets, self.tls)

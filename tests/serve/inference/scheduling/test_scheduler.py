@@ -8,12 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opengte.serve.inference.scheduler import Item, Policy, Queue, Scheduler
+from opengte.serve.inference.scheduling.scheduler import (
+    ArrivalQueue,
+    QueuedItem,
+    Scheduler,
+    SchedulerPolicy,
+)
 
-POLICY = Policy(slice_tokens=100, lookahead=8)
+POLICY = SchedulerPolicy(slice_tokens=100, lookahead=8)
 
 items = st.builds(
-    Item,
+    QueuedItem,
     tokens=st.integers(1, 150),
     kind=st.sampled_from(["dense", "sparse"]),
     priority=st.sampled_from(["interactive", "bulk"]),
@@ -22,7 +27,9 @@ items = st.builds(
 )
 
 
-def plainly(waiting: list[Item], room: int, now: float, lookahead: int, most: float = math.inf):
+def plainly(
+    waiting: list[QueuedItem], room: int, now: float, lookahead: int, most: float = math.inf
+):
     """What a queue takes, the obvious way: one look at all that waits, sorted."""
     batch, expired, passed = [], [], 0
     for item in sorted(waiting, key=lambda item: item.arrived):
@@ -41,7 +48,7 @@ def plainly(waiting: list[Item], room: int, now: float, lookahead: int, most: fl
 @given(st.lists(items, max_size=30), st.integers(1, 200), st.floats(0, 20), st.data())
 def test_a_queue_takes_what_one_look_at_all_of_it_would(found, room, now, data):
     most = data.draw(st.just(math.inf) | st.integers(1, 150), label="most")
-    queue, waiting = Queue(count()), []
+    queue, waiting = ArrivalQueue(count()), []
     for item in found:
         queue.add(item)
         waiting.append(item)
@@ -68,12 +75,12 @@ def test_what_is_short_is_interactive_and_fits(found, most):
     scheduler = Scheduler(POLICY)
     for item in found:
         scheduler.add(item)
-    waited = scheduler.interactive_tokens
-    taken = scheduler.take_short(0.0, most)
+    waited = scheduler.interactive.tokens
+    taken = scheduler.take_interactive(0.0, most)
     assert all(item.priority == "interactive" for item in taken.batch + taken.expired)
     assert sum(item.tokens for item in taken.batch) <= most
     gone = sum(item.tokens for item in taken.batch + taken.expired)
-    assert scheduler.interactive_tokens == waited - gone
+    assert scheduler.interactive.tokens == waited - gone
     assert len(scheduler) == len(found) - len(taken.batch) - len(taken.expired)
 
 
@@ -111,8 +118,8 @@ def check(batch):
 
 def test_interactive_goes_first_and_the_oldest_of_a_class():
     scheduler = Scheduler(POLICY)
-    bulk = [Item(60, "d", "bulk", arrived=0.0) for _ in range(2)]
-    urgent = [Item(60, "d", arrived=float(i)) for i in (2, 1)]
+    bulk = [QueuedItem(60, "d", "bulk", arrived=0.0) for _ in range(2)]
+    urgent = [QueuedItem(60, "d", arrived=float(i)) for i in (2, 1)]
     for item in bulk + urgent:
         scheduler.add(item)
     order = [scheduler.take(3.0).batch for _ in range(4)]
@@ -121,7 +128,7 @@ def test_interactive_goes_first_and_the_oldest_of_a_class():
 
 def test_an_item_larger_than_a_slice_goes_alone():
     scheduler = Scheduler(POLICY)
-    large, small = Item(500, "d", arrived=0.0), Item(1, "d", arrived=1.0)
+    large, small = QueuedItem(500, "d", arrived=0.0), QueuedItem(1, "d", arrived=1.0)
     scheduler.add(large)
     scheduler.add(small)
     assert scheduler.take(2.0).batch == [large]
@@ -131,7 +138,10 @@ def test_an_item_larger_than_a_slice_goes_alone():
 
 def test_promoted_items_overtake_bulk():
     scheduler = Scheduler(POLICY)
-    first, second = Item(60, "d", "bulk", arrived=0.0), Item(60, "d", "bulk", arrived=1.0)
+    first, second = (
+        QueuedItem(60, "d", "bulk", arrived=0.0),
+        QueuedItem(60, "d", "bulk", arrived=1.0),
+    )
     scheduler.add(first)
     scheduler.add(second)
     scheduler.promote(second)
@@ -143,12 +153,12 @@ def test_promoted_items_overtake_bulk():
 
 def test_a_cancelled_item_is_never_taken_and_leaves_nothing_behind():
     scheduler = Scheduler(POLICY)
-    found = [Item(10, "d", "bulk", arrived=float(i)) for i in range(1000)]
+    found = [QueuedItem(10, "d", "bulk", arrived=float(i)) for i in range(1000)]
     for item in found:
         scheduler.add(item)
     for item in found[:-1]:
         assert scheduler.remove(item)
-    assert len(scheduler._bulk._heap) < 100
+    assert scheduler.bulk.heap_size < 100
     assert scheduler.tokens == 10
     assert scheduler.take(0.0).batch == found[-1:]
     assert scheduler.clear() == []
@@ -167,7 +177,7 @@ def simulate(seconds, arrivals, policy, rate=1000.0):
     while now < seconds:
         while place < len(arrivals) and arrivals[place][0] <= now:
             when, tokens, priority = arrivals[place]
-            scheduler.add(Item(tokens, "d", priority, arrived=when))
+            scheduler.add(QueuedItem(tokens, "d", priority, arrived=when))
             place += 1
         batch = scheduler.take(now).batch
         if not batch:
@@ -196,11 +206,11 @@ def percentile(values, share):
 @pytest.mark.parametrize("seed", range(3))
 def test_bulk_beside_them_delays_queries_by_about_one_batch(seed):
     rng = random.Random(seed)
-    policy = Policy(slice_tokens=100)
+    policy = SchedulerPolicy(slice_tokens=100)
     queries = poisson(rng, 20, 60, lambda: rng.randint(5, 30), "interactive")
-    backlog = [(0.0, rng.randint(20, 100), "bulk") for _ in range(3000)]
+    admission = [(0.0, rng.randint(20, 100), "bulk") for _ in range(3000)]
     alone, _ = simulate(60, queries, policy)
-    beside, served = simulate(60, queries + backlog, policy)
+    beside, served = simulate(60, queries + admission, policy)
     slice_seconds = policy.slice_tokens / 1000
     for share in (0.5, 0.99):
         waited = percentile(beside["interactive"], share)
@@ -211,23 +221,23 @@ def test_bulk_beside_them_delays_queries_by_about_one_batch(seed):
 
 def test_bulk_gets_its_share_of_a_server_that_queries_overload():
     rng = random.Random(1)
-    policy = Policy(slice_tokens=100, ageing=20.0)
+    policy = SchedulerPolicy(slice_tokens=100, aging_seconds=20.0)
     flood = poisson(rng, 100, 200, lambda: 20, "interactive")  # twice what can be served
-    backlog = [(0.0, 50, "bulk") for _ in range(5000)]
-    _, early = simulate(10, flood + backlog, policy)
-    _, late = simulate(200, flood + backlog, policy)
-    _, before = simulate(100, flood + backlog, policy)
+    admission = [(0.0, 50, "bulk") for _ in range(5000)]
+    _, early = simulate(10, flood + admission, policy)
+    _, late = simulate(200, flood + admission, policy)
+    _, before = simulate(100, flood + admission, policy)
     share = early["bulk"] / (early["bulk"] + early["interactive"])
     assert 0.1 <= share <= 0.4
     gained = late["bulk"] - before["bulk"], late["interactive"] - before["interactive"]
-    assert gained[0] / sum(gained) == pytest.approx(policy.most_share, abs=0.05)
+    assert gained[0] / sum(gained) == pytest.approx(policy.max_bulk_share, abs=0.05)
 
 
 def test_old_bulk_never_takes_more_than_its_bound_from_queries():
-    policy = Policy(slice_tokens=100, ageing=0.001)
+    policy = SchedulerPolicy(slice_tokens=100, aging_seconds=0.001)
     flood = [(i / 100, 20, "interactive") for i in range(10_000)]
-    backlog = [(0.0, 100, "bulk") for _ in range(5000)]
-    _, served = simulate(60, flood + backlog, policy)
+    admission = [(0.0, 100, "bulk") for _ in range(5000)]
+    _, served = simulate(60, flood + admission, policy)
     assert served["bulk"] <= 0.55 * sum(served.values())
     assert served["interactive"] >= 0.45 * sum(served.values())
 
@@ -236,7 +246,9 @@ def test_old_bulk_never_takes_more_than_its_bound_from_queries():
 @given(st.integers(0, 2**32), st.floats(0.05, 0.4), st.integers(20, 400))
 def test_no_item_waits_for_ever(seed, least, slice_tokens):
     rng = random.Random(seed)
-    policy = Policy(slice_tokens=slice_tokens, least_share=least, most_share=0.5, ageing=5.0)
+    policy = SchedulerPolicy(
+        slice_tokens=slice_tokens, min_bulk_share=least, max_bulk_share=0.5, aging_seconds=5.0
+    )
     arrivals = poisson(rng, 30, 20, lambda: rng.randint(1, 60), "interactive")
     arrivals += poisson(rng, 5, 20, lambda: rng.randint(1, 300), "bulk")
     waits, _ = simulate(1e9, arrivals, policy)

@@ -1,27 +1,27 @@
-"""From a request's arguments to what is asked of each of its inputs."""
+"""Resolves the arguments of a request to the options of its inputs."""
 
 import logging
 
 from opengte.encoder import Encoder, Reranker
 from opengte.errors import CapabilityError, InputError
 from opengte.published_models import WEB_SEARCH, allows_dimension
-from opengte.serve.inference.types import Spec, salt
+from opengte.serve.inference.types import InputOptions, salt
 from opengte.serve.types import EmbedRequest, ScoreRequest
 from opengte.tokenization.prompts import read_prompts
 from opengte.types import Output, TruncationSide
 
 log = logging.getLogger(__name__)
 
-CHARACTERS_PER_TOKEN = 16  # hardly any text has as many
-KEPT = 256  # specs: clients repeat the same few
+MAX_CHARACTERS_PER_TOKEN = 16  # hardly any text has as many
+MAX_CACHED = 256  # options: clients repeat the same few arguments
 
 
-class Specs:
-    """The specs of one model, made once for equal arguments."""
+class OptionsResolver:
+    """Makes the options for one model; equal arguments share them."""
 
     def __init__(self, model: Encoder | Reranker) -> None:
         self._model = model
-        self._made: dict[object, Spec] = {}
+        self._cached: dict[object, InputOptions] = {}
         prompts = model.checkpoint.prompts
         self.prompts = {k: v for k, v in read_prompts(model.checkpoint.folder).items() if k}
         if isinstance(model, Encoder):
@@ -31,9 +31,12 @@ class Specs:
                 **self.prompts,
             }
 
-    def embed(self, request: EmbedRequest) -> Spec:
-        """Return the spec of an embedding request; InputError or CapabilityError when it is bad."""
-        asked = (
+    def embed_options(self, request: EmbedRequest) -> InputOptions:
+        """Return the options of an embedding request.
+
+        Raises InputError or CapabilityError for arguments that the model does not take.
+        """
+        arguments = (
             request.role,
             request.instruction,
             request.prompt_name,
@@ -42,15 +45,15 @@ class Specs:
             request.truncation,
             request.normalize,
         )
-        return self._made.get(asked) or self._keep(asked, self._embed(request))
+        return self._cached.get(arguments) or self._cache(arguments, self._embed(request))
 
-    def score(self, request: ScoreRequest) -> Spec:
-        """Return the spec of a scoring request."""
-        asked = (request.instruction, request.truncation, request.max_document_tokens)
-        return self._made.get(asked) or self._keep(asked, self._score(request))
+    def score_options(self, request: ScoreRequest) -> InputOptions:
+        """Return the options of a scoring request; raises as `embed_options` does."""
+        arguments = (request.instruction, request.truncation, request.max_document_tokens)
+        return self._cached.get(arguments) or self._cache(arguments, self._score(request))
 
-    def prefix(self, name: str) -> str:
-        """Return the prompt of that name; InputError lists the names."""
+    def prompt(self, name: str) -> str:
+        """Return the prompt of that name; the InputError for an unknown name lists all names."""
         if name not in self.prompts:
             names = ", ".join(map(repr, self.prompts)) or "none"
             raise InputError(
@@ -58,13 +61,13 @@ class Specs:
             )
         return self.prompts[name]
 
-    def _keep(self, asked: object, spec: Spec) -> Spec:
-        if len(self._made) >= KEPT:
-            del self._made[next(iter(self._made))]
-        self._made[asked] = spec
-        return spec
+    def _cache(self, arguments: object, options: InputOptions) -> InputOptions:
+        if len(self._cached) >= MAX_CACHED:
+            del self._cached[next(iter(self._cached))]
+        self._cached[arguments] = options
+        return options
 
-    def _embed(self, request: EmbedRequest) -> Spec:
+    def _embed(self, request: EmbedRequest) -> InputOptions:
         model = self._model
         assert isinstance(model, Encoder)
         outputs = model.check_outputs(request.outputs)
@@ -81,10 +84,12 @@ class Specs:
         elif request.instruction is not None:
             raise InputError("both instruction and prompt_name are given, expected one of them")
         else:
-            prefix, missing = self.prefix(request.prompt_name), False
-        return self._spec(outputs, size, request.normalize, request.truncation, prefix, missing)
+            prefix, missing = self.prompt(request.prompt_name), False
+        return self._encoder_options(
+            outputs, size, request.normalize, request.truncation, prefix, missing
+        )
 
-    def _spec(
+    def _encoder_options(
         self,
         outputs: frozenset[Output],
         size: int,
@@ -92,11 +97,11 @@ class Specs:
         truncation: TruncationSide,
         prefix: str,
         missing: bool,
-    ) -> Spec:
+    ) -> InputOptions:
         card, mask = self._model.card, self._model.checkpoint.prompts.mask
-        side = side_of(truncation)
+        side = _side(truncation)
         parts = card.fingerprint, card.engine, card.precision, card.max_length, sorted(outputs)
-        return Spec(
+        return InputOptions(
             outputs=outputs,
             size=size,
             salt=salt(*parts, size, normalize, side, prefix, mask),
@@ -107,7 +112,7 @@ class Specs:
             missing_instruction=missing,
         )
 
-    def _score(self, request: ScoreRequest) -> Spec:
+    def _score(self, request: ScoreRequest) -> InputOptions:
         model = self._model
         assert isinstance(model, Reranker)
         if request.instruction is not None and not model.takes_instructions:
@@ -118,11 +123,11 @@ class Specs:
         limit = request.max_document_tokens
         if limit is not None and limit < 1:
             raise InputError(f"max_document_tokens is {limit}, expected at least 1")
-        side = side_of(request.truncation)
+        side = _side(request.truncation)
         card = model.card
         instruction = (request.instruction or WEB_SEARCH) if model.takes_instructions else None
         parts = card.fingerprint, card.engine, card.precision, card.max_length, instruction
-        return Spec(
+        return InputOptions(
             outputs=frozenset(),
             size=0,
             salt=salt("score", *parts, side, limit),
@@ -134,8 +139,8 @@ class Specs:
 
 
 def _check_instruction(instruction: str | None, max_length: int) -> None:
-    """Refuse an instruction that could not leave room for a text, before anybody reads it."""
-    limit = CHARACTERS_PER_TOKEN * max_length
+    """Refuse an instruction that would leave no room for a text, before it is tokenized."""
+    limit = MAX_CHARACTERS_PER_TOKEN * max_length
     if instruction is not None and len(instruction) > limit:
         raise InputError(
             f"instruction has {len(instruction)} characters, more than {limit}: it goes in front "
@@ -143,8 +148,8 @@ def _check_instruction(instruction: str | None, max_length: int) -> None:
         )
 
 
-def side_of(truncation: TruncationSide) -> TruncationSide:
-    """Return where a text is cut: what is an error when cut is computed as if cut at the right."""
+def _side(truncation: TruncationSide) -> TruncationSide:
+    """Return the side to truncate; "error" truncates at the right, and the request fails later."""
     if truncation not in ("right", "left", "error"):
         raise InputError(f"truncation is {truncation!r}, expected right, left or error")
     return "left" if truncation == "left" else "right"

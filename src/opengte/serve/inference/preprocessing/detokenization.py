@@ -1,4 +1,4 @@
-"""Texts to tokens with their places, and back: what clients may look at."""
+"""The tokens of texts with their offsets, and token ids back to text."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,44 +12,40 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
 
-def offsets(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
-    """Return where each token of each text starts and stops, in characters."""
+def token_offsets(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+    """Return the start and end of each token of each text, in characters."""
     return [encoding.offsets for encoding in _encode(tokenizer, texts)]
 
 
-def tokens(
+def text_tokens(
     tokenizer: Tokenizer, texts: Sequence[str], add_special: bool, prefix: str
 ) -> list[list[Token]]:
-    """Return the tokens of each text after its prompt; offsets count from the text's start."""
-    found = _encode(tokenizer, [prefix + text for text in texts])
-    return [_tokens(tokenizer, encoding, add_special, len(prefix)) for encoding in found]
+    """Return the tokens of each text with its prompt; offsets are relative to the text."""
+    encodings = _encode(tokenizer, [prefix + text for text in texts])
+    return [_tokens(tokenizer, encoding, add_special, len(prefix)) for encoding in encodings]
 
 
 def decode(tokenizer: Tokenizer, rows: Sequence[Sequence[int]], skip_special: bool) -> list[str]:
-    """Return the text that each sequence of ids spells."""
-    result = []
-    for place, row in enumerate(rows):
+    """Return the text of each sequence of token ids."""
+    special = tokenizer.special_ids if skip_special else frozenset()
+    texts = []
+    for index, row in enumerate(rows):
         try:
-            kept = [token for token in row if not (skip_special and token in tokenizer.special_ids)]
-            result.append(tokenizer.decode(kept))
+            texts.append(tokenizer.decode([token for token in row if token not in special]))
         except InputError as error:
-            raise InputError(f"ids[{place}]: {error}") from None
-    return result
+            raise InputError(f"ids[{index}]: {error}") from None
+    return texts
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> "list[Encoding]":
-    good = [SURROGATES.sub("\ufffd", text) for text in texts]
+    valid = [SURROGATES.sub("\ufffd", text) for text in texts]
     if tokenizer.lowercase:
-        good = [_lower(text) for text in good]
+        # where that changes the length of a text, the offsets behind it shift
+        valid = [text.lower() for text in valid]
     try:
-        return call_backend(lambda: tokenizer.backend.encode_batch(good, add_special_tokens=False))
+        return call_backend(lambda: tokenizer.backend.encode_batch(valid, add_special_tokens=False))
     except BackendFailure as failure:
         raise InputError(f"the texts cannot be tokenised: {failure}") from None
-
-
-def _lower(text: str) -> str:
-    """Lower-case a text; where that changes its length, the rest of its offsets shifts with it."""
-    return text.lower()
 
 
 def _tokens(

@@ -8,11 +8,7 @@ import pytest
 
 from opengte.errors import EngineError, InputError, NotReadyError
 from opengte.serve.config.inference import ModelSettings
-from opengte.serve.inference.batching import isolate
-from opengte.serve.inference.quarantine import Poison
-from opengte.serve.inference.scheduler import Item
-from opengte.serve.inference.types import Failed
-from tests.support.serve_core import Loader, Seen, embed, queued, running, until
+from tests.support.inference import CountingObserver, Loader, embed, queued, running, until
 
 HASTY = ModelSettings("minilm", batch_seconds=1.0)
 
@@ -31,7 +27,7 @@ def on_any_machine(coroutine):
 def test_a_bad_input_fails_alone_and_is_refused_the_next_time(word):
     async def main():
         load = Loader()
-        async with running(load=load, observer=(seen := Seen())) as core:
+        async with running(load=load, observer=(seen := CountingObserver())) as core:
             (engine,) = load.engines
             good = (await embed(core, "a dog")).dense[0]
             texts = [f"text {i}" for i in range(20)]
@@ -82,7 +78,7 @@ def test_requests_in_the_same_batch_do_not_notice():
 def test_a_hang_is_bounded_and_its_companions_are_computed_again():
     async def main():
         load = Loader()
-        async with running(HASTY, load=load, observer=(seen := Seen())) as core:
+        async with running(HASTY, load=load, observer=(seen := CountingObserver())) as core:
             started = time.monotonic()
             job = asyncio.create_task(embed(core, "good", "anchor", "better", partial=True))
             states = set()
@@ -187,43 +183,3 @@ def test_a_model_that_hangs_while_closing_does_not_hold_the_server():
             load.engines[0].gate.set()
 
     on_any_machine(main())
-
-
-def test_isolation_finds_exactly_the_bad_ones():
-    flights = [Item(1, "d") for _ in range(37)]
-    bad = {id(flights[i]) for i in (0, 17, 18, 36)}
-
-    def run(part):
-        if any(id(flight) in bad for flight in part):
-            raise RuntimeError("no")
-        return [id(flight) for flight in part]
-
-    results, faults, sick = isolate(flights, run, lambda: None)
-    assert sick is None and faults >= 8
-    for flight, result in zip(flights, results, strict=True):
-        if id(flight) in bad:
-            assert isinstance(result, Failed) and result.poison
-        else:
-            assert result == id(flight)
-
-
-def test_nobody_is_blamed_for_a_sick_engine():
-    def run(part):
-        raise RuntimeError("no")
-
-    runs = []
-    results, _, sick = isolate([Item(1, "d")] * 64, run, lambda: runs.append(1) or "sick")
-    assert sick == "sick" and len(results) == 64
-    assert all(isinstance(result, Failed) and not result.poison for result in results)
-    assert len(runs) == 1  # it is not tried 64 times
-
-
-def test_the_memory_of_bad_inputs_is_bounded():
-    poison = Poison(entries=3, seconds=100)
-    for i in range(5):
-        poison.add(bytes([i]), "bad")
-    assert len(poison) == 3
-    assert poison.reason(b"\0") is None and poison.reason(b"\4") == "bad"
-    forgetful = Poison(seconds=-1)
-    forgetful.add(b"x", "bad")
-    assert forgetful.reason(b"x") is None and len(forgetful) == 0

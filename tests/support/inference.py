@@ -1,8 +1,9 @@
-"""A running core service, its observer, and engines that can be told to fail."""
+"""A running inference service, its observer, and engines that fail or wait on demand."""
 
 import asyncio
 import dataclasses
 import threading
+import time
 from collections import Counter
 from contextlib import asynccontextmanager
 
@@ -18,8 +19,8 @@ MODEL = ModelSettings("minilm", precision="fp32")
 BATCH_TOKENS, QUEUE_TOKENS = 4096, 1 << 20  # by default these follow the machine's speed
 
 
-class Seen:
-    """An observer that counts."""
+class CountingObserver:
+    """An observer that counts events and records batches."""
 
     def __init__(self):
         self.counts = Counter()
@@ -32,8 +33,11 @@ class Seen:
         self.counts[event] += n
 
 
-class Watched:
-    """An engine of one thread that does as it is told with batches that hold a certain token."""
+class FaultyEngine:
+    """An engine that raises, hangs or returns NaN for batches with certain tokens.
+
+    It computes while `gate` is set, and records the lengths of its `batches`.
+    """
 
     def __init__(self, engine, tokens):
         self._engine, self.tokens = engine, tokens
@@ -49,13 +53,13 @@ class Watched:
         self.gate.wait(30)
         if self.broken:
             raise RuntimeError("broken for good")
-        found = set(batch.ids.tolist())
-        if self.tokens["raise"] in found:
+        ids = set(batch.ids.tolist())
+        if self.tokens["raise"] in ids:
             raise RuntimeError("illegal instruction")
-        if self.tokens["hang"] in found:
+        if self.tokens["hang"] in ids:
             threading.Event().wait(20)
         result = self._engine.run(batch, outputs)
-        if self.tokens["nan"] in found:
+        if self.tokens["nan"] in ids:
             return EngineResult(dense=np.full_like(result.dense, np.nan))
         return result
 
@@ -68,7 +72,7 @@ WORDS = {"raise": "zebra", "hang": "anchor", "nan": "lemon"}
 
 
 class Loader:
-    """Loads watched encoders, and counts."""
+    """Loads encoders with a `FaultyEngine`; raises `fail` if that is set."""
 
     def __init__(self):
         self.engines = []
@@ -79,7 +83,7 @@ class Loader:
             raise self.fail
         encoder = Encoder.load(settings.source, engine="native", precision="fp32", threads=1)
         tokens = {k: encoder.tokenizer.token_id(word) for k, word in WORDS.items()}
-        self.engines.append(Watched(encoder.engine, tokens))
+        self.engines.append(FaultyEngine(encoder.engine, tokens))
         return Encoder(encoder.checkpoint, self.engines[-1])
 
 
@@ -93,7 +97,7 @@ async def running(*models, load=None, **arguments):
         yield core
     finally:
         await core.drain(5)
-        for served in core._models:
+        for served in core.served:
             if served.ready is not None:
                 empty(served.ready.runner)
 
@@ -109,9 +113,9 @@ def sized(model):
 
 def empty(runner):
     """Assert that nothing is left of any request."""
-    assert not runner._flights and not runner.jobs
-    assert runner.backlog.tokens == 0
-    assert runner.lanes.waiting() == 0
+    assert not runner.in_flight and not runner.requests
+    assert runner.admission.tokens == 0
+    assert runner.threads.waiting_tokens == 0
 
 
 def call(**arguments):
@@ -137,23 +141,30 @@ async def until(condition, seconds=20.0):
             await asyncio.sleep(0.01)
 
 
-class Started:
-    """Lanes (`lanes`) that run until the block ends; their engines are let go by `go`."""
+class RunningThreads:
+    """Base of harnesses: `threads` run until the block ends, which opens the `gate`."""
 
     def __enter__(self):
-        self.lanes.start()
+        self.threads.start()
         return self
 
     def __exit__(self, *error):
-        self.go.set()
-        self.lanes.stop()
-        for lane in self.lanes.lanes:
-            lane.thread.join(20)
-        assert self.lanes.alive == 0
+        self.gate.set()
+        self.threads.stop()
+        for thread in self.threads.threads:
+            thread.join(20)
+        assert self.threads.alive == 0
+
+    def wait_until_idle(self):
+        """Wait until every thread waits for work."""
+        deadline = time.monotonic() + 20
+        while not all(thread.idle for thread in self.threads.threads):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
 
 class Held:
-    """A model whose engine waits until it is let go, with one text in it."""
+    """A model whose engine is busy with one text until the block ends."""
 
     def __init__(self, core, load):
         self.core, self.engine = core, load.engines[-1]

@@ -6,8 +6,6 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from opengte import Encoder, Reranker
 from opengte.errors import (
@@ -19,12 +17,10 @@ from opengte.errors import (
 )
 from opengte.serve.config.inference import CacheSettings, ModelSettings
 from opengte.serve.inference.service import InferenceService
-from opengte.serve.inference.tokenization import _plain_text, _texts, tokenise
-from opengte.serve.inference.types import Spec, salt
 from opengte.serve.types import EmbedRequest, ScoreRequest
 from tests.parity.families import FAMILIES
 from tests.support import checkpoints
-from tests.support.serve_core import MODEL, Seen, call, embed, running
+from tests.support.inference import MODEL, CountingObserver, call, embed, running
 
 TEXTS = (
     "what do cats eat",
@@ -182,7 +178,7 @@ def test_token_ids_that_are_not_the_models_are_refused(ids, message):
 
 def test_too_long_is_an_error_where_asked(encoder):
     async def main():
-        async with running(observer=(seen := Seen())) as core:
+        async with running(observer=(seen := CountingObserver())) as core:
             with pytest.raises(TruncationError, match=r"inputs\[2\]: .* has 602 tokens"):
                 await embed(core, "a dog", "a dog", TEXTS[4], truncation="error")
             both = await asyncio.gather(
@@ -207,7 +203,7 @@ def test_instructions_roles_and_named_prompts(instructed):
     settings = ModelSettings(str(instructed), name="tiny", precision="fp32")
 
     async def main():
-        async with running(settings, observer=(seen := Seen())) as core:
+        async with running(settings, observer=(seen := CountingObserver())) as core:
             found = [
                 await embed(core, "a dog", role="query", instruction="find dogs"),
                 await embed(core, "a dog", role="query"),
@@ -229,28 +225,6 @@ def test_instructions_roles_and_named_prompts(instructed):
     np.testing.assert_array_equal(document, expected.encode_document("a dog"))
     np.testing.assert_array_equal(odd, spelled)
     assert seen.counts["missing_instruction"] == 1
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
-@given(text=st.text(max_size=50), prefix=st.sampled_from(["", "query: "]))
-def test_the_short_way_to_tokens_is_the_long_way(encoder, text, prefix):
-    spec = Spec(frozenset(("dense",)), 384, salt(prefix), prefix=prefix)
-    found = _plain_text(encoder, spec, text)
-    if found is None:
-        return
-    (both,) = tokenise(encoder, spec, [text, text])  # two texts go the long way
-    length = both.batch.cu_seqlens[1]
-    np.testing.assert_array_equal(found.batch.ids, both.batch.ids[:length])
-    np.testing.assert_array_equal(found.batch.type_ids, both.batch.type_ids[:length])
-    assert found.found == both.found[:1]
-    assert found.batch.pool_from[0] == both.batch.pool_from[0]
-
-
-def test_the_short_way_is_taken(encoder):
-    spec = Spec(frozenset(("dense",)), 384, salt(1))
-    assert _plain_text(encoder, spec, "what do cats eat") is not None
-    assert _plain_text(encoder, spec, "word " * 300) is None
-    assert _texts(encoder, spec, ["word " * 300]).found == [302]
 
 
 # --- rerankers ---
@@ -414,47 +388,3 @@ def test_before_the_start_nothing_is_ready():
             await core.tokenize(None, ("a",), True, None)
 
     asyncio.run(main())
-
-
-# --- late chunking ---
-
-
-def test_late_chunking_pools_the_pieces_of_one_document(encoder):
-    pieces = ("Berlin is the capital of Germany.", "The city has three million people.")
-
-    async def main():
-        async with running() as core:
-            return await embed(core, *pieces, late_chunking=True), await embed(core, *pieces)
-
-    late, alone = asyncio.run(main())
-    whole = encoder.embed([" ".join(pieces)], outputs=("states",)).states[0]
-    first = encoder.tokenizer.count([pieces[0]])[0] - 2
-    parts = whole[1 : 1 + first], whole[1 + first : -1]
-    for part, vector in zip(parts, late.dense, strict=True):
-        mean = part.mean(axis=0, dtype=np.float64)
-        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-6)
-    assert sum(late.token_counts) == len(whole)
-    assert late.dense[1] @ alone.dense[1] < 0.999
-
-
-def test_late_chunking_reads_long_documents_in_windows(encoder):
-    pieces = tuple(f"Part {i} is about cats and dogs on mats." for i in range(60))
-
-    async def main():
-        async with running() as core:
-            long = await embed(core, *pieces, late_chunking=True)
-            short = await embed(core, *pieces[:10], late_chunking=True)
-            with pytest.raises(InputError, match=r"inputs\[1\] is empty"):
-                await embed(core, "a", " ", late_chunking=True)
-            with pytest.raises(InputError, match=r"inputs\[0\] is token ids"):
-                await embed(core, (1, 2), late_chunking=True)
-            with pytest.raises(CapabilityError, match="dense vectors only"):
-                await embed(core, "a", late_chunking=True, outputs=("states",))
-            return long, short
-
-    long, short = asyncio.run(main())
-    assert len(long.dense) == 60
-    for vector in long.dense:
-        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
-    # the first pieces have read nearly the same either way
-    assert long.dense[0] @ short.dense[0] > 0.9

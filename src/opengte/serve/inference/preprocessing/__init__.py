@@ -1,0 +1,1 @@
+"""Text preparation: per-request options, tokenization, and the way back to text."""

@@ -1,0 +1,1 @@
+"""Admission control, batch scheduling, and the threads that run the engines."""
