@@ -112,7 +112,6 @@ SHARED_CLASSES: set[str] = {
     "Work",
 }
 SHARED_FUNCTIONS: set[str] = {
-    "check",
     "document",
     "names",
     "parse",
