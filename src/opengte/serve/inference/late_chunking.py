@@ -18,7 +18,7 @@ from opengte.encoder import Encoder
 from opengte.errors import CapabilityError, InputError
 from opengte.serve.inference.preprocessing.tokenization import bare_tokens
 from opengte.serve.inference.registry import ReadyModel
-from opengte.serve.inference.types import InputOptions, salt
+from opengte.serve.inference.types import RequestOptions, salt
 from opengte.serve.types import Call, EmbedAnswer, EmbedRequest
 from opengte.types import Floats
 
@@ -48,7 +48,7 @@ class ChunkedDocument:
 
 
 async def embed_chunks(
-    ready: ReadyModel, options: InputOptions, request: EmbedRequest, call: Call, in_pool: InPool
+    ready: ReadyModel, options: RequestOptions, request: EmbedRequest, call: Call, in_pool: InPool
 ) -> EmbedAnswer:
     """Answer a request whose inputs are the chunks of one document.
 
@@ -88,9 +88,9 @@ async def embed_chunks(
     )
 
 
-def _states_options(model: Encoder, options: InputOptions) -> InputOptions:
+def _states_options(model: Encoder, options: RequestOptions) -> RequestOptions:
     """Return the options of a document's windows: token states, which are not cached."""
-    return InputOptions(
+    return RequestOptions(
         outputs=frozenset(("states",)),
         size=model.card.dimension,
         salt=salt("late", options.salt),

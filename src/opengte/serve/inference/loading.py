@@ -18,9 +18,9 @@ from opengte.serve.inference.scheduling.engine_threads import EngineSet
 from opengte.serve.inference.scheduling.scheduler import SchedulerPolicy
 from opengte.serve.inference.scheduling.throughput import Throughput
 from opengte.serve.inference.types import (
-    InputOptions,
     ModelInput,
     PendingInput,
+    RequestOptions,
     TokenizedInputs,
     salt,
 )
@@ -116,7 +116,7 @@ def canary(model: Model) -> Callable[[], PendingInput]:
     return lambda: _pending(options, tokenized, CANARY)
 
 
-def _pending(options: InputOptions, tokenized: TokenizedInputs, text: str) -> PendingInput:
+def _pending(options: RequestOptions, tokenized: TokenizedInputs, text: str) -> PendingInput:
     batch = tokenized.batch
     pending = PendingInput(len(batch.ids), options.outputs, options=options, content=text)
     pending.ids, pending.type_ids = batch.ids, batch.type_ids
@@ -124,12 +124,12 @@ def _pending(options: InputOptions, tokenized: TokenizedInputs, text: str) -> Pe
     return pending
 
 
-def _tokenize_canary(model: Model, text: str) -> tuple[InputOptions, TokenizedInputs]:
+def _tokenize_canary(model: Model, text: str) -> tuple[RequestOptions, TokenizedInputs]:
     if isinstance(model, Reranker):
-        options = InputOptions(frozenset(), 0, salt("canary"), cached=False)
+        options = RequestOptions(frozenset(), 0, salt("canary"), cached=False)
     else:
         dense: frozenset[Output] = frozenset(("dense",))
-        options = InputOptions(dense, model.card.dimension, salt("canary"), cached=False)
+        options = RequestOptions(dense, model.card.dimension, salt("canary"), cached=False)
     tokenized = tokenize_inputs(model, options, [_content(model, text)])[0]
     if isinstance(tokenized, InputError):
         raise tokenized

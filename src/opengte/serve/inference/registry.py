@@ -11,7 +11,7 @@ from opengte.errors import NotReadyError, OpenGTEError, UnknownModelError
 from opengte.serve.config.inference import ModelSettings
 from opengte.serve.inference.cache import ResultCache
 from opengte.serve.inference.loading import ModelLoader, PreparedModel, prepare_model
-from opengte.serve.inference.preprocessing.input_options import OptionsResolver
+from opengte.serve.inference.preprocessing.request_options import OptionsResolver
 from opengte.serve.inference.runner import ModelRunner
 from opengte.serve.inference.scheduling.engine_threads import EngineThreads
 from opengte.serve.inference.types import PendingInput

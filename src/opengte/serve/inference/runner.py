@@ -47,10 +47,10 @@ from opengte.serve.inference.scheduling.watchdog import Watchdog
 from opengte.serve.inference.types import (
     BatchOutcome,
     FailedInput,
-    InputOptions,
     InputResult,
     ModelInput,
     PendingInput,
+    RequestOptions,
     TokenizedInputs,
 )
 from opengte.serve.types import Call, Observer
@@ -108,7 +108,7 @@ class ModelRunner:
 
     async def run(
         self,
-        options: InputOptions,
+        options: RequestOptions,
         contents: Sequence[ModelInput],
         inverse: Sequence[int],
         call: Call,
@@ -165,7 +165,7 @@ class ModelRunner:
     def _submit(
         self,
         request: PendingRequest,
-        options: InputOptions,
+        options: RequestOptions,
         contents: Sequence[ModelInput],
         start: int,
         stop: int,
@@ -212,7 +212,7 @@ class ModelRunner:
             request.unsubmitted_tokens -= tokens
 
     def _look_up(
-        self, request: PendingRequest, options: InputOptions, index: int, content: ModelInput
+        self, request: PendingRequest, options: RequestOptions, index: int, content: ModelInput
     ) -> PendingInput | None:
         """Settle an input that needs no work of its own; return a pending input for any other."""
         key = options.key(content)
@@ -254,7 +254,7 @@ class ModelRunner:
 
     # --- tokenization ---
 
-    def _tokenize(self, options: InputOptions, inputs: list[PendingInput]) -> None:
+    def _tokenize(self, options: RequestOptions, inputs: list[PendingInput]) -> None:
         """Tokenize inputs, inline if that is quick, otherwise in a thread; then queue them."""
         few = len(inputs) <= INLINE_INPUTS and self._cache.disk is None
         if few and sum(count_characters(each.content) for each in inputs) <= INLINE_CHARACTERS:

@@ -18,7 +18,7 @@ KEY_BYTES = 20
 
 
 @dataclass(frozen=True, eq=False)
-class InputOptions:
+class RequestOptions:
     """What a request wants for each of its inputs.
 
     `salt` is a hash of everything besides the input itself that determines the result. Without
@@ -111,7 +111,7 @@ class QueuedItem:
 class PendingInput(QueuedItem):
     """One distinct input in flight; every request that waits for it gets its result."""
 
-    options: InputOptions = field(kw_only=True)
+    options: RequestOptions = field(kw_only=True)
     content: ModelInput = field(kw_only=True)
     key: bytes | None = None
     ids: Ints = field(default_factory=lambda: _no_tokens)

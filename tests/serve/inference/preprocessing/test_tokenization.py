@@ -10,7 +10,7 @@ from opengte.serve.inference.preprocessing.tokenization import (
     tokenize_inputs,
     tokenize_plain_text,
 )
-from opengte.serve.inference.types import InputOptions, salt
+from opengte.serve.inference.types import RequestOptions, salt
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def encoder():
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(text=st.text(max_size=50), prefix=st.sampled_from(["", "query: "]))
 def test_the_fast_path_gives_the_same_tokens(encoder, text, prefix):
-    options = InputOptions(frozenset(("dense",)), 384, salt(prefix), prefix=prefix)
+    options = RequestOptions(frozenset(("dense",)), 384, salt(prefix), prefix=prefix)
     fast = tokenize_plain_text(encoder, options, text)
     if fast is None:
         return
@@ -34,7 +34,7 @@ def test_the_fast_path_gives_the_same_tokens(encoder, text, prefix):
 
 
 def test_short_texts_take_the_fast_path(encoder):
-    options = InputOptions(frozenset(("dense",)), 384, salt(1))
+    options = RequestOptions(frozenset(("dense",)), 384, salt(1))
     assert tokenize_plain_text(encoder, options, "what do cats eat") is not None
     assert tokenize_plain_text(encoder, options, "word " * 300) is None
     (tokenized,) = tokenize_inputs(encoder, options, ["word " * 300])

@@ -14,10 +14,10 @@ from opengte.serve.config.inference import ModelSettings
 from opengte.serve.inference.scheduling import engine_threads
 from opengte.serve.inference.scheduling.engine_threads import EngineSet, EngineThreads
 from opengte.serve.inference.scheduling.scheduler import Scheduler, SchedulerPolicy
-from opengte.serve.inference.types import InputOptions, InputResult, PendingInput
+from opengte.serve.inference.types import InputResult, PendingInput, RequestOptions
 from tests.support.inference import Held, Loader, RunningThreads, embed, queued, running
 
-OPTIONS = InputOptions(frozenset(("dense",)), 4, b"", cached=False)
+OPTIONS = RequestOptions(frozenset(("dense",)), 4, b"", cached=False)
 ORDINARY, PRIORITY, ALL_THREADS = "ordinary", "priority", "all threads"
 LARGE_BATCH = 100  # tokens
 

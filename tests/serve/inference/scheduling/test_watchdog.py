@@ -13,10 +13,10 @@ from opengte.serve.inference.scheduling.engine_threads import (
 from opengte.serve.inference.scheduling.scheduler import Scheduler, SchedulerPolicy
 from opengte.serve.inference.scheduling.throughput import Throughput
 from opengte.serve.inference.scheduling.watchdog import Watchdog
-from opengte.serve.inference.types import InputOptions, InputResult, PendingInput
+from opengte.serve.inference.types import InputResult, PendingInput, RequestOptions
 from tests.support.inference import RunningThreads, until
 
-OPTIONS = InputOptions(frozenset(("dense",)), 4, b"", cached=False)
+OPTIONS = RequestOptions(frozenset(("dense",)), 4, b"", cached=False)
 
 
 class Harness(RunningThreads):

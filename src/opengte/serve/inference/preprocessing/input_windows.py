@@ -8,10 +8,10 @@ from opengte.errors import InputError
 from opengte.serve.inference.disk_cache import DiskCache
 from opengte.serve.inference.preprocessing.tokenization import count_characters, tokenize_inputs
 from opengte.serve.inference.types import (
-    InputOptions,
     InputResult,
     ModelInput,
     PendingInput,
+    RequestOptions,
     TokenizedInputs,
 )
 
@@ -26,7 +26,7 @@ Lookup = tuple[dict[bytes, InputResult], list[PendingInput], Tokenized, float]
 def look_up_and_tokenize(
     model: Encoder | Reranker,
     disk: DiskCache | None,
-    options: InputOptions,
+    options: RequestOptions,
     inputs: list[PendingInput],
 ) -> Lookup:
     """Read the results that are on disk, and tokenize the other inputs."""

@@ -7,7 +7,7 @@ import numpy as np
 from opengte.encoder import Encoder, Reranker
 from opengte.errors import InputError
 from opengte.serve.inference.preprocessing.detokenization import token_offsets
-from opengte.serve.inference.types import InputOptions, ModelInput, TokenizedInputs, is_pair
+from opengte.serve.inference.types import ModelInput, RequestOptions, TokenizedInputs, is_pair
 from opengte.tokenization.ragged import Ragged, pack_sequences, truncate
 from opengte.tokenization.template import Template
 from opengte.types import Ints, PackedBatch, Tokenized
@@ -35,7 +35,7 @@ def count_characters(content: ModelInput) -> int:
 
 
 def tokenize_inputs(
-    model: Encoder | Reranker, options: InputOptions, contents: Sequence[ModelInput]
+    model: Encoder | Reranker, options: RequestOptions, contents: Sequence[ModelInput]
 ) -> list[TokenizedInputs | InputError]:
     """Tokenize inputs with the same options.
 
@@ -51,7 +51,7 @@ def tokenize_inputs(
 
 
 def _tokenize(
-    model: Encoder | Reranker, options: InputOptions, contents: Sequence[ModelInput]
+    model: Encoder | Reranker, options: RequestOptions, contents: Sequence[ModelInput]
 ) -> TokenizedInputs:
     if isinstance(model, Reranker):
         return _tokenize_pairs(model, options, contents)
@@ -62,7 +62,9 @@ def _tokenize(
     raise InputError("texts and token ids are mixed")  # the caller then tokenizes one by one
 
 
-def _tokenize_texts(model: Encoder, options: InputOptions, texts: Sequence[str]) -> TokenizedInputs:
+def _tokenize_texts(
+    model: Encoder, options: RequestOptions, texts: Sequence[str]
+) -> TokenizedInputs:
     if len(texts) == 1:
         tokenized = tokenize_plain_text(model, options, texts[0])
         if tokenized is not None:
@@ -78,7 +80,9 @@ def _tokenize_texts(model: Encoder, options: InputOptions, texts: Sequence[str])
     )
 
 
-def tokenize_plain_text(model: Encoder, options: InputOptions, text: str) -> TokenizedInputs | None:
+def tokenize_plain_text(
+    model: Encoder, options: RequestOptions, text: str
+) -> TokenizedInputs | None:
     """Tokenize one short ASCII text, such as a query: a fast path in a third of the time.
 
     The tokens are the same. Returns None for a text that needs more: truncation, repairs, masks or
@@ -118,7 +122,7 @@ def _tokenized(tokenized: Tokenized) -> TokenizedInputs:
 
 
 def _tokenize_ids(
-    model: Encoder, options: InputOptions, rows: Sequence[tuple[int, ...]]
+    model: Encoder, options: RequestOptions, rows: Sequence[tuple[int, ...]]
 ) -> TokenizedInputs:
     """Add the prompt and the special tokens to token ids, unless they are there already."""
     template, limit = model.tokenizer.single, model.card.max_length
@@ -164,7 +168,7 @@ def _strip_special(row: tuple[int, ...], template: Template) -> tuple[int, ...]:
     return row
 
 
-def _prompt_ids(model: Encoder, options: InputOptions) -> tuple[list[int], int]:
+def _prompt_ids(model: Encoder, options: RequestOptions) -> tuple[list[int], int]:
     """Return the prompt's token ids, and how many leading tokens the pooling leaves out."""
     if not options.prefix:
         return [], 0
@@ -187,7 +191,7 @@ def bare_tokens(model: Encoder, text: str) -> Ints:
 
 
 def _tokenize_pairs(
-    model: Reranker, options: InputOptions, contents: Sequence[ModelInput]
+    model: Reranker, options: RequestOptions, contents: Sequence[ModelInput]
 ) -> TokenizedInputs:
     """Tokenize (query, document) pairs; documents are first cut to max_document_tokens."""
     pairs: list[tuple[str, str]] = []

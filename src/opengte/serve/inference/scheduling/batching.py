@@ -13,10 +13,10 @@ from opengte.engine.base import Engine, EngineResult
 from opengte.errors import EngineError, InputError
 from opengte.serve.inference.types import (
     FailedInput,
-    InputOptions,
     InputOutcome,
     InputResult,
     PendingInput,
+    RequestOptions,
 )
 from opengte.types import PackedBatch
 
@@ -98,7 +98,7 @@ def _check_result(result: EngineResult, batch: PackedBatch) -> None:
 
 def _results(
     model: Encoder | Reranker,
-    options: InputOptions,
+    options: RequestOptions,
     inputs: Sequence[PendingInput],
     batch: PackedBatch,
     result: EngineResult,

@@ -5,7 +5,7 @@ import logging
 from opengte.encoder import Encoder, Reranker
 from opengte.errors import CapabilityError, InputError
 from opengte.published_models import WEB_SEARCH, allows_dimension
-from opengte.serve.inference.types import InputOptions, salt
+from opengte.serve.inference.types import RequestOptions, salt
 from opengte.serve.types import EmbedRequest, ScoreRequest
 from opengte.tokenization.prompts import read_prompts
 from opengte.types import Output, TruncationSide
@@ -21,7 +21,7 @@ class OptionsResolver:
 
     def __init__(self, model: Encoder | Reranker) -> None:
         self._model = model
-        self._cached: dict[object, InputOptions] = {}
+        self._cached: dict[object, RequestOptions] = {}
         prompts = model.checkpoint.prompts
         self.prompts = {k: v for k, v in read_prompts(model.checkpoint.folder).items() if k}
         if isinstance(model, Encoder):
@@ -31,7 +31,7 @@ class OptionsResolver:
                 **self.prompts,
             }
 
-    def embed_options(self, request: EmbedRequest) -> InputOptions:
+    def embed_options(self, request: EmbedRequest) -> RequestOptions:
         """Return the options of an embedding request.
 
         Raises InputError or CapabilityError for arguments that the model does not take.
@@ -47,7 +47,7 @@ class OptionsResolver:
         )
         return self._cached.get(arguments) or self._cache(arguments, self._embed(request))
 
-    def score_options(self, request: ScoreRequest) -> InputOptions:
+    def score_options(self, request: ScoreRequest) -> RequestOptions:
         """Return the options of a scoring request; raises as `embed_options` does."""
         arguments = (request.instruction, request.truncation, request.max_document_tokens)
         return self._cached.get(arguments) or self._cache(arguments, self._score(request))
@@ -61,13 +61,13 @@ class OptionsResolver:
             )
         return self.prompts[name]
 
-    def _cache(self, arguments: object, options: InputOptions) -> InputOptions:
+    def _cache(self, arguments: object, options: RequestOptions) -> RequestOptions:
         if len(self._cached) >= MAX_CACHED:
             del self._cached[next(iter(self._cached))]
         self._cached[arguments] = options
         return options
 
-    def _embed(self, request: EmbedRequest) -> InputOptions:
+    def _embed(self, request: EmbedRequest) -> RequestOptions:
         model = self._model
         assert isinstance(model, Encoder)
         outputs = model.check_outputs(request.outputs)
@@ -97,11 +97,11 @@ class OptionsResolver:
         truncation: TruncationSide,
         prefix: str,
         missing: bool,
-    ) -> InputOptions:
+    ) -> RequestOptions:
         card, mask = self._model.card, self._model.checkpoint.prompts.mask
         side = _side(truncation)
         parts = card.fingerprint, card.engine, card.precision, card.max_length, sorted(outputs)
-        return InputOptions(
+        return RequestOptions(
             outputs=outputs,
             size=size,
             salt=salt(*parts, size, normalize, side, prefix, mask),
@@ -112,7 +112,7 @@ class OptionsResolver:
             missing_instruction=missing,
         )
 
-    def _score(self, request: ScoreRequest) -> InputOptions:
+    def _score(self, request: ScoreRequest) -> RequestOptions:
         model = self._model
         assert isinstance(model, Reranker)
         if request.instruction is not None and not model.takes_instructions:
@@ -127,7 +127,7 @@ class OptionsResolver:
         card = model.card
         instruction = (request.instruction or WEB_SEARCH) if model.takes_instructions else None
         parts = card.fingerprint, card.engine, card.precision, card.max_length, instruction
-        return InputOptions(
+        return RequestOptions(
             outputs=frozenset(),
             size=0,
             salt=salt("score", *parts, side, limit),
