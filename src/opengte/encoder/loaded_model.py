@@ -1,4 +1,4 @@
-"""A checkpoint in an engine, and what both façades share."""
+"""A checkpoint loaded into an engine: what `Encoder` and `Reranker` have in common."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -13,18 +13,18 @@ from opengte.types import ModelCard
 
 @dataclass
 class Counters:
-    """What a loaded model has done since it was loaded, for programs that watch it."""
+    """Counts of what a loaded model has processed since it was loaded."""
 
     texts: int = 0
-    tokens: int = 0  # computed, special tokens included
-    duplicates: int = 0  # texts answered from an equal text of the same call
-    truncated: int = 0
-    repaired: int = 0  # texts with lone surrogates
-    missing_instructions: int = 0  # queries that took an instruction model's default
+    tokens: int = 0  # that were computed, special tokens included
+    duplicates: int = 0  # texts that were equal to another text of the same call
+    truncated: int = 0  # texts that lost tokens
+    repaired: int = 0  # texts whose lone surrogates were replaced
+    missing_instructions: int = 0  # queries that used the default instruction of the model
 
 
 class LoadedModel:
-    """A checkpoint in an engine, with its counters."""
+    """A checkpoint loaded into an engine, with its counters."""
 
     def __init__(self, checkpoint: Checkpoint, engine: Engine) -> None:
         self._checkpoint = checkpoint
@@ -41,22 +41,40 @@ class LoadedModel:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """What the model was loaded from: its plan, prompts and files."""
+        """What the model was loaded from: its plan, prompts and files.
+
+        >>> encoder.checkpoint.plan.width
+        384
+        """
         return self._checkpoint
 
     @property
     def engine(self) -> Engine:
-        """What computes packed batches of token ids."""
+        """The engine, which computes packed batches of token ids.
+
+        >>> encoder.engine.name in ("native", "torch")
+        True
+        """
         return self._engine
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
+        """The model's tokenizer.
+
+        >>> encoder.tokenizer.count(["a cat"]).tolist()
+        [4]
+        """
         return self._checkpoint.tokenizer
 
     @property
     def counters(self) -> Counters:
-        """A snapshot of what was done so far."""
+        """A snapshot of the counters.
+
+        >>> before = encoder.counters.texts
+        >>> vectors = encoder.encode(["a cat", "a dog"])
+        >>> encoder.counters.texts - before
+        2
+        """
         with self._lock:
             return replace(self._counters)
 
@@ -73,14 +91,14 @@ class LoadedModel:
 
 
 def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
-    """Return the texts as a list; InputError names the first that is not a string."""
+    """Return texts as a list; InputError names the first one that is not a string."""
     if isinstance(texts, str):
         raise InputError(f"{name} is a single string, expected a list of strings: wrap it in [ ]")
     return list(iter_checked(texts, name))
 
 
 def iter_checked(texts: Iterable[str], name: str = "texts") -> Iterator[str]:
-    """Yield the texts; InputError names the first that is not a string."""
+    """Yield texts; InputError names the first one that is not a string."""
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"{name}[{index}] is of type {type(text).__name__}, expected a string")

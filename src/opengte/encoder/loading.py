@@ -1,4 +1,4 @@
-"""Loading a model of either kind, and further engines for one that is loaded."""
+"""Loading an encoder or a reranker, and more engines for a loaded model."""
 
 from pathlib import Path
 
@@ -23,9 +23,13 @@ def load_model(
     max_length: int | None = None,
     offline: bool | None = None,
 ) -> Encoder | Reranker:
-    """Load a model as what it is, an encoder or a reranker; arguments as in `Encoder.load`.
+    """Load a model as an encoder or a reranker, whichever its files describe.
 
-    kind settles what a decoder's files leave open.
+    kind decides where the files do not, as with decoders. The other arguments and the errors are
+    those of `Encoder.load`.
+
+    >>> load_model("BAAI/bge-reranker-base").card.kind
+    'reranker'
     """
     checkpoint = checkpoints.read_checkpoint(
         model, revision=revision, offline=offline, max_length=max_length, kind=kind
@@ -37,9 +41,9 @@ def load_model(
 
 
 def load_another_engine(loaded: LoadedModel, threads: int | None = None) -> Engine:
-    """Load the model's weights into a further engine of the same kind and precision.
+    """Load a model's weights into another engine of the same kind and precision.
 
-    The compiled engine's weights are mapped, so that both share the memory.
+    The compiled engine maps its weights, so that both engines share their memory.
     """
     card = loaded.card
     return engines.load_engine(

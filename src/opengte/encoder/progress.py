@@ -1,4 +1,4 @@
-"""A progress bar on long work, or nothing."""
+"""A progress bar for long work."""
 
 import sys
 from typing import Protocol, Self
@@ -7,30 +7,30 @@ PROGRESS_DELAY = 2.0  # seconds of work before a bar appears
 
 
 class ProgressBar(Protocol):
-    """What the façades need of a bar."""
+    """What `Encoder` needs of a progress bar."""
 
     def update(self, texts: int, /) -> object:
-        """Count texts that are done."""
+        """Advance by a number of texts."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *error: object) -> object: ...
 
 
 class NoProgressBar:
-    """A bar that shows nothing."""
+    """A progress bar that draws nothing."""
 
     def update(self, texts: int, /) -> None:
-        """Show nothing."""
+        """Draw nothing."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Have nothing to close."""
+        """Do nothing."""
 
 
 def progress_bar(total: int | None, progress: bool | None) -> ProgressBar:
-    """Return a bar that appears on long work, and by default only on a terminal."""
+    """Return a progress bar; progress None draws it for long work on a terminal only."""
     if not (sys.stderr.isatty() if progress is None else progress):
         return NoProgressBar()
     from tqdm import tqdm  # takes as long to import as a short text takes to embed

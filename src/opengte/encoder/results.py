@@ -1,4 +1,4 @@
-"""Results of batches, put back in input order, normalised and checked."""
+"""Collecting the results of batches: in input order, normalised and checked."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from opengte.types import Embeddings, Floats, Output, PackedBatch, Tokenized
 
 
 class ResultCollector:
-    """Results of batches, put back in input order."""
+    """Collects the results of batches in input order."""
 
     def __init__(
         self, count: int, wanted: frozenset[Output], size: int, normalize: bool = True
@@ -31,7 +31,10 @@ class ResultCollector:
         result: EngineResult,
         special: frozenset[int],
     ) -> None:
-        """Place one batch's results; EngineError when a vector is not finite."""
+        """Add the results of one batch, given the input index of each of its sequences.
+
+        EngineError if a vector is not finite.
+        """
         if self._dense is not None and result.dense is not None:
             dense = result.dense[:, : self._dense.shape[1]]
             dense = embedding_ops.l2_normalise(dense) if self._normalize else dense
@@ -43,7 +46,7 @@ class ResultCollector:
             if self._sparse is not None and result.sparse is not None:
                 self._sparse[index] = _heaviest(batch.ids[span], result.sparse[span], special)
             if self._tokens is not None and result.tokens is not None:
-                vectors = result.tokens[span][1:]  # the first token stands for the text, not a word
+                vectors = result.tokens[span][1:]  # the first token stands for the whole text
                 self._tokens[index] = embedding_ops.l2_normalise(vectors)
             if self._states is not None and result.states is not None:
                 self._states[index] = result.states[span].copy()
@@ -60,7 +63,7 @@ class ResultCollector:
         )
 
     def result(self, tokenized: Tokenized) -> Embeddings:
-        """Return all rows."""
+        """Return the results of all texts."""
         return Embeddings(
             dense=self._dense,
             sparse=None if self._sparse is None else tuple(self._sparse),
@@ -73,7 +76,7 @@ class ResultCollector:
 
 
 def _heaviest(ids: npt.NDArray[Any], weights: Floats, special: frozenset[int]) -> dict[int, float]:
-    """Return the largest weight of each token id, without special tokens and zeros."""
+    """Return the largest weight of each token id; special tokens and zeros are left out."""
     best: dict[int, float] = {}
     for token, weight in zip(ids.tolist(), weights.tolist(), strict=True):
         if weight > best.get(token, 0.0) and token not in special:
@@ -82,7 +85,7 @@ def _heaviest(ids: npt.NDArray[Any], weights: Floats, special: frozenset[int]) -
 
 
 def check_finite(values: Floats, what: str) -> None:
-    """Raise EngineError where a value is not finite."""
+    """Raise EngineError if a value is not finite."""
     if not np.isfinite(values).all():
         raise EngineError(
             f"the engine gave a {what} that is not finite: an activation overflowed. "

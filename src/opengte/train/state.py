@@ -154,7 +154,7 @@ def _load(path: Path, parts: Parts, updates: int) -> None:
                 raise CheckpointError(f"`{path}`: `{name}` has shape {found.shape}")
             values = as_tensor(found.file.read(found, 0, found.shape[0]), found.dtype)
             _place(tensor, values)
-            found.file.forget(found.start, found.stop)
+            found.file.drop_pages(found.start, found.stop)
     for state in parts.optimiser.state.values():
         state["step"].fill_(float(updates))
 
