@@ -16,8 +16,8 @@ from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
 from opengte import Encoder
-from opengte.evaluate import collection, compare, systems
-from opengte.evaluate.significance import paired
+from opengte.evaluate import compare, dataset, systems
+from opengte.evaluate.significance import paired_test
 
 SEED, EXPERIMENTS, EXAMPLES, SWAPS = 42, 10, 8, 999
 
@@ -50,10 +50,12 @@ def load(model: str) -> Encoder:
 
 def retrieval(folder: Path, models: list[str]) -> list[Row]:
     """Return nDCG@10 of a BEIR folder's queries."""
-    data = collection.load(folder)
-    loaders = systems.Loaders(encoder=lambda system: load(system.model), reranker=load)
-    first, *others = systems.outcomes([systems.parse(model) for model in models], data, loaders)
-    results = [compare.compare(first, other, data).main for other in others]
+    data = dataset.load_dataset(folder)
+    loaders = systems.ModelLoaders(encoder=lambda system: load(system.model), reranker=load)
+    first, *others = systems.evaluate_systems(
+        [systems.parse_system(model) for model in models], data, loaders
+    )
+    results = [compare.compare_systems(first, other, data).main for other in others]
     return [Row(f"{folder.name} nDCG@10", r.mean_a, r.mean_b, r.p) for r in results]
 
 
@@ -98,7 +100,7 @@ def classification(folder: Path, models: list[str]) -> list[Row]:
             classifier = LogisticRegression(max_iter=100).fit(known[rows], labels[rows])
             total += classifier.predict(asked) == wanted
         right.append(100 * total / EXPERIMENTS)
-    results = [paired(right[0], other) for other in right[1:]]
+    results = [paired_test(right[0], other) for other in right[1:]]
     return [Row("Banking77 accuracy", r.mean_a, r.mean_b, r.p) for r in results]
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 import opengte
 from opengte.cli.evaluate import command
 from opengte.evaluate import records
-from opengte.evaluate.records import Run, Score, TaskRun
+from opengte.evaluate.records import MtebRun, TaskRun, TaskScore
 from tests.support.evaluation import HashEncoder, beir
 
 pytest.importorskip("ir_measures", reason="needs ir-measures: pip install 'opengte[eval]'")
@@ -72,9 +72,9 @@ def test_sweep_and_check(data: Path, tmp_path: Path) -> None:
 
 
 def test_check_reads_records_of_runs(tmp_path: Path) -> None:
-    score = Score("STS13", "STS", "default", "test", "cosine_spearman", 80.0, 0.05, False)
-    run = Run("m", {}, (TaskRun("STS13", "done", scores=(score,)),))
-    records.write(tmp_path / "run.json", run)
+    score = TaskScore("STS13", "STS", "default", "test", "cosine_spearman", 80.0, 0.05, False)
+    run = MtebRun("m", {}, (TaskRun("STS13", "done", scores=(score,)),))
+    records.write_run(tmp_path / "run.json", run)
     done = gte("check", tmp_path / "run.json", "--baseline", tmp_path / "run.json", "--json")
     assert done.exit_code == 0
     assert json.loads(done.stdout)["fell"] is False

@@ -13,50 +13,50 @@ import numpy as np
 import pytest
 
 from opengte.errors import InputError
-from opengte.evaluate import check, mteb_report, published, records, report, rows, suites
-from opengte.evaluate.noise import noise
-from opengte.evaluate.records import Run, Score, TaskRun
-from opengte.evaluate.work import Memory, Worker
+from opengte.evaluate import data_files, mteb_report, published, records, regression, report, suites
+from opengte.evaluate.cached_encoder import CachedEncoder, VectorCache
+from opengte.evaluate.noise import score_noise
+from opengte.evaluate.records import MtebRun, TaskRun, TaskScore
 from tests.support.evaluation import HashEncoder, jsonl
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def score(task: str, value: float, **other: Any) -> Score:
+def score(task: str, value: float, **other: Any) -> TaskScore:
     usual: dict[str, Any] = {"subset": "default", "split": "test", "metric": "m", "noise": 0.05}
     usual |= {"task": task, "type": "STS", "value": value, "sampled": False}
-    return Score(**(usual | other))
+    return TaskScore(**(usual | other))
 
 
-def run_of(*scores: Score, model: str = MINILM) -> Run:
+def run_of(*scores: TaskScore, model: str = MINILM) -> MtebRun:
     tasks = tuple(TaskRun(s.task, "done", scores=(s,), tokens=10) for s in scores)
-    return Run(model, {"fingerprint": "f", "versions": {"mteb": "2"}}, tasks)
+    return MtebRun(model, {"fingerprint": "f", "versions": {"mteb": "2"}}, tasks)
 
 
 # what needs no mteb
 
 
 def test_suites_have_the_papers_sizes() -> None:
-    sizes = {name: len(suites.suite(name).tasks) for name in suites.names()}
+    sizes = {name: len(suites.load_suite(name).tasks) for name in suites.suite_names()}
     assert sizes == {"mteb-english-56": 56, "c-mteb-35": 35, "mteb-fr-26": 26, "mteb-pl-26": 26}
-    english = suites.suite("mteb-english-56")
+    english = suites.load_suite("mteb-english-56")
     counts = [sum(t.category == c for t in english.tasks) for c in english.categories]
     assert sorted(counts) == [1, 3, 4, 10, 11, 12, 15]
 
 
 def test_a_mistyped_suite_suggests_the_nearest() -> None:
     with pytest.raises(InputError, match="Did you mean mteb-fr-26?"):
-        suites.suite("mteb-fr")
+        suites.load_suite("mteb-fr")
 
 
 def test_published_averages_follow_from_published_scores() -> None:
     off = []
-    for name in suites.names():
-        suite = suites.suite(name)
+    for name in suites.suite_names():
+        suite = suites.load_suite(name)
         for model, averages in suite.averages.items():
-            table = published.of(model)
+            table = published.published_scores(model)
             scores = [score(t, value, subset=s, split=p) for (t, s, p), value in table.items()]
-            for category, (mean, found, there) in suites.averages(suite, scores).items():
+            for category, (mean, found, there) in suites.suite_averages(suite, scores).items():
                 if mean is not None and found == there and category in averages:
                     off.append(abs(mean - averages[category]))
     # reruns by mteb's later versions moved single tasks by several points; the rest agrees
@@ -65,29 +65,33 @@ def test_published_averages_follow_from_published_scores() -> None:
 
 
 def test_missing_tasks_are_explained() -> None:
-    text = mteb_report.differences(suites.suite("c-mteb-35"))
+    text = mteb_report.suite_differences(suites.load_suite("c-mteb-35"))
     assert "AmazonReviewsClassification (zh)" in text and "STS22 (zh)" in text
-    assert "PlscClusteringS2S" in mteb_report.differences(suites.suite("mteb-pl-26"))
-    assert "same tasks" in mteb_report.differences(suites.suite("mteb-english-56"))
+    assert "PlscClusteringS2S" in mteb_report.suite_differences(suites.load_suite("mteb-pl-26"))
+    assert "same tasks" in mteb_report.suite_differences(suites.load_suite("mteb-english-56"))
 
 
 def test_averages_count_what_they_lack() -> None:
-    suite = suites.suite("mteb-english-56")
-    found = suites.averages(suite, [score("STS13", 80.0), score("STSBenchmark", 82.0)])
+    suite = suites.load_suite("mteb-english-56")
+    found = suites.suite_averages(suite, [score("STS13", 80.0), score("STSBenchmark", 82.0)])
     assert found["STS"] == (81.0, 2, 10)
     assert found["Clustering"] == (None, 0, 11)
 
 
 def test_published_scores_by_hand() -> None:
-    table = published.of(MINILM)
+    table = published.published_scores(MINILM)
     assert round(table["SciFact", "default", "test"], 2) == 64.51
     assert round(table["Banking77Classification", "default", "test"], 2) == 80.04
     tatoeba = [value for (task, _, _), value in table.items() if task == "Tatoeba"]
     assert len(tatoeba) == 112 and round(sum(tatoeba) / 112, 2) == 3.88
     for model in ("nvidia/NV-Embed-v1", "BAAI/bge-m3", "intfloat/e5-small-v2"):
-        assert published.of(model)
-    assert published.of("nobody/nothing") == {}
-    assert all(math.isfinite(v) for m in published.models() for v in published.of(m).values())
+        assert published.published_scores(model)
+    assert published.published_scores("nobody/nothing") == {}
+    assert all(
+        math.isfinite(v)
+        for m in published.models_with_scores()
+        for v in published.published_scores(m).values()
+    )
 
 
 def test_beside_averages_over_what_both_have() -> None:
@@ -95,7 +99,7 @@ def test_beside_averages_over_what_both_have() -> None:
         score("STSBenchmarkMultilingualSTS", 65.0, subset="fr"),
         score("STSBenchmarkMultilingualSTS", 10.0, subset="xx"),
     ]
-    (row,) = published.beside(MINILM, ours)
+    (row,) = published.compare_with_published(MINILM, ours)
     assert (row.ours, row.count, row.extra) == (65.0, 1, 1)
     assert row.difference == pytest.approx(0.07, abs=0.01) and row.differs
 
@@ -103,39 +107,48 @@ def test_beside_averages_over_what_both_have() -> None:
 def test_noise_of_sampled_tasks_comes_from_their_draws() -> None:
     draws = {"scores_per_experiment": [{"accuracy": value} for value in (0.78, 0.80, 0.82)]}
     expected = 200 * 0.02 * math.sqrt(2 / 3)
-    assert noise("Classification", "accuracy", draws) == pytest.approx(expected)
-    assert noise("Clustering", "v_measure", {"v_measures": {"Level 0": [0.3, 0.3, 0.3]}}) == 0.1
-    assert noise("Clustering", "v_measure", {"v_measures": [0.3]}) == 11.0
-    assert noise("STS", "cosine_spearman", {}) == 0.05
+    assert score_noise("Classification", "accuracy", draws) == pytest.approx(expected)
+    assert (
+        score_noise("Clustering", "v_measure", {"v_measures": {"Level 0": [0.3, 0.3, 0.3]}}) == 0.1
+    )
+    assert score_noise("Clustering", "v_measure", {"v_measures": [0.3]}) == 11.0
+    assert score_noise("STS", "cosine_spearman", {}) == 0.05
 
 
 def test_records_survive_the_disk(tmp_path: Path) -> None:
     run = run_of(score("STS13", 80.0), score("SciFact", 60.0, type="Retrieval"))
-    records.write(tmp_path / "run.json", replace(run, unfinished="STS12"))
-    assert records.read(tmp_path / "run.json") == replace(run, unfinished="STS12")
+    records.write_run(tmp_path / "run.json", replace(run, unfinished="STS12"))
+    assert records.read_run(tmp_path / "run.json") == replace(run, unfinished="STS12")
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_check_compares_runs(tmp_path: Path) -> None:
     old, new = tmp_path / "old.json", tmp_path / "new.json"
-    records.write(old, run_of(score("STS13", 80.0), score("STS14", 70.0)))
-    records.write(new, run_of(score("STS13", 79.9), score("STS14", 69.96)))
-    assert [change.fell for change in check.check(new, old)] == [True, False]
-    assert [change.fell for change in check.check(new, old, tolerance=0.2)] == [False, False]
-    records.write(new, run_of(score("STS13", 80.0)))
-    assert "STS14 default test" in check.verdict(check.check(new, old))
-    report.write(mteb_report.report(records.read(old)), tmp_path / "report.json")
-    assert not check.check(old, tmp_path / "report.json")[0].fell
+    records.write_run(old, run_of(score("STS13", 80.0), score("STS14", 70.0)))
+    records.write_run(new, run_of(score("STS13", 79.9), score("STS14", 69.96)))
+    assert [change.fell for change in regression.compare_results(new, old)] == [True, False]
+    assert [change.fell for change in regression.compare_results(new, old, tolerance=0.2)] == [
+        False,
+        False,
+    ]
+    records.write_run(new, run_of(score("STS13", 80.0)))
+    assert "STS14 default test" in regression.regression_verdict(
+        regression.compare_results(new, old)
+    )
+    report.write_report(
+        mteb_report.mteb_run_report(records.read_run(old)), tmp_path / "report.json"
+    )
+    assert not regression.compare_results(old, tmp_path / "report.json")[0].fell
 
 
 def test_the_report_marks_what_differs_and_what_did_not_run() -> None:
     run = run_of(score("STS13", 80.6), score("STSBenchmark", 70.0)).with_task(
         TaskRun("NFCorpus", "not run", "its data are not here")
     )
-    made = mteb_report.report(run, suites.suite("mteb-english-56"))
+    made = mteb_report.mteb_run_report(run, suites.load_suite("mteb-english-56"))
     assert "2 of 3 tasks were run" in made.verdict
     assert "Beyond noise: STSBenchmark (-12.03)" in made.verdict
-    page, text = report.html(made), report.markdown(made)
+    page, text = report.to_html(made), report.to_markdown(made)
     assert "its data are not here" in page and "its data are not here" in text
     assert "2 of 10 (not comparable)" in page and "<svg" in page
     assert "**STSBenchmark**" in text and "**STS13**" not in text
@@ -146,28 +159,28 @@ def test_the_report_marks_what_differs_and_what_did_not_run() -> None:
 
 def test_texts_are_encoded_once_and_counted() -> None:
     encoder = HashEncoder(max_length=5)
-    worker, seen = Worker(encoder, memory=Memory()), list[int]()
+    worker, seen = CachedEncoder(encoder, cache=VectorCache()), list[int]()
     worker.advance = seen.append
     first = worker.encode(["a b", "c", "a b", "one two three four"], None, None)
     again = worker.encode(["c", "a b"], None, None)
     assert (again == first[[1, 0]]).all()
     assert encoder.reads == 3 and sum(seen) == 6
-    assert (worker.work.texts, worker.work.encoded, worker.work.truncated) == (6, 3, 1)
+    assert (worker.stats.texts, worker.stats.encoded, worker.stats.truncated) == (6, 3, 1)
     worker.encode(["c"], "query", None)
     worker.encode(["c"], "query", "Find")
     assert encoder.reads == 5  # role and instruction tell equal texts apart
 
 
-def test_memory_is_bounded() -> None:
-    worker = Worker(HashEncoder(), memory=Memory(10 * 64 * 4))
+def test_the_cache_is_bounded() -> None:
+    worker = CachedEncoder(HashEncoder(), cache=VectorCache(10 * 64 * 4))
     worker.encode([f"word{place}" for place in range(100)], None, None)
     assert len(worker._memory._vectors) == 10
 
 
 def test_vectors_do_not_depend_on_the_order(tmp_path: Path) -> None:
     texts = ["a much longer text than", "b", "c d e", "f g"] * 2
-    forward = Worker(HashEncoder()).encode(texts, None, None)
-    backward = Worker(HashEncoder()).encode(texts[::-1], None, None)
+    forward = CachedEncoder(HashEncoder()).encode(texts, None, None)
+    backward = CachedEncoder(HashEncoder()).encode(texts[::-1], None, None)
     assert (forward == backward[::-1]).all()
 
 
@@ -177,14 +190,14 @@ def test_vectors_do_not_depend_on_the_order(tmp_path: Path) -> None:
 def test_rows_name_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("x\ty\n1\t2\n3\n")
     with pytest.raises(InputError, match=r"a.tsv`:3 has 1 cells, expected 2"):
-        list(rows.table(tmp_path / "a.tsv"))
+        list(data_files.read_table(tmp_path / "a.tsv"))
     whole = gzip.compress(b'{"a": 1}\n' * 99)
     (tmp_path / "b.jsonl.gz").write_bytes(whole[:-20])
     with pytest.raises(InputError, match="not a whole gzip file"):
-        list(rows.jsonl(tmp_path / "b.jsonl"))
+        list(data_files.read_records(tmp_path / "b.jsonl"))
     (tmp_path / "c.jsonl").write_text("[1]\n")
     with pytest.raises(InputError, match="holds a list, expected an object"):
-        list(rows.jsonl(tmp_path / "c.jsonl"))
+        list(data_files.read_records(tmp_path / "c.jsonl"))
 
 
 # what needs mteb
@@ -225,13 +238,13 @@ def folder(tmp_path: Path) -> Path:
 def adapter() -> Iterator[Any]:
     from opengte.evaluate.mteb_adapter import EncoderForMteb
 
-    yield EncoderForMteb(Worker(HashEncoder(name="org/hash")))
+    yield EncoderForMteb(CachedEncoder(HashEncoder(name="org/hash")))
 
 
 def wanted(*names: str) -> Any:
-    from opengte.evaluate.mteb_run import Wanted
+    from opengte.evaluate.mteb_run import TaskSelection
 
-    return [Wanted(name) for name in names]
+    return [TaskSelection(name) for name in names]
 
 
 @needs_mteb
@@ -244,15 +257,15 @@ def test_runs_resumes_and_lists_what_it_cannot_run(
 
     out = tmp_path / "out"
     names = wanted("STSBenchmark", "NFCorpus", "Banking77Classification", "SciFact")
-    run = mteb_run.run(adapter, names, out, data=folder, hub=False)
+    run = mteb_run.run_tasks(adapter, names, out, data=folder, hub=False)
     assert [task.status for task in run.tasks] == ["done", "not run", "done", "done"]
     assert "does not have it" in run.tasks[1].reason
     assert run.tasks[3].scores[0].value == 100.0
     assert all(task.seconds >= task.encoding_seconds > 0 for task in run.tasks if task.ran)
-    reads = adapter.worker.encoder.reads
-    again = mteb_run.run(adapter, names, out, data=folder, hub=False)
+    reads = adapter.encoder.encoder.reads
+    again = mteb_run.run_tasks(adapter, names, out, data=folder, hub=False)
     assert [task.status for task in again.tasks if task.ran] == ["kept"] * 3
-    assert adapter.worker.encoder.reads == reads
+    assert adapter.encoder.encoder.reads == reads
     assert again.scores == run.scores
 
 
@@ -264,7 +277,7 @@ def test_mteb_loads_our_results(folder: Path, adapter: Any, tmp_path: Path) -> N
 
     from opengte.evaluate import mteb_run
 
-    run = mteb_run.run(adapter, wanted("STS13"), tmp_path / "out", data=folder, hub=False)
+    run = mteb_run.run_tasks(adapter, wanted("STS13"), tmp_path / "out", data=folder, hub=False)
     cache = mteb.ResultCache(tmp_path / "out")
     result = cache.load_task_result("STS13", adapter.mteb_model_meta)
     assert result is not None
@@ -288,13 +301,15 @@ def test_a_task_that_was_cut_off_begins_again(folder: Path, adapter: Any, tmp_pa
         raise Killed
 
     with pytest.raises(Killed):
-        mteb_run.run(adapter, names, out, data=folder, hub=False, watch=mteb_run.Watch(end=kill))
-    old = records.read(out / "run.json")
+        mteb_run.run_tasks(
+            adapter, names, out, data=folder, hub=False, watch=mteb_run.RunCallbacks(end=kill)
+        )
+    old = records.read_run(out / "run.json")
     assert [task.task for task in old.tasks] == ["STSBenchmark"]
     path = next(out.rglob("STSBenchmark.json"))
     path.with_name("STS13.json").write_text('{"task_name"')  # cut off in the middle
-    records.write(out / "run.json", replace(old, unfinished="STS13"))
-    run = mteb_run.run(adapter, names, out, data=folder, hub=False)
+    records.write_run(out / "run.json", replace(old, unfinished="STS13"))
+    run = mteb_run.run_tasks(adapter, names, out, data=folder, hub=False)
     assert [task.status for task in run.tasks] == ["kept", "done"]
 
 
@@ -305,10 +320,10 @@ def test_results_of_another_model_are_not_mixed(folder: Path, adapter: Any, tmp_
     from opengte.evaluate import mteb_run
     from opengte.evaluate.mteb_adapter import EncoderForMteb
 
-    mteb_run.run(adapter, wanted("STS13"), tmp_path, data=folder, hub=False)
-    other = EncoderForMteb(Worker(HashEncoder(name="org/other", fingerprint="other")))
+    mteb_run.run_tasks(adapter, wanted("STS13"), tmp_path, data=folder, hub=False)
+    other = EncoderForMteb(CachedEncoder(HashEncoder(name="org/other", fingerprint="other")))
     with pytest.raises(InputError, match="holds results of org/hash"):
-        mteb_run.run(other, wanted("STS13"), tmp_path, data=folder, hub=False)
+        mteb_run.run_tasks(other, wanted("STS13"), tmp_path, data=folder, hub=False)
 
 
 @needs_mteb
@@ -318,8 +333,8 @@ def test_a_mistyped_task_suggests_the_nearest(adapter: Any, tmp_path: Path) -> N
     from opengte.evaluate import mteb_run
 
     with pytest.raises(InputError, match=r"no task 'STSBenchmrk'. Did you mean STSBenchmark"):
-        mteb_run.run(adapter, wanted("STSBenchmrk"), tmp_path)
-    assert adapter.worker.encoder.reads == 0
+        mteb_run.run_tasks(adapter, wanted("STSBenchmrk"), tmp_path)
+    assert adapter.encoder.encoder.reads == 0
 
 
 @needs_mteb
@@ -330,8 +345,8 @@ def test_instruct_models_get_the_tasks_instruction(folder: Path, tmp_path: Path)
     from opengte.evaluate.mteb_adapter import EncoderForMteb
 
     encoder = HashEncoder(instruction_template="Instruct: {instruction}\nQuery: ")
-    model = EncoderForMteb(Worker(encoder))
-    mteb_run.run(model, wanted("SciFact", "STS13"), tmp_path, data=folder, hub=False)
+    model = EncoderForMteb(CachedEncoder(encoder))
+    mteb_run.run_tasks(model, wanted("SciFact", "STS13"), tmp_path, data=folder, hub=False)
     seen = {(call["role"], (call["instruction"] or "")[:24]) for call in encoder.calls}
     assert seen == {
         ("query", "Given a scientific claim"),
@@ -348,7 +363,7 @@ def test_a_broken_dataset_stops_only_its_task(folder: Path, adapter: Any, tmp_pa
 
     (folder / "STS13" / "test.jsonl").write_text('{"sentence1": "a"}\n')
     names = wanted("STS13", "STSBenchmark")
-    run = mteb_run.run(adapter, names, tmp_path / "out", data=folder, hub=False)
+    run = mteb_run.run_tasks(adapter, names, tmp_path / "out", data=folder, hub=False)
     assert [task.status for task in run.tasks] == ["not run", "done"]
     assert "expected sentence2" in run.tasks[0].reason
 
@@ -361,9 +376,11 @@ def test_the_bar_ends_where_the_texts_end(folder: Path, adapter: Any, tmp_path: 
 
     begun: dict[str, int] = {}
     done: list[int] = []
-    adapter.worker.advance = done.append
-    watch = mteb_run.Watch(begin=lambda task, place, tasks, texts: begun.update({task: texts}))
-    mteb_run.run(adapter, wanted("SciFact"), tmp_path, data=folder, hub=False, watch=watch)
+    adapter.encoder.advance = done.append
+    watch = mteb_run.RunCallbacks(
+        begin=lambda task, place, tasks, texts: begun.update({task: texts})
+    )
+    mteb_run.run_tasks(adapter, wanted("SciFact"), tmp_path, data=folder, hub=False, watch=watch)
     assert begun == {"SciFact": 17} and sum(done) == 17
 
 
@@ -373,12 +390,12 @@ def test_the_bar_ends_where_the_texts_end(folder: Path, adapter: Any, tmp_path: 
 def test_suites_name_tasks_that_mteb_has() -> None:
     from opengte.evaluate import mteb_local, mteb_run
 
-    for name in suites.names():
-        mteb_run.check_names(task.task for task in suites.suite(name).tasks)
-    mteb_run.check_names(mteb_local.SOURCES)
-    mteb = mteb_run.require()
-    for name in suites.names():
-        suite = suites.suite(name)
+    for name in suites.suite_names():
+        mteb_run.check_task_names(task.task for task in suites.load_suite(name).tasks)
+    mteb_run.check_task_names(mteb_local.LOCAL_TASKS)
+    mteb = mteb_run.require_mteb()
+    for name in suites.suite_names():
+        suite = suites.load_suite(name)
         now = {task.metadata.name for task in mteb.get_benchmark(suite.mteb).tasks}
         lacking = {task.task for task in suite.tasks if task.task not in now}
         assert lacking <= {task.task for task in suite.tasks if task.missing}
@@ -405,6 +422,6 @@ def test_a_reranker_reranks(tmp_path: Path) -> None:
 
 
 def test_results_are_json(tmp_path: Path) -> None:
-    made = mteb_report.report(run_of(score("STS13", 80.6)))
-    value = json.loads(report.as_json(made))
+    made = mteb_report.mteb_run_report(run_of(score("STS13", 80.6)))
+    value = json.loads(report.to_json(made))
     assert value["data"]["published"][0]["task"] == "STS13"

@@ -10,15 +10,21 @@ import numpy as np
 import pytest
 
 from opengte.errors import InputError
-from opengte.evaluate import check, compare, report, sweep, systems
-from opengte.evaluate.collection import Collection, load
-from opengte.evaluate.systems import Loaders, Outcome, System, outcomes, parse
+from opengte.evaluate import compare, regression, report, sweep, systems
+from opengte.evaluate.dataset import RetrievalDataset, load_dataset
+from opengte.evaluate.systems import (
+    ModelLoaders,
+    RetrievalSystem,
+    SystemResult,
+    evaluate_systems,
+    parse_system,
+)
 from tests.support.evaluation import HashEncoder, OverlapReranker, beir, jsonl
 
 pytest.importorskip("ir_measures", reason="needs ir-measures: pip install 'opengte[eval]'")
 pytest.importorskip("scipy", reason="needs scipy: pip install 'opengte[eval]'")
 
-GOOD, BAD = System("good"), System("bad")
+GOOD, BAD = RetrievalSystem("good"), RetrievalSystem("bad")
 
 
 @pytest.fixture
@@ -27,26 +33,28 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def data(folder: Path) -> Collection:
-    return load(folder, segment="kind")
+def data(folder: Path) -> RetrievalDataset:
+    return load_dataset(folder, segment="kind")
 
 
-def loaders(made: list[HashEncoder] | None = None) -> Loaders:
-    def encoder(system: System) -> HashEncoder:
+def loaders(made: list[HashEncoder] | None = None) -> ModelLoaders:
+    def encoder(system: RetrievalSystem) -> HashEncoder:
         loaded = HashEncoder(6.0 if system.model == "bad" else 0.0, name=system.model)
         if made is not None:
             made.append(loaded)
         return loaded
 
-    return Loaders(encoder, lambda system: OverlapReranker())
+    return ModelLoaders(encoder, lambda system: OverlapReranker())
 
 
-def two(data: Collection, a: System = GOOD, b: System = BAD) -> tuple[Outcome, Outcome]:
-    first, second = outcomes([a, b], data, loaders())
+def two(
+    data: RetrievalDataset, a: RetrievalSystem = GOOD, b: RetrievalSystem = BAD
+) -> tuple[SystemResult, SystemResult]:
+    first, second = evaluate_systems([a, b], data, loaders())
     return first, second
 
 
-def test_reads_a_beir_folder(data: Collection) -> None:
+def test_reads_a_beir_folder(data: RetrievalDataset) -> None:
     assert len(data.documents) == 60 and len(data.queries) == 30
     assert data.documents["d0"].count(" ") == 9  # title and text
     assert data.qrels["q3"] == {"d3": 1}
@@ -57,26 +65,26 @@ def test_reads_gzip(folder: Path) -> None:
     corpus = folder / "corpus.jsonl"
     (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(corpus.read_bytes()))
     corpus.unlink()
-    assert len(load(folder).documents) == 60
+    assert len(load_dataset(folder).documents) == 60
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
 def test_missing_files_are_named(folder: Path, name: str) -> None:
     (folder / name).rename(folder / "elsewhere")
     with pytest.raises(InputError, match=f"has no {name}"):
-        load(folder)
+        load_dataset(folder)
 
 
 def test_a_split_that_is_not_there_lists_those_that_are(folder: Path) -> None:
     with pytest.raises(InputError, match="qrels/ for test: choose one by --split"):
-        load(folder, split="dev")
+        load_dataset(folder, split="dev")
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])
 def test_empty_files_are_named(folder: Path, name: str) -> None:
     (folder / name).write_text("")
     with pytest.raises(InputError, match=rf"{name}` is empty"):
-        load(folder)
+        load_dataset(folder)
 
 
 def append(path: Path, text: str | bytes) -> None:
@@ -87,25 +95,25 @@ def append(path: Path, text: str | bytes) -> None:
 def test_bad_rows_are_errors_with_their_place(folder: Path) -> None:
     append(folder / "corpus.jsonl", "{not json\n")
     with pytest.raises(InputError, match=r"corpus.jsonl`:61 is not JSON"):
-        load(folder)
+        load_dataset(folder)
 
 
 def test_broken_utf8_is_named(folder: Path) -> None:
     append(folder / "queries.jsonl", b'{"_id": "q", "text": "caf\xe9"}\n')
     with pytest.raises(InputError, match=r"queries.jsonl`:31 is not UTF-8: byte 0xe9"):
-        load(folder)
+        load_dataset(folder)
 
 
 def test_an_id_with_two_texts_is_an_error(folder: Path) -> None:
     append(folder / "corpus.jsonl", '{"_id": "d1", "text": "another"}\n')
     with pytest.raises(InputError, match=r"`corpus.jsonl`:61 gives the id 'd1' a second time"):
-        load(folder)
+        load_dataset(folder)
 
 
 def test_unknown_ids_and_queries_without_answers_are_counted(folder: Path) -> None:
     append(folder / "queries.jsonl", '{"_id": "lonely", "text": "no answer"}\n')
     append(folder / "qrels/test.tsv", "nobody\td1\t1\nq1\tnowhere\t1\nlonely\td1\t0\n")
-    found = load(folder)
+    found = load_dataset(folder)
     assert len(found.queries) == 30
     assert [note.split(", ")[0] for note in found.notes] == [
         "judgements of unknown queries left out: 1",
@@ -117,13 +125,13 @@ def test_unknown_ids_and_queries_without_answers_are_counted(folder: Path) -> No
 def test_qrels_without_a_header_are_an_error(folder: Path) -> None:
     (folder / "qrels/test.tsv").write_text("q1\td1\t1\nq2\td2\t1\n")
     with pytest.raises(InputError, match="expected a first line with query-id"):
-        load(folder)
+        load_dataset(folder)
 
 
 def test_nothing_left_is_an_error(folder: Path) -> None:
     (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nx\ty\t1\n")
     with pytest.raises(InputError, match="no query with a relevant document"):
-        load(folder)
+        load_dataset(folder)
 
 
 def test_reads_two_columns(tmp_path: Path) -> None:
@@ -131,7 +139,7 @@ def test_reads_two_columns(tmp_path: Path) -> None:
     path.write_text(
         'question,answer,area\n"How, please?",So.,x\nWhen?,Now.,y\nWhere?,So.,x\n,a,x\n'
     )
-    found = load(path, segment="area")
+    found = load_dataset(path, segment="area")
     assert len(found.documents) == 2 and len(found.queries) == 3
     assert found.documents == {"d1": "So.", "d2": "Now."}
     assert found.qrels["q:How, please?"] == {"d1": 1}
@@ -143,21 +151,23 @@ def test_reads_two_columns(tmp_path: Path) -> None:
 
 def test_reads_named_columns_of_json_lines(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "faq.jsonl", [{"id": 7, "doc": "So.", "ask": "How?"}])
-    assert load(path, columns=("ask", "doc")).documents == {"d1": "So."}
+    assert load_dataset(path, columns=("ask", "doc")).documents == {"d1": "So."}
     with pytest.raises(InputError, match="Name them by --columns"):
-        load(path)
+        load_dataset(path)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "faq.xls").write_text("x")
     with pytest.raises(InputError, match="ends in .csv, .tsv or .jsonl"):
-        load(tmp_path / "faq.xls")
+        load_dataset(tmp_path / "faq.xls")
     with pytest.raises(InputError, match="does not exist"):
-        load(tmp_path / "nothing")
+        load_dataset(tmp_path / "nothing")
 
 
 def test_settings_are_parsed() -> None:
-    system = parse("org/name,instruction=Find facts, and more,dimensions=64", precision="fp32")
+    system = parse_system(
+        "org/name,instruction=Find facts, and more,dimensions=64", precision="fp32"
+    )
     assert system.instruction == "Find facts, and more"
     assert (system.dimensions, system.precision) == (64, "fp32")
     assert "dimensions=64" in system.label and "engine" not in system.label
@@ -174,11 +184,11 @@ def test_settings_are_parsed() -> None:
 )
 def test_wrong_settings_are_refused(text: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        parse(text)
+        parse_system(text)
 
 
-def test_search_equals_brute_force(data: Collection) -> None:
-    outcome = next(outcomes([GOOD], data, loaders()))
+def test_search_equals_brute_force(data: RetrievalDataset) -> None:
+    outcome = next(evaluate_systems([GOOD], data, loaders()))
     encoder = HashEncoder()
     queries = encoder.embed(list(data.queries.values())).dense
     documents = encoder.embed(list(data.documents.values())).dense
@@ -189,24 +199,24 @@ def test_search_equals_brute_force(data: Collection) -> None:
         assert list(outcome.rankings[query]) == [ids[place] for place in order[row]]
 
 
-def test_systems_with_the_same_vectors_encode_once(data: Collection) -> None:
+def test_systems_with_the_same_vectors_encode_once(data: RetrievalDataset) -> None:
     made: list[HashEncoder] = []
     small, reranked = replace(GOOD, dimensions=8), replace(GOOD, reranker="r", depth=5)
-    found = list(outcomes([GOOD, small, reranked], data, loaders(made)))
+    found = list(evaluate_systems([GOOD, small, reranked], data, loaders(made)))
     assert len(made) == 1 and made[0].reads <= 60 + 30 + systems.TIMED
     assert found[1].cost.vector_bytes == 32 and found[0].cost.vector_bytes == 256
     assert found[2].mean("nDCG@10") >= found[1].mean("nDCG@10")
 
 
-def test_dimensions_are_checked_before_encoding(data: Collection) -> None:
+def test_dimensions_are_checked_before_encoding(data: RetrievalDataset) -> None:
     made: list[HashEncoder] = []
     with pytest.raises(InputError, match="dimensions is 65, but `good` has vectors of 64"):
-        list(outcomes([replace(GOOD, dimensions=65)], data, loaders(made)))
+        list(evaluate_systems([replace(GOOD, dimensions=65)], data, loaders(made)))
     assert made[0].reads == 0
 
 
-def test_cut_vectors_equal_those_the_model_cuts(data: Collection) -> None:
-    outcome = next(outcomes([replace(GOOD, dimensions=16)], data, loaders()))
+def test_cut_vectors_equal_those_the_model_cuts(data: RetrievalDataset) -> None:
+    outcome = next(evaluate_systems([replace(GOOD, dimensions=16)], data, loaders()))
     encoder = HashEncoder()
     query = encoder.embed([data.queries["q0"]], dimensions=16).dense
     document = encoder.embed([data.documents["d0"]], dimensions=16).dense
@@ -214,18 +224,18 @@ def test_cut_vectors_equal_those_the_model_cuts(data: Collection) -> None:
     assert outcome.rankings["q0"]["d0"] == pytest.approx(float(query[0] @ document[0]), abs=1e-5)
 
 
-def test_roles_and_instruction_reach_the_model(data: Collection) -> None:
+def test_roles_and_instruction_reach_the_model(data: RetrievalDataset) -> None:
     made: list[HashEncoder] = []
-    next(outcomes([replace(GOOD, instruction="Find")], data, loaders(made)))
+    next(evaluate_systems([replace(GOOD, instruction="Find")], data, loaders(made)))
     seen = {(call["role"], call["instruction"]) for call in made[0].calls}
     assert seen == {("document", None), ("query", "Find")}
 
 
-def test_compare_finds_the_better_system(data: Collection) -> None:
+def test_compare_finds_the_better_system(data: RetrievalDataset) -> None:
     a, b = two(data)
-    result = compare.compare(a, b, data)
+    result = compare.compare_systems(a, b, data)
     assert result.main.difference < 0 and result.main.p < 0.05
-    assert "bad is worse than good" in compare.verdict(result)
+    assert "bad is worse than good" in compare.comparison_verdict(result)
     assert {segment.name for segment in result.segments} == {"even", "odd"}
     assert all(segment.p >= segment.result.p for segment in result.segments)
     assert result.moved[0].a != result.moved[0].b
@@ -233,25 +243,25 @@ def test_compare_finds_the_better_system(data: Collection) -> None:
     assert deltas == sorted(deltas, reverse=True)
 
 
-def test_compare_says_what_could_have_been_seen(data: Collection) -> None:
+def test_compare_says_what_could_have_been_seen(data: RetrievalDataset) -> None:
     a, b = two(data, GOOD, replace(GOOD, dimensions=63))
-    text = compare.verdict(compare.compare(a, b, data))
+    text = compare.comparison_verdict(compare.compare_systems(a, b, data))
     assert "No difference larger than" in text or "the same" in text
-    same = compare.verdict(compare.compare(a, a, data))
+    same = compare.comparison_verdict(compare.compare_systems(a, a, data))
     assert "the same nDCG@10 for every one of 30 queries" in same
 
 
-def test_compare_refuses_an_unknown_measure(data: Collection) -> None:
+def test_compare_refuses_an_unknown_measure(data: RetrievalDataset) -> None:
     a, b = two(data)
     with pytest.raises(InputError, match=r"measure is 'MAP', expected one of nDCG@10"):
-        compare.compare(a, b, data, measure="MAP")
+        compare.compare_systems(a, b, data, measure="MAP")
 
 
-def test_reports_in_three_forms(data: Collection, tmp_path: Path) -> None:
+def test_reports_in_three_forms(data: RetrievalDataset, tmp_path: Path) -> None:
     a, b = two(data)
-    made = compare.report(compare.compare(a, b, data), data)
+    made = compare.comparison_report(compare.compare_systems(a, b, data), data)
     for name in ("r.html", "r.md", "r.json"):
-        report.write(made, tmp_path / name)
+        report.write_report(made, tmp_path / name)
     page = (tmp_path / "r.html").read_text()
     assert page.count("<svg") == 2 and "<details>" in page
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page
@@ -262,75 +272,77 @@ def test_reports_in_three_forms(data: Collection, tmp_path: Path) -> None:
 
 def test_reports_escape_what_they_show(tmp_path: Path) -> None:
     rows = [("<script>alert(1)</script>", 1.0)]
-    made = report.Report(
-        "<b>", "a & b", [report.Section("<i>", "x", tables=[report.Table(("<u>", "n"), rows)])]
+    made = report.EvaluationReport(
+        "<b>",
+        "a & b",
+        [report.ReportSection("<i>", "x", tables=[report.ReportTable(("<u>", "n"), rows)])],
     )
-    page = report.html(made)
+    page = report.to_html(made)
     assert "<script>" not in page and "<b>" not in page and "<i>" not in page and "<u>" not in page
 
 
 def test_report_names_are_checked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="ends in .html, .md, .json"):
-        report.check_path(tmp_path / "r.pdf")
+        report.check_report_path(tmp_path / "r.pdf")
     with pytest.raises(InputError, match="no folder"):
-        report.check_path(tmp_path / "none" / "r.md")
+        report.check_report_path(tmp_path / "none" / "r.md")
 
 
-def test_sweep_crosses_settings_and_marks_the_front(data: Collection) -> None:
+def test_sweep_crosses_settings_and_marks_the_front(data: RetrievalDataset) -> None:
     base = replace(GOOD, reranker="r")
-    every = sweep.settings(base, dimensions=[8, 64], depth=[0, 10])
+    every = sweep.sweep_systems(base, dimensions=[8, 64], depth=[0, 10])
     assert len(every) == 4
     assert [system.reranker for system in every].count(None) == 2
-    found = list(outcomes(every, data, loaders()))
-    made = sweep.report(found, data, "nDCG@10")
+    found = list(evaluate_systems(every, data, loaders()))
+    made = sweep.sweep_report(found, data, "nDCG@10")
     assert made.verdict.startswith("Best nDCG@10")
     assert all(section.plot for section in made.sections[1:])
-    assert "<svg" in report.html(made)
+    assert "<svg" in report.to_html(made)
 
 
 def test_sweep_without_choices_is_one_system() -> None:
-    assert sweep.settings(GOOD, dimensions=[], precision=[]) == [GOOD]
+    assert sweep.sweep_systems(GOOD, dimensions=[], precision=[]) == [GOOD]
 
 
 def test_front_keeps_what_nothing_beats() -> None:
-    assert sweep.front([(1, 5), (1, 5), (2, 5), (3, 9)]) == [True, True, False, True]
+    assert sweep.pareto_front([(1, 5), (1, 5), (2, 5), (3, 9)]) == [True, True, False, True]
 
 
-def write(path: Path, data: Collection, systems_: list[System]) -> Path:
-    found = list(outcomes(systems_, data, loaders()))
-    report.write(sweep.report(found, data, "nDCG@10"), path)
+def write(path: Path, data: RetrievalDataset, systems_: list[RetrievalSystem]) -> Path:
+    found = list(evaluate_systems(systems_, data, loaders()))
+    report.write_report(sweep.sweep_report(found, data, "nDCG@10"), path)
     return path
 
 
-def test_check_passes_and_fails(data: Collection, tmp_path: Path) -> None:
+def test_check_passes_and_fails(data: RetrievalDataset, tmp_path: Path) -> None:
     old = write(tmp_path / "old.json", data, [GOOD])
-    assert not any(change.fell for change in check.check(old, old))
+    assert not any(change.fell for change in regression.compare_results(old, old))
     value: dict[str, Any] = json.loads(old.read_text())
     measures = value["data"]["systems"][0]["measures"]
     measures["nDCG@10"] = {query: x * 0.3 for query, x in measures["nDCG@10"].items()}
     (tmp_path / "new.json").write_text(json.dumps(value))
-    changes = check.check(tmp_path / "new.json", old)
+    changes = regression.compare_results(tmp_path / "new.json", old)
     assert [change.fell for change in changes] == [True]
-    assert "1 of 1 scores fell" in check.verdict(changes)
-    assert not check.check(tmp_path / "new.json", old, tolerance=90)[0].fell
+    assert "1 of 1 scores fell" in regression.regression_verdict(changes)
+    assert not regression.compare_results(tmp_path / "new.json", old, tolerance=90)[0].fell
 
 
-def test_check_counts_a_missing_system_as_a_fall(data: Collection, tmp_path: Path) -> None:
+def test_check_counts_a_missing_system_as_a_fall(data: RetrievalDataset, tmp_path: Path) -> None:
     old = write(tmp_path / "old.json", data, [GOOD, replace(GOOD, dimensions=16)])
     new = write(tmp_path / "new.json", data, [GOOD])
-    assert [change.fell for change in check.check(new, old)] == [False, True]
+    assert [change.fell for change in regression.compare_results(new, old)] == [False, True]
 
 
-def test_check_refuses_other_queries(data: Collection, tmp_path: Path) -> None:
+def test_check_refuses_other_queries(data: RetrievalDataset, tmp_path: Path) -> None:
     old = write(tmp_path / "old.json", data, [GOOD])
-    new = write(tmp_path / "new.json", load(beir(tmp_path / "b2", 10)), [GOOD])
+    new = write(tmp_path / "new.json", load_dataset(beir(tmp_path / "b2", 10)), [GOOD])
     with pytest.raises(InputError, match="answer different queries"):
-        check.check(new, old)
+        regression.compare_results(new, old)
 
 
 def test_check_refuses_what_is_no_result(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(InputError, match="not a run record"):
-        check.check(tmp_path / "x.json", tmp_path / "x.json")
+        regression.compare_results(tmp_path / "x.json", tmp_path / "x.json")
     with pytest.raises(InputError, match="does not exist"):
-        check.check(tmp_path / "x.json", tmp_path / "y.json")
+        regression.compare_results(tmp_path / "x.json", tmp_path / "y.json")

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from opengte.errors import InputError
 from opengte.evaluate.significance import (
-    detectable,
-    holm,
-    interval,
-    paired,
+    bootstrap_interval,
+    detectable_difference,
+    holm_correction,
+    paired_test,
     queries_needed,
     randomisation_p,
 )
@@ -40,7 +40,7 @@ def test_identical_systems_give_uniform_p() -> None:
 
 
 def test_exactly_equal_rankings_are_no_evidence() -> None:
-    result = paired([0.5] * 9, [0.5] * 9)
+    result = paired_test([0.5] * 9, [0.5] * 9)
     assert (result.p, result.difference, result.changed, result.needed) == (1.0, 0.0, 0, None)
     assert result.detectable == 0.0
 
@@ -57,7 +57,7 @@ def power(effect: float, n: int, runs: int) -> float:
 def test_detectable_difference_agrees_with_simulation() -> None:
     n, runs = 80, 400
     stated: Any = np.mean(
-        [detectable(differences(np.random.default_rng(s), n)) for s in range(runs)]
+        [detectable_difference(differences(np.random.default_rng(s), n)) for s in range(runs)]
     )
     found = [power(share * stated, n, runs) for share in POWERS]
     assert found == sorted(found)
@@ -70,7 +70,7 @@ def test_interval_covers_the_truth() -> None:
     covered = 0
     for seed in range(300):
         deltas = differences(np.random.default_rng(seed), 80) + 0.07
-        low, high = interval(deltas, resamples=400, seed=seed)
+        low, high = bootstrap_interval(deltas, resamples=400, seed=seed)
         covered += low <= 0.07 <= high
     assert 0.90 <= covered / 300 <= 0.985
 
@@ -79,7 +79,7 @@ def test_needed_queries_invert_the_detectable_difference() -> None:
     deltas = differences(np.random.default_rng(1), 100)
     needed = queries_needed(deltas, 0.05)
     assert needed is not None
-    reached = detectable(deltas, n=needed)
+    reached = detectable_difference(deltas, n=needed)
     assert reached is not None
     assert reached == pytest.approx(0.05, rel=0.01)
     assert queries_needed(deltas, 0.0) is None
@@ -102,26 +102,26 @@ def test_agrees_with_a_naive_randomisation() -> None:
 def test_same_seed_same_result() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.random(50), rng.random(50)
-    assert paired(a, b) == paired(a, b)
-    assert paired(a, b).difference == pytest.approx(-paired(b, a).difference)
+    assert paired_test(a, b) == paired_test(a, b)
+    assert paired_test(a, b).difference == pytest.approx(-paired_test(b, a).difference)
 
 
 def test_refuses_scores_of_different_queries() -> None:
     with pytest.raises(InputError, match="same queries"):
-        paired([0.1, 0.2], [0.1])
+        paired_test([0.1, 0.2], [0.1])
     with pytest.raises(InputError, match="at least one"):
-        paired([], [])
+        paired_test([], [])
 
 
 def test_one_query_can_show_nothing() -> None:
-    result = paired([0.1], [0.9])
+    result = paired_test([0.1], [0.9])
     assert result.p == 1.0
     assert result.detectable is None and result.needed is None
 
 
 @given(st.dictionaries(st.text(max_size=3), st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_is_monotone_and_never_smaller(p_values: dict[str, float]) -> None:
-    corrected = holm(p_values)
+    corrected = holm_correction(p_values)
     assert list(corrected) == list(p_values)
     for name, p in p_values.items():
         assert p <= corrected[name] <= 1.0
@@ -129,6 +129,6 @@ def test_holm_is_monotone_and_never_smaller(p_values: dict[str, float]) -> None:
 
 
 def test_holm_by_hand() -> None:
-    corrected = holm({"a": 0.01, "b": 0.04, "c": 0.03})
+    corrected = holm_correction({"a": 0.01, "b": 0.04, "c": 0.03})
     assert corrected == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
-    assert math.isclose(holm({"a": 0.6, "b": 0.7})["a"], 1.0)
+    assert math.isclose(holm_correction({"a": 0.6, "b": 0.7})["a"], 1.0)

@@ -6,10 +6,16 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from opengte.errors import InputError
-from opengte.evaluate.collection import Collection
-from opengte.evaluate.report import Cell, Report, Section, Table
-from opengte.evaluate.significance import ALPHA, Paired, holm, paired, queries_needed
-from opengte.evaluate.systems import Outcome
+from opengte.evaluate.dataset import RetrievalDataset
+from opengte.evaluate.report import Cell, EvaluationReport, ReportSection, ReportTable
+from opengte.evaluate.significance import (
+    ALPHA,
+    PairedTest,
+    holm_correction,
+    paired_test,
+    queries_needed,
+)
+from opengte.evaluate.systems import SystemResult
 from opengte.svg import Interval, interval_plot
 
 MOVED = 10  # queries shown
@@ -18,16 +24,16 @@ SMALLEST_SEGMENT = 10  # queries
 
 
 @dataclass(frozen=True)
-class Segment:
+class SegmentComparison:
     """One group of queries; p is corrected for looking at all groups."""
 
     name: str
-    result: Paired
+    result: PairedTest
     p: float
 
 
 @dataclass(frozen=True)
-class Moved:
+class ChangedQuery:
     """A query on which the two differ: each system's value and first documents."""
 
     query: str
@@ -39,65 +45,76 @@ class Moved:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class SystemComparison:
     """System b against system a by a measure; differences are in points."""
 
     measure: str
-    a: Outcome
-    b: Outcome
-    results: Mapping[str, Paired]  # by measure
-    segments: Sequence[Segment]
+    a: SystemResult
+    b: SystemResult
+    results: Mapping[str, PairedTest]  # by measure
+    segments: Sequence[SegmentComparison]
     skipped: Sequence[str]  # segments with too few queries
-    moved: Sequence[Moved]
+    moved: Sequence[ChangedQuery]
 
     @property
-    def main(self) -> Paired:
+    def main(self) -> PairedTest:
         """Return the result of the measure that decides."""
         return self.results[self.measure]
 
 
-def compare(
-    a: Outcome, b: Outcome, collection: Collection, *, measure: str = "nDCG@10", seed: int = 0
-) -> Comparison:
+def compare_systems(
+    a: SystemResult,
+    b: SystemResult,
+    dataset: RetrievalDataset,
+    *,
+    measure: str = "nDCG@10",
+    seed: int = 0,
+) -> SystemComparison:
     """Compare two outcomes on the same queries; InputError for an unknown measure."""
     if measure not in a.measures:
         raise InputError(f"measure is {measure!r}, expected one of {', '.join(a.measures)}")
-    queries = list(collection.queries)
+    queries = list(dataset.queries)
     results = {name: _paired(a, b, name, queries, seed) for name in a.measures}
-    segments, skipped = _segments(a, b, collection, measure, seed)
-    moved = _moved(a, b, collection, measure)
-    return Comparison(measure, a, b, results, segments, skipped, moved)
+    segments, skipped = _segments(a, b, dataset, measure, seed)
+    moved = _moved(a, b, dataset, measure)
+    return SystemComparison(measure, a, b, results, segments, skipped, moved)
 
 
-def _paired(a: Outcome, b: Outcome, measure: str, queries: Sequence[str], seed: int) -> Paired:
+def _paired(
+    a: SystemResult, b: SystemResult, measure: str, queries: Sequence[str], seed: int
+) -> PairedTest:
     left, right = ([100 * o.measures[measure][query] for query in queries] for o in (a, b))
-    return paired(left, right, seed=seed)
+    return paired_test(left, right, seed=seed)
 
 
 def _segments(
-    a: Outcome, b: Outcome, collection: Collection, measure: str, seed: int
-) -> tuple[list[Segment], list[str]]:
+    a: SystemResult, b: SystemResult, dataset: RetrievalDataset, measure: str, seed: int
+) -> tuple[list[SegmentComparison], list[str]]:
     groups: dict[str, list[str]] = {}
-    for query in collection.queries:
-        if query in collection.segments:
-            groups.setdefault(collection.segments[query], []).append(query)
+    for query in dataset.queries:
+        if query in dataset.segments:
+            groups.setdefault(dataset.segments[query], []).append(query)
     skipped = [name for name, queries in groups.items() if len(queries) < SMALLEST_SEGMENT]
     results = {
         name: _paired(a, b, measure, queries, seed)
         for name, queries in sorted(groups.items())
         if name not in skipped
     }
-    corrected = holm({name: result.p for name, result in results.items()})
-    return [Segment(name, results[name], corrected[name]) for name in results], sorted(skipped)
+    corrected = holm_correction({name: result.p for name, result in results.items()})
+    return [SegmentComparison(name, results[name], corrected[name]) for name in results], sorted(
+        skipped
+    )
 
 
-def _moved(a: Outcome, b: Outcome, collection: Collection, measure: str) -> list[Moved]:
+def _moved(
+    a: SystemResult, b: SystemResult, dataset: RetrievalDataset, measure: str
+) -> list[ChangedQuery]:
     left, right = a.measures[measure], b.measures[measure]
-    order = sorted(collection.queries, key=lambda query: -abs(right[query] - left[query]))
+    order = sorted(dataset.queries, key=lambda query: -abs(right[query] - left[query]))
     return [
-        Moved(
+        ChangedQuery(
             query,
-            collection.queries[query],
+            dataset.queries[query],
             100 * left[query],
             100 * right[query],
             tuple(list(a.rankings[query])[:SHOWN]),
@@ -108,7 +125,7 @@ def _moved(a: Outcome, b: Outcome, collection: Collection, measure: str) -> list
     ]
 
 
-def verdict(comparison: Comparison) -> str:
+def comparison_verdict(comparison: SystemComparison) -> str:
     """Return the decision in two or three sentences."""
     result, measure = comparison.main, comparison.measure
     a, b = comparison.a.system.label, comparison.b.system.label
@@ -129,7 +146,7 @@ def verdict(comparison: Comparison) -> str:
     )
 
 
-def _power(result: Paired) -> str:
+def _power(result: PairedTest) -> str:
     """Say what this number of queries could have shown."""
     if result.detectable is None:
         return "One query can show nothing."
@@ -150,33 +167,35 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def report(comparison: Comparison, collection: Collection, seconds: float | None = None) -> Report:
+def comparison_report(
+    comparison: SystemComparison, dataset: RetrievalDataset, seconds: float | None = None
+) -> EvaluationReport:
     """Return the report of a comparison."""
     a, b = comparison.a, comparison.b
-    return Report(
-        title=f"{a.system.label} and {b.system.label} on {collection.name}",
-        verdict=verdict(comparison),
+    return EvaluationReport(
+        title=f"{a.system.label} and {b.system.label} on {dataset.name}",
+        verdict=comparison_verdict(comparison),
         sections=[
             _measures(comparison),
             _effort(comparison),
             *_by_segment(comparison),
             _needed(comparison),
-            *_notes(collection),
-            *_rankings(comparison, collection),
+            *_notes(dataset),
+            *_rankings(comparison, dataset),
         ],
-        facts=_facts(comparison, collection, seconds),
+        facts=_facts(comparison, dataset, seconds),
         data={
             "measure": comparison.measure,
-            "systems": [outcome_data(outcome) for outcome in (a, b)],
+            "systems": [result_data(outcome) for outcome in (a, b)],
             "results": {name: asdict(result) for name, result in comparison.results.items()},
             "segments": [asdict(segment) for segment in comparison.segments],
             "moved": [asdict(moved) for moved in comparison.moved],
-            "notes": list(collection.notes),
+            "notes": list(dataset.notes),
         },
     )
 
 
-def outcome_data(outcome: Outcome) -> dict[str, object]:
+def result_data(outcome: SystemResult) -> dict[str, object]:
     """Return an outcome for machines, with each query's values for `gte eval check`."""
     return {
         "label": outcome.system.label,
@@ -187,7 +206,7 @@ def outcome_data(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def _measures(comparison: Comparison) -> Section:
+def _measures(comparison: SystemComparison) -> ReportSection:
     rows: list[tuple[Cell, ...]] = [
         (
             name,
@@ -213,10 +232,10 @@ def _measures(comparison: Comparison) -> Section:
         "the smallest true difference that this many queries show in four of five cases. "
         f"{comparison.measure} decides; the others are shown for orientation, uncorrected."
     )
-    return Section("Quality", text, plot, [Table(header, rows, strong)])
+    return ReportSection("Quality", text, plot, [ReportTable(header, rows, strong)])
 
 
-def _effort(comparison: Comparison) -> Section:
+def _effort(comparison: SystemComparison) -> ReportSection:
     rows: list[tuple[Cell, ...]] = [
         (
             name,
@@ -230,10 +249,10 @@ def _effort(comparison: Comparison) -> Section:
     ]
     costs = ("tokens/s", "ms a document", "ms a query", "bytes a vector", "texts truncated")
     header = ("", *costs)
-    return Section("Cost", tables=[Table(header, rows, digits=1)])
+    return ReportSection("Cost", tables=[ReportTable(header, rows, digits=1)])
 
 
-def _by_segment(comparison: Comparison) -> list[Section]:
+def _by_segment(comparison: SystemComparison) -> list[ReportSection]:
     if not comparison.segments:
         return []
     rows: list[tuple[Cell, ...]] = [
@@ -253,32 +272,32 @@ def _by_segment(comparison: Comparison) -> list[Section]:
     if comparison.skipped:
         names = ", ".join(comparison.skipped)
         text += f" Fewer than {SMALLEST_SEGMENT} queries, not tested: {names}."
-    return [Section("By segment", text, plot, [Table(header, rows, strong)])]
+    return [ReportSection("By segment", text, plot, [ReportTable(header, rows, strong)])]
 
 
-def _needed(comparison: Comparison) -> Section:
+def _needed(comparison: SystemComparison) -> ReportSection:
     """Return how many queries would show differences of several sizes."""
     name = comparison.measure
     a, b = comparison.a.measures[name], comparison.b.measures[name]
     deltas = np.array([100 * (b[query] - a[query]) for query in a])
     rows = [(f"{size:g} points", queries_needed(deltas, size)) for size in (0.5, 1.0, 2.0, 5.0)]
     text = "For queries like these, with power 0.8 at the 5 % level."
-    table = Table(("to show a true difference of", "queries needed"), rows)
-    return Section("How many queries would it take?", text, tables=[table])
+    table = ReportTable(("to show a true difference of", "queries needed"), rows)
+    return ReportSection("How many queries would it take?", text, tables=[table])
 
 
-def _notes(collection: Collection) -> list[Section]:
-    if not collection.notes:
+def _notes(dataset: RetrievalDataset) -> list[ReportSection]:
+    if not dataset.notes:
         return []
-    return [Section("About the data", "\n\n".join(f"{note}." for note in collection.notes))]
+    return [ReportSection("About the data", "\n\n".join(f"{note}." for note in dataset.notes))]
 
 
-def _rankings(comparison: Comparison, collection: Collection) -> list[Section]:
+def _rankings(comparison: SystemComparison, dataset: RetrievalDataset) -> list[ReportSection]:
     """Return the queries that moved most, both rankings side by side."""
     tables = [
-        Section(
+        ReportSection(
             f"{moved.text[:120]} ({moved.a:.1f} → {moved.b:.1f})",
-            tables=[Table(("", "A", "B"), _side_by_side(moved, collection))],
+            tables=[ReportTable(("", "A", "B"), _side_by_side(moved, dataset))],
             folded=True,
         )
         for moved in comparison.moved
@@ -286,31 +305,31 @@ def _rankings(comparison: Comparison, collection: Collection) -> list[Section]:
     if not tables:
         return []
     text = f"By {comparison.measure}; ● marks a relevant document."
-    return [Section("Queries that moved most", text), *tables]
+    return [ReportSection("Queries that moved most", text), *tables]
 
 
-def _side_by_side(moved: Moved, collection: Collection) -> list[tuple[Cell, ...]]:
-    relevant = collection.qrels[moved.query]
+def _side_by_side(moved: ChangedQuery, dataset: RetrievalDataset) -> list[tuple[Cell, ...]]:
+    relevant = dataset.qrels[moved.query]
     count = max(len(moved.first_a), len(moved.first_b))
     sides = [
-        [_document(key, relevant, collection) for key in first] + [""] * (count - len(first))
+        [_document(key, relevant, dataset) for key in first] + [""] * (count - len(first))
         for first in (moved.first_a, moved.first_b)
     ]
     return [(str(rank), *row) for rank, row in enumerate(zip(*sides, strict=True), 1)]
 
 
-def _document(key: str, relevant: Mapping[str, int], collection: Collection) -> str:
-    text = " ".join(collection.documents[key].split())
+def _document(key: str, relevant: Mapping[str, int], dataset: RetrievalDataset) -> str:
+    text = " ".join(dataset.documents[key].split())
     return f"{'● ' if key in relevant else ''}{key}: {text[:90]}{'…' if len(text) > 90 else ''}"
 
 
 def _facts(
-    comparison: Comparison, collection: Collection, seconds: float | None
+    comparison: SystemComparison, dataset: RetrievalDataset, seconds: float | None
 ) -> dict[str, Cell]:
     facts: dict[str, Cell] = {
-        "data": collection.name,
-        "documents": len(collection.documents),
-        "queries": len(collection.queries),
+        "data": dataset.name,
+        "documents": len(dataset.documents),
+        "queries": len(dataset.queries),
     }
     for name, outcome in (("A", comparison.a), ("B", comparison.b)):
         about = ", ".join(f"{key} {value}" for key, value in outcome.about.items())

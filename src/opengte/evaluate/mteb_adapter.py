@@ -1,4 +1,4 @@
-"""An `Encoder` or a `Reranker` as mteb wants a model: mteb's protocols, our roles and counts."""
+"""Adapters that let mteb evaluate an `Encoder` or a `Reranker`."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from opengte import published_models
-from opengte.evaluate.work import Embeds, Work, Worker
+from opengte.evaluate.cached_encoder import CachedEncoder, EncodingStats, SupportsEmbed
 from opengte.tokenization.instructions import instruction_for
 from opengte.types import Floats, ModelCard, Role
 
-BATCH = 4096  # texts that mteb hands over at a time; we cut batches by tokens ourselves
+BATCH = 4096  # texts per call from mteb; the encoder forms its own batches by tokens
 
 
 class EncoderForMteb:
@@ -21,14 +21,14 @@ class EncoderForMteb:
     symmetric task; other models get the prompt of the role.
     """
 
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self.mteb_model_meta = model_meta(worker.encoder, worker.dimensions)
+    def __init__(self, encoder: CachedEncoder) -> None:
+        self.encoder = encoder
+        self.mteb_model_meta = mteb_model_meta(encoder.encoder, encoder.dimensions)
 
     @property
-    def work(self) -> Work:
-        """Return what was done so far."""
-        return self.worker.work
+    def stats(self) -> EncodingStats:
+        """Return the work done so far."""
+        return self.encoder.stats
 
     def encode(
         self,
@@ -43,7 +43,7 @@ class EncoderForMteb:
         """Return L2-normalised vectors (n, d) of the texts of a loader."""
         role: Role | None = None if prompt_type is None else prompt_type.value
         instruction = self._instruction(task_metadata, role)
-        return self.worker.encode(_texts(inputs), role, instruction)
+        return self.encoder.encode(_texts(inputs), role, instruction)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return cosine similarities (n, m) as a torch tensor."""
@@ -58,7 +58,7 @@ class EncoderForMteb:
         return pairwise_cos_sim(embeddings1, embeddings2)
 
     def _instruction(self, task: Any, role: Role | None) -> str | None:
-        if self.worker.encoder.card.instruction_template is None or role == "document":
+        if self.encoder.encoder.card.instruction_template is None or role == "document":
             return None
         return instruction_for(task.name, task.type)
 
@@ -68,8 +68,8 @@ class RerankerForMteb:
 
     def __init__(self, reranker: Any, advance: Callable[[int], None] | None = None) -> None:
         self.reranker = reranker
-        self.work = Work()
-        self.mteb_model_meta = model_meta(reranker, None)
+        self.stats = EncodingStats()
+        self.mteb_model_meta = mteb_model_meta(reranker, None)
         self.advance = advance
 
     def predict(
@@ -83,7 +83,7 @@ class RerankerForMteb:
         prompt_type: Any = None,
         **kwargs: Any,
     ) -> Floats:
-        """Return one score a pair, (n,) float32; pairs of one query are scored together."""
+        """Return one score per pair, (n,) float32; pairs of one query are scored together."""
         queries, documents = _texts(inputs1), _texts(inputs2)
         places: dict[str, list[int]] = {}
         for place, query in enumerate(queries):
@@ -97,12 +97,12 @@ class RerankerForMteb:
     def _score(self, query: str, documents: Sequence[str], instruction: str | None) -> Floats:
         before, start = self.reranker.counters, time.perf_counter()
         scores: Floats = self.reranker.score(query, documents, instruction=instruction)
-        self.work.seconds += time.perf_counter() - start
+        self.stats.seconds += time.perf_counter() - start
         after = self.reranker.counters
-        self.work.texts += len(documents)
-        self.work.encoded += len(documents) - (after.duplicates - before.duplicates)
-        self.work.tokens += after.tokens - before.tokens
-        self.work.truncated += after.truncated - before.truncated
+        self.stats.texts += len(documents)
+        self.stats.encoded += len(documents) - (after.duplicates - before.duplicates)
+        self.stats.tokens += after.tokens - before.tokens
+        self.stats.truncated += after.truncated - before.truncated
         if self.advance is not None:
             self.advance(len(documents))
         return scores
@@ -114,7 +114,7 @@ class RerankerForMteb:
 
 
 def model_name(card: ModelCard) -> str:
-    """Return the `organisation/name` under which results are filed: the published one if known."""
+    """Return the `organisation/name` of the results: the published one if it is known."""
     found = published_models.find_published_model(
         card.name
     ) or published_models.find_published_model(card.name.removeprefix("pypi:").removeprefix("gt-"))
@@ -123,13 +123,13 @@ def model_name(card: ModelCard) -> str:
     return card.name if card.name.count("/") == 1 else "local/" + card.name.rsplit("/", 1)[-1]
 
 
-def revision(card: ModelCard, dimensions: int | None) -> str:
-    """Return what tells two runs of a model apart: weights, engine, precision, dimensions."""
+def result_revision(card: ModelCard, dimensions: int | None) -> str:
+    """Return the identity of a configuration: weights, engine, precision, dimensions."""
     cut = [f"{dimensions}d"] if dimensions and dimensions != card.dimension else []
     return "-".join([card.fingerprint, str(card.engine), str(card.precision), *cut])
 
 
-def model_meta(loaded: Embeds | Any, dimensions: int | None) -> Any:
+def mteb_model_meta(loaded: SupportsEmbed | Any, dimensions: int | None) -> Any:
     """Return mteb's record of a model."""
     from mteb.models.model_meta import ModelMeta, ScoringFunction
 
@@ -138,7 +138,7 @@ def model_meta(loaded: Embeds | Any, dimensions: int | None) -> Any:
     return ModelMeta(
         loader=None,
         name=model_name(card),
-        revision=revision(card, dimensions),
+        revision=result_revision(card, dimensions),
         release_date=None,
         languages=None,
         n_parameters=card.parameters or None,
@@ -158,7 +158,7 @@ def model_meta(loaded: Embeds | Any, dimensions: int | None) -> Any:
 
 
 def _texts(inputs: Any) -> list[str]:
-    """Return the texts of a loader of batches; of its column at once where it has one."""
+    """Return the texts of a data loader, read from its dataset's column if it has one."""
     dataset = getattr(inputs, "dataset", None)
     if "text" in getattr(dataset, "column_names", ()):
         return [str(text) for text in dataset["text"]]  # type: ignore[index]

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from opengte.errors import InputError
-from opengte.evaluate import rows
+from opengte.evaluate import data_files
 
 Split = dict[str, list[Any]]  # column -> values
 Subsets = dict[str, dict[str, Split]]  # subset -> split -> columns
 
 
 @dataclass(frozen=True)
-class Source:
+class LocalTask:
     """Where a task's data are in the folder, and how they become mteb's columns."""
 
     folder: str
@@ -27,21 +27,21 @@ class Source:
     retrieval: bool = False
 
 
-def available(data: Path) -> list[str]:
+def local_tasks(data: Path) -> list[str]:
     """Return the tasks whose data a folder has, in a fixed order."""
     if not data.is_dir():
         raise InputError(f"data is `{data}`, expected a folder of datasets")
-    return [name for name, source in SOURCES.items() if (data / source.folder).is_dir()]
+    return [name for name, source in LOCAL_TASKS.items() if (data / source.folder).is_dir()]
 
 
-def has(task: str, data: Path) -> bool:
+def has_task(task: str, data: Path) -> bool:
     """Return whether a folder has the data of a task."""
-    return task in SOURCES and (data / SOURCES[task].folder).is_dir()
+    return task in LOCAL_TASKS and (data / LOCAL_TASKS[task].folder).is_dir()
 
 
-def fill(task: Any, data: Path) -> Any:
+def load_task_data(task: Any, data: Path) -> Any:
     """Give an mteb task its data from a folder, with the subsets and splits that are there."""
-    source = SOURCES[task.metadata.name]
+    source = LOCAL_TASKS[task.metadata.name]
     subsets = source.read(data / source.folder)
     wanted = {name: subsets[name] for name in task.hf_subsets if name in subsets}
     if not wanted:
@@ -86,7 +86,7 @@ def _retrieval(splits: dict[str, Split]) -> dict[str, Any]:
     }
 
 
-def _columns(found: Iterable[tuple[int, rows.Row]], path: Path, **names: str) -> Split:
+def _columns(found: Iterable[tuple[int, data_files.Record]], path: Path, **names: str) -> Split:
     """Return columns under mteb's names: names maps them to those of the file."""
     columns: Split = {name: [] for name in names}
     for number, row in found:
@@ -108,7 +108,8 @@ def _splits(*splits: str, **names: str) -> Callable[[Path], Subsets]:
         paths = {split: folder / f"{split}.jsonl" for split in splits}
         return {
             "default": {
-                split: _columns(rows.jsonl(path), path, **names) for split, path in paths.items()
+                split: _columns(data_files.read_records(path), path, **names)
+                for split, path in paths.items()
             }
         }
 
@@ -124,7 +125,7 @@ def _languages(*splits: str, **names: str) -> Callable[[Path], Subsets]:
             language, split = path.name.split(".")[:2]
             if split in splits:
                 plain = folder / f"{language}.{split}.jsonl"
-                columns = _columns(rows.jsonl(plain), plain, **names)
+                columns = _columns(data_files.read_records(plain), plain, **names)
                 found.setdefault(language, {})[split] = columns
         return found
 
@@ -160,7 +161,7 @@ def _runs(values: list[str], count: int = 5) -> list[list[str]]:
 def _topics(folder: Path) -> Subsets:
     """Read SIB-200: one table, a column a language, the rows marked by split."""
     path = folder / "all.tsv"
-    found = [row for _, row in rows.table(path)]
+    found = [row for _, row in data_files.read_table(path)]
     if not found:
         raise InputError(f"`{path}` is empty: expected rows of split, index_id, category, ...")
     languages = [name for name in found[0] if name not in ("split", "index_id", "category")]
@@ -184,7 +185,7 @@ def _topics(folder: Path) -> Subsets:
 def _translations(folder: Path) -> Subsets:
     """Read Tatoeba: one table of all pairs of languages."""
     found: Subsets = {}
-    for _, row in rows.table(folder / "test.tsv"):
+    for _, row in data_files.read_table(folder / "test.tsv"):
         split = found.setdefault(row["hf_subset"], {"test": {"sentence1": [], "sentence2": []}})
         split["test"]["sentence1"].append(row["sentence1"])
         split["test"]["sentence2"].append(row["sentence2"])
@@ -196,15 +197,15 @@ def _beir(split: str) -> Callable[[Path], Subsets]:
 
     def read(folder: Path) -> Subsets:
         qrels: dict[str, dict[str, int]] = {}
-        for _, row in rows.table(folder / "qrels" / "test.tsv"):
+        for _, row in data_files.read_table(folder / "qrels" / "test.tsv"):
             qrels.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
         corpus = [
             {"id": row["_id"], "title": row.get("title", ""), "text": row["text"]}
-            for _, row in rows.jsonl(folder / "corpus.jsonl")
+            for _, row in data_files.read_records(folder / "corpus.jsonl")
         ]
         queries = [
             {"id": row["_id"], "text": row["text"]}
-            for _, row in rows.jsonl(folder / "queries.jsonl")
+            for _, row in data_files.read_records(folder / "queries.jsonl")
             if row["_id"] in qrels
         ]
         return {"default": {split: {"corpus": corpus, "queries": queries, "qrels": [qrels]}}}
@@ -214,27 +215,27 @@ def _beir(split: str) -> Callable[[Path], Subsets]:
 
 _PAIR = {"sentence1": "sentence1", "sentence2": "sentence2"}
 
-SOURCES: dict[str, Source] = {
-    "STSBenchmark": Source("STSBenchmark", _splits("test", **_PAIR, score="score")),
-    "STS13": Source("STS13", _splits("test", **_PAIR, score="score")),
-    "SICK-R": Source("SICK-R", _splits("test", **_PAIR, score="score")),
-    "STSBenchmarkMultilingualSTS": Source(
+LOCAL_TASKS: dict[str, LocalTask] = {
+    "STSBenchmark": LocalTask("STSBenchmark", _splits("test", **_PAIR, score="score")),
+    "STS13": LocalTask("STS13", _splits("test", **_PAIR, score="score")),
+    "SICK-R": LocalTask("SICK-R", _splits("test", **_PAIR, score="score")),
+    "STSBenchmarkMultilingualSTS": LocalTask(
         "STSb-multi", _languages("dev", "test", **_PAIR, similarity_score="score")
     ),
-    "STSB": Source("STSB-zh", _splits("validation", "test", **_PAIR, score="score")),
-    "AFQMC": Source("AFQMC", _splits("validation", **_PAIR, score="label")),
-    "QBQTC": Source("QBQTC", _splits("test", **_PAIR, score="label")),
-    "Ocnli": Source(
+    "STSB": LocalTask("STSB-zh", _splits("validation", "test", **_PAIR, score="score")),
+    "AFQMC": LocalTask("AFQMC", _splits("validation", **_PAIR, score="label")),
+    "QBQTC": LocalTask("QBQTC", _splits("test", **_PAIR, score="label")),
+    "Ocnli": LocalTask(
         "OCNLI", _splits("validation", sent1="sentence1", sent2="sentence2", labels="label")
     ),
-    "Banking77Classification": Source(
+    "Banking77Classification": LocalTask(
         "Banking77", _splits("train", "test", text="text", label="label")
     ),
-    "SIB200Classification": Source("SIB200", _topics),
-    "SIB200ClusteringS2S": Source("SIB200", _topics),
-    "MasakhaNEWSClusteringS2S": Source("MasakhaNEWS", _clusters("headline")),
-    "MasakhaNEWSClusteringP2P": Source("MasakhaNEWS", _clusters("headline", "text")),
-    "SciFact": Source("SciFact", _beir("test"), retrieval=True),
-    "LEMBQMSumRetrieval": Source("LEMBQMSum", _beir("test"), retrieval=True),
-    "Tatoeba": Source("Tatoeba", _translations),
+    "SIB200Classification": LocalTask("SIB200", _topics),
+    "SIB200ClusteringS2S": LocalTask("SIB200", _topics),
+    "MasakhaNEWSClusteringS2S": LocalTask("MasakhaNEWS", _clusters("headline")),
+    "MasakhaNEWSClusteringP2P": LocalTask("MasakhaNEWS", _clusters("headline", "text")),
+    "SciFact": LocalTask("SciFact", _beir("test"), retrieval=True),
+    "LEMBQMSumRetrieval": LocalTask("LEMBQMSum", _beir("test"), retrieval=True),
+    "Tatoeba": LocalTask("Tatoeba", _translations),
 }

@@ -3,18 +3,18 @@
 from dataclasses import asdict
 
 from opengte.evaluate import published, suites
-from opengte.evaluate.published import Beside
-from opengte.evaluate.records import Run, TaskRun, total
-from opengte.evaluate.report import Cell, Report, Section, Table
-from opengte.evaluate.suites import Suite
+from opengte.evaluate.published import ScoreComparison
+from opengte.evaluate.records import MtebRun, TaskRun, run_totals
+from opengte.evaluate.report import Cell, EvaluationReport, ReportSection, ReportTable
+from opengte.evaluate.suites import BenchmarkSuite
 from opengte.svg import Interval, interval_plot
 
 HEADER = ("task", "split", "ours", "published", "difference", "noise", "of", "")
 
 
-def report(run: Run, suite: Suite | None = None) -> Report:
+def mteb_run_report(run: MtebRun, suite: BenchmarkSuite | None = None) -> EvaluationReport:
     """Return the report of a run, with a suite's averages if one was run."""
-    rows = published.beside(run.model, run.scores)
+    rows = published.compare_with_published(run.model, run.scores)
     sections = [
         _scores(rows, run),
         *_by_suite(run, suite),
@@ -22,16 +22,16 @@ def report(run: Run, suite: Suite | None = None) -> Report:
         _subsets(run),
         _cost(run),
     ]
-    return Report(
+    return EvaluationReport(
         title=f"{run.model} on MTEB",
-        verdict=verdict(rows, run),
+        verdict=mteb_run_verdict(rows, run),
         sections=sections,
-        facts=facts(run),
+        facts=run_facts(run),
         data={"run": asdict(run), "published": [asdict(row) for row in rows]},
     )
 
 
-def verdict(rows: list[Beside], run: Run) -> str:
+def mteb_run_verdict(rows: list[ScoreComparison], run: MtebRun) -> str:
     """Return the outcome in two sentences."""
     compared = [row for row in rows if row.published is not None]
     beyond = [row for row in compared if row.differs]
@@ -49,13 +49,13 @@ def verdict(rows: list[Beside], run: Run) -> str:
     return " ".join(parts)
 
 
-def table(rows: list[Beside]) -> Table:
+def score_table(rows: list[ScoreComparison]) -> ReportTable:
     """Return ours beside published, the rows that differ by more than noise marked."""
     strong = frozenset(place for place, row in enumerate(rows) if row.differs)
-    return Table(HEADER, [_row(row) for row in rows], strong)
+    return ReportTable(HEADER, [_row(row) for row in rows], strong)
 
 
-def _row(row: Beside) -> tuple[Cell, ...]:
+def _row(row: ScoreComparison) -> tuple[Cell, ...]:
     notes = ["beyond noise"] * row.differs + ["sampled"] * row.sampled
     notes += [f"{row.extra} more not published"] * bool(row.extra and row.published is not None)
     return (
@@ -70,7 +70,7 @@ def _row(row: Beside) -> tuple[Cell, ...]:
     )
 
 
-def _scores(rows: list[Beside], run: Run) -> Section:
+def _scores(rows: list[ScoreComparison], run: MtebRun) -> ReportSection:
     plot = interval_plot(
         [
             Interval(f"{row.task} {row.split}", row.difference, -row.noise, row.noise)
@@ -85,13 +85,13 @@ def _scores(rows: list[Beside], run: Run) -> Section:
         "or starting points, so that honest runs differ; noise is twice the standard error of a "
         "difference of two runs."
     )
-    return Section("Scores", text, plot, [table(rows)])
+    return ReportSection("Scores", text, plot, [score_table(rows)])
 
 
-def _by_suite(run: Run, suite: Suite | None) -> list[Section]:
+def _by_suite(run: MtebRun, suite: BenchmarkSuite | None) -> list[ReportSection]:
     if suite is None:
         return []
-    ours, theirs = suites.averages(suite, run.scores), suite.averages.get(run.model, {})
+    ours, theirs = suites.suite_averages(suite, run.scores), suite.averages.get(run.model, {})
     lines = [
         (
             name,
@@ -101,11 +101,15 @@ def _by_suite(run: Run, suite: Suite | None) -> list[Section]:
         )
         for name, (mean, found, there) in ours.items()
     ]
-    text = f"Categories and averages as in {suite.paper}. {differences(suite)}"
-    return [Section(suite.title, text, tables=[Table(("", "ours", "published", "tasks"), lines)])]
+    text = f"Categories and averages as in {suite.paper}. {suite_differences(suite)}"
+    return [
+        ReportSection(
+            suite.title, text, tables=[ReportTable(("", "ours", "published", "tasks"), lines)]
+        )
+    ]
 
 
-def differences(suite: Suite) -> str:
+def suite_differences(suite: BenchmarkSuite) -> str:
     """Return how mteb's suite of today differs from the paper's, in sentences."""
     reasons: dict[str, list[str]] = {}
     for task in suite.tasks:
@@ -117,13 +121,17 @@ def differences(suite: Suite) -> str:
     return " ".join(parts) or f"{suite.mteb} has the same tasks."
 
 
-def _not_run(run: Run) -> list[Section]:
+def _not_run(run: MtebRun) -> list[ReportSection]:
     missing = [(task.task, task.reason) for task in run.tasks if not task.ran]
-    return [Section("Not run", tables=[Table(("task", "why"), missing)])] if missing else []
+    return (
+        [ReportSection("Not run", tables=[ReportTable(("task", "why"), missing)])]
+        if missing
+        else []
+    )
 
 
-def _subsets(run: Run) -> Section:
-    theirs = published.of(run.model)
+def _subsets(run: MtebRun) -> ReportSection:
+    theirs = published.published_scores(run.model)
     rows: list[tuple[Cell, ...]] = []
     for score in run.scores:
         other = theirs.get((score.task, score.subset, score.split))
@@ -132,10 +140,10 @@ def _subsets(run: Run) -> Section:
             (score.task, score.subset, score.split, score.metric, score.value, other, difference)
         )
     header = ("task", "subset", "split", "metric", "ours", "published", "difference")
-    return Section("Every subset", tables=[Table(header, rows)], folded=True)
+    return ReportSection("Every subset", tables=[ReportTable(header, rows)], folded=True)
 
 
-def _cost(run: Run) -> Section:
+def _cost(run: MtebRun) -> ReportSection:
     header = (
         "task",
         "seconds",
@@ -148,7 +156,9 @@ def _cost(run: Run) -> Section:
         "truncated",
     )
     rows = [_cost_row(task) for task in run.tasks if task.ran]
-    return Section("Time and truncation", tables=[Table(header, rows, digits=1)], folded=True)
+    return ReportSection(
+        "Time and truncation", tables=[ReportTable(header, rows, digits=1)], folded=True
+    )
 
 
 def _cost_row(task: TaskRun) -> tuple[Cell, ...]:
@@ -157,9 +167,9 @@ def _cost_row(task: TaskRun) -> tuple[Cell, ...]:
     return (task.task, *seconds, task.texts, task.encoded, task.tokens, speed, task.truncated)
 
 
-def facts(run: Run) -> dict[str, Cell]:
+def run_facts(run: MtebRun) -> dict[str, Cell]:
     """Return who, how and how long."""
-    sums = total(run.tasks)
+    sums = run_totals(run.tasks)
     settings = {name: value for name, value in run.settings.items() if name != "versions"}
     return {
         "model": run.model,

@@ -17,10 +17,10 @@ from typing import Any
 
 from opengte.errors import InputError, MissingExtraError
 from opengte.evaluate import mteb_local, records
+from opengte.evaluate.cached_encoder import EncodingStats
 from opengte.evaluate.mteb_adapter import BATCH, EncoderForMteb, RerankerForMteb
-from opengte.evaluate.noise import SAMPLED, noise
-from opengte.evaluate.records import Run, Score, TaskRun
-from opengte.evaluate.work import Work
+from opengte.evaluate.noise import SAMPLED, score_noise
+from opengte.evaluate.records import MtebRun, TaskRun, TaskScore
 from opengte.types import ModelCard
 
 SEED = 42  # mteb's own
@@ -29,7 +29,7 @@ Model = EncoderForMteb | RerankerForMteb
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TaskSelection:
     """One task to run; subsets and splits None: all that there are."""
 
     task: str
@@ -38,14 +38,14 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Watch:
+class RunCallbacks:
     """What a run tells while it works: a task begins (its texts), texts are done, it ended."""
 
     begin: Callable[[str, int, int, int], None] = lambda task, place, tasks, texts: None
     end: Callable[[TaskRun], None] = lambda task: None
 
 
-def require() -> Any:
+def require_mteb() -> Any:
     """Import mteb, or say how to install it."""
     try:
         with _quiet():
@@ -55,9 +55,9 @@ def require() -> Any:
     return mteb
 
 
-def check_names(names: Iterable[str]) -> None:
+def check_task_names(names: Iterable[str]) -> None:
     """Raise InputError for a task that mteb does not have, with the nearest names."""
-    mteb = require()
+    mteb = require_mteb()
     for name in dict.fromkeys(names):
         try:
             with _quiet():
@@ -74,29 +74,29 @@ def _nearest(mteb: Any, name: str) -> str:
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
-def run(
+def run_tasks(
     model: Model,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[TaskSelection],
     output: Path,
     *,
     data: Path | None = None,
     hub: bool = True,
-    watch: Watch | None = None,
-) -> Run:
+    watch: RunCallbacks | None = None,
+) -> MtebRun:
     """Run tasks in order and return the record; results go to output, in mteb's own layout.
 
     data is a folder of datasets, asked before the Hub; hub False leaves the Hub alone. Tasks that
     an earlier run in output finished are kept. A task whose data cannot be had is listed as such.
     """
-    check_names(item.task for item in wanted)
-    watch = watch or Watch()
-    settings = describe(model.mteb_model_meta, _card(model), _origin(data, hub))
-    record = _resume(output, Run(model.mteb_model_meta.name, settings), model)
+    check_task_names(item.task for item in wanted)
+    watch = watch or RunCallbacks()
+    settings = run_settings(model.mteb_model_meta, _card(model), _origin(data, hub))
+    record = _resume(output, MtebRun(model.mteb_model_meta.name, settings), model)
     for place, item in enumerate(wanted, 1):
-        records.write(output / records.RECORD, replace(record, unfinished=item.task))
+        records.write_run(output / records.RECORD, replace(record, unfinished=item.task))
         outcome = _one(model, item, output, data, hub, watch, (place, len(wanted)), record)
         record = record.with_task(outcome)
-        records.write(output / records.RECORD, record)
+        records.write_run(output / records.RECORD, record)
         watch.end(outcome)
     return record
 
@@ -107,7 +107,7 @@ def _origin(data: Path | None, hub: bool) -> str:
     return ", then ".join([*places, "the Hub"] if hub else places) or "nowhere"
 
 
-def describe(meta: Any, card: ModelCard, data: str) -> dict[str, Any]:
+def run_settings(meta: Any, card: ModelCard, data: str) -> dict[str, Any]:
     """Return what a reader needs to run the same again."""
     return {
         "fingerprint": card.fingerprint,
@@ -135,12 +135,12 @@ def _version(package: str) -> str | None:
 
 
 def _card(model: Model) -> ModelCard:
-    loaded = model.worker.encoder if isinstance(model, EncoderForMteb) else model.reranker
+    loaded = model.encoder.encoder if isinstance(model, EncoderForMteb) else model.reranker
     card: ModelCard = loaded.card
     return card
 
 
-def _resume(output: Path, fresh: Run, model: Model) -> Run:
+def _resume(output: Path, fresh: MtebRun, model: Model) -> MtebRun:
     """Return the earlier run of the same model in the folder, or a fresh one.
 
     A task that was cut off is begun again as a whole: its draws depend on their order.
@@ -148,7 +148,7 @@ def _resume(output: Path, fresh: Run, model: Model) -> Run:
     path = output / records.RECORD
     if not path.is_file():
         return fresh
-    old = records.read(path)
+    old = records.read_run(path)
     if old.settings.get("revision") != fresh.settings["revision"] or old.model != fresh.model:
         raise InputError(
             f"`{output}` holds results of {old.model}, {old.settings.get('revision')}; this is "
@@ -156,7 +156,7 @@ def _resume(output: Path, fresh: Run, model: Model) -> Run:
         )
     if old.unfinished is not None and old.task(old.unfinished) is None:
         _result_path(output, model, old.unfinished).unlink(missing_ok=True)
-    return Run(fresh.model, fresh.settings, old.tasks)
+    return MtebRun(fresh.model, fresh.settings, old.tasks)
 
 
 def _result_path(output: Path, model: Model, task: str) -> Path:
@@ -168,16 +168,16 @@ def _result_path(output: Path, model: Model, task: str) -> Path:
 
 def _one(
     model: Model,
-    item: Wanted,
+    item: TaskSelection,
     output: Path,
     data: Path | None,
     hub: bool,
-    watch: Watch,
+    watch: RunCallbacks,
     place: tuple[int, int],
-    record: Run,
+    record: MtebRun,
 ) -> TaskRun:
-    mteb = require()
-    start, before = time.perf_counter(), model.work.copy()
+    mteb = require_mteb()
+    start, before = time.perf_counter(), model.stats.copy()
     try:
         with _quiet():
             task = _load(mteb, item, data, hub)
@@ -186,7 +186,7 @@ def _one(
     kept = _kept(mteb, task, model, output, record.task(item.task))
     if kept is not None:
         return kept
-    watch.begin(item.task, *place, texts(task))
+    watch.begin(item.task, *place, count_texts(task))
     try:
         with _quiet():
             result = mteb.evaluate(
@@ -202,7 +202,7 @@ def _one(
             raise
         return TaskRun(item.task, "not run", f"a reranker cannot do it: {_reason(error)}")
     found = _from_disk(mteb, _result_path(output, model, item.task), result.task_results[0])
-    work, seconds = model.work - before, time.perf_counter() - start
+    work, seconds = model.stats - before, time.perf_counter() - start
     return _outcome(item.task, _scores(task, found), work, seconds, _scoring(found))
 
 
@@ -212,7 +212,7 @@ def _from_disk(mteb: Any, path: Path, result: Any) -> Any:
 
 
 def _outcome(
-    task: str, scores: tuple[Score, ...], work: Work, seconds: float, scoring: float
+    task: str, scores: tuple[TaskScore, ...], work: EncodingStats, seconds: float, scoring: float
 ) -> TaskRun:
     return TaskRun(
         task,
@@ -235,15 +235,15 @@ def _scoring(result: Any) -> float:
     return float(sum(spent))
 
 
-def _load(mteb: Any, item: Wanted, data: Path | None, hub: bool) -> Any:
+def _load(mteb: Any, item: TaskSelection, data: Path | None, hub: bool) -> Any:
     """Return the task with its data."""
     task = mteb.get_task(
         item.task,
         hf_subsets=None if item.subsets is None else list(item.subsets),
         eval_splits=None if item.splits is None else list(item.splits),
     )
-    if data is not None and mteb_local.has(item.task, data):
-        return mteb_local.fill(task, data)
+    if data is not None and mteb_local.has_task(item.task, data):
+        return mteb_local.load_task_data(task, data)
     if not hub:
         where = "there is no --data folder" if data is None else f"`{data}` does not have it"
         raise InputError(f"its data are not here: {where}, and the Hub is not to be asked")
@@ -270,18 +270,18 @@ def _kept(mteb: Any, task: Any, model: Model, output: Path, old: TaskRun | None)
     return replace(old or TaskRun(task.metadata.name, "kept"), status="kept", scores=scores)
 
 
-def _scores(task: Any, result: Any) -> tuple[Score, ...]:
+def _scores(task: Any, result: Any) -> tuple[TaskScore, ...]:
     """Return the main scores that were asked for, in points."""
     kind, metric = task.metadata.type, task.metadata.main_score
     return tuple(
-        Score(
+        TaskScore(
             task=task.metadata.name,
             type=kind,
             subset=entry["hf_subset"],
             split=split,
             metric=metric,
             value=100 * float(entry["main_score"]),
-            noise=noise(kind, metric, entry),
+            noise=score_noise(kind, metric, entry),
             sampled=kind in SAMPLED,
         )
         for split, entries in result.scores.items()
@@ -291,7 +291,7 @@ def _scores(task: Any, result: Any) -> tuple[Score, ...]:
     )
 
 
-def texts(task: Any) -> int:
+def count_texts(task: Any) -> int:
     """Return about how many texts a task will have encoded, for a bar's end."""
     return 0 if task.is_aggregate or task.dataset is None else _texts(task.dataset, task)
 
@@ -331,7 +331,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def leave_hub_alone() -> None:
+def disable_hub() -> None:
     """Tell the Hub's libraries, before they are imported, to use only what is on this machine."""
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         os.environ[name] = "1"

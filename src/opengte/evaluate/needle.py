@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from opengte.errors import InputError
-from opengte.evaluate.report import Cell, Report, Section, Table
-from opengte.evaluate.work import Embeds, Memory, Worker
+from opengte.evaluate.cached_encoder import CachedEncoder, SupportsEmbed, VectorCache
+from opengte.evaluate.report import Cell, EvaluationReport, ReportSection, ReportTable
 from opengte.svg import heatmap
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 POSITIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 KINDS = ("passkey", "needle")
-BLIND = 0.5  # accuracy below which a model does not see
+BLIND_ACCURACY = 0.5  # accuracy below which a model does not see
 
 _FIRST = (
     "Alma Bruno Clara Dario Elena Felix Greta Hugo Irene Jonas Klara Linus Marta Nils Olga".split()
@@ -41,7 +41,7 @@ _HOBBIES = (
 
 
 @dataclass(frozen=True)
-class Found:
+class NeedleAccuracy:
     """Accuracy of one kind at one length and position over a number of documents."""
 
     kind: str
@@ -52,7 +52,7 @@ class Found:
     truncated: int
 
 
-def check(lengths: Sequence[int], documents: int) -> None:
+def check_sizes(lengths: Sequence[int], documents: int) -> None:
     """Raise InputError for lengths or a number of documents that cannot be generated."""
     if not lengths or any(not 64 <= length <= 131_072 for length in lengths):
         raise InputError(f"lengths are {list(lengths)}, expected 64 to 131072 tokens each")
@@ -62,8 +62,8 @@ def check(lengths: Sequence[int], documents: int) -> None:
         )
 
 
-def find(
-    encoder: Embeds,
+def run_needle_test(
+    encoder: SupportsEmbed,
     *,
     lengths: Sequence[int] = LENGTHS,
     positions: Sequence[float] = POSITIONS,
@@ -72,10 +72,10 @@ def find(
     instruction: str | None = None,
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
-) -> list[Found]:
+) -> list[NeedleAccuracy]:
     """Return the accuracy by kind, length and position; lengths are in the model's tokens."""
-    check(lengths, documents)
-    worker = Worker(encoder, memory=Memory(0), advance=advance)
+    check_sizes(lengths, documents)
+    worker = CachedEncoder(encoder, cache=VectorCache(0), advance=advance)
     return [
         _cell(worker, kind, length, position, documents, instruction, seed)
         for kind in kinds
@@ -85,27 +85,27 @@ def find(
 
 
 def _cell(
-    worker: Worker,
+    worker: CachedEncoder,
     kind: str,
     length: int,
     position: float,
     documents: int,
     instruction: str | None,
     seed: int,
-) -> Found:
+) -> NeedleAccuracy:
     rng = random.Random(f"{seed} {kind} {length} {position}")
-    facts = hidden(kind, documents, rng)
+    facts = generate_facts(kind, documents, rng)
     count = _counter(worker.encoder)
-    texts = [document(fact, length, position, count, rng) for _, fact in facts]
-    before = worker.work.truncated
+    texts = [generate_document(fact, length, position, count, rng) for _, fact in facts]
+    before = worker.stats.truncated
     found = worker.encode(texts, "document", None)
     asked = worker.encode([question for question, _ in facts], "query", instruction)
     right = np.argmax(asked @ found.T, axis=1) == np.arange(len(facts))
-    accuracy, truncated = float(right.mean()), worker.work.truncated - before
-    return Found(kind, length, position, accuracy, documents, truncated)
+    accuracy, truncated = float(right.mean()), worker.stats.truncated - before
+    return NeedleAccuracy(kind, length, position, accuracy, documents, truncated)
 
 
-def hidden(kind: str, count: int, rng: random.Random) -> list[tuple[str, str]]:
+def generate_facts(kind: str, count: int, rng: random.Random) -> list[tuple[str, str]]:
     """Return questions and the facts that answer them, about different people."""
     people = rng.sample([f"{first} {last}" for first in _FIRST for last in _LAST], count)
     if kind == "passkey":
@@ -128,7 +128,7 @@ def _number(rng: random.Random) -> str:
     return f"{rng.randrange(10**5):05}"
 
 
-def document(
+def generate_document(
     fact: str,
     length: int,
     position: float,
@@ -165,24 +165,24 @@ def _counter(encoder: Any) -> Callable[[Sequence[str]], Sequence[int]]:
     return lambda texts: [int(found) - special for found in tokenizer.count(list(texts))]
 
 
-def blind_from(cells: Sequence[Found]) -> int | None:
+def first_blind_length(cells: Sequence[NeedleAccuracy]) -> int | None:
     """Return the shortest length at which the worst position is below BLIND, None if none is."""
     worst: dict[int, float] = {}
     for cell in cells:
         worst[cell.length] = min(worst.get(cell.length, 1.0), cell.accuracy)
-    return next((length for length in sorted(worst) if worst[length] < BLIND), None)
+    return next((length for length in sorted(worst) if worst[length] < BLIND_ACCURACY), None)
 
 
-def verdict(cells: Sequence[Found], max_length: int) -> str:
+def needle_verdict(cells: Sequence[NeedleAccuracy], max_length: int) -> str:
     """Return up to where the model sees, in a sentence or two."""
     longest = max(cell.length for cell in cells)
-    blind = blind_from(cells)
+    blind = first_blind_length(cells)
     chance = 1 / cells[0].documents
     if blind is None:
         return (
             f"The fact is found at every position up to {longest:,} tokens (chance: {chance:.0%})."
         )
-    first = {c.position for c in cells if c.length == blind and c.accuracy < BLIND}
+    first = {c.position for c in cells if c.length == blind and c.accuracy < BLIND_ACCURACY}
     where = ", ".join(f"{position:.0%}" for position in sorted(first))
     cut = f" It reads {max_length:,} tokens and drops the rest." if max_length < blind else ""
     return (
@@ -191,12 +191,12 @@ def verdict(cells: Sequence[Found], max_length: int) -> str:
     )
 
 
-def report(cells: Sequence[Found], encoder: Embeds) -> Report:
+def needle_report(cells: Sequence[NeedleAccuracy], encoder: SupportsEmbed) -> EvaluationReport:
     """Return the report: a grid of accuracy by length and position for each kind."""
     card = encoder.card
-    return Report(
+    return EvaluationReport(
         title=f"{card.name}: facts in long documents",
-        verdict=verdict(cells, card.max_length),
+        verdict=needle_verdict(cells, card.max_length),
         sections=[_section(kind, cells, card.max_length) for kind in _kinds(cells)],
         facts={
             "model": card.name,
@@ -210,11 +210,11 @@ def report(cells: Sequence[Found], encoder: Embeds) -> Report:
     )
 
 
-def _kinds(cells: Sequence[Found]) -> list[str]:
+def _kinds(cells: Sequence[NeedleAccuracy]) -> list[str]:
     return list(dict.fromkeys(cell.kind for cell in cells))
 
 
-def _section(kind: str, cells: Sequence[Found], max_length: int) -> Section:
+def _section(kind: str, cells: Sequence[NeedleAccuracy], max_length: int) -> ReportSection:
     mine = [cell for cell in cells if cell.kind == kind]
     lengths = sorted({cell.length for cell in mine})
     positions = sorted({cell.position for cell in mine})
@@ -234,8 +234,8 @@ def _section(kind: str, cells: Sequence[Found], max_length: int) -> Section:
     ]
     header = ("position", *(f"{length:,}" for length in lengths))
     text = "Share of questions whose document comes first, by length and by the fact's position."
-    table = Table(header, rows, digits=0)
-    return Section(kind.capitalize(), text, plot, [table])
+    table = ReportTable(header, rows, digits=0)
+    return ReportSection(kind.capitalize(), text, plot, [table])
 
 
 def _mark(lengths: Sequence[int], max_length: int) -> int | None:

@@ -12,7 +12,7 @@ KMEANS = 11.0  # k-means run once, started elsewhere: measured, see docs/guides/
 FLOOR = 0.1
 
 
-def noise(kind: str, metric: str, scores: Mapping[str, Any]) -> float:
+def score_noise(kind: str, metric: str, scores: Mapping[str, Any]) -> float:
     """Return twice the standard error of the difference of two runs; scores are mteb's.
 
     Tasks that repeat their draws say themselves how much these move the score; a rerun draws anew,

@@ -1,4 +1,4 @@
-"""Scores that others published, for the report to set ours beside.
+"""Published scores, for comparison with measured ones.
 
 `published.tsv.gz` holds model, task, subset, split, points and a letter for the source; the letters
 are explained in `suites.json`. Where a model was scored twice, the later version of mteb counts.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from opengte.evaluate.records import Score
+from opengte.evaluate.records import TaskScore
 
 SOURCES = {
     "R": "github.com/embeddings-benchmark/results, commit f4cc6c8",
@@ -22,10 +22,10 @@ Key = tuple[str, str, str]  # task, subset, split
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A task's mean over its subsets and splits, ours and published, over those that both have.
+class ScoreComparison:
+    """A task's measured and published mean over the subsets that have both scores.
 
-    noise is that of the mean; extra counts our scores that nobody published.
+    noise is the noise of the mean; extra counts measured scores without a published counterpart.
     """
 
     task: str
@@ -49,34 +49,35 @@ class Beside:
         return self.difference is not None and abs(self.difference) > self.noise
 
 
-def models() -> tuple[str, ...]:
+def models_with_scores() -> tuple[str, ...]:
     """Return the models that have published scores."""
     return tuple(_table())
 
 
-def of(model: str) -> dict[Key, float]:
+def published_scores(model: str) -> dict[Key, float]:
     """Return the published scores of a model, in points, by task, subset and split.
 
-    >>> round(of("sentence-transformers/all-MiniLM-L6-v2")["STSBenchmark", "default", "test"], 2)
+    >>> scores = published_scores("sentence-transformers/all-MiniLM-L6-v2")
+    >>> round(scores["STSBenchmark", "default", "test"], 2)
     82.03
     """
     return _table().get(model, {})
 
 
-def beside(model: str, scores: Iterable[Score]) -> list[Beside]:
-    """Return one comparison a task and split, in the order of the scores."""
-    published = of(model)
-    groups: dict[tuple[str, str], list[Score]] = {}
+def compare_with_published(model: str, scores: Iterable[TaskScore]) -> list[ScoreComparison]:
+    """Return one comparison per task and split, in the order of the scores."""
+    published = published_scores(model)
+    groups: dict[tuple[str, str], list[TaskScore]] = {}
     for score in scores:
         groups.setdefault((score.task, score.split), []).append(score)
     return [_compare(group, published) for group in groups.values()]
 
 
-def _compare(group: list[Score], published: dict[Key, float]) -> Beside:
+def _compare(group: list[TaskScore], published: dict[Key, float]) -> ScoreComparison:
     both = [score for score in group if (score.task, score.subset, score.split) in published]
     used, first = both or group, group[0]
     theirs = [published[score.task, score.subset, score.split] for score in both]
-    return Beside(
+    return ScoreComparison(
         task=first.task,
         type=first.type,
         ours=sum(score.value for score in used) / len(used),
@@ -89,7 +90,7 @@ def _compare(group: list[Score], published: dict[Key, float]) -> Beside:
     )
 
 
-def _noise_of_mean(scores: list[Score]) -> float:
+def _noise_of_mean(scores: list[TaskScore]) -> float:
     """Return the noise of a mean: draws are independent from subset to subset, rounding is not."""
     if not scores[0].sampled:
         return max(score.noise for score in scores)

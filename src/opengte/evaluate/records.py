@@ -17,7 +17,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Score:
+class TaskScore:
     """The main score of one split of one subset of a task, in points.
 
     noise is how far two honest runs of one model may lie apart; sampled says that part of it comes
@@ -41,7 +41,7 @@ class TaskRun:
     task: str
     status: str
     reason: str = ""
-    scores: tuple[Score, ...] = ()
+    scores: tuple[TaskScore, ...] = ()
     seconds: float = 0.0
     encoding_seconds: float = 0.0
     scoring_seconds: float = 0.0  # mteb's classifiers, clusterings and correlations
@@ -57,7 +57,7 @@ class TaskRun:
 
 
 @dataclass(frozen=True)
-class Run:
+class MtebRun:
     """One model, evaluated: who and how, and one record a task."""
 
     model: str
@@ -65,23 +65,23 @@ class Run:
     tasks: tuple[TaskRun, ...] = ()
     unfinished: str | None = None  # the task that was under way
 
-    def with_task(self, task: TaskRun) -> "Run":
+    def with_task(self, task: TaskRun) -> "MtebRun":
         """Return the run with a task's record added or replaced."""
         others = tuple(old for old in self.tasks if old.task != task.task)
-        return Run(self.model, self.settings, (*others, task))
+        return MtebRun(self.model, self.settings, (*others, task))
 
     def task(self, name: str) -> TaskRun | None:
         """Return a task's record."""
         return next((task for task in self.tasks if task.task == name), None)
 
     @property
-    def scores(self) -> tuple[Score, ...]:
+    def scores(self) -> tuple[TaskScore, ...]:
         """Return all scores."""
         return tuple(score for task in self.tasks for score in task.scores)
 
 
 @dataclass(frozen=True)
-class Total:
+class RunTotals:
     """Sums over the tasks of a run."""
 
     seconds: float = 0.0
@@ -102,10 +102,10 @@ class Total:
         return rest / self.encoding_seconds if self.encoding_seconds else 0.0
 
 
-def total(tasks: Iterable[TaskRun]) -> Total:
+def run_totals(tasks: Iterable[TaskRun]) -> RunTotals:
     """Return the sums over tasks."""
     ran = [task for task in tasks if task.ran]
-    return Total(
+    return RunTotals(
         seconds=sum(task.seconds for task in ran),
         encoding_seconds=sum(task.encoding_seconds for task in ran),
         scoring_seconds=sum(task.scoring_seconds for task in ran),
@@ -114,12 +114,12 @@ def total(tasks: Iterable[TaskRun]) -> Total:
     )
 
 
-def write(path: Path, run: Run) -> None:
+def write_run(path: Path, run: MtebRun) -> None:
     """Write a run in one step, so that a killed process leaves the old file or the new one."""
-    write_json(path, {"format": FORMAT, **asdict(run)})
+    write_json_file(path, {"format": FORMAT, **asdict(run)})
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json_file(path: Path, value: Any) -> None:
     """Write JSON in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -127,21 +127,21 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(part, path)
 
 
-def read(path: Path) -> Run:
+def read_run(path: Path) -> MtebRun:
     """Read a run; InputError where the file is missing or no run record."""
-    return parse(read_json(path), path)
+    return parse_run(read_json_file(path), path)
 
 
-def parse(value: Any, path: Path) -> Run:
+def parse_run(value: Any, path: Path) -> MtebRun:
     """Return the run in what a JSON file held; InputError where it holds none."""
     try:
         if value["format"] != FORMAT:
             raise InputError(f"`{path}` has the format {value['format']!r}, expected {FORMAT}")
         tasks = [
-            TaskRun(**{**task, "scores": tuple(Score(**score) for score in task["scores"])})
+            TaskRun(**{**task, "scores": tuple(TaskScore(**score) for score in task["scores"])})
             for task in value["tasks"]
         ]
-        return Run(value["model"], value["settings"], tuple(tasks), value["unfinished"])
+        return MtebRun(value["model"], value["settings"], tuple(tasks), value["unfinished"])
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"`{path}` is not a run record ({error!r}): expected the {RECORD} of an output folder "
@@ -149,7 +149,7 @@ def parse(value: Any, path: Path) -> Run:
         ) from None
 
 
-def read_json(path: Path) -> Any:
+def read_json_file(path: Path) -> Any:
     """Read JSON; InputError says what is wrong with the file."""
     if not path.is_file():
         raise InputError(f"`{path}` does not exist: expected a JSON file that `gte eval` wrote")

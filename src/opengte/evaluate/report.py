@@ -19,7 +19,7 @@ WRAPPED = 32  # characters; longer cells may take several lines
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """Columns and rows; strong holds the places of rows that stand out; wrapped: no long lines."""
 
     header: Sequence[str]
@@ -30,28 +30,28 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A heading with text, a plot (SVG) and tables; a folded one is closed on the page."""
 
     title: str
     text: str = ""
     plot: str = ""
-    tables: Sequence[Table] = ()
+    tables: Sequence[ReportTable] = ()
     folded: bool = False
 
 
 @dataclass(frozen=True)
-class Report:
+class EvaluationReport:
     """What an evaluation says: the verdict first, then sections, then how it was done."""
 
     title: str
     verdict: str
-    sections: Sequence[Section]
+    sections: Sequence[ReportSection]
     facts: Mapping[str, Cell] = field(default_factory=dict)
     data: Any = None  # for machines
 
 
-def check_path(path: Path) -> None:
+def check_report_path(path: Path) -> None:
     """Raise InputError for a report file of an unknown form."""
     if path.suffix.lower() not in FORMS:
         raise InputError(f"report is `{path}`, expected a name that ends in {', '.join(FORMS)}")
@@ -59,20 +59,20 @@ def check_path(path: Path) -> None:
         raise InputError(f"report is `{path}`, but there is no folder `{path.resolve().parent}`")
 
 
-def write(report: Report, path: Path) -> None:
+def write_report(report: EvaluationReport, path: Path) -> None:
     """Write a report in the form that the file's name asks for."""
-    check_path(path)
-    forms = {".html": html, ".md": markdown, ".json": as_json}
+    check_report_path(path)
+    forms = {".html": to_html, ".md": to_markdown, ".json": to_json}
     path.write_text(forms[path.suffix.lower()](report), encoding="utf-8")
 
 
-def as_json(report: Report) -> str:
+def to_json(report: EvaluationReport) -> str:
     """Return the report for machines."""
     value = {"title": report.title, "verdict": report.verdict, "facts": dict(report.facts)}
     return json.dumps({**value, "data": report.data}, indent=1, ensure_ascii=False) + "\n"
 
 
-def markdown(report: Report) -> str:
+def to_markdown(report: EvaluationReport) -> str:
     """Return the report for a pull request: no plots, folded parts as details."""
     parts = [f"# {report.title}", report.verdict]
     for section in report.sections:
@@ -84,11 +84,11 @@ def markdown(report: Report) -> str:
         else:
             parts += [f"## {section.title}", inner]
     facts = [(name, value) for name, value in report.facts.items() if value is not None]
-    parts += ["## How", _markdown_table(Table(("", ""), facts))]
+    parts += ["## How", _markdown_table(ReportTable(("", ""), facts))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _markdown_table(table: Table) -> str:
+def _markdown_table(table: ReportTable) -> str:
     right = _numeric(table)
     rule = ["---:" if number else "---" for number in right]
     rows = [
@@ -105,10 +105,10 @@ def _bold(text: str, strong: bool) -> str:
     return f"**{text}**" if strong and text else text
 
 
-def html(report: Report) -> str:
+def to_html(report: EvaluationReport) -> str:
     """Return one self-contained page."""
     facts = [(name, value) for name, value in report.facts.items() if value is not None]
-    how = Section("How it was done", tables=[Table(("", ""), facts, wrapped=True)])
+    how = ReportSection("How it was done", tables=[ReportTable(("", ""), facts, wrapped=True)])
     body = "\n".join(_section(section) for section in (*report.sections, how))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -119,7 +119,7 @@ def html(report: Report) -> str:
     )
 
 
-def _section(section: Section) -> str:
+def _section(section: ReportSection) -> str:
     text = "".join(f"<p>{_inline(part)}</p>" for part in section.text.split("\n\n") if part)
     tables = "".join(_table(table) for table in section.tables)
     plot = f"<figure>{section.plot}</figure>" if section.plot else ""
@@ -129,7 +129,7 @@ def _section(section: Section) -> str:
     return f"<section><h2>{title}</h2>{text}{plot}{tables}</section>"
 
 
-def _table(table: Table) -> str:
+def _table(table: ReportTable) -> str:
     right = _numeric(table)
     head = "".join(_html_cell("th", name, r) for name, r in zip(table.header, right, strict=True))
     rows = []
@@ -154,7 +154,7 @@ def _html_cell(tag: str, text: str, right: bool) -> str:
     return f"<{tag}{kind}>{_inline(text)}</{tag}>"
 
 
-def _numeric(table: Table) -> list[bool]:
+def _numeric(table: ReportTable) -> list[bool]:
     """Return which columns hold numbers."""
     columns = [[row[place] for row in table.rows] for place in range(len(table.header))]
     return [

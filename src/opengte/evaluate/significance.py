@@ -22,7 +22,7 @@ CELLS = 4_000_000  # random numbers held at once
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedTest:
     """System B minus system A over n queries, in the units of the metric.
 
     low and high bound the 95 % bootstrap interval; p is two-sided, by randomisation; detectable is
@@ -42,12 +42,12 @@ class Paired:
     changed: int  # queries on which the two differ
 
 
-def paired(
+def paired_test(
     a: npt.ArrayLike, b: npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Paired:
+) -> PairedTest:
     """Compare two systems by their scores of the same queries, (n,) each.
 
-    >>> paired([0.5, 0.6, 0.7, 0.4], [0.5, 0.6, 0.7, 0.4]).p
+    >>> paired_test([0.5, 0.6, 0.7, 0.4], [0.5, 0.6, 0.7, 0.4]).p
     1.0
     """
     left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
@@ -57,8 +57,8 @@ def paired(
             "queries, at least one"
         )
     deltas = right - left
-    low, high = interval(deltas, resamples=resamples, seed=seed)
-    return Paired(
+    low, high = bootstrap_interval(deltas, resamples=resamples, seed=seed)
+    return PairedTest(
         n=len(deltas),
         mean_a=float(left.mean()),
         mean_b=float(right.mean()),
@@ -66,7 +66,7 @@ def paired(
         low=low,
         high=high,
         p=randomisation_p(deltas, resamples=resamples, seed=seed),
-        detectable=detectable(deltas),
+        detectable=detectable_difference(deltas),
         needed=queries_needed(deltas, float(deltas.mean())),
         changed=int(np.count_nonzero(deltas)),
     )
@@ -94,7 +94,7 @@ def randomisation_p(deltas: Values, *, resamples: int = RESAMPLES, seed: int = 0
     return float(min(1.0, result.pvalue))
 
 
-def interval(
+def bootstrap_interval(
     deltas: Values, *, resamples: int = RESAMPLES, seed: int = 0, level: float = 1 - ALPHA
 ) -> tuple[float, float]:
     """Return the bootstrap percentile interval of the mean difference, resampling queries."""
@@ -108,7 +108,7 @@ def interval(
     return float(low), float(high)
 
 
-def detectable(
+def detectable_difference(
     deltas: Values, *, alpha: float = ALPHA, power: float = POWER, n: int | None = None
 ) -> float | None:
     """Return the smallest true mean difference that n queries like these show with this power.
@@ -138,10 +138,10 @@ def queries_needed(
     return count
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm_correction(p_values: Mapping[str, float]) -> dict[str, float]:
     """Return p-values corrected for looking at many segments (Holm, 1979), in the given order.
 
-    >>> holm({"a": 0.01, "b": 0.04})
+    >>> holm_correction({"a": 0.01, "b": 0.04})
     {'a': 0.02, 'b': 0.04}
     """
     worst, corrected = 0.0, {}

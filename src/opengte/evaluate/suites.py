@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 from opengte.errors import InputError
-from opengte.evaluate.records import Score
+from opengte.evaluate.records import TaskScore
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SuiteTask:
 
 
 @dataclass(frozen=True)
-class Suite:
+class BenchmarkSuite:
     """A benchmark: its tasks, and published averages as model -> category -> points."""
 
     name: str
@@ -44,26 +44,30 @@ class Suite:
         return tuple(dict.fromkeys(task.category for task in self.tasks))
 
 
-def names() -> tuple[str, ...]:
+def suite_names() -> tuple[str, ...]:
     """Return the names of the suites.
 
-    >>> names()
+    >>> suite_names()
     ('mteb-english-56', 'c-mteb-35', 'mteb-fr-26', 'mteb-pl-26')
     """
     return tuple(_suites())
 
 
-def suite(name: str) -> Suite:
+def load_suite(name: str) -> BenchmarkSuite:
     """Return a suite; InputError with the nearest names for an unknown one."""
     found = _suites().get(name.lower())
     if found is None:
-        near = difflib.get_close_matches(name.lower(), names(), n=1)
+        near = difflib.get_close_matches(name.lower(), suite_names(), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise InputError(f"there is no suite {name!r}, expected one of {', '.join(names())}.{hint}")
+        raise InputError(
+            f"there is no suite {name!r}, expected one of {', '.join(suite_names())}.{hint}"
+        )
     return found
 
 
-def averages(which: Suite, scores: Iterable[Score]) -> dict[str, tuple[float | None, int, int]]:
+def suite_averages(
+    which: BenchmarkSuite, scores: Iterable[TaskScore]
+) -> dict[str, tuple[float | None, int, int]]:
     """Return per category and for the whole: the mean in points, tasks found, tasks there are.
 
     A mean over fewer tasks than there are is not comparable to a published one.
@@ -85,10 +89,10 @@ def _mean(values: list[float]) -> float | None:
 
 
 @cache
-def _suites() -> dict[str, Suite]:
+def _suites() -> dict[str, BenchmarkSuite]:
     text = (files(__package__) / "suites.json").read_text(encoding="utf-8")
     return {
-        name: Suite(
+        name: BenchmarkSuite(
             name=name,
             title=entry["title"],
             paper=entry["paper"],

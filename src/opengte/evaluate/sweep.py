@@ -5,30 +5,30 @@ from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
-from opengte.evaluate.collection import Collection
-from opengte.evaluate.compare import outcome_data
-from opengte.evaluate.report import Cell, Report, Section, Table
-from opengte.evaluate.systems import Cost, Outcome, System
+from opengte.evaluate.compare import result_data
+from opengte.evaluate.dataset import RetrievalDataset
+from opengte.evaluate.report import Cell, EvaluationReport, ReportSection, ReportTable
+from opengte.evaluate.systems import RetrievalSystem, SystemCost, SystemResult
 from opengte.svg import ScatterPoint, scatter_plot
 
 
 @dataclass(frozen=True)
-class Axis:
+class CostAxis:
     """One kind of cost: smaller is better."""
 
     title: str
     label: str
-    of: Callable[[Cost], float]
+    of: Callable[[SystemCost], float]
 
 
 AXES = (
-    Axis("Time to encode", "ms a document", lambda c: c.document_ms),
-    Axis("Time to answer", "ms a query", lambda c: c.query_ms),
-    Axis("Space", "bytes a vector", lambda c: c.vector_bytes),
+    CostAxis("Time to encode", "ms a document", lambda c: c.document_ms),
+    CostAxis("Time to answer", "ms a query", lambda c: c.query_ms),
+    CostAxis("Space", "bytes a vector", lambda c: c.vector_bytes),
 )
 
 
-def settings(base: System, **choices: Sequence[Any]) -> list[System]:
+def sweep_systems(base: RetrievalSystem, **choices: Sequence[Any]) -> list[RetrievalSystem]:
     """Return a system for each combination of choices; an empty choice leaves the setting alone.
 
     A reranking depth of 0 stands for no reranking. Systems that share vectors come together.
@@ -38,22 +38,22 @@ def settings(base: System, **choices: Sequence[Any]) -> list[System]:
         _without_reranker(replace(base, **dict(zip(given, values, strict=True))))
         for values in product(*given.values())
     ]
-    groups: dict[System, list[System]] = {}
+    groups: dict[RetrievalSystem, list[RetrievalSystem]] = {}
     for system in dict.fromkeys(systems):
         groups.setdefault(system.vectors, []).append(system)
     return [system for group in groups.values() for system in group]
 
 
-def _without_reranker(system: System) -> System:
+def _without_reranker(system: RetrievalSystem) -> RetrievalSystem:
     if system.depth == 0 or system.reranker is None:
-        return replace(system, reranker=None, depth=System.depth)
+        return replace(system, reranker=None, depth=RetrievalSystem.depth)
     return system
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[bool]:
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Return which (cost, quality) points no other beats on both; equal points all stay.
 
-    >>> front([(1.0, 5.0), (2.0, 6.0), (3.0, 5.5)])
+    >>> pareto_front([(1.0, 5.0), (2.0, 6.0), (3.0, 5.5)])
     [True, True, False]
     """
     return [
@@ -65,30 +65,32 @@ def front(points: Sequence[tuple[float, float]]) -> list[bool]:
     ]
 
 
-def report(found: Sequence[Outcome], collection: Collection, measure: str) -> Report:
+def sweep_report(
+    found: Sequence[SystemResult], dataset: RetrievalDataset, measure: str
+) -> EvaluationReport:
     """Return the report of a sweep."""
     best = max(found, key=lambda outcome: outcome.mean(measure))
     names = _names(found)
-    return Report(
-        title=f"{found[0].system.model} on {collection.name}: quality and cost",
-        verdict=verdict(found, measure),
+    return EvaluationReport(
+        title=f"{found[0].system.model} on {dataset.name}: quality and cost",
+        verdict=sweep_verdict(found, measure),
         sections=[
-            Section("Settings", tables=[_table(found, names, measure, best)]),
+            ReportSection("Settings", tables=[_table(found, names, measure, best)]),
             *(_plot(axis, found, names, measure) for axis in AXES),
         ],
         facts={
             "model": found[0].system.model,
             "fingerprint": str(found[0].about.get("fingerprint")),
-            "data": collection.name,
-            "documents": len(collection.documents),
-            "queries": len(collection.queries),
-            "notes": "; ".join(collection.notes) or None,
+            "data": dataset.name,
+            "documents": len(dataset.documents),
+            "queries": len(dataset.queries),
+            "notes": "; ".join(dataset.notes) or None,
         },
-        data={"measure": measure, "systems": [outcome_data(outcome) for outcome in found]},
+        data={"measure": measure, "systems": [result_data(outcome) for outcome in found]},
     )
 
 
-def verdict(found: Sequence[Outcome], measure: str) -> str:
+def sweep_verdict(found: Sequence[SystemResult], measure: str) -> str:
     """Return the best setting, and the smallest that costs at most one point."""
     names = dict(zip(map(id, found), _names(found), strict=True))
     best = max(found, key=lambda outcome: outcome.mean(measure))
@@ -105,14 +107,14 @@ def verdict(found: Sequence[Outcome], measure: str) -> str:
     )
 
 
-def _names(found: Sequence[Outcome]) -> list[str]:
+def _names(found: Sequence[SystemResult]) -> list[str]:
     """Return what tells the settings apart."""
-    names = [f.name for f in fields(System)]
+    names = [f.name for f in fields(RetrievalSystem)]
     varied = [n for n in names if len({getattr(o.system, n) for o in found}) > 1]
     return [_name(outcome.system, varied) for outcome in found]
 
 
-def _name(system: System, varied: Sequence[str]) -> str:
+def _name(system: RetrievalSystem, varied: Sequence[str]) -> str:
     if system.reranker is None:
         varied = [name for name in varied if name not in ("reranker", "depth")]
     given = [(name, getattr(system, name)) for name in varied]
@@ -120,7 +122,9 @@ def _name(system: System, varied: Sequence[str]) -> str:
     return ", ".join(parts) or "as it is"
 
 
-def _table(found: Sequence[Outcome], names: Sequence[str], measure: str, best: Outcome) -> Table:
+def _table(
+    found: Sequence[SystemResult], names: Sequence[str], measure: str, best: SystemResult
+) -> ReportTable:
     rows: list[tuple[Cell, ...]] = [
         (
             place,
@@ -137,17 +141,19 @@ def _table(found: Sequence[Outcome], names: Sequence[str], measure: str, best: O
     ]
     costs = ("tokens/s", "ms a document", "ms a query", "bytes", "truncated")
     header = ("no.", "settings", measure, "R@100", *costs)
-    return Table(header, rows, frozenset({list(found).index(best)}))
+    return ReportTable(header, rows, frozenset({list(found).index(best)}))
 
 
-def _plot(axis: Axis, found: Sequence[Outcome], names: Sequence[str], measure: str) -> Section:
+def _plot(
+    axis: CostAxis, found: Sequence[SystemResult], names: Sequence[str], measure: str
+) -> ReportSection:
     places = [(axis.of(outcome.cost), outcome.mean(measure)) for outcome in found]
     points = [
         ScatterPoint(*place, label=str(number), about=name, best=best)
         for number, (place, name, best) in enumerate(
-            zip(places, names, front(places), strict=True), 1
+            zip(places, names, pareto_front(places), strict=True), 1
         )
     ]
     text = "Numbers are those of the table; joined points are those that no other beats on both."
     plot = scatter_plot(points, axis.label, f"{measure}, points", logarithmic=True)
-    return Section(axis.title, text, plot)
+    return ReportSection(axis.title, text, plot)

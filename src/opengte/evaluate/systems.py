@@ -11,8 +11,8 @@ import numpy as np
 
 from opengte.embedding_ops import l2_normalise
 from opengte.errors import InputError, MissingExtraError
-from opengte.evaluate.collection import Collection
-from opengte.evaluate.work import Embeds, Memory, Worker
+from opengte.evaluate.cached_encoder import CachedEncoder, SupportsEmbed, VectorCache
+from opengte.evaluate.dataset import RetrievalDataset
 from opengte.types import Floats, TruncationSide
 
 MEASURES = ("nDCG@10", "R@10", "R@100", "RR@10", "AP@100")
@@ -24,7 +24,7 @@ Ranking = dict[str, float]  # document id -> score
 
 
 @dataclass(frozen=True)
-class System:
+class RetrievalSystem:
     """A model with the settings that a comparison may vary; None: the model's own."""
 
     model: str
@@ -40,18 +40,18 @@ class System:
     @property
     def label(self) -> str:
         """Return the model and what is not as usual."""
-        usual = System(self.model)
+        usual = RetrievalSystem(self.model)
         given = [f for f in fields(self)[1:] if getattr(self, f.name) != getattr(usual, f.name)]
         return ", ".join([self.model, *(f"{f.name}={getattr(self, f.name)}" for f in given)])
 
     @property
-    def vectors(self) -> "System":
+    def vectors(self) -> "RetrievalSystem":
         """Return the settings that decide the full vectors: systems that share them share them."""
-        return replace(self, dimensions=None, reranker=None, depth=System.depth)
+        return replace(self, dimensions=None, reranker=None, depth=RetrievalSystem.depth)
 
 
 @dataclass(frozen=True)
-class Cost:
+class SystemCost:
     """What a system takes; query_ms is for one query at a time, reranking included."""
 
     tokens_per_second: float
@@ -62,14 +62,14 @@ class Cost:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class SystemResult:
     """What a system found: rankings, and each measure's value for each query, 0 to 1."""
 
-    system: System
+    system: RetrievalSystem
     about: Mapping[str, Any]
     rankings: Mapping[str, Ranking]
     measures: Mapping[str, Mapping[str, float]]
-    cost: Cost
+    cost: SystemCost
 
     def mean(self, measure: str) -> float:
         """Return a measure's mean over the queries, in points."""
@@ -78,20 +78,20 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Loaders:
+class ModelLoaders:
     """How models are loaded; a test puts its own here."""
 
-    encoder: Callable[[System], Embeds]
-    reranker: Callable[[System], Any]
+    encoder: Callable[[RetrievalSystem], SupportsEmbed]
+    reranker: Callable[[RetrievalSystem], Any]
 
 
-def parse(text: str, **shared: Any) -> System:
+def parse_system(text: str, **shared: Any) -> RetrievalSystem:
     """Read `MODEL,setting=value,...`; shared are settings for those that it does not name.
 
-    >>> parse("minilm,dimensions=64,precision=fp32").dimensions
+    >>> parse_system("minilm,dimensions=64,precision=fp32").dimensions
     64
     """
-    names = [f.name for f in fields(System)[1:]]
+    names = [f.name for f in fields(RetrievalSystem)[1:]]
     model, *settings = re.split(rf",(?=(?:{'|'.join(names)}|\w+)=)", text)
     values: dict[str, Any] = {name: value for name, value in shared.items() if value is not None}
     for setting in settings:
@@ -103,7 +103,7 @@ def parse(text: str, **shared: Any) -> System:
         raise InputError(f"{text!r} names no model, expected MODEL or MODEL,setting=value,...")
     if values.get("truncation", "right") not in ("right", "left", "error"):
         raise InputError(f"{text!r} sets truncation, expected right, left or error")
-    return System(model, **values)
+    return RetrievalSystem(model, **values)
 
 
 _NUMBERS = ("dimensions", "max_length", "depth")
@@ -115,25 +115,25 @@ def _number(text: str, name: str, value: str) -> int:
     return int(value)
 
 
-def outcomes(
-    systems: Sequence[System],
-    collection: Collection,
-    loaders: Loaders,
+def evaluate_systems(
+    systems: Sequence[RetrievalSystem],
+    dataset: RetrievalDataset,
+    loaders: ModelLoaders,
     *,
     advance: Callable[[int], None] | None = None,
-) -> Iterator[Outcome]:
+) -> Iterator[SystemResult]:
     """Yield what each system finds, in order; systems with the same vectors encode once.
 
     Measures come from ir-measures. Raises InputError for dimensions that a model does not have.
     """
-    measured: dict[System, _Vectors] = {}
+    measured: dict[RetrievalSystem, _Vectors] = {}
     left = [system.vectors for system in systems]
     for system in systems:
         if system.vectors not in measured:
             encoder = loaders.encoder(system)
             _check_dimensions(systems, system.vectors, encoder.card.dimension)
-            measured[system.vectors] = _encode(system, encoder, collection, advance)
-        yield _outcome(system, measured[system.vectors], collection, loaders)
+            measured[system.vectors] = _encode(system, encoder, dataset, advance)
+        yield _outcome(system, measured[system.vectors], dataset, loaders)
         left.remove(system.vectors)
         if system.vectors not in left:
             del measured[system.vectors]  # and with it the model
@@ -141,7 +141,7 @@ def outcomes(
 
 @dataclass(frozen=True, eq=False)
 class _Vectors:
-    encoder: Embeds
+    encoder: SupportsEmbed
     queries: Floats
     documents: Floats
     tokens_per_second: float
@@ -150,7 +150,9 @@ class _Vectors:
     truncated: int
 
 
-def _check_dimensions(systems: Sequence[System], vectors: System, width: int) -> None:
+def _check_dimensions(
+    systems: Sequence[RetrievalSystem], vectors: RetrievalSystem, width: int
+) -> None:
     for system in systems:
         if system.vectors == vectors and system.dimensions and system.dimensions > width:
             raise InputError(
@@ -159,15 +161,17 @@ def _check_dimensions(systems: Sequence[System], vectors: System, width: int) ->
 
 
 def _encode(
-    system: System,
-    encoder: Embeds,
-    collection: Collection,
+    system: RetrievalSystem,
+    encoder: SupportsEmbed,
+    dataset: RetrievalDataset,
     advance: Callable[[int], None] | None,
 ) -> _Vectors:
-    worker = Worker(encoder, truncation=system.truncation, memory=Memory(0), advance=advance)
-    documents = worker.encode(list(collection.documents.values()), "document", None)
-    done = worker.work.copy()
-    asked = list(collection.queries.values())
+    worker = CachedEncoder(
+        encoder, truncation=system.truncation, cache=VectorCache(0), advance=advance
+    )
+    documents = worker.encode(list(dataset.documents.values()), "document", None)
+    done = worker.stats.copy()
+    asked = list(dataset.queries.values())
     queries = worker.encode(asked, "query", system.instruction)
     return _Vectors(
         encoder=encoder,
@@ -176,11 +180,11 @@ def _encode(
         tokens_per_second=done.tokens_per_second,
         document_seconds=done.seconds / len(documents),
         query_seconds=_timed(worker, asked[:TIMED], system.instruction),
-        truncated=worker.work.truncated,
+        truncated=worker.stats.truncated,
     )
 
 
-def _timed(worker: Worker, queries: Sequence[str], instruction: str | None) -> float:
+def _timed(worker: CachedEncoder, queries: Sequence[str], instruction: str | None) -> float:
     """Return the median seconds of encoding one query."""
     worker.advance, seconds = None, []
     for query in queries:
@@ -191,22 +195,22 @@ def _timed(worker: Worker, queries: Sequence[str], instruction: str | None) -> f
 
 
 def _outcome(
-    system: System, vectors: _Vectors, collection: Collection, loaders: Loaders
-) -> Outcome:
+    system: RetrievalSystem, vectors: _Vectors, dataset: RetrievalDataset, loaders: ModelLoaders
+) -> SystemResult:
     card = vectors.encoder.card
     width = system.dimensions or card.dimension
     start = time.perf_counter()
     rankings = _search(
         l2_normalise(vectors.queries[:, :width]),
         l2_normalise(vectors.documents[:, :width]),
-        collection,
+        dataset,
     )
-    seconds = vectors.query_seconds + (time.perf_counter() - start) / len(collection.queries)
+    seconds = vectors.query_seconds + (time.perf_counter() - start) / len(dataset.queries)
     if system.reranker is not None:
         start = time.perf_counter()
-        rankings = _rerank(system, loaders.reranker(system), rankings, collection)
-        seconds += (time.perf_counter() - start) / len(collection.queries)
-    return Outcome(
+        rankings = _rerank(system, loaders.reranker(system), rankings, dataset)
+        seconds += (time.perf_counter() - start) / len(dataset.queries)
+    return SystemResult(
         system=system,
         about={
             "fingerprint": card.fingerprint,
@@ -216,8 +220,8 @@ def _outcome(
             "max_length": card.max_length,
         },
         rankings=rankings,
-        measures=measure(collection, rankings),
-        cost=Cost(
+        measures=compute_measures(dataset, rankings),
+        cost=SystemCost(
             tokens_per_second=vectors.tokens_per_second,
             document_ms=1000 * vectors.document_seconds,
             query_ms=1000 * seconds,
@@ -227,7 +231,7 @@ def _outcome(
     )
 
 
-def _search(queries: Floats, documents: Floats, collection: Collection) -> dict[str, Ranking]:
+def _search(queries: Floats, documents: Floats, dataset: RetrievalDataset) -> dict[str, Ranking]:
     """Return the best documents of each query, exactly; equal scores in the order of documents."""
     scores = np.empty((len(queries), 0), np.float32)
     places = np.empty((len(queries), 0), np.int64)
@@ -239,31 +243,34 @@ def _search(queries: Floats, documents: Floats, collection: Collection) -> dict[
         order = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
         scores = np.take_along_axis(scores, order, axis=1)
         places = np.take_along_axis(places, order, axis=1)
-    ids = list(collection.documents)
+    ids = list(dataset.documents)
     return {
         query: {ids[place]: float(score) for place, score in zip(*row, strict=True)}
-        for query, *row in zip(collection.queries, places.tolist(), scores.tolist(), strict=True)
+        for query, *row in zip(dataset.queries, places.tolist(), scores.tolist(), strict=True)
     }
 
 
 def _rerank(
-    system: System, reranker: Any, rankings: Mapping[str, Ranking], collection: Collection
+    system: RetrievalSystem,
+    reranker: Any,
+    rankings: Mapping[str, Ranking],
+    dataset: RetrievalDataset,
 ) -> dict[str, Ranking]:
     """Return rankings whose first documents are in the reranker's order, the rest behind them."""
     result = {}
     for query, ranking in rankings.items():
         ids = list(ranking)
         read, rest = ids[: system.depth], ids[system.depth :]
-        texts = [collection.documents[key] for key in read]
-        scores = reranker.score(collection.queries[query], texts).tolist()
+        texts = [dataset.documents[key] for key in read]
+        scores = reranker.score(dataset.queries[query], texts).tolist()
         order = sorted(range(len(read)), key=lambda place: -scores[place])
         ordered = [read[place] for place in order] + rest
         result[query] = {key: float(len(ordered) - rank) for rank, key in enumerate(ordered)}
     return result
 
 
-def measure(
-    collection: Collection, rankings: Mapping[str, Ranking], names: Sequence[str] = MEASURES
+def compute_measures(
+    dataset: RetrievalDataset, rankings: Mapping[str, Ranking], names: Sequence[str] = MEASURES
 ) -> dict[str, dict[str, float]]:
     """Return measure -> query -> value, 0 to 1, as ir-measures computes them."""
     try:
@@ -271,7 +278,7 @@ def measure(
     except ImportError as error:
         raise MissingExtraError("ir-measures", "eval", "measuring rankings") from error
     measures = {ir_measures.parse_measure(name): name for name in names}
-    values = {name: dict.fromkeys(collection.queries, 0.0) for name in names}
-    for found in ir_measures.iter_calc(list(measures), collection.qrels, dict(rankings)):
+    values = {name: dict.fromkeys(dataset.queries, 0.0) for name in names}
+    for found in ir_measures.iter_calc(list(measures), dataset.qrels, dict(rankings)):
         values[measures[found.measure]][found.query_id] = float(found.value)
     return values

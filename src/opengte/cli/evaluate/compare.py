@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    from opengte.evaluate.collection import Collection
-    from opengte.evaluate.systems import Loaders, System
+    from opengte.evaluate.dataset import RetrievalDataset
+    from opengte.evaluate.systems import ModelLoaders, RetrievalSystem
 
 
 own_data_options = stacked(
@@ -87,13 +87,13 @@ def compare_command(
 
     from opengte.evaluate import compare, systems
 
-    pair = [systems.parse(text, **shared) for text in (a, b)]
+    pair = [systems.parse_system(text, **shared) for text in (a, b)]
     found = _collection(data, split, columns, segment)
     start = time.perf_counter()
     with _encoding_bar(pair, found) as advance:
-        first, second = systems.outcomes(pair, found, _loaders(), advance=advance)
-    comparison = compare.compare(first, second, found, measure=measure)
-    made = compare.report(comparison, found, time.perf_counter() - start)
+        first, second = systems.evaluate_systems(pair, found, _loaders(), advance=advance)
+    comparison = compare.compare_systems(first, second, found, measure=measure)
+    made = compare.comparison_report(comparison, found, time.perf_counter() - start)
     print_report(made, as_json)
     write_reports(reports, made)
 
@@ -136,10 +136,10 @@ def sweep_command(
 
     from opengte.evaluate import sweep, systems
 
-    base = replace(systems.parse(model, **shared), reranker=reranker)
+    base = replace(systems.parse_system(model, **shared), reranker=reranker)
     if depth is not None and reranker is None:
         raise click.UsageError("--depth needs --reranker.")
-    every = sweep.settings(
+    every = sweep.sweep_systems(
         base,
         precision=split_names(precisions),
         max_length=split_numbers("--max-length", max_length),
@@ -148,8 +148,8 @@ def sweep_command(
     )
     found = _collection(data, split, columns, segment)
     with _encoding_bar(every, found) as advance:
-        outcomes = list(systems.outcomes(every, found, _loaders(), advance=advance))
-    made = sweep.report(outcomes, found, measure)
+        outcomes = list(systems.evaluate_systems(every, found, _loaders(), advance=advance))
+    made = sweep.sweep_report(outcomes, found, measure)
     print_report(made, as_json)
     write_reports(reports, made)
 
@@ -183,38 +183,40 @@ def check_command(results: Path, baseline: Path, tolerance: float, as_json: bool
     """
     from dataclasses import asdict
 
-    from opengte.evaluate import check
+    from opengte.evaluate import regression
 
-    changes = check.check(results, baseline, tolerance)
+    changes = regression.compare_results(results, baseline, tolerance)
     for change in changes:
         if as_json:
             output.json_line({**asdict(change), "fell": change.fell})
         elif change.fell:
             now = "missing" if change.now is None else f"{change.now:.2f}"
             click.echo(f"{change.name}: {change.before:.2f} -> {now}")
-    click.echo(check.verdict(changes), err=as_json)
+    click.echo(regression.regression_verdict(changes), err=as_json)
     if any(change.fell for change in changes):
         raise click.exceptions.Exit(errors.FAILED)
 
 
-def _collection(data: Path, split: str, columns: str | None, segment: str | None) -> "Collection":
+def _collection(
+    data: Path, split: str, columns: str | None, segment: str | None
+) -> "RetrievalDataset":
     """Read own data; what was left out is said before the encoding begins."""
-    from opengte.evaluate import collection
+    from opengte.evaluate import dataset
 
     names = tuple(split_names(columns))
     if names and len(names) != 2:
         raise click.UsageError(f"--columns is {columns}, expected two names with a comma between.")
     pair: Any = names or None
-    found = collection.load(data, split=split, columns=pair, segment=segment)
+    found = dataset.load_dataset(data, split=split, columns=pair, segment=segment)
     for note in found.notes:
         click.echo(f"warning: {note}", err=True)
     return found
 
 
-def _loaders() -> "Loaders":
-    from opengte.evaluate.systems import Loaders, System
+def _loaders() -> "ModelLoaders":
+    from opengte.evaluate.systems import ModelLoaders, RetrievalSystem
 
-    def load(kind: str, model: str, system: System) -> Any:
+    def load(kind: str, model: str, system: RetrievalSystem) -> Any:
         import opengte
 
         if kind == "Reranker":
@@ -226,14 +228,14 @@ def _loaders() -> "Loaders":
             max_length=system.max_length,
         )
 
-    return Loaders(
+    return ModelLoaders(
         encoder=lambda system: load("Encoder", system.model, system),
         reranker=lambda system: load("Reranker", str(system.reranker), system),
     )
 
 
 def _encoding_bar(
-    systems: "Sequence[System]", data: "Collection"
+    systems: "Sequence[RetrievalSystem]", data: "RetrievalDataset"
 ) -> "AbstractContextManager[Callable[[int], None]]":
     runs = len({system.vectors for system in systems})
     texts = len(data.documents) + len(data.queries)

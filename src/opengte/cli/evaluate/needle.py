@@ -55,13 +55,13 @@ def needle_command(
     from opengte.evaluate import needle
 
     numbers = split_numbers("--lengths", lengths)
-    needle.check(numbers, documents)
+    needle.check_sizes(numbers, documents)
     encoder = options.load_encoder()
     texts = 2 * documents * len(needle.KINDS) * len(numbers) * len(needle.POSITIONS)
     with progress_bar(" texts", total=texts, label="documents and questions") as advance:
-        found = needle.find(
+        found = needle.run_needle_test(
             encoder, lengths=numbers, documents=documents, seed=seed, advance=advance
         )
-    made = needle.report(found, encoder)
+    made = needle.needle_report(found, encoder)
     print_report(made, as_json)
     write_reports(reports, made)

@@ -10,7 +10,7 @@ from opengte.cli.common import output
 from opengte.cli.common.options import Function, ModelOptions, gathered, run_options
 
 if TYPE_CHECKING:
-    from opengte.evaluate.report import Report
+    from opengte.evaluate.report import EvaluationReport
 
 model_argument = gathered(ModelOptions, "options", click.argument("model"), run_options)
 
@@ -48,22 +48,22 @@ def checked_reports(function: Function) -> Function:
         from opengte.evaluate import report
 
         for path in reports:
-            report.check_path(path)
+            report.check_report_path(path)
         return function(reports=reports, **values)
 
     return wrapper
 
 
-def write_reports(reports: tuple[Path, ...], content: "Report") -> None:
+def write_reports(reports: tuple[Path, ...], content: "EvaluationReport") -> None:
     """Write a report to each file, in the format that the file's name implies."""
     from opengte.evaluate import report
 
     for path in reports:
-        report.write(content, path)
+        report.write_report(content, path)
         click.echo(f"wrote {path}", err=True)
 
 
-def print_report(content: "Report", as_json: bool) -> None:
+def print_report(content: "EvaluationReport", as_json: bool) -> None:
     """Print the verdict and the tables of a report, or one JSON object."""
     if as_json:
         facts = dict(content.facts)

@@ -21,8 +21,8 @@ from opengte.cli.evaluate.options import (
 )
 
 if TYPE_CHECKING:
-    from opengte.evaluate.mteb_run import Model, Wanted, Watch
-    from opengte.evaluate.records import Run, TaskRun
+    from opengte.evaluate.mteb_run import Model, RunCallbacks, TaskSelection
+    from opengte.evaluate.records import MtebRun, TaskRun
 
 
 @click.command("run", no_args_is_help=True)
@@ -63,34 +63,34 @@ def run_command(
     """
     from opengte.evaluate import mteb_report, mteb_run, suites
 
-    suite = suites.suite(suite_name) if suite_name else None
+    suite = suites.load_suite(suite_name) if suite_name else None
     if options.offline:
-        mteb_run.leave_hub_alone()
+        mteb_run.disable_hub()
     wanted = _wanted(tasks, suite_name, data)
-    mteb_run.check_names(item.task for item in wanted)
+    mteb_run.check_task_names(item.task for item in wanted)
     model = _model(options, dimensions, truncation)
     folder = output / _folder_name(model)
     hub = not options.offline
-    run = mteb_run.run(model, wanted, folder, data=data, hub=hub, watch=_watch(model))
+    run = mteb_run.run_tasks(model, wanted, folder, data=data, hub=hub, watch=_watch(model))
     _print_run(run, as_json)
-    write_reports(reports, mteb_report.report(run, suite))
+    write_reports(reports, mteb_report.mteb_run_report(run, suite))
     click.echo(f"results in {folder}", err=True)
     if not any(task.ran for task in run.tasks):
         raise click.exceptions.Exit(errors.FAILED)
 
 
-def _wanted(tasks: str | None, suite_name: str | None, data: Path | None) -> "list[Wanted]":
+def _wanted(tasks: str | None, suite_name: str | None, data: Path | None) -> "list[TaskSelection]":
     """Return the tasks that were asked for: by name, by suite, or all that a folder has."""
     from opengte.evaluate import mteb_local, mteb_run, suites
 
-    wanted = [mteb_run.Wanted(name) for name in split_names(tasks)]
+    wanted = [mteb_run.TaskSelection(name) for name in split_names(tasks)]
     if suite_name:
         wanted += [
-            mteb_run.Wanted(task.task, (task.subset,), (task.split,))
-            for task in suites.suite(suite_name).tasks
+            mteb_run.TaskSelection(task.task, (task.subset,), (task.split,))
+            for task in suites.load_suite(suite_name).tasks
         ]
     if not wanted and data is not None:
-        wanted = [mteb_run.Wanted(name) for name in mteb_local.available(data)]
+        wanted = [mteb_run.TaskSelection(name) for name in mteb_local.local_tasks(data)]
     if not wanted:
         raise click.UsageError("Give --tasks, --suite, or --data with a folder of datasets.")
     return wanted
@@ -100,15 +100,17 @@ def _model(options: ModelOptions, dimensions: int | None, truncation: str) -> "M
     """Load an encoder or a reranker for mteb."""
     from opengte import checkpoint
     from opengte.evaluate import mteb_run
+    from opengte.evaluate.cached_encoder import CachedEncoder
     from opengte.evaluate.mteb_adapter import EncoderForMteb, RerankerForMteb
-    from opengte.evaluate.work import Worker
 
-    mteb_run.require()
+    mteb_run.require_mteb()
     where = {"revision": options.revision, "offline": options.offline}
     if checkpoint.read_checkpoint(options.name, **where).kind == "reranker":  # type: ignore[arg-type]
         return RerankerForMteb(options.load_reranker())
     side: Any = truncation
-    return EncoderForMteb(Worker(options.load_encoder(), dimensions=dimensions, truncation=side))
+    return EncoderForMteb(
+        CachedEncoder(options.load_encoder(), dimensions=dimensions, truncation=side)
+    )
 
 
 def _folder_name(model: "Model") -> str:
@@ -116,10 +118,10 @@ def _folder_name(model: "Model") -> str:
     return f"{meta.name.replace('/', '__')}-{meta.revision[:8]}{meta.revision[32:]}"
 
 
-def _watch(model: "Model") -> "Watch":
+def _watch(model: "Model") -> "RunCallbacks":
     """Return a watch that shows a bar a task and a line when it ended."""
     from opengte.evaluate.mteb_adapter import EncoderForMteb
-    from opengte.evaluate.mteb_run import Watch
+    from opengte.evaluate.mteb_run import RunCallbacks
 
     bars = ExitStack()
     update: list[Callable[[int], None]] = []
@@ -138,10 +140,10 @@ def _watch(model: "Model") -> "Watch":
         click.echo(_line(task), err=True)
 
     if isinstance(model, EncoderForMteb):
-        model.worker.advance = advance
+        model.encoder.advance = advance
     else:
         model.advance = advance
-    return Watch(begin, end)
+    return RunCallbacks(begin, end)
 
 
 def _line(task: "TaskRun") -> str:
@@ -157,16 +159,18 @@ def _line(task: "TaskRun") -> str:
     )
 
 
-def _print_run(run: "Run", as_json: bool) -> None:
+def _print_run(run: "MtebRun", as_json: bool) -> None:
     from dataclasses import asdict
 
     from opengte.evaluate import mteb_report, published
 
-    rows = published.beside(run.model, run.scores)
+    rows = published.compare_with_published(run.model, run.scores)
     if as_json:
         for row in rows:
             differs = {"difference": row.difference, "differs": row.differs}
             output.json_line({"model": run.model, **asdict(row), **differs})
     else:
-        output.table(mteb_report.HEADER, [table_cells(row) for row in mteb_report.table(rows).rows])
-        click.echo(mteb_report.verdict(rows, run))
+        output.table(
+            mteb_report.HEADER, [table_cells(row) for row in mteb_report.score_table(rows).rows]
+        )
+        click.echo(mteb_report.mteb_run_verdict(rows, run))

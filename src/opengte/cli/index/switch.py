@@ -15,7 +15,7 @@ from opengte.cli.index.status import knowledge_base_argument
 
 if TYPE_CHECKING:
     from opengte import Encoder
-    from opengte.evaluate.significance import Paired
+    from opengte.evaluate.significance import PairedTest
     from opengte.search.kb import KnowledgeBase
     from opengte.search.maintenance.compare import Contrast
     from opengte.search.maintenance.migrate import Carried, Switch
@@ -154,9 +154,9 @@ def _new_encoder(base: "KnowledgeBase", options: ModelOptions) -> "Encoder":
 
 def _check_statistics() -> None:
     """Raise MissingExtraError before an hour of embedding, not after it."""
-    from opengte.evaluate.significance import paired
+    from opengte.evaluate.significance import paired_test
 
-    paired([0.0, 0.0], [0.0, 1.0])
+    paired_test([0.0, 0.0], [0.0, 1.0])
 
 
 def _build(switch: "Switch") -> "Carried":
@@ -171,20 +171,20 @@ def _build(switch: "Switch") -> "Carried":
             raise
 
 
-def _paired(found: "Contrast | None") -> "Paired | None":
+def _paired(found: "Contrast | None") -> "PairedTest | None":
     if found is None or found.values is None:
         return None
-    from opengte.evaluate.significance import paired
+    from opengte.evaluate.significance import paired_test
 
     old, new = found.values
-    return paired([100 * one for one in old], [100 * one for one in new])
+    return paired_test([100 * one for one in old], [100 * one for one in new])
 
 
 def _row(
     switch: "Switch",
     done: "Carried",
     found: "Contrast | None",
-    paired: "Paired | None",
+    paired: "PairedTest | None",
     *,
     switched: bool,
     kept: bool,
@@ -221,7 +221,7 @@ def _show_plan(plan: "Carried", switch: "Switch", *, as_json: bool) -> None:
     )
 
 
-def _show_contrast(found: "Contrast | None", paired: "Paired | None") -> None:
+def _show_contrast(found: "Contrast | None", paired: "PairedTest | None") -> None:
     if found is None:
         return
     click.echo(

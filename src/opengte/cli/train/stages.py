@@ -167,7 +167,7 @@ def _sees(start: "Checkpoint", model: Path, length: int) -> None:
 
     short = [n for n in (length // 4, length // 2, length) if n >= 64]
     for name, encoder in (("before", Encoder.load(start.folder)), ("after", Encoder.load(model))):
-        for found in (needle.find(encoder, lengths=[n], documents=10) for n in short):
+        for found in (needle.run_needle_test(encoder, lengths=[n], documents=10) for n in short):
             tokens = found[0].length
             for kind in needle.KINDS:
                 cells = [one.accuracy for one in found if one.kind == kind]

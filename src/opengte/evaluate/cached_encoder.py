@@ -1,4 +1,4 @@
-"""What an evaluation makes a model do: texts encoded once, counted and timed."""
+"""An encoder for evaluations: each text is encoded once, and the work is counted and timed."""
 
 import time
 from collections import OrderedDict
@@ -11,11 +11,11 @@ import numpy as np
 
 from opengte.types import Embeddings, Floats, ModelCard, Output, Role, TruncationSide
 
-MEMORY_BYTES = 256 * 2**20
+CACHE_BYTES = 256 * 2**20
 
 
-class Embeds(Protocol):
-    """What an evaluation needs of an encoder."""
+class SupportsEmbed(Protocol):
+    """The part of `Encoder` that an evaluation needs."""
 
     card: ModelCard
 
@@ -35,33 +35,35 @@ class Embeds(Protocol):
 
 
 @dataclass
-class Work:
-    """How much was done, and how long it took."""
+class EncodingStats:
+    """How much was encoded, and how long it took."""
 
-    texts: int = 0  # asked for
-    encoded: int = 0  # of those, computed; the rest were known already
+    texts: int = 0  # requested
+    encoded: int = 0  # of these, computed; the rest came from the cache
     tokens: int = 0  # computed, special tokens included
     truncated: int = 0  # texts computed that lost tokens
     seconds: float = 0.0  # spent encoding
 
-    def __sub__(self, other: "Work") -> "Work":
+    def __sub__(self, other: "EncodingStats") -> "EncodingStats":
         """Return what was done since an earlier snapshot."""
-        return Work(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+        return EncodingStats(
+            *(getattr(self, f.name) - getattr(other, f.name) for f in fields(self))
+        )
 
-    def copy(self) -> "Work":
+    def copy(self) -> "EncodingStats":
         """Return a snapshot."""
-        return Work(**asdict(self))
+        return EncodingStats(**asdict(self))
 
     @property
     def tokens_per_second(self) -> float:
-        """Return the speed, 0 where nothing was encoded."""
+        """Return the throughput, 0 if nothing was encoded."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
-class Memory:
-    """Vectors of texts seen lately, at most `limit` bytes: tasks share many of their texts."""
+class VectorCache:
+    """A first-in, first-out cache of at most `limit` bytes: tasks share many of their texts."""
 
-    def __init__(self, limit: int = MEMORY_BYTES) -> None:
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
         self._limit, self._held = limit, 0
         self._vectors: OrderedDict[bytes, Floats] = OrderedDict()
 
@@ -70,46 +72,46 @@ class Memory:
         return self._vectors.get(key)
 
     def put(self, key: bytes, vector: Floats) -> None:
-        """Keep a vector, and drop the oldest ones beyond the limit."""
+        """Add a vector, and evict the oldest ones beyond the limit."""
         self._vectors[key] = vector
         self._held += vector.nbytes
         while self._held > self._limit:
             self._held -= self._vectors.popitem(last=False)[1].nbytes
 
 
-class Worker:
-    """An encoder with fixed settings, a memory and a count of its work."""
+class CachedEncoder:
+    """An encoder with fixed settings, a cache and statistics."""
 
     def __init__(
         self,
-        encoder: Embeds,
+        encoder: SupportsEmbed,
         *,
         dimensions: int | None = None,
         truncation: TruncationSide = "right",
-        memory: Memory | None = None,
+        cache: VectorCache | None = None,
         advance: Callable[[int], None] | None = None,
     ) -> None:
         self.encoder = encoder
         self.dimensions = dimensions
         self.truncation: TruncationSide = truncation
-        self.work = Work()
+        self.stats = EncodingStats()
         self.advance = advance
-        self._memory = Memory() if memory is None else memory
+        self._cache = VectorCache() if cache is None else cache
 
     def encode(self, texts: Sequence[str], role: Role | None, instruction: str | None) -> Floats:
-        """Return L2-normalised vectors (n, d) of texts."""
+        """Return L2-normalised float32 vectors (n, d) of texts."""
         keys = [_key(role, instruction, text) for text in texts]
-        new = {key: text for key, text in zip(keys, texts, strict=True) if not self._known(key)}
+        new = {key: text for key, text in zip(keys, texts, strict=True) if not self._is_cached(key)}
         fresh = self._embed(list(new.values()), role, instruction)
         rows = dict(zip(new, fresh, strict=True))
         vectors = np.empty((len(texts), self.width), np.float32)
         for place, key in enumerate(keys):
             row = rows.get(key)
-            vectors[place] = self._memory.get(key) if row is None else row
+            vectors[place] = self._cache.get(key) if row is None else row
         for key, row in rows.items():
-            self._memory.put(key, row.copy())
-        self.work.texts += len(texts)
-        self._tell(len(texts) - len(new))
+            self._cache.put(key, row.copy())
+        self.stats.texts += len(texts)
+        self._report(len(texts) - len(new))
         return vectors
 
     @property
@@ -117,8 +119,8 @@ class Worker:
         """Return the dimensions of a vector."""
         return self.dimensions or self.encoder.card.dimension
 
-    def _known(self, key: bytes) -> bool:
-        return self._memory.get(key) is not None
+    def _is_cached(self, key: bytes) -> bool:
+        return self._cache.get(key) is not None
 
     def _embed(self, texts: list[str], role: Role | None, instruction: str | None) -> Floats:
         """Encode a window of texts at a time, so that a bar moves."""
@@ -134,7 +136,7 @@ class Worker:
                 truncation=self.truncation,
                 progress=False,
             )
-            self.work.seconds += time.perf_counter() - start
+            self.stats.seconds += time.perf_counter() - start
             self._count(result)
             assert result.dense is not None
             parts.append(result.dense)
@@ -144,12 +146,12 @@ class Worker:
         return back
 
     def _count(self, result: Embeddings) -> None:
-        self.work.encoded += len(result)
-        self.work.tokens += int(result.token_counts.sum())
-        self.work.truncated += len(result.truncated)
-        self._tell(len(result))
+        self.stats.encoded += len(result)
+        self.stats.tokens += int(result.token_counts.sum())
+        self.stats.truncated += len(result.truncated)
+        self._report(len(result))
 
-    def _tell(self, texts: int) -> None:
+    def _report(self, texts: int) -> None:
         if self.advance is not None and texts:
             self.advance(texts)
 

@@ -1,4 +1,4 @@
-"""One's own data: documents, queries and which answer which, checked before anything is encoded."""
+"""Retrieval datasets: documents, queries and relevance judgements, checked before any encoding."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opengte.errors import InputError
-from opengte.evaluate import rows
+from opengte.evaluate import data_files
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> relevance > 0
 TABLES = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True, eq=False)
-class Collection:
-    """Documents and queries with ids, and the relevant documents of each query.
+class RetrievalDataset:
+    """Documents and queries by id, and the relevant documents of each query.
 
-    segments gives some queries a group; notes count what was left out, and why.
+    segments maps some queries to a group; notes count the rows that were left out, with reasons.
     """
 
     name: str
@@ -45,51 +45,56 @@ class _Notes:
         )
 
 
-def load(
+def load_dataset(
     path: Path,
     *,
     split: str = "test",
     columns: tuple[str, str] | None = None,
     segment: str | None = None,
-) -> Collection:
-    """Read a BEIR folder, or a CSV, TSV or JSON Lines file with questions and right documents.
+) -> RetrievalDataset:
+    """Read a BEIR folder, or a CSV, TSV or JSON Lines file of questions and their documents.
 
-    split names the file in `qrels/`; columns are those of question and document, the first two
-    unless given; segment is the column, or the field of a query, that groups queries. Raises
-    InputError.
+    split names the file in `qrels/`; columns are the columns of question and document (default: the
+    first two); segment is the column, or the field of a query, that groups queries. Raises
+    InputError for missing or malformed files and for data without a usable query.
+
+    >>> _ = Path("faq.csv").write_text("question,answer\\nWho purrs?,Cats purr.\\n")
+    >>> dataset = load_dataset(Path("faq.csv"))
+    >>> dataset.documents, dataset.qrels
+    ({'d1': 'Cats purr.'}, {'q:Who purrs?': {'d1': 1}})
     """
     if path.is_dir():
-        collection = _beir(path, split, segment)
-    elif rows.exists(path):
-        collection = _pairs(path, columns, segment)
+        dataset = _beir(path, split, segment)
+    elif data_files.data_file_exists(path):
+        dataset = _pairs(path, columns, segment)
     else:
         raise InputError(
             f"data is `{path}`, which does not exist: expected a folder with corpus.jsonl, "
             "queries.jsonl and qrels/, or a .csv, .tsv or .jsonl file of questions and documents"
         )
-    if not collection.queries:
-        raise InputError(f"`{path}` has no query with a relevant document. {_joined(collection)}")
-    return collection
+    if not dataset.queries:
+        raise InputError(f"`{path}` has no query with a relevant document. {_joined(dataset)}")
+    return dataset
 
 
-def _joined(collection: Collection) -> str:
-    return " ".join(f"{note}." for note in collection.notes)
+def _joined(dataset: RetrievalDataset) -> str:
+    return " ".join(f"{note}." for note in dataset.notes)
 
 
-def _beir(folder: Path, split: str, segment: str | None) -> Collection:
+def _beir(folder: Path, split: str, segment: str | None) -> RetrievalDataset:
     notes, segments = _Notes(), dict[str, str]()
     qrels_file = _qrels_file(folder, split)
     documents = _texts(folder / "corpus.jsonl", notes, None, segments)
     queries = _texts(folder / "queries.jsonl", notes, segment, segments)
     qrels = _qrels(qrels_file, documents, queries, notes)
-    asked = {query: text for query, text in queries.items() if query in qrels}
-    return Collection(folder.name, documents, asked, qrels, segments, notes.lines())
+    judged = {query: text for query, text in queries.items() if query in qrels}
+    return RetrievalDataset(folder.name, documents, judged, qrels, segments, notes.lines())
 
 
 def _qrels_file(folder: Path, split: str) -> Path:
     wanted = folder / "qrels" / f"{split}.tsv"
     for path in (folder / "corpus.jsonl", folder / "queries.jsonl", wanted):
-        if not rows.exists(path):
+        if not data_files.data_file_exists(path):
             there = sorted(file.name.split(".tsv")[0] for file in folder.glob("qrels/*.tsv*"))
             hint = f" It has qrels/ for {', '.join(there)}: choose one by --split." if there else ""
             raise InputError(
@@ -102,9 +107,9 @@ def _qrels_file(folder: Path, split: str) -> Path:
 def _texts(
     path: Path, notes: _Notes, segment: str | None, segments: dict[str, str]
 ) -> dict[str, str]:
-    """Read ids and texts; an id with two texts is an error, a repeated row is noted."""
+    """Read ids and texts; InputError for an id with two texts."""
     texts: dict[str, str] = {}
-    for number, row in rows.jsonl(path):
+    for number, row in data_files.read_records(path):
         place = f"`{path.name}`:{number}"
         if not isinstance(row.get("_id"), str) or not isinstance(row.get("text"), str):
             raise InputError(f"{place} has the fields {', '.join(row)}; expected `_id` and `text`")
@@ -120,7 +125,7 @@ def _texts(
     return texts
 
 
-def _field(row: rows.Row, name: str, place: str) -> object:
+def _field(row: data_files.Record, name: str, place: str) -> object:
     inner = row.get("metadata")
     found = row.get(name, inner.get(name) if isinstance(inner, dict) else None)
     if found is None:
@@ -133,7 +138,7 @@ def _qrels(
 ) -> Qrels:
     qrels: Qrels = {}
     judged: set[str] = set()
-    for number, row in rows.table(path):
+    for number, row in data_files.read_table(path):
         query, document, relevance = _judgement(row, f"`{path.name}`:{number}")
         judged.add(query)
         if query not in queries:
@@ -148,7 +153,7 @@ def _qrels(
     return qrels
 
 
-def _judgement(row: rows.Row, place: str) -> tuple[str, str, int]:
+def _judgement(row: data_files.Record, place: str) -> tuple[str, str, int]:
     try:
         return row["query-id"], row["corpus-id"], int(row["score"])
     except KeyError:
@@ -162,8 +167,8 @@ def _judgement(row: rows.Row, place: str) -> tuple[str, str, int]:
         ) from None
 
 
-def _pairs(path: Path, columns: tuple[str, str] | None, segment: str | None) -> Collection:
-    """Read questions with their right documents; the documents together are what is searched."""
+def _pairs(path: Path, columns: tuple[str, str] | None, segment: str | None) -> RetrievalDataset:
+    """Read questions with their relevant documents, which together form the corpus."""
     notes, numbers = _Notes(), dict[str, str]()
     documents: dict[str, str] = {}
     queries: dict[str, str] = {}
@@ -181,7 +186,7 @@ def _pairs(path: Path, columns: tuple[str, str] | None, segment: str | None) -> 
         qrels.setdefault(query, {})[right] = 1
         if segment is not None:
             segments[query] = str(_field(row, segment, place))
-    return Collection(path.name, documents, queries, qrels, segments, notes.lines())
+    return RetrievalDataset(path.name, documents, queries, qrels, segments, notes.lines())
 
 
 def _query_id(queries: dict[str, str], question: str, place: str) -> str:
@@ -190,17 +195,17 @@ def _query_id(queries: dict[str, str], question: str, place: str) -> str:
     return key
 
 
-def _rows(path: Path) -> Iterable[tuple[int, rows.Row]]:
+def _rows(path: Path) -> Iterable[tuple[int, data_files.Record]]:
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix != ".gz"]
     suffix = suffixes[-1] if suffixes else ""
     if suffix in TABLES:
-        return rows.table(path, delimiter=TABLES[suffix], quoted=suffix == ".csv")
+        return data_files.read_table(path, delimiter=TABLES[suffix], quoted=suffix == ".csv")
     if suffix in (".jsonl", ".ndjson"):
-        return rows.jsonl(path)
+        return data_files.read_records(path)
     raise InputError(f"data is `{path}`, expected a name that ends in .csv, .tsv or .jsonl")
 
 
-def _two(row: rows.Row, columns: tuple[str, str] | None, place: str) -> tuple[str, str]:
+def _two(row: data_files.Record, columns: tuple[str, str] | None, place: str) -> tuple[str, str]:
     names = columns or tuple(row)[:2]
     if len(names) < 2 or any(not isinstance(row.get(name), str) for name in names):
         raise InputError(

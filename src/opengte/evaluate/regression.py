@@ -7,11 +7,11 @@ from typing import Any
 
 from opengte.errors import InputError
 from opengte.evaluate import records
-from opengte.evaluate.significance import ALPHA, paired
+from opengte.evaluate.significance import ALPHA, paired_test
 
 
 @dataclass(frozen=True)
-class Change:
+class ScoreChange:
     """One score, before and now, in points; now is None where it is missing.
 
     allowed is how much it may fall; p is there where both runs have values for each query.
@@ -32,7 +32,7 @@ class Change:
         return far and (self.p is None or self.p < ALPHA)
 
 
-def check(now: Path, baseline: Path, tolerance: float = 0.0) -> list[Change]:
+def compare_results(now: Path, baseline: Path, tolerance: float = 0.0) -> list[ScoreChange]:
     """Compare two result files of `gte eval`: records of runs on MTEB, or JSON reports.
 
     A score on MTEB may fall by its noise or the tolerance, whichever is larger; one on own data by
@@ -43,7 +43,7 @@ def check(now: Path, baseline: Path, tolerance: float = 0.0) -> list[Change]:
     old, new = _read(baseline), _read(now)
     if type(old) is not type(new):
         raise InputError(f"`{baseline}` and `{now}` are results of different kinds")
-    if isinstance(old, records.Run) and isinstance(new, records.Run):
+    if isinstance(old, records.MtebRun) and isinstance(new, records.MtebRun):
         changes = _runs(old, new, tolerance)
     else:
         assert isinstance(old, dict) and isinstance(new, dict)
@@ -53,7 +53,7 @@ def check(now: Path, baseline: Path, tolerance: float = 0.0) -> list[Change]:
     return changes
 
 
-def verdict(changes: list[Change]) -> str:
+def regression_verdict(changes: list[ScoreChange]) -> str:
     """Return the outcome in a sentence."""
     fallen = [change for change in changes if change.fell]
     if not fallen:
@@ -62,18 +62,18 @@ def verdict(changes: list[Change]) -> str:
     return f"{len(fallen)} of {len(changes)} scores fell by more than noise: {names}."
 
 
-def _read(path: Path) -> records.Run | dict[str, Any]:
+def _read(path: Path) -> records.MtebRun | dict[str, Any]:
     """Return a run on MTEB, or the systems of a report on own data."""
-    value = records.read_json(path)
+    value = records.read_json_file(path)
     data = value.get("data") if isinstance(value, dict) else None
     if isinstance(data, dict) and "systems" in data:
         return data
     if isinstance(data, dict) and "run" in data:
         value = {"format": records.FORMAT, **data["run"]}
-    return records.parse(value, path)
+    return records.parse_run(value, path)
 
 
-def _runs(old: records.Run, new: records.Run, tolerance: float) -> list[Change]:
+def _runs(old: records.MtebRun, new: records.MtebRun, tolerance: float) -> list[ScoreChange]:
     found = {(s.task, s.subset, s.split): s for s in new.scores}
     changes = []
     for score in old.scores:
@@ -81,11 +81,11 @@ def _runs(old: records.Run, new: records.Run, tolerance: float) -> list[Change]:
         noise = max(score.noise, other.noise) if other else score.noise
         name = " ".join([score.task, score.subset, score.split])
         value = None if other is None else other.value
-        changes.append(Change(name, score.value, value, max(noise, tolerance)))
+        changes.append(ScoreChange(name, score.value, value, max(noise, tolerance)))
     return changes
 
 
-def _systems(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -> list[Change]:
+def _systems(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -> list[ScoreChange]:
     measure = old["measure"]
     found = {system["label"]: system for system in new["systems"]}
     changes = []
@@ -93,7 +93,7 @@ def _systems(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -
         before, name = system["measures"][measure], f"{system['label']} {measure}"
         other = found.get(system["label"])
         if other is None:
-            changes.append(Change(name, _mean(before), None, tolerance))
+            changes.append(ScoreChange(name, _mean(before), None, tolerance))
             continue
         now = other["measures"][measure]
         if before.keys() != now.keys():
@@ -101,8 +101,8 @@ def _systems(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -
                 f"{name}: the two results answer different queries ({len(before)} and {len(now)}); "
                 "compare runs on the same data"
             )
-        result = paired([before[q] for q in before], [now[q] for q in before])
-        changes.append(Change(name, _mean(before), _mean(now), tolerance, result.p))
+        result = paired_test([before[q] for q in before], [now[q] for q in before])
+        changes.append(ScoreChange(name, _mean(before), _mean(now), tolerance, result.p))
     return changes
 
 

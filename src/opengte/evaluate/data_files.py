@@ -11,21 +11,21 @@ from typing import Any
 
 from opengte.errors import InputError
 
-Row = dict[str, Any]
+Record = dict[str, Any]
 
 
-def exists(path: Path) -> bool:
+def data_file_exists(path: Path) -> bool:
     """Return whether a file is there, as it is named or with `.gz` after its name."""
-    return actual(path) is not None
+    return find_data_file(path) is not None
 
 
-def actual(path: Path) -> Path | None:
+def find_data_file(path: Path) -> Path | None:
     """Return the file that is there: as it is named, or with `.gz` after its name."""
     packed = path.with_name(path.name + ".gz")
     return next((candidate for candidate in (path, packed) if candidate.is_file()), None)
 
 
-def jsonl(path: Path) -> Iterator[tuple[int, Row]]:
+def read_records(path: Path) -> Iterator[tuple[int, Record]]:
     """Yield line numbers and objects of a JSON Lines file; InputError for what is none."""
     for number, line in _lines(path):
         if not line.strip():
@@ -39,7 +39,9 @@ def jsonl(path: Path) -> Iterator[tuple[int, Row]]:
         yield number, row
 
 
-def table(path: Path, *, delimiter: str = "\t", quoted: bool = False) -> Iterator[tuple[int, Row]]:
+def read_table(
+    path: Path, *, delimiter: str = "\t", quoted: bool = False
+) -> Iterator[tuple[int, Record]]:
     """Yield line numbers and rows of a table whose first line names its columns."""
     text = "".join(line for _, line in _lines(path))
     lines = io.StringIO(text, newline="")
@@ -62,7 +64,7 @@ def table(path: Path, *, delimiter: str = "\t", quoted: bool = False) -> Iterato
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield numbered lines of a UTF-8 file; InputError where it is missing, cut off or broken."""
-    file = actual(path)
+    file = find_data_file(path)
     if file is None:
         raise InputError(f"`{path}` does not exist, nor `{path.name}.gz`")
     number = 0
