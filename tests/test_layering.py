@@ -82,8 +82,6 @@ CROWDED = {"data"}
 SHARED_CLASSES: set[str] = {
     "Asked",
     "Batch",
-    "Change",
-    "Collection",
     "Column",
     "Desk",
     "Document",
@@ -99,26 +97,16 @@ SHARED_CLASSES: set[str] = {
     "Options",
     "Parts",
     "Passage",
-    "Report",
     "Rows",
-    "Run",
     "Running",
-    "Section",
     "Settings",
     "Source",
-    "Table",
     "Unreadable",
-    "Watch",
-    "Work",
 }
 SHARED_FUNCTIONS: set[str] = {
-    "document",
     "names",
-    "parse",
     "read",
-    "report",
     "run",
-    "verdict",
     "write",
 }
 TORCH = ("reference", "train")
