@@ -57,6 +57,7 @@ fuzz: $(VENV)/.dev ## Send the server ten minutes of requests made from its own 
 docs: $(VENV)/.docs ## Build the documentation site into site/, with every link checked
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean $(ARGS)
+	@! grep -rlE '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//' site --include='*.html'
 
 clean: ## Remove the environment, caches and builds; downloaded models stay
 	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
