@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from opengte.serve.config import loading
-from opengte.serve.config.settings import TABLE, variable
-from opengte.serve.observability.metric_definitions import families
+from opengte.serve.config.settings import SETTINGS, variable_name
+from opengte.serve.observability.metric_definitions import metric_families
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -39,12 +39,12 @@ def files():
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(DEPLOY)))
 def test_variables_are_settings(path):
-    known = {variable(one.name) for one in TABLE} | ELSEWHERE
+    known = {variable_name(one.name) for one in SETTINGS} | ELSEWHERE
     assert set(re.findall(r"OPENGTE_[A-Z_]+", path.read_text())) <= known
 
 
 def test_metrics_of_the_docs_and_of_deploy_exist():
-    names = {family.name for family in families(["a"], ["/"])}
+    names = {family.name for family in metric_families(["a"], ["/"])}
     for path in [*(ROOT / "docs").rglob("*.md"), *files()]:
         text = path.read_text()
         told = set(re.findall(r"\bopengte_[a-z_]+(?=[{`\"'\[(]|$)", text)) - {"opengte_"}
@@ -55,7 +55,7 @@ def test_every_metric_is_in_the_docs():
     text = METRICS.read_text()
     short = {"opengte_batch_tokens", "opengte_batch_texts", "opengte_batch_fill"}  # as _tokens, ...
     short |= {"opengte_cache_misses_total"}
-    names = {family.name for family in families(["a"], ["/"])}
+    names = {family.name for family in metric_families(["a"], ["/"])}
     assert {name for name in names - short if name not in text} == set()
 
 
@@ -67,7 +67,7 @@ def test_the_toml_of_the_docs_and_of_the_chart_is_read(tmp_path):
     for block in blocks:
         assert tomllib.loads(block)
         (tmp_path / "server.toml").write_text(block)
-        assert loading.load({}, {}, tmp_path / "server.toml").settings.models
+        assert loading.load_settings({}, {}, tmp_path / "server.toml").settings.models
 
 
 def test_the_image_runs_as_nobody_in_particular_and_checks_itself():

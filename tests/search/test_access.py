@@ -20,10 +20,10 @@ from opengte.search.stores.base import Store
 from opengte.search.stores.memory import MemoryStore
 from opengte.search.web.app import Visitor
 from opengte.serve.auth import keys
-from opengte.serve.auth.authorizer import KeyGate
-from opengte.serve.auth.keys import KeyFile, KeyRing, Limits
-from opengte.serve.auth.rate_limits import LimitTable, memory
-from opengte.serve.config.settings import Settings
+from opengte.serve.auth.authorizer import KeyAuthorizer
+from opengte.serve.auth.keys import KeyFile, KeyRing, RateLimits
+from opengte.serve.auth.rate_limits import RateLimiter, rate_limit_memory
+from opengte.serve.config.settings import ServerSettings
 from tests.support import kb as helpers
 from tests.support import kb_web
 
@@ -334,12 +334,12 @@ def test_a_knowledge_base_that_a_key_may_not_see(base):
 @pytest.fixture
 def guarded(base, tmp_path, monkeypatch):
     """The routes behind the keys of a folder."""
-    monkeypatch.setattr(keys, "_FRESH", -1.0)
-    gate = KeyGate(KeyRing(tmp_path), LimitTable(memory()))
-    parts = SimpleNamespace(gate=gate, settings=Settings(insecure=True))
+    monkeypatch.setattr(keys, "REFRESH_SECONDS", -1.0)
+    gate = KeyAuthorizer(KeyRing(tmp_path), RateLimiter(rate_limit_memory()))
+    parts = SimpleNamespace(authorizer=gate, settings=ServerSettings(insecure=True))
     with TestClient(kb_web.app(kb_web.desk(base), guard=kb_server.guard(parts))) as one:
         yield one, KeyFile(tmp_path)
-    gate.ring.close()
+    gate.keys.close()
 
 
 def bearer(secret):
@@ -400,7 +400,7 @@ def test_a_key_for_some_models_sees_only_the_knowledge_bases_it_names(guarded):
 
 def test_limits_of_a_key_hold_for_searches(guarded):
     client, file = guarded
-    _, secret = file.create("slow", limits=Limits(tokens_per_minute=8))
+    _, secret = file.create("slow", limits=RateLimits(tokens_per_minute=8))
     answers = [
         client.post("/search", json={"query": "cat dog fish"}, headers=bearer(secret))
         for _ in range(3)

@@ -13,7 +13,7 @@ import pytest
 from opengte import Encoder, Reranker
 from opengte.errors import LimitError
 from opengte.serve.config.inference import ModelSettings
-from opengte.serve.types import Identity
+from opengte.serve.types import Caller
 from tests.support import checkpoints
 from tests.support.serve_running import running
 
@@ -94,15 +94,15 @@ class Impatient:
     def __init__(self, refusals: int) -> None:
         self.refusals = refusals
 
-    def admit(self, secret: str | None, model: str | None) -> Identity:
+    def admit(self, secret: str | None, model: str | None) -> Caller:
         self.refusals -= 1
         if self.refusals >= 0:
             raise LimitError("One request at a time.", 0.05)
-        return Identity("k")
+        return Caller("k")
 
-    def reserve(self, identity: Identity, model: str, tokens: int) -> None: ...
+    def reserve(self, identity: Caller, model: str, tokens: int) -> None: ...
 
-    def record(self, identity: Identity, model: str, tokens: int, texts: int) -> None: ...
+    def record(self, identity: Caller, model: str, tokens: int, texts: int) -> None: ...
 
 
 def test_openai(url: str, expected: np.ndarray, encoder: Encoder) -> None:

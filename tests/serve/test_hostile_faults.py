@@ -9,8 +9,8 @@ import pytest
 
 from opengte import Encoder
 from opengte.engine.base import EngineResult
-from opengte.serve.config.settings import Settings
-from opengte.serve.runtime.process import background
+from opengte.serve.config.settings import ServerSettings
+from opengte.serve.runtime.background import background
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ def served(tmp_path):
         engines.append(Faulty(encoder.engine, token))
         return Encoder(encoder.checkpoint, engines[-1])
 
-    settings = Settings(
+    settings = ServerSettings(
         model=("minilm",), port=0, state_dir=str(tmp_path), cache_memory=0, batch_seconds=1.0
     )
     with background(settings, load) as running:

@@ -28,9 +28,9 @@ from opengte.errors import (
 from opengte.serve.http.app import AppOptions, build_app
 from opengte.serve.types import (
     Call,
+    Caller,
     EmbedAnswer,
     EmbedRequest,
-    Identity,
     InputFailure,
     ModelStatus,
     ScoreAnswer,
@@ -229,15 +229,15 @@ class FakeService:
         return [" ".join("x" * i for i in row if not (skip_special and i > 100)) for row in ids]
 
 
-class FakeGate:
+class FakeAuthorizer:
     """Knows two keys; one may only use the model `fake`."""
 
     def __init__(self) -> None:
         self.admitted: list[tuple[str | None, str | None]] = []
-        self.reserved: list[tuple[Identity, str, int]] = []
-        self.recorded: list[tuple[Identity, str, int, int]] = []
+        self.reserved: list[tuple[Caller, str, int]] = []
+        self.recorded: list[tuple[Caller, str, int, int]] = []
 
-    def admit(self, secret: str | None, model: str | None) -> Identity:
+    def authenticate(self, secret: str | None, model: str | None) -> Caller:
         self.admitted.append((secret, model))
         if secret == "slow":
             raise LimitError("The key `slow` may send 1 request a minute.", 30.0)
@@ -245,18 +245,18 @@ class FakeGate:
             raise AccessError("The API key is missing or unknown. Send a valid one.", False)
         if secret == "bulk" and model != "fake":
             raise AccessError(f"The key `k2` may not use the model {model!r}.", True)
-        return Identity("k1") if secret == "good" else Identity("k2", "bulk")
+        return Caller("k1") if secret == "good" else Caller("k2", "bulk")
 
-    def reserve(self, identity: Identity, model: str, tokens: int) -> None:
-        self.reserved.append((identity, model, tokens))
+    def reserve(self, caller: Caller, model: str, tokens: int) -> None:
+        self.reserved.append((caller, model, tokens))
 
-    def record(self, identity: Identity, model: str, tokens: int, texts: int) -> None:
-        self.recorded.append((identity, model, tokens, texts))
+    def record(self, caller: Caller, model: str, tokens: int, texts: int) -> None:
+        self.recorded.append((caller, model, tokens, texts))
 
 
-def client(service: Any = None, gate: Any = None, **options: Any) -> TestClient:
+def client(service: Any = None, authorizer: Any = None, **options: Any) -> TestClient:
     """Return an in-process client of the application."""
-    app = build_app(service or FakeService(), gate, AppOptions(**options))
+    app = build_app(service or FakeService(), authorizer, AppOptions(**options))
     return TestClient(app, raise_server_exceptions=True)
 
 

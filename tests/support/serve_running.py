@@ -16,7 +16,7 @@ from opengte.serve.inference.service import InferenceService
 
 @contextlib.contextmanager
 def running(
-    models: Sequence[ModelSettings], gate: Any = None, service: Any = None, **options: Any
+    models: Sequence[ModelSettings], authorizer: Any = None, service: Any = None, **options: Any
 ) -> Iterator[str]:
     """Serve until the block ends; yields the address, once the models are loaded."""
     listener = socket.create_server(("127.0.0.1", 0))
@@ -29,7 +29,7 @@ def running(
         if service is None:
             await core.start()
             await core.ready()
-        app = build_app(core, gate, AppOptions(**options))
+        app = build_app(core, authorizer, AppOptions(**options))
         config = uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False)
         servers.append(uvicorn.Server(config))
         known.set()

@@ -6,9 +6,9 @@ import socket
 import ssl
 import threading
 
-from opengte.serve.config.settings import Settings
-from opengte.serve.runtime.connection import Watch
-from opengte.serve.runtime.listener import HttpServer, listen
+from opengte.serve.config.settings import ServerSettings
+from opengte.serve.runtime.connection import ConnectionObserver
+from opengte.serve.runtime.listener import HttpServer, open_listeners
 
 
 async def echo(scope, receive, send):
@@ -63,13 +63,13 @@ class Served:
 @contextlib.contextmanager
 def served(app=echo, tls=None, uvloop=True, **settings):
     """Serve an application in a thread on a free port."""
-    wanted = Settings(port=0, **settings)
-    sockets, address = listen(wanted)
+    wanted = ServerSettings(port=0, **settings)
+    sockets, address = open_listeners(wanted)
     refused: list[str] = []
     ready, box = threading.Event(), []
 
     async def main():
-        server = HttpServer(app, wanted, Watch(refused.append))
+        server = HttpServer(app, wanted, ConnectionObserver(refused.append))
         server.start(sockets, tls)
         end = asyncio.Event()
         box.append((server, asyncio.get_running_loop(), end))

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from opengte.search.model_identity import Identity
     from opengte.search.web.app import Guard, Site
     from opengte.search.web.service import Desk
-    from opengte.serve.config.settings import Settings
-    from opengte.serve.runtime.components import Extension, Parts
+    from opengte.serve.config.settings import ServerSettings
+    from opengte.serve.runtime.components import Components, ServerExtension
 
 PREFIX = "/kb"
 _NAME = re.compile(r"[\w.-]+")
@@ -31,7 +31,7 @@ def named(text: str) -> tuple[str, str]:
     return os.path.basename(text.rstrip("/")) or "kb", text
 
 
-def desks(given: Sequence[str], settings: "Settings") -> "list[Desk]":
+def desks(given: Sequence[str], settings: "ServerSettings") -> "list[Desk]":
     """Open knowledge bases; InputError for what is none."""
     need_packages()
     from opengte.search.filters import parse_text
@@ -47,40 +47,40 @@ def desks(given: Sequence[str], settings: "Settings") -> "list[Desk]":
     return found
 
 
-def extend(parts: "Parts") -> "Extension":
+def extend(components: "Components") -> "ServerExtension":
     """Return the routes of the knowledge bases that the settings name."""
     from opengte.search.web import openapi
     from opengte.search.web.app import Site
-    from opengte.serve.runtime.components import Extension
+    from opengte.serve.runtime.components import ServerExtension
 
     links = {"Start": "../", "Search": "./", "API": "../docs"}
-    site = Site(desks(parts.settings.kb, parts.settings), guard(parts), links)
+    site = Site(desks(components.settings.kb, components.settings), guard(components), links)
     site.warm()
-    return Extension(
+    return ServerExtension(
         site.routes(PREFIX), openapi.paths(PREFIX), {"Search": f"{PREFIX[1:]}/"}, site.close
     )
 
 
-def guard(parts: "Parts") -> "Guard":
+def guard(components: "Components") -> "Guard":
     """Return who sees what: each key the documents that fit its own conditions."""
     from opengte.search.web.app import Visitor
-    from opengte.serve.auth.authorizer import Holder
-    from opengte.serve.http.admin import secret_of
+    from opengte.serve.auth.authorizer import KeyCaller
+    from opengte.serve.http.admin import request_api_key
 
-    gate = parts.gate
+    authorizer = components.authorizer
 
     def admit(request: "Request", name: str) -> Visitor:
-        if not gate.needed and _is_private(parts.settings):
+        if not authorizer.key_needed and _is_private(components.settings):
             refuse_foreign_names(request)
-        identity = gate.admit(secret_of(request), name)
+        caller = authorizer.authenticate(request_api_key(request), name)
         if (record := request.scope.get("opengte")) is not None:
-            record.key = identity.key
+            record.key = caller.key
 
         def charge(texts: int, tokens: int) -> None:
-            gate.reserve(identity, name, tokens)
-            gate.record(identity, name, tokens, texts)
+            authorizer.reserve(caller, name, tokens)
+            authorizer.record(caller, name, tokens, texts)
 
-        key = identity.holder if isinstance(identity, Holder) else None
+        key = caller.api_key if isinstance(caller, KeyCaller) else None
         return Visitor(_where(key) if key is not None else None, charge)
 
     return admit
@@ -124,13 +124,13 @@ def refuse_foreign_names(request: "Request") -> None:
         )
 
 
-def _is_private(settings: "Settings") -> bool:
-    from opengte.serve.runtime.process import is_loopback
+def _is_private(settings: "ServerSettings") -> bool:
+    from opengte.serve.runtime.main import is_loopback
 
     return not settings.insecure and settings.uds is None and is_loopback(settings.host)
 
 
-def _encoder(settings: "Settings") -> "Callable[[Identity], Encoder]":
+def _encoder(settings: "ServerSettings") -> "Callable[[Identity], Encoder]":
     def load(identity: "Identity") -> "Encoder":
         import opengte
 
@@ -144,7 +144,7 @@ def _encoder(settings: "Settings") -> "Callable[[Identity], Encoder]":
     return load
 
 
-def _reranker(settings: "Settings") -> "Callable[[], Reranker]":
+def _reranker(settings: "ServerSettings") -> "Callable[[], Reranker]":
     def load() -> "Reranker":
         import opengte
 
@@ -154,7 +154,7 @@ def _reranker(settings: "Settings") -> "Callable[[], Reranker]":
     return load
 
 
-def _running(settings: "Settings") -> dict[str, Any]:
+def _running(settings: "ServerSettings") -> dict[str, Any]:
     """Return how models are run; worker processes share the processors."""
     threads = settings.threads
     if threads is None and settings.workers > 1:

@@ -1,6 +1,10 @@
-"""One embedding service that speaks every client's protocol.
+"""An embedding server that speaks the protocol of every client.
 
-protocols/   bodies of OpenAI, TEI, Cohere, ... <-> the one internal request (types.py)
+protocols/   wire formats of OpenAI, TEI, Cohere, ... <-> internal requests (types.py)
 inference/   models, scheduling, cache: answers internal requests
-http/        routes and middleware; operation: auth/, observability/, config/, runtime/
+auth/        API keys, rate limits, usage
+http/        routes and middleware
+observability/  metrics, logs, traces, load history
+config/      settings and their sources
+runtime/     processes, workers, connections
 """

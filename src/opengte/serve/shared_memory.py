@@ -1,4 +1,4 @@
-"""Memory that worker processes share: it has no name, and goes with the last of them."""
+"""Anonymous memory that worker processes share."""
 
 import fcntl
 import mmap
@@ -10,21 +10,21 @@ from contextlib import contextmanager
 
 
 class SharedMemory:
-    """Bytes that are the same in every process that holds the file descriptor.
+    """Bytes that are the same in every process that holds the file descriptor; zero at first.
 
-    At the start all zero. `locked` excludes other threads and other processes; a process that dies
-    lets go of it.
+    The memory has no name and is freed with the last process. `locked` excludes other threads and
+    processes; the lock of a process that dies is released.
     """
 
     def __init__(self, size: int, descriptor: int | None = None) -> None:
-        """Make new memory, or join the memory of a descriptor that was inherited."""
+        """Allocate so many bytes, or map those behind an inherited descriptor."""
         self.descriptor = _new_file(size) if descriptor is None else descriptor
         self.bytes = mmap.mmap(self.descriptor, os.fstat(self.descriptor).st_size)
         self._threads = threading.Lock()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the memory alone."""
+        """Hold an exclusive lock on the memory."""
         with self._threads:
             fcntl.lockf(self.descriptor, fcntl.LOCK_EX)
             try:
@@ -41,13 +41,13 @@ class SharedMemory:
             self.bytes = mmap.mmap(self.descriptor, os.fstat(self.descriptor).st_size)
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Unmap the memory."""
         self.bytes.close()
         os.close(self.descriptor)
 
 
 def _new_file(size: int) -> int:
-    """Return a file without a name: of memory, or where the system has none of that, of a disk."""
+    """Return a file without a name: in memory, or on a disk if the system has no memfd."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("opengte")
         os.ftruncate(descriptor, size)
@@ -55,5 +55,5 @@ def _new_file(size: int) -> int:
     with tempfile.TemporaryFile() as file:
         descriptor = os.dup(file.fileno())
     os.ftruncate(descriptor, size)
-    os.write(descriptor, bytes(size))  # the place on the disk is there before it is mapped
+    os.write(descriptor, bytes(size))  # allocates the blocks before the file is mapped
     return descriptor

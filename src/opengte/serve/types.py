@@ -1,4 +1,7 @@
-"""The one internal request and its answer: what every protocol is translated into and out of."""
+"""The internal requests and answers that every wire protocol is translated to and from.
+
+Also the interfaces between http/ and the rooms below it: Service, Authorizer, Observer.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,21 +17,21 @@ Priority = Literal["interactive", "bulk"]
 
 @dataclass(frozen=True)
 class Call:
-    """Who asks, and how urgently: what a request carries besides its content."""
+    """Who sends a request, and how urgent it is."""
 
     request_id: str
-    key: str | None = None  # public identifier of the API key, never the key
+    key: str | None = None  # public identifier of the API key, never the key itself
     priority: Priority = "interactive"
-    deadline: float | None = None  # on the clock of time.monotonic(), seconds
+    deadline: float | None = None  # seconds on the clock of time.monotonic()
 
 
 @dataclass(frozen=True)
 class EmbedRequest:
     """Texts to vectors; arguments as in `Encoder.embed`.
 
-    prompt_name names one of the model's prompts, where a protocol has that; late_chunking reads all
-    inputs as consecutive pieces of one document and pools each piece from the states of the whole.
-    partial lets good inputs succeed beside bad ones; otherwise the first bad one fails the request.
+    prompt_name names one of the model's prompts; late_chunking takes all inputs as consecutive
+    chunks of one document and pools each chunk from the token states of the whole. With partial, an
+    input that fails does not fail the others; otherwise the first one fails the request.
     """
 
     model: str | None
@@ -46,9 +49,9 @@ class EmbedRequest:
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """Pairs to scores, in input order: a reranker's (query, document) pairs.
+    """A reranker's (query, document) pairs to scores, in input order.
 
-    sigmoid turns a classifier's logits into 0..1 (a yes/no model's scores are so already).
+    sigmoid maps a classifier's logits to 0..1 (a yes/no model's scores are in that range anyway).
     """
 
     model: str | None
@@ -70,7 +73,7 @@ class InputFailure:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a request spent in each stage; computing is shared with its batch companions."""
+    """Seconds that a request spent in each stage; its batches may hold other requests too."""
 
     tokenizing: float = 0.0
     queued: float = 0.0
@@ -79,11 +82,11 @@ class Timing:
 
 @dataclass(frozen=True, eq=False)
 class EmbedAnswer:
-    """What was computed, per input; a failed input's places are None and it is in `failures`.
+    """The result of each input; None for a failed one, which is in `failures`.
 
-    dense (d,) float32 each; sparse {token id: weight}; tokens and states (length, width) float32;
-    token_counts as computed, special tokens included (0 for a failed input); cached: how many
-    inputs came from the cache or were shared with another request.
+    dense: (d,) float32 each; sparse: {token id: weight}; tokens and states: (length, width)
+    float32. token_counts: tokens computed, special tokens included (0 for a failed input). cached:
+    inputs that came from the cache or shared the computation of another request.
     """
 
     model: ModelCard
@@ -100,7 +103,7 @@ class EmbedAnswer:
 
 @dataclass(frozen=True, eq=False)
 class ScoreAnswer:
-    """One score a pair, in input order; None where the pair failed."""
+    """One score for each pair, in input order; None for a failed pair, which is in `failures`."""
 
     model: ModelCard
     scores: Sequence[float | None]
@@ -124,29 +127,29 @@ class Token:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One model as the server has it; card is None until it is loaded."""
+    """The state of one model; card is None until it is loaded."""
 
     name: str
     state: Literal["loading", "ready", "failed", "unhealthy"]
     card: ModelCard | None
-    created: int  # Unix time when it became ready, or was asked for
+    created: int  # Unix time when it became ready, or when loading began
     detail: str | None = None  # why it failed or is unhealthy
     max_batch_tokens: int | None = None
     max_queue_tokens: int | None = None
     queued_tokens: int = 0
-    aliases: tuple[str, ...] = ()  # further names that clients may ask for
+    aliases: tuple[str, ...] = ()  # further names under which clients may request it
 
-    def called(self, name: str) -> bool:
-        """Return whether clients may ask for the model by this name."""
+    def has_name(self, name: str) -> bool:
+        """Return whether clients may request the model by this name."""
         return name == self.name or name in self.aliases
 
 
 class Service(Protocol):
-    """What the routes call; answers internal requests. All errors are OpenGTEErrors.
+    """Answers internal requests; the routes call it.
 
     Raises UnknownModelError, NotReadyError, OverloadedError, DeadlineError, CapabilityError,
-    InputError, TruncationError or EngineError. Cancelling a call frees what it had queued. A model
-    of None means the first of the kind that fits (encoder for embed, reranker for score).
+    InputError, TruncationError or EngineError. Cancelling a call drops what it had queued. A model
+    of None means the first of the right kind (encoder for embed, reranker for score).
     """
 
     async def embed(self, request: EmbedRequest, call: Call) -> EmbedAnswer:
@@ -170,7 +173,7 @@ class Service(Protocol):
         ...
 
     def models(self) -> tuple[ModelStatus, ...]:
-        """Return every model, loaded or not, in the order they were given."""
+        """Return every model, loaded or not, in the order of the settings."""
         ...
 
     async def check(self) -> None:
@@ -179,38 +182,41 @@ class Service(Protocol):
 
 
 @dataclass(frozen=True)
-class Identity:
-    """The holder of an API key as the routes see it: what the key allows by default."""
+class Caller:
+    """The sender of a request: its API key's public identifier and default priority."""
 
-    key: str | None = None  # public identifier; None where the server needs no keys
+    key: str | None = None  # None if the server needs no keys
     priority: Priority = "interactive"
 
 
-class Gate(Protocol):
-    """Who may do what, and how much of it."""
+class Authorizer(Protocol):
+    """Authenticates callers, and enforces rate limits and quotas."""
 
-    def admit(self, secret: str | None, model: str | None) -> Identity:
-        """Return who holds the key; raise AccessError or LimitError (requests per minute)."""
+    def authenticate(self, secret: str | None, model: str | None) -> Caller:
+        """Return the caller with this key, and count a request.
+
+        Raises AccessError, or LimitError when the requests of the minute are used up.
+        """
         ...
 
-    def reserve(self, identity: Identity, model: str, tokens: int) -> None:
-        """Count tokens about to be computed; raise LimitError when a limit or quota is used up."""
+    def reserve(self, caller: Caller, model: str, tokens: int) -> None:
+        """Count tokens before they are computed; LimitError when a limit or quota is used up."""
         ...
 
-    def record(self, identity: Identity, model: str, tokens: int, texts: int) -> None:
-        """Write down what was used."""
+    def record(self, caller: Caller, model: str, tokens: int, texts: int) -> None:
+        """Record the usage of a request."""
         ...
 
 
 class Observer(Protocol):
-    """Where the service reports what happens inside, for metrics and traces; must not block."""
+    """Receives the service's measurements, for metrics; must not block."""
 
     def batch(self, model: str, texts: int, tokens: int, budget: int, seconds: float) -> None:
-        """One batch was computed."""
+        """Report a computed batch."""
         ...
 
     def count(self, event: str, model: str, n: int = 1) -> None:
-        """Something was counted.
+        """Report n events.
 
         Events: tokens, truncated, missing_instruction, cache_hit, cache_miss, duplicate, expired,
         cancelled, refused_overload, refused_poison, engine_fault, failed_input.

@@ -37,8 +37,8 @@ from opengte.search.web import openapi
 from opengte.search.web import service as desks
 from opengte.search.web.app import Site, Visitor, build_app
 from opengte.serve.auth.keys import KeyFile
-from opengte.serve.config.settings import Settings
-from opengte.serve.runtime.process import background
+from opengte.serve.config.settings import ServerSettings
+from opengte.serve.runtime.background import background
 from tests.support import kb as helpers
 from tests.support import kb_web
 from tests.support.serve_process import server
@@ -388,12 +388,12 @@ def test_only_pages_of_this_machine_may_ask_a_server_without_keys(base, host, st
 )
 def test_where_a_server_checks_the_name_it_is_asked_by(base, options, status):
     gate = SimpleNamespace(
-        needed=False,
-        admit=lambda secret, name: SimpleNamespace(key=None),
+        key_needed=False,
+        authenticate=lambda secret, name: SimpleNamespace(key=None),
         reserve=lambda *values: None,
         record=lambda *values: None,
     )
-    parts = SimpleNamespace(gate=gate, settings=Settings(**options))
+    parts = SimpleNamespace(authorizer=gate, settings=ServerSettings(**options))
     with TestClient(kb_web.app(kb_web.desk(base), guard=kb_server.guard(parts))) as one:
         answer = one.post("/search", json={"query": "x"}, headers={"host": "a.example"})
         assert answer.status_code == status
@@ -663,7 +663,7 @@ def real(tmp_path_factory):
 
 def test_beside_the_embedding_server(real, tmp_path):
     _, secret = KeyFile(tmp_path).create("acme", where=("tenant=acme",))
-    chosen = Settings(
+    chosen = ServerSettings(
         port=0,
         state_dir=str(tmp_path),
         kb=(f"notes={real.place}",),

@@ -13,16 +13,16 @@ from click.testing import CliRunner
 from opengte.cli import main
 from opengte.errors import AccessError, InputError, LimitError
 from opengte.serve.auth import keys
-from opengte.serve.auth.authorizer import KeyGate, seed
-from opengte.serve.auth.keys import KeyFile, KeyRing, Limits
-from opengte.serve.auth.rate_limits import LimitTable, memory
-from opengte.serve.auth.usage import UsageLog, read
-from opengte.serve.types import Identity
+from opengte.serve.auth.authorizer import KeyAuthorizer
+from opengte.serve.auth.keys import KeyFile, KeyRing, RateLimits
+from opengte.serve.auth.rate_limits import RateLimiter, rate_limit_memory
+from opengte.serve.auth.usage import UsageLog, read_usage
+from opengte.serve.types import Caller
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(keys, "_FRESH", -1.0)
+    monkeypatch.setattr(keys, "REFRESH_SECONDS", -1.0)
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def gate(tmp_path):
     made = []
 
     def make(usage=False, **more):
-        table = LimitTable(memory())
+        table = RateLimiter(rate_limit_memory())
         log = UsageLog(tmp_path) if usage else None
-        made.append(KeyGate(KeyRing(tmp_path, more.pop("static", None)), table, log, **more))
+        made.append(KeyAuthorizer(KeyRing(tmp_path, more.pop("static", None)), table, log, **more))
         return made[-1]
 
     yield make
     for one in made:
-        one.ring.close()
+        one.keys.close()
         if one.usage is not None:
             one.usage.close()
 
@@ -50,33 +50,33 @@ def gate(tmp_path):
 def test_a_key_is_kept_as_a_hash(file, tmp_path):
     key, secret = file.create("team")
     assert re.fullmatch(r"gte_[a-z0-9]{8}_[A-Za-z0-9]{43}", secret)
-    assert key.id == keys.id_of(secret)
+    assert key.id == keys.key_id(secret)
     kept = (tmp_path / "keys.db").read_bytes()  # all of it: the log was written back
     assert secret.encode() not in kept
     assert secret.rpartition("_")[2].encode() not in kept
-    assert keys.digest(secret) in kept
+    assert keys.hash_key(secret) in kept
     assert stat.S_IMODE((tmp_path / "keys.db").stat().st_mode) == 0o600
 
 
 def test_who_holds_a_key_is_admitted(file, gate):
     key, secret = file.create("team", priority="bulk")
-    identity = gate().admit(secret, "minilm")
+    identity = gate().authenticate(secret, "minilm")
     assert (identity.key, identity.priority) == (key.id, "bulk")
 
 
 def test_without_keys_everyone_is_admitted(gate):
-    assert gate().admit(None, "minilm") == gate().admit("anything", None)
-    assert not gate().needed
+    assert gate().authenticate(None, "minilm") == gate().authenticate("anything", None)
+    assert not gate().key_needed
 
 
 def test_from_the_first_key_on_a_key_is_needed_even_when_it_is_revoked(file, gate):
     one = gate()
-    assert not one.needed
+    assert not one.key_needed
     key, secret = file.create("team")
     file.revoke(key.id)
-    assert one.needed
+    assert one.key_needed
     with pytest.raises(AccessError, match=f"`{key.id}` is revoked"):
-        one.admit(secret, None)
+        one.authenticate(secret, None)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_from_the_first_key_on_a_key_is_needed_even_when_it_is_revoked(file, gat
 def test_a_missing_or_unknown_key_is_refused_without_being_quoted(file, gate, secret):
     file.create("team")
     with pytest.raises(AccessError) as caught:
-        gate().admit(secret, None)
+        gate().authenticate(secret, None)
     assert not caught.value.authenticated
     assert not secret or len(secret) < 2 or secret not in str(caught.value)
 
@@ -93,39 +93,39 @@ def test_a_missing_or_unknown_key_is_refused_without_being_quoted(file, gate, se
 def test_the_right_id_with_another_secret_is_refused(file, gate):
     key, secret = file.create("team")
     with pytest.raises(AccessError):
-        gate().admit(secret[:-1] + ("a" if secret[-1] != "a" else "b"), None)
+        gate().authenticate(secret[:-1] + ("a" if secret[-1] != "a" else "b"), None)
 
 
 def test_changes_are_seen_by_a_running_server(file, gate):
     one = gate()
     key, secret = file.create("team")
-    assert one.admit(secret, None).key == key.id
+    assert one.authenticate(secret, None).key == key.id
     _, second = file.rotate("team")
-    assert one.admit(second, None).key == key.id
+    assert one.authenticate(second, None).key == key.id
     with pytest.raises(AccessError, match="not known"):
-        one.admit(secret, None)
+        one.authenticate(secret, None)
     file.revoke("team")
     with pytest.raises(AccessError, match="revoked"):
-        one.admit(second, None)
+        one.authenticate(second, None)
 
 
 def test_the_file_is_not_read_at_every_request(file, gate, monkeypatch):
-    monkeypatch.setattr(keys, "_FRESH", 60.0)
+    monkeypatch.setattr(keys, "REFRESH_SECONDS", 60.0)
     file.create("team")
     one = gate()
     monkeypatch.setattr(keys, "read_keys", None)
     monkeypatch.setattr(os, "stat", None)
     with pytest.raises(AccessError):
-        one.admit("gte_a_b", None)
+        one.authenticate("gte_a_b", None)
 
 
 def test_a_rotated_key_works_on_for_a_while(file, gate):
     key, secret = file.create("team")
     _, second = file.rotate(key.id, grace=60)
-    assert gate().admit(secret, None).key == gate().admit(second, None).key == key.id
+    assert gate().authenticate(secret, None).key == gate().authenticate(second, None).key == key.id
     file.rotate(key.id, grace=-1)
     with pytest.raises(AccessError):
-        gate().admit(second, None)
+        gate().authenticate(second, None)
 
 
 def test_a_revoked_key_has_no_grace(file, gate):
@@ -133,7 +133,7 @@ def test_a_revoked_key_has_no_grace(file, gate):
     file.rotate(key.id, grace=60)
     file.revoke(key.id)
     with pytest.raises(AccessError):
-        gate().admit(secret, None)
+        gate().authenticate(secret, None)
     with pytest.raises(InputError, match="is revoked; make a new one"):
         file.rotate(key.id)
 
@@ -142,31 +142,31 @@ def test_an_expired_key(file, gate, monkeypatch):
     now = time.time()
     _, secret = file.create("team", expires=now + 60)
     one = gate()
-    one.admit(secret, None)
+    one.authenticate(secret, None)
     monkeypatch.setattr(time, "time", lambda: now + 61)
     with pytest.raises(AccessError, match="is expired"):
-        one.admit(secret, None)
+        one.authenticate(secret, None)
 
 
 def test_a_key_for_some_models(file, gate):
     _, secret = file.create("team", models=("minilm",))
     one = gate(aliases={"small": "minilm"})
-    one.admit(secret, "minilm")
-    one.admit(secret, "small")
+    one.authenticate(secret, "minilm")
+    one.authenticate(secret, "small")
     with pytest.raises(AccessError, match="may not use the model `big`; it may use `min") as caught:
-        one.admit(secret, "big")
+        one.authenticate(secret, "big")
     assert caught.value.authenticated
-    identity = one.admit(secret, None)
+    identity = one.authenticate(secret, None)
     with pytest.raises(AccessError):
         one.reserve(identity, "big", 1)
 
 
 def test_the_key_of_the_setting(gate):
     one = gate(static="hush")
-    assert one.needed
-    assert one.admit("hush", "any").key == "static"
+    assert one.key_needed
+    assert one.authenticate("hush", "any").key == "static"
     with pytest.raises(AccessError):
-        one.admit("hushh", None)
+        one.authenticate("hushh", None)
 
 
 def test_keys_that_cannot_be_read_stop_the_start(tmp_path):
@@ -180,14 +180,14 @@ def test_keys_that_cannot_be_read_any_more_still_hold(file, gate, tmp_path):
     one = gate()
     (tmp_path / "keys.db").unlink()
     (tmp_path / "keys.db").write_bytes(b"this is no database" * 99)
-    assert one.admit(secret, None).key
-    assert one.ring.failures
-    assert not one.ring.working
+    assert one.authenticate(secret, None).key
+    assert one.keys.failures
+    assert not one.keys.working
     (tmp_path / "keys.db").unlink()
-    assert one.admit(secret, None).key
+    assert one.authenticate(secret, None).key
     _, other = file.create("other")
-    assert one.admit(other, None).key
-    assert one.ring.working
+    assert one.authenticate(other, None).key
+    assert one.keys.working
 
 
 def test_a_copy_on_a_read_only_volume_is_read_and_read_again(file, tmp_path, monkeypatch):
@@ -208,22 +208,22 @@ def test_a_copy_on_a_read_only_volume_is_read_and_read_again(file, tmp_path, mon
 
 
 def test_usage_is_recorded_and_the_estimate_corrected(file, gate, tmp_path):
-    key, secret = file.create("team", limits=Limits(tokens_per_day=100))
+    key, secret = file.create("team", limits=RateLimits(tokens_per_day=100))
     one = gate(usage=True)
-    identity = one.admit(secret, "minilm")
+    identity = one.authenticate(secret, "minilm")
     one.reserve(identity, "minilm", 90)
     with pytest.raises(LimitError):
-        one.reserve(one.admit(secret, "minilm"), "minilm", 20)
+        one.reserve(one.authenticate(secret, "minilm"), "minilm", 20)
     one.record(identity, "minilm", 30, 2)
-    one.reserve(one.admit(secret, "minilm"), "minilm", 70)
-    assert [(u.key, u.tokens, u.texts) for u in read(tmp_path)] == [(key.id, 30, 2)]
+    one.reserve(one.authenticate(secret, "minilm"), "minilm", 70)
+    assert [(u.key, u.tokens, u.texts) for u in read_usage(tmp_path)] == [(key.id, 30, 2)]
 
 
 def test_a_failed_request_costs_nothing(file, gate):
-    _, secret = file.create("team", limits=Limits(tokens_per_minute=100))
+    _, secret = file.create("team", limits=RateLimits(tokens_per_minute=100))
     one = gate(usage=True)
     for _ in range(5):
-        identity = one.admit(secret, "minilm")
+        identity = one.authenticate(secret, "minilm")
         one.reserve(identity, "minilm", 90)
         one.record(identity, "minilm", 0, 0)
     assert one.usage.flush()
@@ -231,21 +231,21 @@ def test_a_failed_request_costs_nothing(file, gate):
 
 
 def test_a_new_server_knows_what_was_used_today(file, gate):
-    _, secret = file.create("team", limits=Limits(tokens_per_day=100))
+    _, secret = file.create("team", limits=RateLimits(tokens_per_day=100))
     first = gate(usage=True)
-    identity = first.admit(secret, "minilm")
+    identity = first.authenticate(secret, "minilm")
     first.reserve(identity, "minilm", 90)
     first.record(identity, "minilm", 90, 1)
     second = gate(usage=True)
-    seed(second)
+    second.restore_quotas()
     with pytest.raises(LimitError, match="tokens_per_day: the 100 of key"):
-        second.reserve(second.admit(secret, "minilm"), "minilm", 20)
+        second.reserve(second.authenticate(secret, "minilm"), "minilm", 20)
 
 
 def test_an_identity_without_a_key_has_no_limit(gate):
     one = gate()
-    one.reserve(Identity(), "minilm", 10**9)
-    one.record(Identity(), "minilm", 10**9, 1)
+    one.reserve(Caller(), "minilm", 10**9)
+    one.record(Caller(), "minilm", 10**9, 1)
 
 
 def run(*arguments, folder):
@@ -255,7 +255,7 @@ def run(*arguments, folder):
 def test_the_command_makes_lists_rotates_and_revokes(tmp_path):
     made = run("keys", "create", "team", "--models", "a,b", "--tokens-per-day", 5, folder=tmp_path)
     secret = made.stdout.strip()
-    id = keys.id_of(secret)
+    id = keys.key_id(secret)
     assert made.stderr == f"key {id} (team); it cannot be shown again\n"
     row = json.loads(run("keys", "list", "--json", folder=tmp_path).stdout)
     assert row["id"] == id

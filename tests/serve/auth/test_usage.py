@@ -15,13 +15,13 @@ from click.testing import CliRunner
 from opengte.cli import main
 from opengte.serve.auth import usage
 from opengte.serve.auth.keys import KeyFile
-from opengte.serve.auth.usage import UsageLog, read
+from opengte.serve.auth.usage import UsageLog, read_usage
 
 TODAY = time.strftime("%Y-%m-%d", time.gmtime())
 
 
 def total(folder):
-    return sum(used.tokens for used in read(folder))
+    return sum(used.tokens for used in read_usage(folder))
 
 
 @pytest.fixture
@@ -36,9 +36,9 @@ def test_what_is_recorded_is_read_at_once_and_stays_the_same_when_stored(log, tm
     log.record("k", "minilm", 1, 5)
     log.record(None, "other", 1, 7)
     expected = [(TODAY, "", "other", 1, 1, 7), (TODAY, "k", "minilm", 2, 3, 15)]
-    assert [tuple(vars(used).values()) for used in read(tmp_path)] == expected
+    assert [tuple(vars(used).values()) for used in read_usage(tmp_path)] == expected
     assert log.flush()
-    assert [tuple(vars(used).values()) for used in read(tmp_path)] == expected
+    assert [tuple(vars(used).values()) for used in read_usage(tmp_path)] == expected
     log.record("k", "minilm", 1, 1)
     assert total(tmp_path) == 23
     log.flush()
@@ -87,7 +87,7 @@ def test_a_killed_process_loses_nothing(tmp_path):
     assert not list(tmp_path.glob("*.journal"))
 
 
-def test_a_take_over_that_is_killed_half_way_counts_once(tmp_path, monkeypatch):
+def test_a_adopt_that_is_killed_half_way_counts_once(tmp_path, monkeypatch):
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, timeout=60)
     heir = UsageLog(tmp_path)
 
@@ -95,7 +95,7 @@ def test_a_take_over_that_is_killed_half_way_counts_once(tmp_path, monkeypatch):
         raise OSError("killed between the table and the file")
 
     with monkeypatch.context() as patch:
-        patch.setattr(heir, "_forget", die)
+        patch.setattr(heir, "_remove_journal", die)
         assert not heir.flush()
     assert total(tmp_path) == 1000
     heir.close()
@@ -146,7 +146,7 @@ def test_several_processes_and_threads_at_once(tmp_path):
 
 
 def test_a_long_journal_is_replaced(log, tmp_path, monkeypatch):
-    monkeypatch.setattr(usage, "_ROTATE", 100)
+    monkeypatch.setattr(usage, "ROTATE_BYTES", 100)
     before = [path.name for path in tmp_path.glob("*.journal")]
     for _ in range(20):
         log.record("k", "m", 1, 1)
@@ -167,7 +167,7 @@ def test_a_torn_line_is_left_out(tmp_path):
 
 def test_a_model_named_with_tabs_breaks_nothing(log, tmp_path):
     log.record("k", "a\tb\nc", 1, 3)
-    assert [used.model for used in read(tmp_path)] == ["a b c"]
+    assert [used.model for used in read_usage(tmp_path)] == ["a b c"]
 
 
 def test_a_full_disk_stops_nothing_and_loses_nothing_once_there_is_room(log, tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 import json
 import tomllib
-from dataclasses import fields, replace
 
 import pytest
 from click.testing import CliRunner
@@ -10,8 +9,14 @@ from click.testing import CliRunner
 from opengte.cli import main
 from opengte.errors import InputError
 from opengte.serve.config import loading
-from opengte.serve.config.settings import TABLE, Settings, about, flag, variable
-from opengte.serve.runtime.worker import Told, as_settings, told
+from opengte.serve.config.settings import (
+    SETTINGS,
+    ServerSettings,
+    flag_name,
+    setting_info,
+    variable_name,
+)
+from opengte.serve.runtime.worker_protocol import WorkerConfig
 
 
 def gte(*arguments, env=None):
@@ -31,32 +36,32 @@ def file(tmp_path):
 def test_a_flag_wins_over_a_variable_that_over_the_file_and_that_over_the_default(file):
     path = file("port = 1\nworkers = 2\nhost = '::1'\n")
     environment = {"OPENGTE_PORT": "3", "OPENGTE_WORKERS": "4"}
-    loaded = loading.load({"port": 5}, environment, path)
+    loaded = loading.load_settings({"port": 5}, environment, path)
     assert (loaded.settings.port, loaded.settings.workers, loaded.settings.host) == (5, 4, "::1")
     assert loaded.settings.log_level == "info"
     assert loaded.origins == {"port": "--port", "workers": "OPENGTE_WORKERS", "host": str(path)}
 
 
-@pytest.mark.parametrize("one", TABLE, ids=lambda one: one.name)
+@pytest.mark.parametrize("one", SETTINGS, ids=lambda one: one.name)
 def test_every_setting_is_a_flag_a_variable_and_a_line_of_the_file(one, file, monkeypatch):
-    kind = about(one).kind
+    kind = setting_info(one).kind
     text = {"switch": "true", "whole": "422", "size": "1MiB", "number": "2.5"}.get(kind, "x")
-    if about(one).choices:
-        text = about(one).choices[-1]
-    if about(one).secret:
+    if setting_info(one).choices:
+        text = setting_info(one).choices[-1]
+    if setting_info(one).secret:
         text = "hush-hush"
-    expected = loading.read(one, text)
+    expected = loading.parse_value(one, text)
     extra = {"tls_cert": "c"} if one.name in ("tls_key", "tls_client_ca") else {}
-    by_variable = loading.load(extra, {variable(one.name): text}).settings
+    by_variable = loading.load_settings(extra, {variable_name(one.name): text}).settings
     assert getattr(by_variable, one.name) == expected
     line = f"{one.name} = {json.dumps(list(expected) if kind in ('list', 'models') else expected)}"
-    by_file = loading.load(extra, {}, file(line)).settings
+    by_file = loading.load_settings(extra, {}, file(line)).settings
     assert getattr(by_file, one.name) == expected
-    given = [flag(one.name)] if kind == "switch" else [flag(one.name), text]
+    given = [flag_name(one.name)] if kind == "switch" else [flag_name(one.name), text]
     more = ["--tls-cert", "c"] if extra else []
     printed = gte("serve", *given, *more, "--print-config")
     assert printed.exit_code == 0, printed.output
-    if about(one).secret:
+    if setting_info(one).secret:
         assert text not in printed.stdout
     else:
         value = tomllib.loads(printed.stdout)[one.name]
@@ -64,11 +69,11 @@ def test_every_setting_is_a_flag_a_variable_and_a_line_of_the_file(one, file, mo
 
 
 def test_what_is_printed_says_the_same_when_it_is_read(file):
-    settings = Settings(
+    settings = ServerSettings(
         model=("minilm", "other=Alibaba-NLP/gte-base"), port=0, cors_origin=("https://a.example",)
     )
-    printed = loading.as_toml(loading.Loaded(settings, {}))
-    assert loading.load({}, {}, file(printed)).settings == settings
+    printed = loading.to_toml(loading.LoadedSettings(settings, {}))
+    assert loading.load_settings({}, {}, file(printed)).settings == settings
 
 
 def test_models_have_options_of_their_own(file):
@@ -76,7 +81,7 @@ def test_models_have_options_of_their_own(file):
         "model = [{name = 'a', source = 'org/a', threads = 2, aliases = ['x']}, 'b=org/b', 'c']\n"
         "threads = 1\nengine = 'torch'\n"
     )
-    loaded = loading.load({}, {}, path)
+    loaded = loading.load_settings({}, {}, path)
     models = loaded.settings.models
     assert [(m.name, m.source, m.threads, m.engine) for m in models] == [
         ("a", "org/a", 2, "torch"),
@@ -84,13 +89,13 @@ def test_models_have_options_of_their_own(file):
         ("c", "c", 1, "torch"),
     ]
     assert models[0].aliases == ("x",)
-    again = loading.load({}, {}, file(loading.as_toml(loaded)))
+    again = loading.load_settings({}, {}, file(loading.to_toml(loaded)))
     assert again.settings.models == models
 
 
 def test_a_table_for_each_model(file):
     path = file("[[model]]\nsource = 'org/a'\nprecision = 'bf16'\n[[model]]\nname = 'minilm'\n")
-    models = loading.load({}, {}, path).settings.models
+    models = loading.load_settings({}, {}, path).settings.models
     assert [(m.name, m.source, m.precision) for m in models] == [
         ("org/a", "org/a", "bf16"),
         ("minilm", "minilm", "auto"),
@@ -120,36 +125,41 @@ def test_a_table_for_each_model(file):
 )
 def test_errors_of_a_file_name_it_and_what_was_expected(file, text, message):
     with pytest.raises(InputError) as caught:
-        loading.load({}, {}, file(text))
+        loading.load_settings({}, {}, file(text))
     assert message in str(caught.value)
 
 
 def test_errors_of_a_variable_and_of_a_flag_name_them():
     with pytest.raises(InputError, match="variable OPENGTE_WORKERS: workers: got 'two'; expected"):
-        loading.load({}, {"OPENGTE_WORKERS": "two"})
+        loading.load_settings({}, {"OPENGTE_WORKERS": "two"})
     result = gte("serve", "--workers", "0", "--print-config")
     assert "--workers: workers: got 0; expected at least 1" in result.stderr
     assert result.exit_code == 2
 
 
 def test_a_misspelt_variable_is_a_warning_and_a_foreign_one_is_none():
-    loaded = loading.load({}, {"OPENGTE_WORKRES": "2", "OPENGTE_CACHE": "/x", "WORKERS": "3"})
+    loaded = loading.load_settings(
+        {}, {"OPENGTE_WORKRES": "2", "OPENGTE_CACHE": "/x", "WORKERS": "3"}
+    )
     assert loaded.warnings == ("OPENGTE_WORKRES is not a setting; did you mean OPENGTE_WORKERS?",)
 
 
 def test_the_variable_that_kubernetes_sets_for_a_service_of_our_name_is_none_of_ours():
-    assert loading.load({}, {"OPENGTE_PORT": "tcp://10.0.0.1:80"}).settings.port == 8080
+    assert loading.load_settings({}, {"OPENGTE_PORT": "tcp://10.0.0.1:80"}).settings.port == 8080
 
 
 def test_an_empty_variable_is_as_good_as_none():
-    assert loading.load({}, {"OPENGTE_THREADS": "", "OPENGTE_UDS": ""}).settings == Settings()
+    assert (
+        loading.load_settings({}, {"OPENGTE_THREADS": "", "OPENGTE_UDS": ""}).settings
+        == ServerSettings()
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("7", 7), ("2k", 2048), ("1.5MiB", 3 << 19), ("1 GB", 1 << 30)]
 )
 def test_sizes(text, expected):
-    assert loading.size(text) == expected
+    assert loading.parse_size(text) == expected
 
 
 def test_the_secret_is_not_printed():
@@ -159,15 +169,15 @@ def test_the_secret_is_not_printed():
 
 
 def test_a_worker_gets_the_settings_whole():
-    settings = Settings(model=("a", {"name": "b", "threads": 2}), cors_origin=("o",), port=0)
-    values = {one.name: getattr(settings, one.name) for one in fields(settings)}
-    work = Told(values, 3, (4, 5), (6, 7, 9), 8)
-    assert replace(told(work.line()), settings={}) == replace(work, settings={})
-    assert as_settings(told(work.line()).settings).models == settings.models
+    settings = ServerSettings(model=("a", {"name": "b", "threads": 2}), cors_origin=("o",), port=0)
+    config = WorkerConfig(settings, 3, (4, 5), (6, 7, 9), 8)
+    again = WorkerConfig.from_line(config.to_line())
+    assert again == config
+    assert again.settings.models == settings.models
 
 
 def test_the_page_of_settings_is_in_the_docs():
     from pathlib import Path
 
     page = Path(__file__).parents[3] / "docs" / "reference" / "settings.md"
-    assert loading.documentation() in page.read_text(encoding="utf-8")
+    assert loading.settings_markdown() in page.read_text(encoding="utf-8")

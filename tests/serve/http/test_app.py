@@ -18,11 +18,11 @@ from starlette.routing import Route
 
 from opengte.errors import InputError
 from opengte.serve.http.app import AppOptions, build_app
-from opengte.serve.http.response_json import PIECE, dumps, encode
+from opengte.serve.http.response_json import STEP_BYTES, dumps, encode_json
 from opengte.serve.http.routing import OPERATIONS, endpoints
-from opengte.serve.protocols.encodings import Rows
+from opengte.serve.protocols.encodings import LazyArray
 from opengte.serve.protocols.token_ids import ADVICE, read_vocabularies
-from tests.support.serve_fakes import ENCODER, GOLDEN, FakeGate, FakeService, ask, client
+from tests.support.serve_fakes import ENCODER, GOLDEN, FakeAuthorizer, FakeService, ask, client
 
 E = "/v1/embeddings"
 
@@ -128,7 +128,7 @@ def test_an_announced_length_is_refused_before_anything_is_read() -> None:
 
 def test_a_stranger_is_refused_before_anything_is_read() -> None:
     async def scenario() -> int:
-        app = build_app(FakeService(), FakeGate(), AppOptions())
+        app = build_app(FakeService(), FakeAuthorizer(), AppOptions())
         return await asyncio.wait_for(Asgi(app, E).run(), 5)
 
     assert asyncio.run(scenario()) == 401
@@ -139,8 +139,8 @@ def test_a_stranger_is_refused_before_anything_is_read() -> None:
     [{"authorization": "Bearer good"}, {"x-api-key": "good"}, {"api-key": "good"}],
 )
 def test_keys_are_taken_from_where_clients_put_them(headers: dict[str, str]) -> None:
-    gate = FakeGate()
-    response = ask(client(gate=gate), ("POST", E, {"input": ["a b", "c"]}, headers))
+    gate = FakeAuthorizer()
+    response = ask(client(authorizer=gate), ("POST", E, {"input": ["a b", "c"]}, headers))
     assert response.status_code == 200
     assert gate.admitted == [("good", "fake")]
     ((identity, model, estimate),) = gate.reserved
@@ -150,15 +150,15 @@ def test_keys_are_taken_from_where_clients_put_them(headers: dict[str, str]) -> 
 
 
 def test_a_failed_request_is_recorded_as_nothing() -> None:
-    gate = FakeGate()
+    gate = FakeAuthorizer()
     request = ("POST", E, {"input": "!engine"}, {"x-api-key": "good"})
-    assert ask(client(gate=gate), request).status_code == 500
+    assert ask(client(authorizer=gate), request).status_code == 500
     assert [entry[1:] for entry in gate.recorded] == [("fake", 0, 0)]
 
 
 def test_what_costs_nothing_is_not_reserved_but_admitted() -> None:
-    gate = FakeGate()
-    http = client(gate=gate)
+    gate = FakeAuthorizer()
+    http = client(authorizer=gate)
     headers = {"x-api-key": "good"}
     assert ask(http, ("GET", "/v1/models", None, headers)).status_code == 200
     assert gate.admitted == [("good", None)] and gate.reserved == []
@@ -182,7 +182,7 @@ def test_what_costs_nothing_is_not_reserved_but_admitted() -> None:
 )
 def test_priority(body: dict, headers: dict, expected: str) -> None:
     service = FakeService()
-    http = client(service, FakeGate(), interactive_inputs=2)
+    http = client(service, FakeAuthorizer(), interactive_inputs=2)
     response = ask(http, ("POST", E, body, {"x-api-key": "good", **headers}))
     assert service.calls[0].priority == expected == response.headers["x-opengte-priority"]
 
@@ -391,7 +391,7 @@ def test_every_golden_body_is_of_the_type_that_the_document_shows() -> None:
             kind
             for each in fitting
             for kind in (
-                (each.dialect.body,)
+                (each.protocol.error_body,)
                 if golden["response"]["status"] != 200
                 else each.answer
                 if isinstance(each.answer, tuple)
@@ -424,7 +424,7 @@ def _same(body: Any, kind: Any) -> bool:
 
 def test_the_document_is_valid_and_the_golden_files_conform() -> None:
     schemas = pytest.importorskip("jsonschema_rs", reason="jsonschema-rs is not installed")
-    document = client(gate=FakeGate()).get("/openapi.json").json()
+    document = client(authorizer=FakeAuthorizer()).get("/openapi.json").json()
     assert document["openapi"] == "3.1.0"
     for path in sorted(GOLDEN.glob("*/*.json")):
         golden = json.loads(path.read_text(encoding="utf-8"))
@@ -457,7 +457,7 @@ def test_long_answers_are_written_in_pieces_with_turns_for_others() -> None:
 
     def content() -> Any:
         rows = ({"index": i, "embedding": row} for i, row in enumerate(vectors))
-        return {"data": Rows(rows), "model": "fake", "nested": [1, {"a": None}]}
+        return {"data": LazyArray(rows), "model": "fake", "nested": [1, {"a": None}]}
 
     async def scenario() -> tuple[bytes, int]:
         turns = 0
@@ -470,13 +470,13 @@ def test_long_answers_are_written_in_pieces_with_turns_for_others() -> None:
 
         task = asyncio.create_task(other())
         await asyncio.sleep(0)
-        written = await encode(content(), vectors.size)
+        written = await encode_json(content(), vectors.size)
         task.cancel()
         return written, turns
 
     written, turns = asyncio.run(scenario())
     assert written == dumps(content())
-    assert turns >= len(written) // (2 * PIECE)
+    assert turns >= len(written) // (2 * STEP_BYTES)
 
 
 def test_a_large_answer_over_http_equals_its_parts() -> None:

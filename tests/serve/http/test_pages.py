@@ -11,7 +11,12 @@ from starlette.testclient import TestClient
 
 from opengte.errors import AccessError
 from opengte.serve.http.pages import page_routes
-from opengte.serve.observability.load_history import EDGES, SECONDS, LoadRing, quantile
+from opengte.serve.observability.load_history import (
+    HISTORY_SECONDS,
+    LATENCY_EDGES,
+    LoadHistory,
+    quantile,
+)
 from opengte.serve.shared_memory import SharedMemory
 from tests.support.serve_fakes import FakeService
 
@@ -20,7 +25,7 @@ FILES = sorted(file.name for file in PAGES.iterdir())
 
 
 def client(ring=None, authorize=None, service=None):
-    routes = page_routes(service or FakeService(), ring or LoadRing(), authorize)
+    routes = page_routes(service or FakeService(), ring or LoadHistory(), authorize)
     return TestClient(Starlette(routes=routes))
 
 
@@ -80,9 +85,9 @@ def test_every_file_that_a_page_names_is_there():
 
 
 def test_the_state():
-    ring = LoadRing(clock=lambda: 1000.5)
+    ring = LoadHistory(clock=lambda: 1000.5)
     ring.batch("fake", 3, 40, 100, 0.25)
-    ring.request(200, 0.01)
+    ring.record_request(200, 0.01)
     with client(ring) as one:
         answer = one.get("/page/state")
         assert answer.headers["cache-control"] == "no-store"
@@ -133,13 +138,13 @@ class Clock:
 
 def test_seconds_add_up():
     clock = Clock()
-    ring = LoadRing(clock=clock)
+    ring = LoadHistory(clock=clock)
     waiting = [7]
     ring.watch_queue(lambda: waiting[0])
     ring.batch("a", 2, 30, 64, 0.5)
     ring.batch("b", 3, 34, 64, 0.25)
     for status in (200, 200, 400, 500, 503, 429):
-        ring.request(status, 0.02)
+        ring.record_request(status, 0.02)
     clock.now += 1
     waiting[0] = 9
     (first,) = ring.seconds(since=9_999)
@@ -154,25 +159,25 @@ def test_seconds_add_up():
 
 def test_old_seconds_are_forgotten():
     clock = Clock()
-    ring = LoadRing(clock=clock)
-    for _ in range(3 * SECONDS):
-        ring.request(200, 0.01)
+    ring = LoadHistory(clock=clock)
+    for _ in range(3 * HISTORY_SECONDS):
+        ring.record_request(200, 0.01)
         clock.now += 1
     found = ring.seconds()
-    assert len(found) == SECONDS - 2
+    assert len(found) == HISTORY_SECONDS - 2
     assert {one["requests"] for one in found} == {1}
-    clock.now += 10 * SECONDS
+    clock.now += 10 * HISTORY_SECONDS
     assert {one["requests"] for one in ring.seconds()} == {0}
 
 
 def test_workers_see_the_sum():
     clock = Clock()
-    memory = SharedMemory(LoadRing.size_for(3))
-    rings = [LoadRing(memory, worker, 3, clock) for worker in range(3)]
+    memory = SharedMemory(LoadHistory.size_for(3))
+    rings = [LoadHistory(memory, worker, 3, clock) for worker in range(3)]
     for worker, ring in enumerate(rings):
         ring.watch_queue(lambda worker=worker: 10 * worker)
         for _ in range(worker + 1):
-            ring.request(200, 0.01)
+            ring.record_request(200, 0.01)
     clock.now += 1
     for ring in rings:
         (second,) = ring.seconds(since=9_999)
@@ -184,12 +189,12 @@ def test_workers_see_the_sum():
 
 def test_threads_lose_nothing():
     clock = Clock()
-    ring = LoadRing(clock=clock)
+    ring = LoadHistory(clock=clock)
 
     def write():
         for _ in range(2000):
             ring.batch("a", 1, 3, 4, 0.0)
-            ring.request(200, 0.001)
+            ring.record_request(200, 0.001)
 
     threads = [threading.Thread(target=write) for _ in range(4)]
     for thread in threads:
@@ -206,7 +211,9 @@ def test_threads_lose_nothing():
 def test_quantiles_are_near_the_exact_ones(seed, share):
     rng = random.Random(seed)
     values = [rng.lognormvariate(-4, 1) for _ in range(rng.randint(1, 3000))]
-    histogram = np.bincount(np.searchsorted(EDGES, values), minlength=len(EDGES) + 1)
+    histogram = np.bincount(
+        np.searchsorted(LATENCY_EDGES, values), minlength=len(LATENCY_EDGES) + 1
+    )
     exact = np.quantile(values, share, method="inverted_cdf")
     found = quantile(histogram.tolist(), share)
     assert exact / 1.2 <= found <= exact * 1.2
@@ -215,12 +222,12 @@ def test_quantiles_are_near_the_exact_ones(seed, share):
 @pytest.mark.parametrize("seconds", [0.0, 1e-6, 1e-4, 125.0, 1e6])
 def test_latencies_off_the_scale(seconds):
     clock = Clock()
-    ring = LoadRing(clock=clock)
-    ring.request(200, seconds)
+    ring = LoadHistory(clock=clock)
+    ring.record_request(200, seconds)
     clock.now += 1
     found = ring.seconds(since=9_999)[0]["p99"]
-    assert 0 <= found <= EDGES[-1]
+    assert 0 <= found <= LATENCY_EDGES[-1]
 
 
 def test_no_latencies():
-    assert quantile([0] * (len(EDGES) + 1), 0.5) is None
+    assert quantile([0] * (len(LATENCY_EDGES) + 1), 0.5) is None

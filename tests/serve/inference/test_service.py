@@ -365,7 +365,7 @@ def test_names_and_aliases():
                 assert answer.model.name == "small"
             (status,) = core.models()
             assert status.name == "small" and status.card is not None
-            assert status.card.name == "small" and status.called("text-embedding-3-small")
+            assert status.card.name == "small" and status.has_name("text-embedding-3-small")
             with pytest.raises(UnknownModelError):
                 await core.embed(EmbedRequest("minilm", ("a",)), call())
 

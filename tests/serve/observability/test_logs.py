@@ -11,10 +11,10 @@ import pytest
 
 from opengte.errors import FallbackWarning, InputError, TruncationWarning
 from opengte.serve.http.middleware import observe
-from opengte.serve.http.middleware.observe import Observation, ObserveRequests
+from opengte.serve.http.middleware.observe import ObserveMiddleware, ObserveOptions
 from opengte.serve.observability import logs, metric_store
 from opengte.serve.observability.metrics import Metrics
-from opengte.serve.observability.request_record import Record
+from opengte.serve.observability.request_record import RequestRecord
 from opengte.serve.types import Timing
 
 SECRET = "the patient's name is Ada"
@@ -29,7 +29,7 @@ def lines():
     stream = io.StringIO()
 
     def set_up(format="json", level="info"):
-        logs.set_up(format, level, stream)
+        logs.configure(format, level, stream)
         return lambda: stream.getvalue().splitlines()
 
     yield set_up
@@ -142,7 +142,7 @@ class Route:
 def application(status=200, body=b"12345", record=None, error=None):
     async def app(scope, receive, send):
         scope["route"] = Route
-        scope["opengte"] = record or Record("r1")
+        scope["opengte"] = record or RequestRecord("r1")
         if error is not None:
             raise error
         if status:
@@ -153,7 +153,7 @@ def application(status=200, body=b"12345", record=None, error=None):
 
 
 def ask(app, path="/v1/embeddings", **observation):
-    memory = metric_store.memory(1)
+    memory = metric_store.metric_memory(1)
     metrics = Metrics(["minilm"], ["/v1/embeddings"], memory)
     sent = []
 
@@ -170,18 +170,18 @@ def ask(app, path="/v1/embeddings", **observation):
     }
     try:
         asyncio.run(
-            ObserveRequests(app, Observation(metrics, models=NAMES, **observation))(
+            ObserveMiddleware(app, ObserveOptions(metrics, models=NAMES, **observation))(
                 scope, None, send
             )
         )
     finally:
-        page = metrics.page()[0].decode()
+        page = metrics.render()[0].decode()
         metrics.close()
         memory.close()
     return sent, page
 
 
-COMPUTED = Record(
+COMPUTED = RequestRecord(
     "r7",
     protocol="openai",
     operation="openai_embeddings",
@@ -198,7 +198,7 @@ COMPUTED = Record(
 def test_a_request_is_logged_with_its_measures_and_not_its_query_or_key(lines):
     said = lines()
     rung = []
-    ask(application(record=COMPUTED), ring=lambda status, seconds: rung.append(status))
+    ask(application(record=COMPUTED), record_load=lambda status, seconds: rung.append(status))
     (line,) = map(json.loads, said())
     assert line.pop("ms") >= 0
     line.pop("time")
@@ -227,7 +227,7 @@ def test_a_request_is_logged_with_its_measures_and_not_its_query_or_key(lines):
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", '/"ä\n', "/\udc80", "/\x85\u2028"])
-@pytest.mark.parametrize("record", [None, COMPUTED, Record("r8", error="invalid")])
+@pytest.mark.parametrize("record", [None, COMPUTED, RequestRecord("r8", error="invalid")])
 @pytest.mark.parametrize("status", [200, 424, 500])
 def test_a_request_is_one_line_whatever_its_path(lines, record, path, status):
     said = lines()
@@ -247,17 +247,19 @@ def test_a_request_is_below_the_level_that_was_asked_for(lines):
 
 def test_a_model_that_a_client_made_up_is_no_name(lines):
     said = lines()
-    _, page = ask(application(status=404, record=Record("r", model=SECRET, error="unknown_model")))
+    _, page = ask(
+        application(status=404, record=RequestRecord("r", model=SECRET, error="unknown_model"))
+    )
     assert SECRET not in "".join(said()) + page
 
 
 def test_successes_are_sampled_and_failures_are_not(lines, monkeypatch):
     said = lines()
     monkeypatch.setattr(observe.random, "random", lambda: 0.5)
-    ask(application(), sample=0.4)
+    ask(application(), log_sample=0.4)
     assert said() == []
-    ask(application(), sample=0.6)
-    ask(application(status=400), sample=0.0)
+    ask(application(), log_sample=0.6)
+    ask(application(status=400), log_sample=0.0)
     assert [json.loads(line)["status"] for line in said()] == [200, 400]
 
 
@@ -274,7 +276,7 @@ def test_probes_are_not_logged_unless_they_fail_or_one_debugs(lines):
 
 def test_a_client_that_went_away_counts_as_499(lines):
     said = lines()
-    _, page = ask(application(status=0, record=Record("r", status=499, error="cancelled")))
+    _, page = ask(application(status=0, record=RequestRecord("r", status=499, error="cancelled")))
     assert json.loads(said()[0])["status"] == 499
     assert 'opengte_requests_total{code="499",route="/v1/embeddings"} 1.0' in page
     assert 'opengte_errors_total{kind="cancelled"} 1.0' in page
@@ -302,7 +304,7 @@ def test_what_is_no_request_passes():
     async def app(scope, receive, send):
         seen.append(scope["type"])
 
-    asyncio.run(ObserveRequests(app, None)({"type": "lifespan"}, None, None))
+    asyncio.run(ObserveMiddleware(app, None)({"type": "lifespan"}, None, None))
     assert seen == ["lifespan"]
 
 
@@ -310,6 +312,6 @@ def test_stderr_is_where_logs_go(lines, monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     lines()
-    logs.set_up("auto", "info")
+    logs.configure("auto", "info")
     logs.event(logs.INFO, "here")
     assert json.loads(stream.getvalue())["event"] == "here"

@@ -11,11 +11,11 @@ from prometheus_client import parser
 from prometheus_client.openmetrics import parser as open_parser
 
 from opengte.serve.http.routing import OPERATIONS
-from opengte.serve.observability import metric_store as boards
+from opengte.serve.observability import metric_store
 from opengte.serve.observability.metric_definitions import EVENTS
-from opengte.serve.observability.metric_store import Board, Family
-from opengte.serve.observability.metrics import Metrics, work_of
-from opengte.serve.observability.request_record import Record
+from opengte.serve.observability.metric_store import MetricFamily, SharedMetricStore
+from opengte.serve.observability.metrics import Metrics, task_of
+from opengte.serve.observability.request_record import RequestRecord
 from opengte.serve.types import ModelStatus, Timing
 
 ROUTES = ["/v1/embeddings", "/rerank"]
@@ -23,7 +23,7 @@ ROUTES = ["/v1/embeddings", "/rerank"]
 
 @pytest.fixture
 def shared():
-    memory = boards.memory(2)
+    memory = metric_store.metric_memory(2)
     yield memory
     memory.close()
 
@@ -37,7 +37,7 @@ def two(shared):
 
 
 def page(metrics):
-    text, kind = metrics.page()
+    text, kind = metrics.render()
     assert kind == "text/plain; version=0.0.4; charset=utf-8"
     return {
         (sample.name, *sorted(sample.labels.items())): sample.value
@@ -49,19 +49,19 @@ def page(metrics):
 def record(operation="openai_embeddings", **more):
     timing = Timing(tokenizing=0.002, queued=0.03, computing=0.4)
     values = {"operation": operation, "model": "a", "texts": 1, "tokens": 9, "timing": timing}
-    return Record("id", **(values | more))
+    return RequestRecord("id", **(values | more))
 
 
 def test_workers_are_summed(two):
     first, second = two
     for _ in range(3):
-        first.began()
-        first.ended("/v1/embeddings", 200, 0.01, None)
-    second.began()
-    second.ended("/v1/embeddings", 200, 0.01, None)
-    second.began()
-    second.ended("/v1/embeddings", 429, 0.01, "limited")
-    second.began()
+        first.request_started()
+        first.request_finished("/v1/embeddings", 200, 0.01, None)
+    second.request_started()
+    second.request_finished("/v1/embeddings", 200, 0.01, None)
+    second.request_started()
+    second.request_finished("/v1/embeddings", 429, 0.01, "limited")
+    second.request_started()
     for one in two:
         found = page(one)
         requests = "opengte_requests_total"
@@ -78,7 +78,7 @@ def test_workers_are_summed(two):
 
 def test_a_replaced_worker_goes_on_counting_and_begins_its_gauges_again(shared):
     first = Metrics(["a"], ROUTES, shared, 1)
-    first.began()
+    first.request_started()
     first.count("tokens", "a", 5)
     first.close()
     second = Metrics(["a"], ROUTES, shared, 1)
@@ -93,7 +93,7 @@ def test_what_clients_send_makes_no_series(two):
     one, _ = two
     sizes = []
     for i in range(100):
-        one.ended(f"/path/{i}", 600 + i, 0.1, f"kind{i}")
+        one.request_finished(f"/path/{i}", 600 + i, 0.1, f"kind{i}")
         one.count("tokens", f"model{i}")
         one.count(f"event{i}", "a")
         one.batch(f"model{i}", 1, 1, 1, 0.1)
@@ -128,11 +128,11 @@ def test_batches(two):
 
 def test_stages_and_the_names_of_tei(two):
     one, other = two
-    one.computed(record(), "embed", 200, 0.5)
-    other.computed(record(texts=3), "embed", 200, 0.5)
-    other.computed(record("tei_rerank", texts=2), "score", 200, 0.5)
-    other.computed(record(), "embed", 503, 0.1)
-    other.ended("/v1/embeddings", 503, 0.1, "overloaded")
+    one.request_computed(record(), "embed", 200, 0.5)
+    other.request_computed(record(texts=3), "embed", 200, 0.5)
+    other.request_computed(record("tei_rerank", texts=2), "score", 200, 0.5)
+    other.request_computed(record(), "embed", 503, 0.1)
+    other.request_finished("/v1/embeddings", 503, 0.1, "overloaded")
     found = page(one)
     assert found["opengte_stage_seconds_sum", ("operation", "embed"), ("stage", "queue")] == (
         pytest.approx(0.06)
@@ -152,8 +152,8 @@ def test_stages_and_the_names_of_tei(two):
 
 
 def test_all_of_teis_names_are_there(two):
-    two[0].computed(record(), "embed", 200, 0.5)
-    two[0].computed(record("tei_rerank"), "score", 200, 0.5)
+    two[0].request_computed(record(), "embed", 200, 0.5)
+    two[0].request_computed(record("tei_rerank"), "score", 200, 0.5)
     two[0].batch("a", 1, 1, 1, 1.0)
     names = {key[0] for key in page(two[0])}
     stages = ("", "_tokenization", "_queue", "_inference")
@@ -167,12 +167,12 @@ def test_models_and_stores(two):
     def status(**more):
         return ModelStatus("a", "ready", None, 0, None, 1000, 5000, **more)
 
-    two[0].models([status(queued_tokens=70)])
-    two[1].models([status(queued_tokens=7)])
-    two[0].store("usage", True, 0)
-    two[1].store("usage", False, 3)
-    two[1].store("usage", False, 4)
-    two[1].process()
+    two[0].update_models([status(queued_tokens=70)])
+    two[1].update_models([status(queued_tokens=7)])
+    two[0].update_storage("usage", True, 0)
+    two[1].update_storage("usage", False, 3)
+    two[1].update_storage("usage", False, 4)
+    two[1].update_process()
     found = page(two[0])
     assert found["opengte_queue_tokens", ("model", "a")] == found["te_queue_size",] == 77
     assert found["opengte_model_ready", ("model", "a")] == 2
@@ -183,18 +183,18 @@ def test_models_and_stores(two):
 
 
 def test_the_page_for_readers_of_openmetrics(two):
-    two[0].computed(record(), "embed", 200, 0.5)
-    text, kind = two[0].page("application/openmetrics-text; version=1.0.0")
+    two[0].request_computed(record(), "embed", 200, 0.5)
+    text, kind = two[0].render("application/openmetrics-text; version=1.0.0")
     assert kind.startswith("application/openmetrics-text")
-    families = {f.name: f for f in open_parser.text_string_to_metric_families(text.decode())}
-    assert families["opengte_stage_seconds"].type == "histogram"
-    assert families["opengte_operations"].type == "counter"
+    metric_families = {f.name: f for f in open_parser.text_string_to_metric_families(text.decode())}
+    assert metric_families["opengte_stage_seconds"].type == "histogram"
+    assert metric_families["opengte_operations"].type == "counter"
 
 
 def test_a_row_that_is_too_small_is_an_error(shared):
-    wide = Family("x", "counter", "X.", (("a", tuple(map(str, range(200_000)))),))
+    wide = MetricFamily("x", "counter", "X.", (("a", tuple(map(str, range(200_000)))),))
     with pytest.raises(ValueError, match="the metrics need 200000 numbers; a row has 131072"):
-        Board([wide], shared)
+        SharedMetricStore([wide], shared)
 
 
 def test_threads_lose_no_count(two):
@@ -212,10 +212,10 @@ def test_threads_lose_no_count(two):
 
 def test_another_process_counts_into_the_same_page(shared, two):
     code = (
-        "import sys; from opengte.serve.observability import metric_store as board\n"
+        "import sys; from opengte.serve.observability import metric_store as store\n"
         "from opengte.serve.observability.metrics import Metrics\n"
-        "m = Metrics(['a', 'b'], ['/v1/embeddings', '/rerank'], board.memory(2, int(sys.argv[1])),"
-        " 1)\n"
+        "memory = store.metric_memory(2, int(sys.argv[1]))\n"
+        "m = Metrics(['a', 'b'], ['/v1/embeddings', '/rerank'], memory, 1)\n"
         "m.count('tokens', 'b', 11)"
     )
     subprocess.run(
@@ -229,12 +229,12 @@ def test_another_process_counts_into_the_same_page(shared, two):
 
 def test_every_operation_of_every_protocol_is_known_for_what_it_computes():
     told = {operation.id for operation in OPERATIONS if operation.method == "POST"}
-    assert {id for id in told if work_of(id) is None} <= {"ollama_show"}
-    assert work_of("tei_tokenize") == work_of("llamacpp_tokenize") == "tokenize"
-    assert work_of("llamacpp_detokenize") == work_of("tei_decode") == "decode"
-    assert work_of("tei_predict") == work_of("cohere_rerank_v2") == "score"
-    assert work_of("tei_embed_all") == work_of("openai_embeddings") == "embed"
-    assert work_of("openai_models") is work_of(None) is None
+    assert {id for id in told if task_of(id) is None} <= {"ollama_show"}
+    assert task_of("tei_tokenize") == task_of("llamacpp_tokenize") == "tokenize"
+    assert task_of("llamacpp_detokenize") == task_of("tei_decode") == "decode"
+    assert task_of("tei_predict") == task_of("cohere_rerank_v2") == "score"
+    assert task_of("tei_embed_all") == task_of("openai_embeddings") == "embed"
+    assert task_of("openai_models") is task_of(None) is None
 
 
 def test_an_observation_costs_microseconds(two):
@@ -242,12 +242,12 @@ def test_an_observation_costs_microseconds(two):
     answered = record()
 
     def observe():
-        one.began()
+        one.request_started()
         one.batch("a", 8, 100, 1000, 0.01)
         for event in EVENTS:
             one.count(event, "a")
-        one.ended("/v1/embeddings", 200, 0.01, None)
-        one.computed(answered, "embed", 200, 0.01)
+        one.request_finished("/v1/embeddings", 200, 0.01, None)
+        one.request_computed(answered, "embed", 200, 0.01)
 
     times = []
     for _ in range(1000):
@@ -258,9 +258,9 @@ def test_an_observation_costs_microseconds(two):
 
 
 def test_bounds_are_increasing():
-    from opengte.serve.observability.metric_definitions import families
+    from opengte.serve.observability.metric_definitions import metric_families
 
-    for family in families(["a"], ROUTES):
+    for family in metric_families(["a"], ROUTES):
         assert list(family.bounds) == sorted(set(family.bounds))
         assert all(math.isfinite(bound) for bound in family.bounds)
         assert not family.bounds or family.kind == "histogram"

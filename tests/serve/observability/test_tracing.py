@@ -10,9 +10,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from opengte.errors import MissingExtraError
-from opengte.serve.config.settings import Settings
+from opengte.serve.config.settings import ServerSettings
 from opengte.serve.observability import tracing
-from opengte.serve.observability.request_record import Record
+from opengte.serve.observability.request_record import RequestRecord
 from opengte.serve.types import Timing
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -26,7 +26,7 @@ def exporter():
 
 @pytest.fixture
 def tracer(exporter):
-    made = tracing.open_tracer(Settings(), [exporter])
+    made = tracing.open_tracer(ServerSettings(), [exporter])
     assert made is not None
     yield made
     made.close()
@@ -47,7 +47,7 @@ def scope(*headers):
 def record(operation="openai_embeddings", **more):
     timing = Timing(tokenizing=0.001, queued=0.01, computing=0.1)
     values = {"operation": operation, "model": "minilm", "texts": 2, "tokens": 9, "timing": timing}
-    return Record("r1", **(values | more))
+    return RequestRecord("r1", **(values | more))
 
 
 def spans(tracer, exporter, told, status=200, headers=(), seconds=0.2):
@@ -122,7 +122,7 @@ def test_a_trace_that_its_caller_does_not_sample_is_not_sampled(tracer, exporter
 
 
 def test_a_share_of_the_traces(exporter):
-    made = tracing.open_tracer(Settings(trace_sample=0.0), [exporter])
+    made = tracing.open_tracer(ServerSettings(trace_sample=0.0), [exporter])
     assert spans(made, exporter, record()) == {}
     header = (b"traceparent", f"00-{TRACE}-{PARENT}-01".encode())
     assert spans(made, exporter, record(), headers=[header])
@@ -148,10 +148,12 @@ def test_what_computes_nothing_has_one_span(tracer, exporter):
 
 
 def test_traces_are_off_unless_asked_for():
-    assert tracing.open_tracer(Settings()) is None
-    assert not tracing.configured(Settings(), {})
-    assert tracing.configured(Settings(otlp_endpoint="http://collector:4318"), {})
-    assert tracing.configured(Settings(), {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"})
+    assert tracing.open_tracer(ServerSettings()) is None
+    assert not tracing.tracing_enabled(ServerSettings(), {})
+    assert tracing.tracing_enabled(ServerSettings(otlp_endpoint="http://collector:4318"), {})
+    assert tracing.tracing_enabled(
+        ServerSettings(), {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_traces_are_off_unless_asked_for():
     ],
 )
 def test_the_address_of_the_collector(given, expected):
-    exporter = tracing._collector(Settings(otlp_endpoint=given))
+    exporter = tracing._collector(ServerSettings(otlp_endpoint=given))
     assert exporter._endpoint == expected
     exporter.shutdown()
 
@@ -171,4 +173,4 @@ def test_the_address_of_the_collector(given, expected):
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'opengte\[otel\]'"):
-        tracing.open_tracer(Settings(otlp_endpoint="http://c:4318"))
+        tracing.open_tracer(ServerSettings(otlp_endpoint="http://c:4318"))

@@ -81,10 +81,10 @@ def test_golden(name: str) -> None:
     }.items(),
 )
 def test_golden_with_keys(name: str, headers: dict[str, str]) -> None:
-    from tests.support.serve_fakes import FakeGate
+    from tests.support.serve_fakes import FakeAuthorizer
 
     request = ("POST", E, {"input": "a", "model": "other"}, headers)
-    check_golden("openai", name, request, ask(client(gate=FakeGate()), request))
+    check_golden("openai", name, request, ask(client(authorizer=FakeAuthorizer()), request))
 
 
 def test_golden_in_strict_mode() -> None:

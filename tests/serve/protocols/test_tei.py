@@ -4,7 +4,7 @@ import pytest
 from tests.support.serve_fakes import (
     ENCODER,
     RERANKER,
-    FakeGate,
+    FakeAuthorizer,
     FakeService,
     ask,
     check_golden,
@@ -114,7 +114,7 @@ def test_golden(name: str) -> None:
 
 def test_golden_without_a_key() -> None:
     request = ("POST", "/embed", {"inputs": "a"})
-    check_golden("tei", "error_no_key", request, ask(client(gate=FakeGate()), request))
+    check_golden("tei", "error_no_key", request, ask(client(authorizer=FakeAuthorizer()), request))
 
 
 def test_golden_status_of_older_versions() -> None:

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from opengte.serve.observability import logs
-from opengte.serve.runtime.listener import allow
-from opengte.serve.runtime.loop_lag import Pulse
+from opengte.serve.runtime.listener import raise_open_file_limit
+from opengte.serve.runtime.loop_lag import LoopLagMonitor
 from tests.support.serve_sockets import early, read_all, read_answer, served
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -181,7 +181,7 @@ def behind(monkeypatch):
     """Say whether the event loop is behind: yes, until it is cleared."""
     said = threading.Event()
     said.set()
-    monkeypatch.setattr(Pulse, "is_behind", lambda pulse: said.is_set())
+    monkeypatch.setattr(LoopLagMonitor, "overloaded", lambda monitor: said.is_set())
     return said
 
 
@@ -268,24 +268,24 @@ def test_a_request_behind_another_one_is_not_refused(behind):
 
 def test_a_loop_is_behind_when_two_turns_in_a_row_take_too_long():
     async def main():
-        pulse = Pulse()
-        assert not pulse.is_behind()
+        pulse = LoopLagMonitor()
+        assert not pulse.overloaded()
         pulse.start()
         time.sleep(0.3)  # one large body, say
-        assert not pulse.is_behind()
+        assert not pulse.overloaded()
         await asyncio.sleep(0.12)
         time.sleep(0.3)
-        assert not pulse.is_behind()
+        assert not pulse.overloaded()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert not pulse.is_behind()
+        assert not pulse.overloaded()
         time.sleep(0.3)
-        assert pulse.is_behind()
+        assert pulse.overloaded()
         await asyncio.sleep(0.12)
-        assert not pulse.is_behind()
+        assert not pulse.overloaded()
         time.sleep(0.3)
         pulse.stop()
-        assert not pulse.is_behind()
+        assert not pulse.overloaded()
 
     asyncio.run(main())
 
@@ -305,7 +305,7 @@ def test_files_for_all_connections(monkeypatch, limits, raised):
     monkeypatch.setattr(resource, "getrlimit", lambda which: limits)
     monkeypatch.setattr(resource, "setrlimit", lambda which, found: changed.append(found))
     monkeypatch.setattr(logs, "event", lambda level, what, **fields: told.append((what, fields)))
-    allow(8192)
+    raise_open_file_limit(8192)
     assert changed == ([raised] if raised else [])
     few = [("fewer files than connections", {"files": 4096, "wanted": 8192})]
     assert told == (few if raised == (4096, 4096) else [])

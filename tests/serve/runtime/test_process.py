@@ -15,11 +15,14 @@ import pytest
 
 from opengte.errors import InputError
 from opengte.serve.auth import usage
-from opengte.serve.auth.keys import KeyFile, Limits
-from opengte.serve.config.settings import Settings
-from opengte.serve.runtime.listener import listen
-from opengte.serve.runtime.process import Process, background, check_access, is_loopback, notify
-from opengte.serve.runtime.shared_state import new_common
+from opengte.serve.auth.keys import KeyFile, RateLimits
+from opengte.serve.config.settings import ServerSettings
+from opengte.serve.runtime.background import background
+from opengte.serve.runtime.lifecycle import notify_systemd
+from opengte.serve.runtime.listener import open_listeners
+from opengte.serve.runtime.main import check_access, is_loopback
+from opengte.serve.runtime.process import ServerProcess
+from opengte.serve.runtime.shared_state import SharedState
 from tests.support.inference import Loader
 from tests.support.serve_process import server
 
@@ -152,7 +155,7 @@ def test_a_public_address_needs_keys(tmp_path):
     ],
 )
 def test_which_addresses_need_keys(tmp_path, settings, allowed):
-    wanted = Settings(state_dir=str(tmp_path), **settings)
+    wanted = ServerSettings(state_dir=str(tmp_path), **settings)
     if allowed:
         check_access(wanted)
     else:
@@ -199,13 +202,13 @@ def test_usage_survives_kill_9_of_the_server(tmp_path):
                 assert client.post("/v1/embeddings", json={"input": f"t{i}"}).status_code == 200
         os.kill(one.pid, signal.SIGKILL)
         one.process.wait()
-    assert sum(used.requests for used in usage.read(tmp_path)) == 50
+    assert sum(used.requests for used in usage.read_usage(tmp_path)) == 50
 
 
 def test_a_rate_limit_says_when_to_return(tmp_path):
-    limits = Limits(requests_per_minute=3)
+    limits = RateLimits(requests_per_minute=3)
     _, secret = KeyFile(tmp_path).create("team", limits=limits)
-    with background(Settings(port=0, state_dir=str(tmp_path))) as running:
+    with background(ServerSettings(port=0, state_dir=str(tmp_path))) as running:
         headers = {"authorization": f"Bearer {secret}"}
         with httpx.Client(base_url=running.url, headers=headers, timeout=30) as client:
             answers = [client.post("/v1/embeddings", json={"input": "a"}) for _ in range(4)]
@@ -219,10 +222,10 @@ def test_a_broken_disk_stops_no_request(tmp_path, monkeypatch, broken):
         raise OSError(28, "No space left on device")
 
     state = "/proc/nothing-can-be-made-here" if broken == "folder" else tmp_path
-    with background(Settings(port=0, state_dir=str(state))) as running:
+    with background(ServerSettings(port=0, state_dir=str(state))) as running:
         if broken == "journal":
             monkeypatch.setattr(usage, "_open_to_write", full)
-            monkeypatch.setattr(running.parts.gate.usage, "_append", lambda line: None)
+            monkeypatch.setattr(running.components.authorizer.usage, "_append", lambda line: None)
         with httpx.Client(base_url=running.url, timeout=30) as client:
             for _ in range(3):
                 assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 200
@@ -241,7 +244,7 @@ def test_a_broken_disk_stops_no_request(tmp_path, monkeypatch, broken):
 def test_cors_is_off_unless_asked_for(tmp_path):
     origin = {"origin": "https://a.example", "access-control-request-method": "POST"}
     for allowed in ((), ("https://a.example",)):
-        wanted = Settings(port=0, state_dir=str(tmp_path), cors_origin=allowed)
+        wanted = ServerSettings(port=0, state_dir=str(tmp_path), cors_origin=allowed)
         with background(wanted) as running:
             answer = httpx.options(f"{running.url}/v1/embeddings", headers=origin)
             told = answer.headers.get("access-control-allow-origin")
@@ -274,14 +277,14 @@ def test_a_unix_socket(tmp_path):
     left = socket.socket(socket.AF_UNIX)
     left.bind(path)  # left over from a server that was killed
     left.close()
-    with background(Settings(uds=path, state_dir=str(tmp_path))) as running:
+    with background(ServerSettings(uds=path, state_dir=str(tmp_path))) as running:
         assert running.url == f"unix:{path}"
         with httpx.Client(transport=httpx.HTTPTransport(uds=path), timeout=30) as client:
             answer = client.post("http://x/v1/embeddings", json={"input": "a"})
             assert answer.status_code == 200
         with (
             pytest.raises(InputError, match="cannot listen on"),
-            background(Settings(uds=path, state_dir=str(tmp_path))),
+            background(ServerSettings(uds=path, state_dir=str(tmp_path))),
         ):
             pass
 
@@ -309,7 +312,7 @@ def test_systemd_is_told(tmp_path, monkeypatch):
             assert one.stop() == 0
             assert systemd.recv(100) == b"STOPPING=1"
     monkeypatch.setenv("NOTIFY_SOCKET", "@nobody-listens")
-    notify("READY=1")
+    notify_systemd("READY=1")
 
 
 def test_traces_of_a_whole_server(tmp_path, monkeypatch):
@@ -322,7 +325,7 @@ def test_traces_of_a_whole_server(tmp_path, monkeypatch):
     real = tracing.open_tracer
     monkeypatch.setattr(tracing, "open_tracer", lambda settings: real(settings, [exporter]))
     trace = "0af7651916cd43dd8448eb211c80319c"
-    with background(Settings(port=0, state_dir=str(tmp_path))) as running:
+    with background(ServerSettings(port=0, state_dir=str(tmp_path))) as running:
         headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
         httpx.post(f"{running.url}/v1/embeddings", json={"input": SECRET}, headers=headers)
     spans = {span.name: span for span in exporter.get_finished_spans()}
@@ -409,15 +412,15 @@ def test_when_no_worker_is_ready_those_that_load_answer_the_probes():
 
 def test_a_process_that_is_held_accepts_when_told_or_when_its_models_are_ready(tmp_path):
     load, known, here = Blocked(), threading.Event(), []
-    wanted = Settings(port=0, state_dir=str(tmp_path))
-    sockets, url = listen(wanted)
+    wanted = ServerSettings(port=0, state_dir=str(tmp_path))
+    sockets, url = open_listeners(wanted)
 
     async def serve():
-        process = Process(wanted, new_common(1), load)
-        process.hold(True)
+        process = ServerProcess(wanted, SharedState.create(1), load)
+        process.pause(True)
         here.append((process, asyncio.get_running_loop()))
         known.set()
-        return await process.serve(sockets, lambda parts: None)
+        return await process.serve(sockets, lambda components: None)
 
     def answers(path):
         try:
@@ -430,16 +433,16 @@ def test_a_process_that_is_held_accepts_when_told_or_when_its_models_are_ready(t
     known.wait(20)
     process, loop = here[0]
     assert answers("/healthz") is None
-    loop.call_soon_threadsafe(process.hold, False)
+    loop.call_soon_threadsafe(process.pause, False)
     assert answers("/healthz") == 200
     assert answers("/ready") == 503
-    loop.call_soon_threadsafe(process.hold, True)
+    loop.call_soon_threadsafe(process.pause, True)
     assert answers("/healthz") is None
     load.go.set()
     assert httpx.get(f"{url}/ready", timeout=20).status_code == 200
-    loop.call_soon_threadsafe(process.hold, True)  # it was on its way when the models were ready
+    loop.call_soon_threadsafe(process.pause, True)  # it was on its way when the models were ready
     assert answers("/ready") == 200
-    loop.call_soon_threadsafe(process.end)
+    loop.call_soon_threadsafe(process.stop)
     thread.join(20)
 
 
@@ -506,7 +509,7 @@ def test_workers_that_are_asked_to_end_twice_end_at_once():
 
 
 def test_limits_hold_over_workers(tmp_path):
-    _, secret = KeyFile(tmp_path).create("team", limits=Limits(requests_per_minute=10))
+    _, secret = KeyFile(tmp_path).create("team", limits=RateLimits(requests_per_minute=10))
     with server(
         "--workers", "2", "--threads", "1", env={"OPENGTE_STATE_DIR": str(tmp_path)}
     ) as one:
@@ -516,7 +519,7 @@ def test_limits_hold_over_workers(tmp_path):
         statuses = [answer.status_code for answer in answers]
         assert statuses.count(200) in (10, 11)  # a little comes back meanwhile
         assert one.stop() == 0
-    assert sum(used.requests for used in usage.read(tmp_path)) == statuses.count(200)
+    assert sum(used.requests for used in usage.read_usage(tmp_path)) == statuses.count(200)
 
 
 def test_starting_a_server_imports_no_torch():

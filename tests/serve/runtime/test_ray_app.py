@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from opengte.errors import InputError, MissingExtraError, NotReadyError
-from opengte.serve.config.settings import Settings
+from opengte.serve.config.settings import ServerSettings
 from opengte.serve.runtime import ray_app
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray, as it is imported
@@ -41,7 +41,7 @@ def live(replica, talk):
 
 
 def test_a_replica_answers_between_start_and_end(tmp_path):
-    replica = ray_app.Replica(Settings(state_dir=str(tmp_path)))
+    replica = ray_app.Replica(ServerSettings(state_dir=str(tmp_path)))
 
     async def talk(client):
         answer = await client.post("/v1/embeddings", json={"input": ["a", "b"]})
@@ -52,7 +52,9 @@ def test_a_replica_answers_between_start_and_end(tmp_path):
 
 
 def test_a_replica_without_a_model_does_not_start(tmp_path):
-    replica = ray_app.Replica(Settings(model=(str(tmp_path / "no"),), state_dir=str(tmp_path)))
+    replica = ray_app.Replica(
+        ServerSettings(model=(str(tmp_path / "no"),), state_dir=str(tmp_path))
+    )
     with pytest.raises(NotReadyError):
         live(replica, None)
 
@@ -60,7 +62,7 @@ def test_a_replica_without_a_model_does_not_start(tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")
 def test_without_ray_the_error_says_what_to_install():
     with pytest.raises(MissingExtraError, match=r"pip install 'opengte\[bulk\]'"):
-        ray_app.deployment(Settings(insecure=True))
+        ray_app.deployment(ServerSettings(insecure=True))
 
 
 @needs_ray
@@ -74,7 +76,7 @@ def test_without_ray_the_error_says_what_to_install():
 )
 def test_settings_that_ray_decides(settings, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        ray_app.deployment(Settings(state_dir=str(tmp_path), **settings))
+        ray_app.deployment(ServerSettings(state_dir=str(tmp_path), **settings))
 
 
 @needs_ray
@@ -87,14 +89,14 @@ CLUSTER = """
 import os, sys, httpx, ray
 from ray import serve
 from opengte.serve.runtime import ray_app
-from opengte.serve.config.settings import Settings
+from opengte.serve.config.settings import ServerSettings
 
 paths = os.pathsep.join(path for path in sys.path if path)
 ray.init(
     num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}}
 )
 serve.start(http_options={"host": "127.0.0.1", "port": 18799})
-settings = Settings(state_dir=sys.argv[1], api_key="hush", threads=1)
+settings = ServerSettings(state_dir=sys.argv[1], api_key="hush", threads=1)
 serve.run(ray_app.deployment(settings, ray_actor_options={"num_cpus": 0.5}), route_prefix="/")
 with httpx.Client(base_url="http://127.0.0.1:18799", timeout=60) as client:
     assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 401

@@ -7,7 +7,7 @@ import pytest
 import trustme
 
 from opengte.errors import InputError
-from opengte.serve.config.settings import Settings
+from opengte.serve.config.settings import ServerSettings
 from opengte.serve.runtime import tls
 from tests.support.serve_sockets import read_all, read_answer, served
 
@@ -37,12 +37,14 @@ def client(authority):
 
 
 def settings(folder, **more):
-    return Settings(tls_cert=str(folder / "cert.pem"), tls_key=str(folder / "key.pem"), **more)
+    return ServerSettings(
+        tls_cert=str(folder / "cert.pem"), tls_key=str(folder / "key.pem"), **more
+    )
 
 
 @pytest.mark.parametrize("uvloop", [True, False])
 def test_a_request_over_tls(certificate, client, uvloop):
-    context = tls.context(settings(certificate))
+    context = tls.create_context(settings(certificate))
     with served(tls=context, uvloop=uvloop) as server, server.connect(client) as connection:
         assert connection.version() in ("TLSv1.2", "TLSv1.3")
         connection.sendall(GET)
@@ -50,18 +52,18 @@ def test_a_request_over_tls(certificate, client, uvloop):
 
 
 def test_one_file_may_hold_both(certificate, client):
-    context = tls.context(Settings(tls_cert=str(certificate / "both.pem")))
+    context = tls.create_context(ServerSettings(tls_cert=str(certificate / "both.pem")))
     with served(tls=context) as server, server.connect(client) as connection:
         connection.sendall(GET)
         assert read_answer(connection)[0] == 200
 
 
 def test_no_certificate_no_tls():
-    assert tls.context(Settings()) is None
+    assert tls.create_context(ServerSettings()) is None
 
 
 def test_clients_must_show_a_certificate(certificate, client, authority):
-    context = tls.context(settings(certificate, tls_client_ca=str(certificate / "ca.pem")))
+    context = tls.create_context(settings(certificate, tls_client_ca=str(certificate / "ca.pem")))
     with served(tls=context) as server:
         with (
             pytest.raises((ssl.SSLError, ConnectionError, EOFError)),
@@ -76,7 +78,7 @@ def test_clients_must_show_a_certificate(certificate, client, authority):
 
 
 def test_a_handshake_that_never_ends(certificate):
-    context = tls.context(settings(certificate))
+    context = tls.create_context(settings(certificate))
     with served(tls=context, header_timeout=0.3) as server, server.connect() as connection:
         start = time.monotonic()
         assert read_all(connection) == b""
@@ -88,7 +90,7 @@ def test_a_handshake_that_never_ends(certificate):
 
 def test_the_certificate_can_be_exchanged(certificate, client, authority):
     wanted = settings(certificate)
-    context = tls.context(wanted)
+    context = tls.create_context(wanted)
     with served(tls=context) as server:
         with server.connect(client) as one:
             before = one.getpeercert()["serialNumber"]
@@ -105,4 +107,4 @@ def test_a_file_that_is_no_certificate(certificate, name):
     (certificate / "bad.pem").write_text("no certificate")
     values = {"tls_cert": str(certificate / "both.pem"), name: str(certificate / "bad.pem")}
     with pytest.raises(InputError, match=f"{name}: cannot use `.*bad.pem`: .*expected a PEM file"):
-        tls.context(Settings(**values))
+        tls.create_context(ServerSettings(**values))

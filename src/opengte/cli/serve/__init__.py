@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opengte.errors import InputError
-from opengte.serve.config.settings import TABLE, About, about, flag
+from opengte.serve.config.settings import SETTINGS, SettingInfo, flag_name, setting_info
 
 if TYPE_CHECKING:
-    from opengte.serve.config.settings import Settings
+    from opengte.serve.config.settings import ServerSettings
 
 _NO_DEFAULT = (None, (), "", False)
 
 
 def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add a flag for every setting; a flag that is not given has no value here."""
-    for one in reversed(TABLE):
+    for one in reversed(SETTINGS):
         command = _option(one)(command)
     return command
 
 
 def _option(setting: "Field[Any]") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    said = about(setting)
-    name = flag(setting.name)
+    said = setting_info(setting)
+    name = flag_name(setting.name)
     if said.kind == "switch":
         names = f"{name}/--no-{name[2:]}" if setting.default else name
         return click.option(names, setting.name, default=None, is_flag=True, help=_help(setting))
@@ -44,12 +44,14 @@ def _option(setting: "Field[Any]") -> Callable[[Callable[..., Any]], Callable[..
 def _help(setting: "Field[Any]") -> str:
     default = setting.default
     if default in _NO_DEFAULT or default is True:
-        return about(setting).help
-    shown = ", ".join(default) if isinstance(default, tuple) else _shown(about(setting), default)
-    return f"{about(setting).help}  [default: {shown}]"
+        return setting_info(setting).help
+    shown = (
+        ", ".join(default) if isinstance(default, tuple) else _shown(setting_info(setting), default)
+    )
+    return f"{setting_info(setting).help}  [default: {shown}]"
 
 
-def _shown(said: About, value: Any) -> str:
+def _shown(said: SettingInfo, value: Any) -> str:
     if said.kind == "size":
         for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
             if value and value % 2**power == 0:
@@ -57,7 +59,7 @@ def _shown(said: About, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _metavar(said: About) -> str | None:
+def _metavar(said: SettingInfo) -> str | None:
     if said.choices:
         return f"[{'|'.join(said.choices)}]"
     return {"whole": "N", "number": "NUMBER", "size": "SIZE"}.get(said.kind, "TEXT")
@@ -91,17 +93,17 @@ def command(config: Path | None, print_config: bool, **values: Any) -> None:
     """
     from opengte.serve.config import loading
 
-    loaded = loading.load(_given(values), file=config)
+    loaded = loading.load_settings(_given(values), file=config)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     if print_config:
-        click.echo(loading.as_toml(loaded), nl=False)
+        click.echo(loading.to_toml(loaded), nl=False)
         return
-    process = _process()
-    raise click.exceptions.Exit(process.run(loaded.settings, *_extension(loaded.settings)))
+    main = _main()
+    raise click.exceptions.Exit(main.run_server(loaded.settings, *_extension(loaded.settings)))
 
 
-def _extension(settings: "Settings") -> tuple[Any, ...]:
+def _extension(settings: "ServerSettings") -> tuple[Any, ...]:
     """Return what adds the knowledge bases to each process, where there are some."""
     if not settings.kb:
         for name in ("where", "reranker"):
@@ -119,26 +121,26 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     from opengte.serve.config import loading
 
     found: dict[str, Any] = {}
-    for one in TABLE:
+    for one in SETTINGS:
         value = values[one.name]
         if value is None or value == ():
             continue
         if isinstance(value, str):
             try:
-                value = loading.read(one, value)
+                value = loading.parse_value(one, value)
             except ValueError as error:
-                raise click.UsageError(f"{flag(one.name)}: {error}") from None
+                raise click.UsageError(f"{flag_name(one.name)}: {error}") from None
         found[one.name] = value
     return found
 
 
-def _process() -> Any:
+def _main() -> Any:
     """Import the server; a missing package names the extra that brings it."""
     from opengte.errors import MissingExtraError
 
     for package in ("httptools", "msgspec", "starlette", "uvicorn"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "serve", "serving")
-    from opengte.serve.runtime import process
+    from opengte.serve.runtime import main
 
-    return process
+    return main

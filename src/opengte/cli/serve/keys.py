@@ -11,7 +11,7 @@ from opengte.cli.common import output
 from opengte.cli.common.options import json_option
 
 if TYPE_CHECKING:
-    from opengte.serve.auth.keys import Key, KeyFile
+    from opengte.serve.auth.keys import ApiKey, KeyFile
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -98,14 +98,14 @@ def create(
       gte keys create acme --where tenant=acme
     """
     from opengte.search.filters import parse_text
-    from opengte.serve.auth.keys import Limits
+    from opengte.serve.auth.keys import RateLimits
 
     parse_text(where)  # what is wrong with a condition is better said now
     key, secret = _file(state_dir).create(
         name,
         models=tuple(part for part in models.replace(",", " ").split()) if models else None,
         priority=priority,  # type: ignore[arg-type]
-        limits=Limits(requests_per_minute, tokens_per_minute, tokens_per_day, tokens_per_month),
+        limits=RateLimits(requests_per_minute, tokens_per_minute, tokens_per_day, tokens_per_month),
         expires=None if expires is None else _when(expires),
         admin=admin,
         where=where,
@@ -184,7 +184,7 @@ def _file(state_dir: str | None) -> "KeyFile":
     return KeyFile(Path(state_folder(state_dir)))
 
 
-def _print_secret(key: "Key", secret: str, as_json: bool) -> None:
+def _print_secret(key: "ApiKey", secret: str, as_json: bool) -> None:
     if as_json:
         output.json_line({**_row(key), "secret": secret})
         return
@@ -192,7 +192,7 @@ def _print_secret(key: "Key", secret: str, as_json: bool) -> None:
     click.echo(f"key {key.id} ({key.name}); it cannot be shown again", err=True)
 
 
-def _row(key: "Key") -> dict[str, Any]:
+def _row(key: "ApiKey") -> dict[str, Any]:
     return {
         "id": key.id,
         "name": key.name,

@@ -66,10 +66,10 @@ def command(
 
     kb_server.need_packages()
     from opengte.search.web.app import Site, build_app
-    from opengte.serve.config.settings import Settings
-    from opengte.serve.runtime import standalone
+    from opengte.serve.config.settings import ServerSettings
+    from opengte.serve.runtime.standalone import serve_app
 
-    settings = Settings(port=port, kb=kb, where=where, reranker=reranker, **running)
+    settings = ServerSettings(port=port, kb=kb, where=where, reranker=reranker, **running)
     desks = kb_server.desks(kb, settings)
     site = kb_server.alone(lambda guard: Site(desks, guard))
     for one in desks:
@@ -81,7 +81,7 @@ def command(
             click.launch(address)
 
     try:
-        status = standalone.run(build_app(site), settings, ready)
+        status = serve_app(build_app(site), settings, ready)
     finally:
         site.close()
     raise click.exceptions.Exit(status)

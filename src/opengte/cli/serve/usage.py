@@ -13,7 +13,7 @@ from opengte.cli.common.options import json_option
 from opengte.cli.serve.keys import state_option
 
 if TYPE_CHECKING:
-    from opengte.serve.auth.usage import Used
+    from opengte.serve.auth.usage import UsageRow
 
 _GROUPS = ("day", "month", "key", "model")
 
@@ -60,7 +60,7 @@ def command(
       gte usage --by month,key --price 0.02 --price rerank=0.05 --csv > november.csv
     """
     from opengte.serve.auth.keys import KeyFile
-    from opengte.serve.auth.usage import read
+    from opengte.serve.auth.usage import read_usage
     from opengte.serve.config.paths import state_folder
 
     folder = Path(state_folder(state_dir))
@@ -68,7 +68,7 @@ def command(
     wanted = None if key is None else KeyFile(folder).find(key).id
     groups = _groups(by)
     cost = _Prices(prices)
-    used = read(folder, _first_day(since), _last_day(until), wanted)
+    used = read_usage(folder, _first_day(since), _last_day(until), wanted)
     rows = list(_summed(used, groups, cost, names))
     if as_json:
         for row in rows:
@@ -112,7 +112,7 @@ class _Prices:
         """Return whether any price was given."""
         return bool(self._of_model) or self._common is not None
 
-    def of(self, used: "Used") -> float:
+    def of(self, used: "UsageRow") -> float:
         """Return what was spent."""
         return used.tokens / 1e6 * self._of_model.get(used.model, self._common or 0.0)
 
@@ -131,7 +131,7 @@ def _columns(groups: list[str], cost: _Prices) -> list[str]:
 
 
 def _summed(
-    used: "list[Used]", groups: list[str], cost: _Prices, names: dict[str, str]
+    used: "list[UsageRow]", groups: list[str], cost: _Prices, names: dict[str, str]
 ) -> Iterable[dict[str, Any]]:
     sums: dict[tuple[str, ...], list[float]] = {}
     for one in used:

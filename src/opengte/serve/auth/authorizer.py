@@ -1,64 +1,70 @@
-"""Who may do what, and how much of it: keys, limits and usage behind the protocol `Gate`."""
+"""Authenticates callers by API key, and enforces their rate limits, quotas and models."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from opengte.errors import AccessError
-from opengte.serve.auth.keys import Key, KeyRing
-from opengte.serve.auth.rate_limits import LimitTable
+from opengte.serve.auth.keys import ApiKey, KeyRing
+from opengte.serve.auth.rate_limits import RateLimiter
 from opengte.serve.auth.usage import UsageLog
-from opengte.serve.types import Identity
+from opengte.serve.types import Caller
 
 
 @dataclass(frozen=True)
-class Holder(Identity):
-    """An Identity that remembers its key, and what it reserved."""
+class KeyCaller(Caller):
+    """A caller with its API key, and the tokens that its request reserved."""
 
-    holder: Key | None = None
+    api_key: ApiKey | None = None
     reserved: list[int] = field(default_factory=list)
 
 
-class KeyGate:
-    """The gate of a server: `needed` says whether requests must show a key."""
+class KeyAuthorizer:
+    """The `Authorizer` of a server."""
 
     def __init__(
         self,
-        ring: KeyRing,
-        table: LimitTable,
+        keys: KeyRing,
+        limiter: RateLimiter,
         usage: UsageLog | None = None,
         aliases: Mapping[str, str] | None = None,
     ) -> None:
-        """Join the parts; aliases: other names of models -> the name that keys allow."""
-        self.ring = ring
-        self.table = table
+        """Take the keys, limits and usage; aliases: further name of a model -> its own name."""
+        self.keys = keys
+        self.limiter = limiter
         self.usage = usage
         self._aliases = aliases or {}
 
     @property
-    def needed(self) -> bool:
-        """Return whether requests must show a key."""
-        return self.ring.needed
+    def key_needed(self) -> bool:
+        """Whether requests must carry an API key."""
+        return self.keys.key_needed
 
-    def admit(self, secret: str | None, model: str | None) -> Identity:
-        """Return who holds the key; raise AccessError or LimitError (requests per minute)."""
-        key = self.known(secret)
+    def authenticate(self, secret: str | None, model: str | None) -> Caller:
+        """Return the caller with this key, and count a request.
+
+        Raises AccessError, or LimitError when the requests of the minute are used up.
+        """
+        key = self.find_key(secret)
         if key is None:
-            return Holder()
+            return KeyCaller()
         if model is not None:
             self._check_model(key, model)
-        self.table.request(key)
-        return Holder(key.id, key.priority, key)
+        self.limiter.take_request(key)
+        return KeyCaller(key.id, key.priority, key)
 
-    def known(self, secret: str | None) -> Key | None:
-        """Return the key without counting a request, or None where none is needed."""
-        if not self.ring.needed:
+    def find_key(self, secret: str | None) -> ApiKey | None:
+        """Return the key without counting a request, or None if none is needed.
+
+        Raises AccessError for a key that is missing, unknown, revoked or expired.
+        """
+        if not self.keys.key_needed:
             return None
         if not secret:
             raise AccessError(
                 "no API key was given; send it as `Authorization: Bearer KEY`", authenticated=False
             )
-        key = self.ring.find(secret)
+        key = self.keys.find(secret)
         if key is None:
             raise AccessError("the API key is not known to this server", authenticated=False)
         state = key.state(time.time())
@@ -66,22 +72,37 @@ class KeyGate:
             raise AccessError(f"the API key `{key.id}` is {state}", authenticated=False)
         return key
 
-    def reserve(self, identity: Identity, model: str, tokens: int) -> None:
-        """Count tokens about to be computed; raise LimitError when a limit or quota is used up."""
-        if isinstance(identity, Holder) and identity.holder is not None:
-            self._check_model(identity.holder, model)
-            self.table.take(identity.holder, tokens)
-            identity.reserved.append(tokens)
+    def reserve(self, caller: Caller, model: str, tokens: int) -> None:
+        """Count tokens before they are computed; LimitError when a limit or quota is used up."""
+        if isinstance(caller, KeyCaller) and caller.api_key is not None:
+            self._check_model(caller.api_key, model)
+            self.limiter.take_tokens(caller.api_key, tokens)
+            caller.reserved.append(tokens)
 
-    def record(self, identity: Identity, model: str, tokens: int, texts: int) -> None:
-        """Write down what was used; what was reserved before is corrected by it."""
-        if isinstance(identity, Holder) and identity.holder is not None:
-            self.table.settle(identity.holder, tokens - sum(identity.reserved))
-            identity.reserved.clear()
+    def record(self, caller: Caller, model: str, tokens: int, texts: int) -> None:
+        """Record the usage of a request, and correct the limits by what was reserved for it."""
+        if isinstance(caller, KeyCaller) and caller.api_key is not None:
+            self.limiter.reconcile(caller.api_key, tokens - sum(caller.reserved))
+            caller.reserved.clear()
         if self.usage is not None and (tokens or texts):  # not of a request that failed
-            self.usage.record(identity.key, model, texts, tokens)
+            self.usage.record(caller.key, model, texts, tokens)
 
-    def _check_model(self, key: Key, model: str) -> None:
+    def restore_quotas(self, now: float | None = None) -> None:
+        """Load what keys with a quota used before this server started into the rate limiter."""
+        now = time.time() if now is None else now
+        limited = [
+            key
+            for key in self.keys.all()
+            if key.limits.tokens_per_day or key.limits.tokens_per_month
+        ]
+        if not limited or self.usage is None:
+            return
+        day = time.strftime("%Y-%m-%d", time.gmtime(now))
+        totals = self.usage.totals(day, day[:7])
+        for key in limited:
+            self.limiter.restore(key, *totals.get(key.id, (0, 0)), now=now)
+
+    def _check_model(self, key: ApiKey, model: str) -> None:
         if key.models is None or model in key.models:
             return
         if self._aliases.get(model, model) not in key.models:
@@ -90,15 +111,3 @@ class KeyGate:
                 f"it may use {', '.join(f'`{name}`' for name in key.models) or 'none'}",
                 authenticated=True,
             )
-
-
-def seed(gate: KeyGate, now: float | None = None) -> None:
-    """Tell the table of limits what keys with a quota used before this server started."""
-    now = time.time() if now is None else now
-    keys = [k for k in gate.ring.all() if k.limits.tokens_per_day or k.limits.tokens_per_month]
-    if not keys or gate.usage is None:
-        return
-    day = time.strftime("%Y-%m-%d", time.gmtime(now))
-    totals = gate.usage.totals(day, day[:7])
-    for key in keys:
-        gate.table.seed(key, *totals.get(key.id, (0, 0)), now=now)

@@ -1,4 +1,4 @@
-"""API keys: made once, kept as hashes in SQLite, read by every server process.
+"""API keys: stored as hashes in SQLite, read by every server process.
 
 A key is `gte_<id>_<secret>`. The id is public: it names the key in lists, logs and usage records.
 """
@@ -27,11 +27,11 @@ FILE = "keys.db"
 _ID = string.ascii_lowercase + string.digits
 _SECRET = string.ascii_letters + string.digits
 _ID_LENGTH, _SECRET_LENGTH = 8, 43  # 43 of 62 letters: 256 bits
-_FRESH = 0.5  # seconds before the file is asked again whether it changed
+REFRESH_SECONDS = 0.5  # between two checks whether the file changed
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS keys (
-    slot INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: a place in the table of rate limits
+    slot INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: its place in the rate limiter's memory
     id TEXT NOT NULL UNIQUE,
     name TEXT NOT NULL,
     hash BLOB NOT NULL,
@@ -50,12 +50,12 @@ CREATE TABLE IF NOT EXISTS keys (
     documents TEXT              -- JSON list of conditions on documents; NULL: all
 )
 """
-_ADDED = "ALTER TABLE keys ADD COLUMN documents TEXT"  # to files of before there was this column
+_ADD_DOCUMENTS = "ALTER TABLE keys ADD COLUMN documents TEXT"  # files of older versions lack it
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How much a key may use; None: as much as it likes. Days and months are UTC's."""
+class RateLimits:
+    """How much a key may use; None is unlimited. Days and months are calendar ones in UTC."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -69,16 +69,16 @@ class Limits:
 
     @property
     def any(self) -> bool:
-        """Return whether there is a limit at all."""
+        """Whether there is a limit at all."""
         return any(value is not None for value in vars(self).values())
 
 
 @dataclass(frozen=True)
-class Key:
-    """What is known of a key; times are seconds since 1970.
+class ApiKey:
+    """An API key; times are Unix times in seconds.
 
-    where are conditions such as `tenant=acme`, all of which a document of a knowledge base must fit
-    to exist for this key.
+    where are conditions such as `tenant=acme`; of a knowledge base, the key sees only the documents
+    that meet all of them.
     """
 
     slot: int
@@ -92,12 +92,12 @@ class Key:
     revoked: float | None
     models: tuple[str, ...] | None
     priority: "Priority"
-    limits: Limits
+    limits: RateLimits
     admin: bool
     where: tuple[str, ...] = ()
 
-    def opens(self, digest: bytes, now: float) -> bool:
-        """Return whether a secret with this hash is this key's, in constant time."""
+    def matches(self, digest: bytes, now: float) -> bool:
+        """Return whether a secret with this hash is valid for the key, in constant time."""
         if hmac.compare_digest(digest, self.hash):
             return True
         if self.old_hash is None or self.old_until is None or now >= self.old_until:
@@ -111,23 +111,23 @@ class Key:
         return "expired" if self.expires is not None and now >= self.expires else "active"
 
 
-def digest(secret: str) -> bytes:
-    """Hash a key for keeping.
+def hash_key(secret: str) -> bytes:
+    """Return the hash of a key, for storage.
 
-    Plain SHA-256 without salt or stretching: those defend secrets that can be guessed, and this one
-    is 256 random bits. A stolen file gives no key back, and the check costs a microsecond.
+    Plain SHA-256 without salt or stretching: those protect secrets that can be guessed, and a key
+    has 256 random bits. A stolen file reveals no key, and a check costs a microsecond.
     """
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
-def id_of(secret: str) -> str | None:
-    """Return the public id in a key, or None for what is not one of ours."""
+def key_id(secret: str) -> str | None:
+    """Return the public id in a key, or None for a text of another form."""
     parts = secret.split("_")
     return parts[1] if len(parts) == 3 and parts[0] == "gte" else None
 
 
 class KeyFile:
-    """The keys of a state folder, for those who change them."""
+    """The file of keys in a state folder, for `gte keys`, which changes them."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
@@ -138,14 +138,14 @@ class KeyFile:
         *,
         models: tuple[str, ...] | None = None,
         priority: "Priority" = "interactive",
-        limits: Limits | None = None,
+        limits: RateLimits | None = None,
         expires: float | None = None,
         admin: bool = False,
         where: tuple[str, ...] = (),
-    ) -> tuple[Key, str]:
-        """Make a key; return it and the secret, which is not kept."""
+    ) -> tuple[ApiKey, str]:
+        """Create a key; return it and the secret, which is not stored."""
         id, secret = _new_secret()
-        limits = limits or Limits()
+        limits = limits or RateLimits()
         with self._writing() as database:
             database.execute(
                 "INSERT INTO keys (id, name, hash, created, expires, models, priority, admin,"
@@ -154,7 +154,7 @@ class KeyFile:
                 (
                     id,
                     name,
-                    digest(secret),
+                    hash_key(secret),
                     time.time(),
                     expires,
                     None if models is None else json.dumps(models),
@@ -166,27 +166,27 @@ class KeyFile:
             )
         return self.find(id), secret
 
-    def list(self) -> list[Key]:
-        """Return all keys, oldest first; none where there is no file."""
+    def list(self) -> list[ApiKey]:
+        """Return all keys, oldest first; none if there is no file."""
         if not self.path.exists():
             return []
         with closing(_open_to_read(self.path)) as database:
             return read_keys(database)
 
-    def find(self, name: str) -> Key:
-        """Return the key of this id, or of this name where only one has it."""
+    def find(self, name: str) -> ApiKey:
+        """Return the key with this id, or with this name; InputError unless it is exactly one."""
         keys = self.list()
-        found = [key for key in keys if key.id == name]
-        found = found or [key for key in keys if key.name == name and key.revoked is None]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            ids = ", ".join(key.id for key in found)
-            raise InputError(f"key: {len(found)} keys are called `{name}`; give an id: {ids}")
+        matches = [key for key in keys if key.id == name]
+        matches = matches or [key for key in keys if key.name == name and key.revoked is None]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            ids = ", ".join(key.id for key in matches)
+            raise InputError(f"key: {len(matches)} keys are called `{name}`; give an id: {ids}")
         raise InputError(f"key: there is no key `{name}` in {self.path}; see `gte keys list`")
 
-    def revoke(self, name: str) -> Key:
-        """End a key now; its records stay."""
+    def revoke(self, name: str) -> ApiKey:
+        """Revoke a key now; its usage records stay."""
         key = self.find(name)
         with self._writing() as database:
             database.execute(
@@ -195,8 +195,8 @@ class KeyFile:
             )
         return self.find(key.id)
 
-    def rotate(self, name: str, grace: float = 0.0) -> tuple[Key, str]:
-        """Give a key a new secret; the old one works for `grace` more seconds."""
+    def rotate(self, name: str, grace: float = 0.0) -> tuple[ApiKey, str]:
+        """Give a key a new secret and return both; the old secret works for `grace` seconds."""
         key = self.find(name)
         if key.revoked is not None:
             raise InputError(f"key: `{key.id}` is revoked; make a new one with `gte keys create`")
@@ -204,13 +204,13 @@ class KeyFile:
         with self._writing() as database:
             database.execute(
                 "UPDATE keys SET old_hash = hash, old_until = ?, hash = ? WHERE id = ?",
-                (time.time() + grace, digest(secret), key.id),
+                (time.time() + grace, hash_key(secret), key.id),
             )
         return self.find(key.id), secret
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """Yield a connection in a transaction; the file holds all of it afterwards."""
+        """Yield a connection in a transaction, which is in the main file afterwards."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = not self.path.exists()
         with closing(sqlite3.connect(self.path, timeout=10)) as database:
@@ -221,57 +221,60 @@ class KeyFile:
                 database.execute(_SCHEMA)
                 columns = [row[1] for row in database.execute("PRAGMA table_info(keys)")]
                 if "documents" not in columns:
-                    database.execute(_ADDED)
+                    database.execute(_ADD_DOCUMENTS)
                 yield database
-            # a copy of the file alone, as into a Kubernetes secret, is then complete
+            # so that a copy without the WAL file, as in a Kubernetes secret, is complete
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 class KeyRing:
-    """The keys as a server process sees them: in memory, and never older than a second."""
+    """The keys of a server process: cached in memory, at most a second behind the file."""
 
     def __init__(self, folder: Path, static: str | None = None) -> None:
-        """Read the keys of a folder; static is one more key, without limits."""
+        """Read the keys of a folder; static is one more key, without limits.
+
+        Raises InputError for a file that cannot be read.
+        """
         self.path = folder / FILE
-        self.failures = 0  # times that the file could not be read; the keys known before still hold
+        self.failures = 0  # of reads of the file; the keys known before stay valid
         self.working = True
-        self._static = None if static is None else digest(static)
+        self._static = None if static is None else hash_key(static)
         self._database: sqlite3.Connection | None = None
-        self._seen: Any = None
-        self._keys: dict[str, Key] = {}
+        self._version: Any = None  # of the file that the keys were read from
+        self._keys: dict[str, ApiKey] = {}
         self._checked = -1e9
         self.refresh()
-        if not self.working:  # without its keys a server would be open to everyone
+        if not self.working:  # without its keys, a server would be open to everyone
             raise InputError(
                 f"state_dir: cannot read the keys in {self.path}; restore the file, or remove it "
                 "to start without keys"
             )
 
     @property
-    def needed(self) -> bool:
-        """Return whether requests must show a key: since the first was made, revoked or not."""
-        self._look()
+    def key_needed(self) -> bool:
+        """Whether requests must carry a key: as soon as one was created, even if it is revoked."""
+        self._refresh_if_due()
         return self._static is not None or bool(self._keys)
 
-    def find(self, secret: str) -> Key | None:
-        """Return the key that a secret opens, or None; revoked and expired ones too."""
-        self._look()
-        hashed = digest(secret)
-        if self._static is not None and hmac.compare_digest(hashed, self._static):
-            return STATIC
-        key = self._keys.get(id_of(secret) or "")
-        return key if key is not None and key.opens(hashed, time.time()) else None
+    def find(self, secret: str) -> ApiKey | None:
+        """Return the key with this secret, or None; revoked and expired keys are found too."""
+        self._refresh_if_due()
+        digest = hash_key(secret)
+        if self._static is not None and hmac.compare_digest(digest, self._static):
+            return STATIC_KEY
+        key = self._keys.get(key_id(secret) or "")
+        return key if key is not None and key.matches(digest, time.time()) else None
 
-    def all(self) -> list[Key]:
-        """Return the keys of the file."""
+    def all(self) -> list[ApiKey]:
+        """Return the keys in the file."""
         return list(self._keys.values())
 
-    def _look(self) -> None:
-        if time.monotonic() - self._checked > _FRESH:
+    def _refresh_if_due(self) -> None:
+        if time.monotonic() - self._checked > REFRESH_SECONDS:
             self.refresh()
 
     def refresh(self) -> None:
-        """Read the keys again where the file has changed."""
+        """Read the keys again if the file changed."""
         self._checked = time.monotonic()
         try:
             if not self._changed():
@@ -282,51 +285,50 @@ class KeyRing:
         except (sqlite3.Error, OSError):
             self.failures += 1
             self.working = False
-            self._close()
+            self.close()
 
     def _changed(self) -> bool:
-        """Return whether the keys must be read: another file, or another state of this one."""
+        """Return whether it is another file, or this one was written to."""
         try:
             status = os.stat(self.path)
         except FileNotFoundError:
-            return False  # removed: what was known holds, so that this opens no door
-        place: tuple[int, ...] = (status.st_dev, status.st_ino)
+            return False  # the known keys stay valid: removing the file must not open the server
+        file: tuple[int, ...] = (status.st_dev, status.st_ino)
         if not os.access(self.path.parent, os.W_OK):
-            place += (status.st_mtime_ns,)  # opened as unchanging: another time, another file
-        if self._database is None or self._seen[0] != place:
-            self._close()
+            file += (status.st_mtime_ns,)  # opened as immutable: data_version would not change
+        if self._database is None or self._version[0] != file:
+            self.close()
             self._database = _open_to_read(self.path)
-            self._seen = (place, None)
-        version = self._database.execute("PRAGMA data_version").fetchone()[0]
-        changed = bool(self._seen[1] != version)
-        self._seen = (place, version)
+            self._version = (file, None)
+        data_version = self._database.execute("PRAGMA data_version").fetchone()[0]
+        changed = bool(self._version[1] != data_version)
+        self._version = (file, data_version)
         return changed
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the file; the keys stay in memory."""
         if self._database is not None:
             self._database.close()
             self._database = None
-        self._seen = None
-
-    close = _close
+        self._version = None
 
 
-def read_keys(database: sqlite3.Connection) -> list[Key]:
-    """Return all keys of an open file, oldest first."""
+def read_keys(database: sqlite3.Connection) -> list[ApiKey]:
+    """Return all keys in an open file, oldest first."""
     database.row_factory = sqlite3.Row
     try:
         rows = database.execute("SELECT * FROM keys ORDER BY slot").fetchall()
     except sqlite3.OperationalError as error:
-        if "no such table" in str(error):  # made a moment ago
+        if "no such table" in str(error):  # the file was created a moment ago
             return []
         raise
     return [_key(row) for row in rows]
 
 
-def _key(row: sqlite3.Row) -> Key:
-    limits = Limits(*(row[name] for name in Limits.__dataclass_fields__))
+def _key(row: sqlite3.Row) -> ApiKey:
+    limits = RateLimits(*(row[name] for name in RateLimits.__dataclass_fields__))
     same = ("slot", "id", "name", "hash", "old_hash", "old_until", "created", "expires", "revoked")
-    return Key(
+    return ApiKey(
         **{name: row[name] for name in same},
         models=None if row["models"] is None else tuple(json.loads(row["models"])),
         priority=row["priority"],
@@ -337,17 +339,17 @@ def _key(row: sqlite3.Row) -> Key:
 
 
 def _conditions(row: sqlite3.Row) -> tuple[str, ...]:
-    # a file that was made before there were conditions has no such column until it is written
+    # a file of an older version lacks the column until it is written to
     value = row["documents"] if "documents" in row.keys() else None
     return () if value is None else tuple(json.loads(value))
 
 
 def _open_to_read(path: Path) -> sqlite3.Connection:
-    """Open a file of keys to read; one on a read-only volume too."""
-    # a file in WAL mode can be read through a read-only folder only when it is said not to change
-    fixed = "" if os.access(path.parent, os.W_OK) else "&immutable=1"
+    """Open a file of keys for reading, also on a read-only volume."""
+    # in a read-only folder, SQLite reads a file in WAL mode only if it is declared immutable
+    immutable = "" if os.access(path.parent, os.W_OK) else "&immutable=1"
     return sqlite3.connect(
-        f"file:{quote(str(path))}?mode=ro{fixed}", uri=True, timeout=1, check_same_thread=False
+        f"file:{quote(str(path))}?mode=ro{immutable}", uri=True, timeout=1, check_same_thread=False
     )
 
 
@@ -357,7 +359,7 @@ def _new_secret(id: str | None = None) -> tuple[str, str]:
 
 
 # the key of `--api-key`
-STATIC = Key(
+STATIC_KEY = ApiKey(
     slot=0,
     id="static",
     name="--api-key",
@@ -369,6 +371,6 @@ STATIC = Key(
     revoked=None,
     models=None,
     priority="interactive",
-    limits=Limits(),
+    limits=RateLimits(),
     admin=True,
 )

@@ -1,8 +1,8 @@
-"""How much each key has used of its limits, the same in every worker process.
+"""Rate limits and quotas of API keys, enforced across all worker processes.
 
-The state of a key is 64 bytes in shared memory, changed under a lock of the kernel: 6 us alone, and
-12 us beside another process that does nothing else. A transaction in SQLite takes 14 us, but up to
-34 ms beside another writer, and all requests of the process would wait for it.
+The state of a key is 64 bytes in shared memory, changed under a kernel lock: 6 us alone, and 12 us
+while another process does nothing else. A transaction in SQLite takes 14 us, but up to 34 ms beside
+another writer, and all requests of the process would wait for it.
 """
 
 import struct
@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from opengte.errors import LimitError
-from opengte.serve.auth.keys import Key
+from opengte.serve.auth.keys import ApiKey
 from opengte.serve.shared_memory import SharedMemory
 
-_SLOT = struct.Struct("<ddddqqqq")  # two buckets (level, time), day, its tokens, month, its tokens
+_SLOT = struct.Struct("<ddddqqqq")  # the fields of _State
 SLOT_BYTES = _SLOT.size
-_FIRST = 1024  # slots at the start
+_INITIAL_SLOTS = 1024
 
 
 @dataclass
 class _State:
-    requests: float = 0.0  # of the bucket of requests that are gone
+    """Two leaky buckets (level and time of the last change) and two counters with their period."""
+
+    requests: float = 0.0
     requests_at: float = 0.0
     tokens: float = 0.0
     tokens_at: float = 0.0
@@ -34,27 +36,29 @@ class _State:
         return _SLOT.pack(*vars(self).values())
 
 
-def memory(descriptor: int | None = None) -> SharedMemory:
-    """Return the memory of a table: new, or that of an inherited descriptor."""
-    return SharedMemory(_FIRST * SLOT_BYTES, descriptor)
+def rate_limit_memory(descriptor: int | None = None) -> SharedMemory:
+    """Return memory for a `RateLimiter`: new, or that of an inherited descriptor."""
+    return SharedMemory(_INITIAL_SLOTS * SLOT_BYTES, descriptor)
 
 
-class LimitTable:
-    """Buckets that refill by the minute, and quotas by the day and month of UTC."""
+class RateLimiter:
+    """Leaky buckets of requests and tokens a minute, and token quotas a day and month (UTC)."""
 
     def __init__(self, shared: SharedMemory) -> None:
         self._shared = shared
 
-    def seed(self, key: Key, day_tokens: int, month_tokens: int, now: float | None = None) -> None:
-        """Say what a key has used today and this month already."""
+    def restore(
+        self, key: ApiKey, day_tokens: int, month_tokens: int, now: float | None = None
+    ) -> None:
+        """Set the tokens that a key has used today and this month."""
         now = time.time() if now is None else now
         with self._shared.locked():
             state = self._read(key.slot, now)
             state.day_tokens, state.month_tokens = day_tokens, month_tokens
             self._write(key.slot, state)
 
-    def request(self, key: Key, now: float | None = None) -> None:
-        """Count one request; raise LimitError when the minute's are used up."""
+    def take_request(self, key: ApiKey, now: float | None = None) -> None:
+        """Count one request; raise LimitError when those of the minute are used up."""
         rate = key.limits.requests_per_minute
         if rate is None:
             return
@@ -70,11 +74,11 @@ class LimitTable:
             state.requests, state.requests_at = level + 1, now
             self._write(key.slot, state)
 
-    def take(self, key: Key, tokens: int, now: float | None = None) -> None:
-        """Count tokens; raise LimitError, counting nothing, when a limit would be passed.
+    def take_tokens(self, key: ApiKey, tokens: int, now: float | None = None) -> None:
+        """Count tokens; raise LimitError, counting nothing, when a limit would be exceeded.
 
-        A request for more tokens than a minute has passes when the minute is unused, and the next
-        one then waits for longer: otherwise it could never pass.
+        A request for more tokens than the limit of a minute is admitted when the bucket is empty;
+        the excess is deducted from later minutes. Otherwise it could never be admitted.
         """
         limits = key.limits
         if not tokens or not limits.any:
@@ -98,8 +102,8 @@ class LimitTable:
             state.month_tokens += tokens
             self._write(key.slot, state)
 
-    def settle(self, key: Key, difference: int, now: float | None = None) -> None:
-        """Correct what was taken by what was really computed; never refuses."""
+    def reconcile(self, key: ApiKey, difference: int, now: float | None = None) -> None:
+        """Add the difference between the tokens computed and those taken; never refuses."""
         if not difference or not key.limits.any:
             return
         now = time.time() if now is None else now
@@ -130,11 +134,11 @@ class LimitTable:
 
 
 def _drained(level: float, at: float, rate: int, now: float) -> float:
-    """Return what is left in a bucket that loses `rate` a minute."""
+    """Return the level of a bucket that loses `rate` a minute, since its last change."""
     return max(0.0, level - max(0.0, now - at) * rate / 60)
 
 
-def _check_quota(key: Key, period: str, quota: int | None, used: int, now: float) -> None:
+def _check_quota(key: ApiKey, period: str, quota: int | None, used: int, now: float) -> None:
     if quota is not None and used > quota:
         raise LimitError(
             f"tokens_per_{period}: the {quota:,} of key `{key.id}` are used up",
@@ -146,7 +150,7 @@ _calendar_of: tuple[int, tuple[int, int]] = (-1, (0, 0))
 
 
 def _calendar(now: float) -> tuple[int, int]:
-    """Return the number of the day and of the month, in UTC; worked out once a day."""
+    """Return the number of the day and of the month, in UTC; computed once a day."""
     global _calendar_of
     day = int(now // 86400)
     if _calendar_of[0] != day:

@@ -1,4 +1,4 @@
-"""What a server can be told: one table, from which flags, variables, file keys and docs are made.
+"""The settings of a server: the one table that flags, variables, file keys and docs come from.
 
 A field `max_body_bytes` is the flag `--max-body-bytes`, the environment variable
 `OPENGTE_MAX_BODY_BYTES` and the line `max_body_bytes = ...` of a TOML file.
@@ -11,32 +11,32 @@ from typing import Any, Literal
 from opengte.errors import InputError
 from opengte.serve.config.inference import ModelSettings
 
-Kind = Literal["text", "list", "whole", "number", "size", "switch", "models"]
+ValueKind = Literal["text", "list", "whole", "number", "size", "switch", "models"]
 
 DEFAULT_PORT = 8080
 
 
 @dataclass(frozen=True)
-class About:
-    """What is said of one setting: `kind` is how its text is read."""
+class SettingInfo:
+    """Metadata of one setting; `kind` is how its text is parsed."""
 
     group: str
-    kind: Kind
+    kind: ValueKind
     help: str
     metavar: str | None = None
     choices: tuple[str, ...] = ()
     minimum: float | None = None
     secret: bool = False  # never printed
-    per_model: bool = False  # a [[model]] table may say it for one model
+    per_model: bool = False  # a [[model]] table may set it for one model
 
 
-def _setting(default: Any, group: str, kind: Kind, help: str, **more: Any) -> Any:
-    return field(default=default, metadata={"about": About(group, kind, help, **more)})
+def _setting(default: Any, group: str, kind: ValueKind, help: str, **more: Any) -> Any:
+    return field(default=default, metadata={"info": SettingInfo(group, kind, help, **more)})
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that a server can be told."""
+class ServerSettings:
+    """All settings of a server; raises InputError for a value that a setting may not have."""
 
     model: tuple[str | Mapping[str, Any], ...] = _setting(
         ("minilm",),
@@ -50,7 +50,7 @@ class Settings:
         "auto",
         "Models",
         "text",
-        "What computes.",
+        "What computes: the compiled CPU engine or PyTorch.",
         choices=("auto", "native", "torch"),
         per_model=True,
     )
@@ -66,7 +66,7 @@ class Settings:
         None,
         "Models",
         "whole",
-        "Processor threads of each worker process; otherwise they share the processors.",
+        "Processor threads of each worker process. By default the workers share the processors.",
         minimum=1,
         per_model=True,
     )
@@ -85,7 +85,7 @@ class Settings:
         None,
         "Models",
         "whole",
-        "Cut texts at fewer tokens than the model takes.",
+        "Truncate texts to fewer tokens than the model takes.",
         metavar="TOKENS",
         minimum=1,
         per_model=True,
@@ -97,7 +97,7 @@ class Settings:
         None,
         "Scheduling",
         "whole",
-        "Tokens computed at once, which fixes the peak memory; otherwise by the free memory.",
+        "Tokens of a batch, which bound the peak memory. Default: derived from the free memory.",
         metavar="TOKENS",
         minimum=1,
         per_model=True,
@@ -106,7 +106,8 @@ class Settings:
         None,
         "Scheduling",
         "whole",
-        "Tokens that may wait, otherwise by the speed; what comes on top is told when to return.",
+        "Maximum queued tokens. Default: derived from measured throughput. Requests over the limit "
+        "get 429/503 with Retry-After.",
         metavar="TOKENS",
         minimum=1,
         per_model=True,
@@ -115,7 +116,7 @@ class Settings:
         30.0,
         "Scheduling",
         "number",
-        "A batch that takes longer than this, and than its tokens need, counts as hanging.",
+        "A batch that takes so many seconds longer than its tokens should counts as a hang.",
         metavar="SECONDS",
         minimum=0,
         per_model=True,
@@ -124,7 +125,7 @@ class Settings:
         None,
         "Scheduling",
         "number",
-        "Time that a request has before it is given up; clients may set less.",
+        "Deadline of a request in seconds; clients may set a shorter one.",
         metavar="SECONDS",
         minimum=0,
     )
@@ -132,7 +133,8 @@ class Settings:
         16,
         "Scheduling",
         "whole",
-        "A request to embed more inputs than this is bulk work, unless its key or header says.",
+        "A request to embed more inputs than this has priority `bulk`, unless its header says "
+        "otherwise.",
         metavar="N",
         minimum=0,
     )
@@ -140,7 +142,7 @@ class Settings:
         64 * 2**20,
         "Scheduling",
         "size",
-        "Memory for answers kept for equal inputs; 0 keeps none.",
+        "Memory of the cache of results; 0 turns it off.",
         metavar="SIZE",
         minimum=0,
     )
@@ -148,17 +150,17 @@ class Settings:
         None,
         "Scheduling",
         "text",
-        "Keep answers in this file too, across restarts.",
+        "Also cache results in this file, across restarts.",
         metavar="FILE",
     )
     cache_disk: int = _setting(
-        2**30, "Scheduling", "size", "Largest size of that file.", metavar="SIZE", minimum=0
+        2**30, "Scheduling", "size", "Maximum size of the cache file.", metavar="SIZE", minimum=0
     )
     kb: tuple[str, ...] = _setting(
         (),
         "Knowledge bases",
         "list",
-        "An index that `gte index` made: search page at /kb/, and its routes. NAME=KB serves it "
+        "An index made by `gte index`: serves its search page and API at /kb/. NAME=KB serves it "
         "under another name. Repeatable.",
         metavar="KB",
     )
@@ -166,41 +168,39 @@ class Settings:
         (),
         "Knowledge bases",
         "list",
-        "Only these documents exist, as in `gte search --where`; `gte keys create --where` limits "
-        "single keys further. Repeatable.",
+        "Serve only these documents, as in `gte search --where`; `gte keys create --where` limits "
+        "a key further. Repeatable.",
         metavar="FIELD=VALUE",
     )
     reranker: str | None = _setting(
         None,
         "Knowledge bases",
         "text",
-        "Model that orders the best passages, where a question asks for it.",
+        "Model that reranks the best passages of queries that ask for it.",
         metavar="MODEL",
     )
     auto_truncate: bool = _setting(
         True,
         "Protocols",
         "switch",
-        "Cut inputs that are too long where a request does not say; otherwise refuse them.",
+        "Truncate over-long inputs unless the request says otherwise; off: refuse them.",
     )
     token_ids: str = _setting(
         "auto",
         "Protocols",
         "text",
-        "Whose token ids clients send: the model's, tiktoken's, to be told apart, or refused.",
+        "Whose token ids clients send: the model's or tiktoken's; `auto` decides for each request.",
         choices=("auto", "model", "tiktoken", "refuse"),
     )
     tiktoken_files: str | None = _setting(
         None, "Protocols", "text", "Folder with cl100k_base.tiktoken.", metavar="FOLDER"
     )
-    strict: bool = _setting(
-        False, "Protocols", "switch", "Refuse fields of a request that are not known."
-    )
+    strict: bool = _setting(False, "Protocols", "switch", "Refuse requests with unknown fields.")
     tei_validation_status: int = _setting(
         422,
         "Protocols",
         "whole",
-        "What TEI's routes answer to invalid input: 422, or 413 as TEI before 1.9.",
+        "Status of TEI's routes for invalid input: 422, or 413 as in TEI before 1.9.",
         minimum=413,
     )
     host: str = _setting("127.0.0.1", "Network", "text", "Address to listen on.", metavar="ADDRESS")
@@ -208,23 +208,23 @@ class Settings:
         DEFAULT_PORT, "Network", "whole", "Port to listen on; 0 takes a free one.", minimum=0
     )
     uds: str | None = _setting(
-        None, "Network", "text", "Listen on this Unix socket instead.", metavar="PATH"
+        None, "Network", "text", "Listen on this Unix socket instead of a port.", metavar="PATH"
     )
     root_path: str = _setting(
-        "", "Network", "text", "Path that a proxy puts before ours.", metavar="PATH"
+        "", "Network", "text", "Path prefix that a proxy adds.", metavar="PATH"
     )
     forwarded_allow_ips: str = _setting(
         "127.0.0.1",
         "Network",
         "text",
-        "Proxies whose X-Forwarded-For and -Proto are believed, with commas; * is all.",
+        "Proxies whose X-Forwarded-For and -Proto are trusted, separated by commas; * is all.",
         metavar="LIST",
     )
     cors_origin: tuple[str, ...] = _setting(
         (),
         "Network",
         "list",
-        "Web origin whose pages may call this server; repeatable. None by default.",
+        "Web origin whose pages may call this server (CORS). Repeatable.",
         metavar="ORIGIN",
     )
     tls_cert: str | None = _setting(
@@ -234,17 +234,17 @@ class Settings:
         None,
         "TLS",
         "text",
-        "Private key, where it is not in the certificate's file.",
+        "Private key, if it is not in the file of the certificate.",
         metavar="PEM",
     )
     tls_client_ca: str | None = _setting(
-        None, "TLS", "text", "Clients must show a certificate of this authority.", metavar="PEM"
+        None, "TLS", "text", "Require client certificates of this authority.", metavar="PEM"
     )
     insecure: bool = _setting(
         False,
         "Access",
         "switch",
-        "Serve an address that other machines can reach without API keys.",
+        "Allow everyone without an API key, even on an address that other machines can reach.",
     )
     state_dir: str | None = _setting(
         None,
@@ -257,46 +257,46 @@ class Settings:
         None,
         "Access",
         "text",
-        "Folder of the API keys, where it is another, such as a read-only volume.",
+        "Folder of the API keys, if it is another one, such as a read-only volume.",
         metavar="FOLDER",
     )
     api_key: str | None = _setting(
         None,
         "Access",
         "text",
-        "One key without limits, beside those of `gte keys`; better set as a variable.",
+        "One key without limits, besides those of `gte keys`; prefer the environment variable.",
         metavar="KEY",
         secret=True,
     )
     usage: bool = _setting(
-        True, "Access", "switch", "Write down what each key used, for `gte usage`."
+        True, "Access", "switch", "Record the usage of each key, for `gte usage`."
     )
     metrics: str = _setting(
         "key",
         "Observation",
         "text",
-        "Who may read /metrics: holders of a key where keys are needed, everyone, or no one.",
+        "Who may read /metrics: `key` holders (everyone if no key is needed), everyone, or nobody.",
         choices=("key", "public", "off"),
     )
     log_format: str = _setting(
         "auto",
         "Observation",
         "text",
-        "auto: for people on a terminal, JSON otherwise.",
+        "auto: human-readable on a terminal, JSON otherwise.",
         choices=("auto", "human", "json"),
     )
     log_level: str = _setting(
         "info",
         "Observation",
         "text",
-        "Least severity that is logged.",
+        "Minimum severity that is logged.",
         choices=("debug", "info", "warning", "error"),
     )
     access_log_sample: float = _setting(
         1.0,
         "Observation",
         "number",
-        "Share of the successful requests that are logged; failures always are.",
+        "Share of successful requests that are logged; failures always are.",
         metavar="SHARE",
         minimum=0,
     )
@@ -311,18 +311,18 @@ class Settings:
         1.0,
         "Observation",
         "number",
-        "Share of the requests without a trace of their own that start one.",
+        "Share of requests that start a trace, of those that do not belong to one.",
         metavar="SHARE",
         minimum=0,
     )
     workers: int = _setting(
-        1, "Process", "whole", "Processes; they share the port and the weights.", minimum=1
+        1, "Process", "whole", "Worker processes; they share port and weights.", minimum=1
     )
     drain_timeout: float = _setting(
         30.0,
         "Process",
         "number",
-        "Seconds that running requests get after SIGTERM.",
+        "Seconds for requests in flight to finish after SIGTERM.",
         metavar="SECONDS",
         minimum=0,
     )
@@ -330,26 +330,26 @@ class Settings:
         0.0,
         "Process",
         "number",
-        "Seconds between /ready saying no and the port closing, for balancers to notice.",
+        "Seconds between /ready answering 503 and the port closing, for load balancers to notice.",
         metavar="SECONDS",
         minimum=0,
     )
     max_inputs: int = _setting(
-        65_536, "Limits", "whole", "Most inputs of one request.", metavar="N", minimum=1
+        65_536, "Limits", "whole", "Maximum inputs of a request.", metavar="N", minimum=1
     )
     max_body_bytes: int = _setting(
-        32 * 2**20, "Limits", "size", "Largest body of a request.", metavar="SIZE", minimum=1
+        32 * 2**20, "Limits", "size", "Maximum size of a body.", metavar="SIZE", minimum=1
     )
     max_header_bytes: int = _setting(
         32 * 2**10,
         "Limits",
         "size",
-        "Largest request line and headers.",
+        "Maximum size of request line and headers.",
         metavar="SIZE",
         minimum=256,
     )
     max_connections: int = _setting(
-        8192, "Limits", "whole", "Open connections of a worker process.", minimum=1
+        8192, "Limits", "whole", "Maximum open connections of a worker process.", minimum=1
     )
     header_timeout: float = _setting(
         10.0,
@@ -363,7 +363,7 @@ class Settings:
         30.0,
         "Limits",
         "number",
-        "Seconds for a client to send its body, and one more for every 16 KiB of it.",
+        "Seconds for a client to send its body, plus one for every 16 KiB of it.",
         metavar="SECONDS",
         minimum=0,
     )
@@ -371,7 +371,7 @@ class Settings:
         30.0,
         "Limits",
         "number",
-        "Seconds for a client to make room for more of an answer.",
+        "Seconds after which a client that does not read its answer is cut off.",
         metavar="SECONDS",
         minimum=0,
     )
@@ -379,23 +379,23 @@ class Settings:
         75.0,
         "Limits",
         "number",
-        "Seconds that an idle connection stays open.",
+        "Seconds after which an idle connection is closed.",
         metavar="SECONDS",
         minimum=0,
     )
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            check(one, getattr(self, one.name))
+        for setting in fields(self):
+            check_value(setting, getattr(self, setting.name))
         if self.tei_validation_status not in (413, 422):
             raise InputError(
                 f"tei_validation_status: got {self.tei_validation_status}; expected 422 or 413"
             )
         names = [name for model in self.models for name in (model.name, *model.aliases)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        if duplicates:
             raise InputError(
-                f"model: two models are called `{twice[0]}`; "
+                f"model: two models are called `{duplicates[0]}`; "
                 "give one of them another name with NAME=MODEL"
             )
         if self.tls_key and not self.tls_cert:
@@ -405,11 +405,11 @@ class Settings:
 
     @property
     def models(self) -> tuple[ModelSettings, ...]:
-        """Return every model with its own settings, and the common ones where it has none."""
+        """Every model with its own settings, and the server's for those that it does not set."""
         return tuple(self._model(given) for given in self.model)
 
     def _model(self, given: str | Mapping[str, Any]) -> ModelSettings:
-        common = {one.name: getattr(self, one.name) for one in fields(self) if about(one).per_model}
+        common = {name: getattr(self, name) for name in PER_MODEL}
         common["offline"] = self.offline or None
         if not isinstance(given, str):
             own = dict(given)
@@ -424,45 +424,44 @@ class Settings:
         return ModelSettings(name=given, source=given, **common)
 
 
-def about(setting: "Field[Any]") -> About:
-    """Return what is said of a field of `Settings`."""
-    found: About = setting.metadata["about"]
-    return found
+def setting_info(setting: "Field[Any]") -> SettingInfo:
+    """Return the metadata of a field of `ServerSettings`."""
+    info: SettingInfo = setting.metadata["info"]
+    return info
 
 
-TABLE: tuple["Field[Any]", ...] = fields(Settings)
-GROUPS = tuple(dict.fromkeys(about(one).group for one in TABLE))
-PER_MODEL = {one.name: one for one in TABLE if about(one).per_model}
+SETTINGS: tuple["Field[Any]", ...] = fields(ServerSettings)
+GROUPS = tuple(dict.fromkeys(setting_info(setting).group for setting in SETTINGS))
+PER_MODEL = {setting.name: setting for setting in SETTINGS if setting_info(setting).per_model}
 
 
-def flag(name: str) -> str:
-    """Return the flag of a setting."""
+def flag_name(name: str) -> str:
+    """Return the command-line flag of a setting."""
     return "--" + name.replace("_", "-")
 
 
-def variable(name: str) -> str:
+def variable_name(name: str) -> str:
     """Return the environment variable of a setting."""
     return "OPENGTE_" + name.upper()
 
 
-def check(setting: "Field[Any]", value: Any) -> None:
-    """Raise InputError where a value is not one that a setting may have."""
-    said = about(setting)
+def check_value(setting: "Field[Any]", value: Any) -> None:
+    """Raise InputError for a value that a setting may not have."""
+    info = setting_info(setting)
     if value is None and setting.default is None:
         return
-    expected = _EXPECTED[said.kind]
-    wrong = not isinstance(value, expected) or (isinstance(value, bool) and said.kind != "switch")
-    if wrong:
-        raise InputError(f"{setting.name}: got {value!r}; expected {_WORDS[said.kind]}")
-    if said.choices and value not in said.choices:
+    wrong = not isinstance(value, _TYPES[info.kind])
+    if wrong or (isinstance(value, bool) and info.kind != "switch"):
+        raise InputError(f"{setting.name}: got {value!r}; expected {_DESCRIPTIONS[info.kind]}")
+    if info.choices and value not in info.choices:
         raise InputError(
-            f"{setting.name}: got {value!r}; expected one of {', '.join(said.choices)}"
+            f"{setting.name}: got {value!r}; expected one of {', '.join(info.choices)}"
         )
-    if said.minimum is not None and value < said.minimum:
-        raise InputError(f"{setting.name}: got {value!r}; expected at least {said.minimum}")
+    if info.minimum is not None and value < info.minimum:
+        raise InputError(f"{setting.name}: got {value!r}; expected at least {info.minimum}")
 
 
-_EXPECTED: dict[Kind, type | tuple[type, ...]] = {
+_TYPES: dict[ValueKind, type | tuple[type, ...]] = {
     "text": str,
     "list": tuple,
     "models": tuple,
@@ -471,7 +470,7 @@ _EXPECTED: dict[Kind, type | tuple[type, ...]] = {
     "number": (int, float),
     "switch": bool,
 }
-_WORDS: dict[Kind, str] = {
+_DESCRIPTIONS: dict[ValueKind, str] = {
     "text": "a text",
     "list": "a list of texts",
     "models": "names of models or [[model]] tables",

@@ -1,89 +1,97 @@
-"""Routes for those who run the server: `/metrics`, and reloading the models."""
+"""Routes for operators: `/metrics` and `/admin/reload`."""
 
 import asyncio
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from opengte.errors import AccessError, LimitError
-from opengte.serve.auth.keys import Key
-from opengte.serve.http.handler import key_of
+from opengte.errors import AccessError
+from opengte.serve.auth.authorizer import KeyAuthorizer
+from opengte.serve.config.settings import ServerSettings
+from opengte.serve.http.errors import retry_headers, to_failure
+from opengte.serve.http.handler import api_key_of
+from opengte.serve.observability.metrics import Metrics
+from opengte.serve.protocols.base import STATUSES
 
-if TYPE_CHECKING:
-    from opengte.serve.runtime.components import Parts
-
-
-@dataclass(frozen=True)
-class Operation:
-    """The routes, and the check that other pages of the same people use."""
-
-    routes: Sequence[BaseRoute]
-    allow: Callable[[Request], None]  # raises AccessError where the key is missing or wrong
+KeyCheck = Callable[[Request], None]  # raises AccessError
 
 
-def operation_routes(parts: "Parts") -> Operation:
-    """Return the routes of one server process; parts is used when a request comes."""
+class ServerControl(Protocol):
+    """What the routes need of the server process."""
 
-    def allow(request: Request) -> None:
-        parts.gate.known(secret_of(request))
+    settings: ServerSettings
+    authorizer: KeyAuthorizer
+    metrics: Metrics
+    reload_everywhere: Callable[[], Awaitable[dict[str, str]]]
+
+    def update_gauges(self) -> None:
+        """Bring the gauges up to date."""
+        ...
+
+
+def admin_routes(server: ServerControl) -> list[BaseRoute]:
+    """Return the routes of one server process; server is used when a request comes."""
 
     async def metrics(request: Request) -> Response:
-        if parts.settings.metrics == "key" and (refused := _refusal(allow, request)):
-            return refused
-        parts.look()
-        page, kind = await asyncio.to_thread(parts.metrics.page, request.headers.get("accept", ""))
-        return Response(page, media_type=None, headers={"content-type": kind})
+        if server.settings.metrics == "key":
+            if refusal := _refusal(require_key(server.authorizer), request):
+                return refusal
+        server.update_gauges()
+        accept = request.headers.get("accept", "")
+        page, content_type = await asyncio.to_thread(server.metrics.render, accept)
+        return Response(page, media_type=None, headers={"content-type": content_type})
 
     async def reload(request: Request) -> Response:
-        def allow_admin(request: Request) -> None:
-            key = parts.gate.known(secret_of(request))
-            if key is None:
-                raise AccessError(
-                    "reloading over HTTP needs a key made with `gte keys create --admin`; "
-                    "send the process SIGHUP instead",
-                    authenticated=True,
-                )
-            _check_admin(key)
-
-        if refused := _refusal(allow_admin, request):
-            return refused
-        outcomes = await parts.reload_everywhere()
+        if refusal := _refusal(_require_admin(server.authorizer), request):
+            return refusal
+        outcomes = await server.reload_everywhere()
         good = all(outcome in ("reloaded", "asked") for outcome in outcomes.values())
         return JSONResponse({"models": outcomes}, 200 if good else 500)
 
     routes: list[BaseRoute] = [Route("/admin/reload", reload, methods=["POST"])]
-    if parts.settings.metrics != "off":
+    if server.settings.metrics != "off":
         routes.append(Route("/metrics", metrics, methods=["GET"]))
-    return Operation(routes, allow)
+    return routes
 
 
-def secret_of(request: Request) -> str | None:
-    """Return the key of a request."""
-    return key_of(dict(request.scope["headers"]))
+def require_key(authorizer: KeyAuthorizer) -> KeyCheck:
+    """Return a check that raises AccessError for a request without a valid key."""
+
+    def check(request: Request) -> None:
+        authorizer.find_key(request_api_key(request))
+
+    return check
 
 
-def _check_admin(key: Key) -> None:
-    if not key.admin:
-        raise AccessError(f"the API key `{key.id}` is not an admin's", authenticated=True)
+def _require_admin(authorizer: KeyAuthorizer) -> KeyCheck:
+    def check(request: Request) -> None:
+        key = authorizer.find_key(request_api_key(request))
+        if key is None:
+            raise AccessError(
+                "reloading over HTTP needs a key made with `gte keys create --admin`; "
+                "send the process SIGHUP instead",
+                authenticated=True,
+            )
+        if not key.admin:
+            raise AccessError(f"the API key `{key.id}` is not an admin's", authenticated=True)
+
+    return check
 
 
-def _refusal(check: Callable[[Request], None], request: Request) -> Response | None:
+def request_api_key(request: Request) -> str | None:
+    """Return the API key that a request carries."""
+    return api_key_of(dict(request.scope["headers"]))
+
+
+def _refusal(check: KeyCheck, request: Request) -> Response | None:
     try:
         check(request)
     except AccessError as error:
-        status = 403 if error.authenticated else 401
-        headers = {} if error.authenticated else {"www-authenticate": "Bearer"}
-        return JSONResponse(_error(str(error), "access_error"), status, headers)
-    except LimitError as error:
-        again = {"retry-after": str(math.ceil(error.retry_after))}
-        return JSONResponse(_error(str(error), "rate_limit_exceeded"), 429, again)
+        failure = to_failure(error)
+        message = {"message": str(error), "type": "access_error", "param": None}
+        content = {"error": {**message, "code": "access_error"}}
+        return JSONResponse(content, STATUSES[failure.kind], dict(retry_headers(failure)))
     return None
-
-
-def _error(message: str, kind: str) -> dict[str, object]:
-    return {"error": {"message": message, "type": kind, "param": None, "code": kind}}

@@ -1,4 +1,4 @@
-"""The server as an ASGI application: routes, what no protocol has, and what is around them."""
+"""The server as an ASGI application: the routes of all protocols, health checks, middleware."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -14,33 +14,29 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 
 from opengte import __version__
-from opengte.serve.http.errors import worded
-from opengte.serve.http.handler import Context, Handler
-from opengte.serve.http.health import Probes
-from opengte.serve.http.middleware.request_context import Outermost
-from opengte.serve.http.openapi import document
+from opengte.serve.http.errors import to_response
+from opengte.serve.http.handler import Handler, HandlerContext
+from opengte.serve.http.health import HealthChecks
+from opengte.serve.http.middleware.request_context import RequestContextMiddleware
+from opengte.serve.http.openapi import openapi_document
 from opengte.serve.http.response_json import dumps
-from opengte.serve.http.routing import dialect_of, endpoints
-from opengte.serve.protocols.base import Failure, Kind, Policy, TokenIds
+from opengte.serve.http.routing import endpoints, protocol_of
+from opengte.serve.protocols.base import ErrorKind, ProtocolPolicy, RequestFailure, TokenIds
 from opengte.serve.protocols.token_ids import Vocabularies, read_vocabularies
-from opengte.serve.types import Gate, Service
-
-
-def _never() -> bool:
-    return False
+from opengte.serve.types import Authorizer, Service
 
 
 @dataclass(frozen=True)
 class AppOptions:
     """How requests are read and answered.
 
-    token_ids says what token ids on the OpenAI route are (see `foreign`); auto_truncate what
-    happens to over-long inputs where a request does not say; strict refuses unknown fields, which
-    are otherwise reported. An embedding request of more than interactive_inputs inputs is bulk
-    unless it says otherwise. timeout is the longest that a request may take, in seconds; draining
-    tells that no more requests should come. max_concurrent_requests is only told in `/info`.
-    extra_routes come after ours, extra_paths say them in the OpenAPI document; middleware is around
-    all routes, the first outermost.
+    token_ids says what token ids on the OpenAI route are (see `protocols.token_ids`); auto_truncate
+    whether over-long inputs are truncated by default; strict refuses unknown fields, which are
+    otherwise reported. An embedding request of more than interactive_inputs inputs has priority
+    bulk by default. timeout is the longest that a request may take, in seconds; draining returns
+    whether the server is shutting down. max_concurrent_requests is only reported in `/info`.
+    extra_routes come after the server's own, extra_paths are their part of the OpenAPI document;
+    middleware is around all routes, the first one outermost.
     """
 
     token_ids: TokenIds = "auto"
@@ -53,16 +49,19 @@ class AppOptions:
     interactive_inputs: int = 16
     timeout: float | None = None
     max_concurrent_requests: int = 1024
-    draining: Callable[[], bool] = _never
+    draining: Callable[[], bool] = lambda: False
     extra_routes: Sequence[BaseRoute] = ()
     extra_paths: Mapping[str, Any] = field(default_factory=dict)
     middleware: Sequence[Middleware] = ()
     lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None
 
 
-def build_app(service: Service, gate: Gate | None, options: AppOptions) -> Starlette:
-    """Return the application; InputError when the vocabularies cannot be read."""
-    policy = Policy(
+def build_app(service: Service, authorizer: Authorizer | None, options: AppOptions) -> Starlette:
+    """Return the application; no key is needed without authorizer.
+
+    Raises InputError if the vocabularies cannot be read.
+    """
+    policy = ProtocolPolicy(
         auto_truncate=options.auto_truncate,
         token_ids=options.token_ids,
         vocabularies=read_vocabularies(options.tiktoken_files)
@@ -74,48 +73,48 @@ def build_app(service: Service, gate: Gate | None, options: AppOptions) -> Starl
         max_body_bytes=options.max_body_bytes,
         version=__version__,
     )
-    context = Context(
-        service, gate, policy, options.strict, options.timeout, options.interactive_inputs
+    context = HandlerContext(
+        service, authorizer, policy, options.strict, options.timeout, options.interactive_inputs
     )
     routes: list[BaseRoute] = [
         Route(endpoint.path, Handler(endpoint, context), methods=[endpoint.method])
         for endpoint in endpoints()
     ]
-    routes += Probes(service, options.draining, __version__).routes()
+    routes += HealthChecks(service, options.draining, __version__).routes()
     routes.append(
         Route(
             "/openapi.json",
-            _Document(gate is not None, policy, options.extra_paths),
+            _OpenApiDocument(authorizer is not None, policy, options.extra_paths),
             methods=["GET"],
         )
     )
     routes += options.extra_routes
     return Starlette(
         routes=routes,
-        middleware=[Middleware(Outermost, policy=policy), *options.middleware],
+        middleware=[Middleware(RequestContextMiddleware, policy=policy), *options.middleware],
         exception_handlers={HTTPException: _no_such_route(policy)},
         lifespan=options.lifespan,
     )
 
 
-class _Document:
-    """The OpenAPI document, made once, when it is first asked for."""
+class _OpenApiDocument:
+    """The route of the OpenAPI document, which is created by the first request for it."""
 
-    def __init__(self, keys: bool, policy: Policy, more: Mapping[str, Any]) -> None:
+    def __init__(self, keys: bool, policy: ProtocolPolicy, extra_paths: Mapping[str, Any]) -> None:
         self.keys = keys
-        self.more = more
         self.policy = policy
+        self.extra_paths = extra_paths
         self.body: bytes | None = None
 
     async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]
         """Answer with the document."""
         if self.body is None:
-            self.body = dumps(document(self.keys, self.policy, self.more))
+            self.body = dumps(openapi_document(self.keys, self.policy, self.extra_paths))
         await Response(self.body, media_type="application/json")(scope, receive, send)
 
 
-def _no_such_route(policy: Policy) -> Callable[[Request, Exception], Response]:
-    """Return what answers for paths, and methods of paths, that do not exist."""
+def _no_such_route(policy: ProtocolPolicy) -> Callable[[Request, Exception], Response]:
+    """Return the handler for paths, and methods of paths, that do not exist."""
 
     def respond(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -124,8 +123,8 @@ def _no_such_route(policy: Policy) -> Callable[[Request, Exception], Response]:
         headers = {"allow": ", ".join(allowed)} if allowed else {}
         if allowed and method == "OPTIONS":
             return Response(status_code=204, headers=headers)
-        kind: Kind = "method" if allowed else "not_found"
-        others = [each for each in allowed if each != "OPTIONS"]
+        kind: ErrorKind = "method" if allowed else "not_found"
+        others = [name for name in allowed if name != "OPTIONS"]
         message = (
             f"{path} does not take {method}; expected {' or '.join(others)}."
             if allowed
@@ -134,17 +133,19 @@ def _no_such_route(policy: Policy) -> Callable[[Request, Exception], Response]:
         if error.status_code not in (404, 405):
             kind, message = "invalid", str(error.detail)
         request.scope["opengte"].error = kind
-        status, content, more = worded(Failure(kind, message), dialect_of(path), policy)
+        status, content, more = to_response(
+            RequestFailure(kind, message), protocol_of(path), policy
+        )
         return Response(dumps(content), status, headers | dict(more), media_type="application/json")
 
     return respond
 
 
 def _allowed(request: Request) -> list[str]:
-    """Return the methods that the path has, over all its routes."""
-    found: set[str] = set()
+    """Return the methods of all routes that match the path."""
+    methods: set[str] = set()
     for route in request.app.routes:
         match, _ = route.matches(request.scope)
         if match != Match.NONE:
-            found |= set(getattr(route, "methods", None) or ())
-    return sorted(found | {"OPTIONS"}) if found else []
+            methods |= set(getattr(route, "methods", None) or ())
+    return sorted(methods | {"OPTIONS"}) if methods else []

@@ -1,4 +1,4 @@
-"""From an exception to a failure that a protocol can word, and the headers that go with it."""
+"""From an exception to the failure that a wire protocol reports, and its response headers."""
 
 import math
 import re
@@ -19,11 +19,24 @@ from opengte.errors import (
     TruncationError,
     UnknownModelError,
 )
-from opengte.serve.protocols.base import Dialect, Failure, Kind, Policy
+from opengte.serve.protocols.base import ErrorKind, ProtocolPolicy, RequestFailure, WireProtocol
 from opengte.serve.types import ModelStatus
 
-# the first that fits
-KINDS: tuple[tuple[type[Exception], Kind], ...] = (
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; nobody receives it
+
+
+class BodyTooLarge(Exception):
+    """The body has more bytes than the server takes."""
+
+
+class UnsupportedMediaType(Exception):
+    """The body has an encoding that the server does not read."""
+
+
+# exception -> kind of error, whose status is in `protocols.base.STATUSES`; the first match counts
+ERROR_KINDS: tuple[tuple[type[Exception], ErrorKind], ...] = (
+    (BodyTooLarge, "too_large"),
+    (UnsupportedMediaType, "media_type"),
     (TruncationError, "too_long"),
     (InputError, "invalid"),
     (CapabilityError, "unsupported"),
@@ -39,89 +52,77 @@ KINDS: tuple[tuple[type[Exception], Kind], ...] = (
     (OpenGTEError, "internal"),
 )
 
-_PLACE = re.compile(r" - at `\$\.?(.*)`$")
+_FIELD_PATH = re.compile(r" - at `\$\.?(.*)`$")  # where msgspec says that an error is
 
 
-class TooLarge(Exception):
-    """The body has more bytes than the server takes."""
-
-
-class Unreadable(Exception):
-    """The body is in a form that the server does not read."""
-
-
-def classify(
+def to_failure(
     error: Exception, model: str | None = None, statuses: Sequence[ModelStatus] = ()
-) -> Failure:
-    """Return what an exception means for the request; anything unforeseen is `internal`."""
-    if isinstance(error, TooLarge):
-        return Failure("too_large", str(error))
-    if isinstance(error, Unreadable):
-        return Failure("media_type", str(error))
+) -> RequestFailure:
+    """Return what an exception means for the request; an unforeseen one is `internal`."""
     if isinstance(error, AccessError):
-        return Failure("forbidden" if error.authenticated else "unauthenticated", str(error))
-    name = next((name for kind, name in KINDS if isinstance(error, kind)), None)
-    if name is None:
-        return Failure("internal", "The server failed. Its log has this request's id.")
-    return Failure(
-        name,
-        _message(error, name),
+        return RequestFailure("forbidden" if error.authenticated else "unauthenticated", str(error))
+    kind = next((kind for type_, kind in ERROR_KINDS if isinstance(error, type_)), None)
+    if kind is None:
+        return RequestFailure("internal", "The server failed. Its log has this request's id.")
+    return RequestFailure(
+        kind,
+        _message(error, kind),
         param=_param(error),
         retry_after=getattr(error, "retry_after", None),
-        limit=limit_of(model, statuses) if name == "too_long" else None,
+        limit=max_length_of(model, statuses) if kind == "too_long" else None,
         model=model,
     )
 
 
-def _message(error: Exception, kind: Kind) -> str:
+def _message(error: Exception, kind: ErrorKind) -> str:
     if isinstance(error, RecursionError):
         return "The body is nested too deeply; expected a JSON object of the fields documented."
     if kind == "malformed":
         return f"The body is not JSON: {error}. Expected a JSON object in UTF-8."
     if isinstance(error, msgspec.ValidationError):
-        found = _PLACE.search(str(error))
-        if found is None:
+        path = _FIELD_PATH.search(str(error))
+        if path is None:
             return f"{error}."
-        return f"{found[1] or 'The body'}: {str(error)[: found.start()]}."
+        return f"{path[1] or 'The body'}: {str(error)[: path.start()]}."
     return str(error)
 
 
 def _param(error: Exception) -> str | None:
     if isinstance(error, msgspec.ValidationError):
-        found = _PLACE.search(str(error))
-        if found is not None:
-            return found[1] or None
+        path = _FIELD_PATH.search(str(error))
+        if path is not None:
+            return path[1] or None
         missing = re.search(r"missing required field `(\w+)`", str(error))
         return missing and missing[1]
     return None
 
 
-def limit_of(model: str | None, statuses: Sequence[ModelStatus]) -> int | None:
-    """Return how many tokens a model reads; None if it is not known."""
+def max_length_of(model: str | None, statuses: Sequence[ModelStatus]) -> int | None:
+    """Return how many tokens a model (the first one for None) reads; None if it is not known."""
     for status in statuses:
-        if status.card is not None and (model is None or status.called(model)):
+        if status.card is not None and (model is None or status.has_name(model)):
             return status.card.max_length
     return None
 
 
-def retry_headers(failure: Failure) -> list[tuple[str, str]]:
-    """Return the headers that tell a client when to return, or that it need not."""
+def retry_headers(failure: RequestFailure) -> list[tuple[str, str]]:
+    """Return the headers that say when or whether to retry, and how to authenticate."""
     headers = []
     if failure.retry_after is not None:
         seconds = max(failure.retry_after, 0.001)
         headers.append(("retry-after", str(math.ceil(seconds))))
         headers.append(("retry-after-ms", str(math.ceil(seconds * 1000))))
     elif failure.kind in ("deadline", "internal"):
-        # the OpenAI clients would send the same again at once
+        # OpenAI's clients would otherwise send the same request again at once
         headers.append(("x-should-retry", "false"))
     if failure.kind == "unauthenticated":
         headers.append(("www-authenticate", "Bearer"))
     return headers
 
 
-def worded(
-    failure: Failure, dialect: Dialect, policy: Policy
+def to_response(
+    failure: RequestFailure, protocol: WireProtocol, policy: ProtocolPolicy
 ) -> tuple[int, object, list[tuple[str, str]]]:
-    """Return the status, content and headers of a failure in a dialect."""
-    status, content = dialect.error(failure, policy)
+    """Return the status, content and headers of a failure in a wire protocol."""
+    status, content = protocol.error(failure, policy)
     return status, content, retry_headers(failure)

@@ -1,4 +1,4 @@
-"""One request from its first byte to its last: the same steps for every operation."""
+"""Answers one request: reads, parses, authenticates, computes and encodes, for every protocol."""
 
 import asyncio
 import logging
@@ -11,25 +11,25 @@ from starlette.types import Receive, Scope, Send
 
 from opengte.errors import DeadlineError, InputError
 from opengte.serve.http import errors, request_body, response_headers
-from opengte.serve.http.request_body import ClientGone, Headers
-from opengte.serve.http.response_json import dumps, encode
+from opengte.serve.http.request_body import ClientDisconnected, Headers
+from opengte.serve.http.response_json import dumps, encode_json
 from opengte.serve.http.routing import Endpoint
-from opengte.serve.observability.request_record import Record
+from opengte.serve.observability.request_record import RequestRecord
 from opengte.serve.protocols.base import (
     Answer,
-    Exchange,
     Operation,
-    Policy,
+    ParsedRequest,
+    ProtocolPolicy,
     Request,
+    RequestInfo,
     TokenizeRequest,
-    Work,
 )
 from opengte.serve.types import (
+    Authorizer,
     Call,
+    Caller,
     EmbedAnswer,
     EmbedRequest,
-    Gate,
-    Identity,
     Priority,
     ScoreAnswer,
     ScoreRequest,
@@ -38,20 +38,19 @@ from opengte.serve.types import (
 
 log = logging.getLogger("opengte.serve")
 
-GRACE = 0.25  # seconds beyond its deadline that the service has for saying so itself
-CLIENT_GONE = 499
-NO_LIMIT = 1 << 30
-PROMPT = 0.02  # seconds in which most answers are there, so that nobody looks after their clients
-TOGETHER = 64  # parts of one request that are asked of the service at the same time
+DEADLINE_GRACE = 0.25  # seconds beyond a deadline for the service to report it itself
+UNLIMITED_TOKENS = 1 << 30
+WATCH_CLIENT_AFTER = 0.02  # seconds; most answers are ready before, so that no watcher is needed
+MAX_CONCURRENT_PARTS = 64  # parts of one request that the service computes at the same time
 
 
 @dataclass(frozen=True)
-class Context:
+class HandlerContext:
     """What all handlers share."""
 
     service: Service
-    gate: Gate | None
-    policy: Policy
+    authorizer: Authorizer | None
+    policy: ProtocolPolicy
     strict: bool
     timeout: float | None
     interactive_inputs: int
@@ -60,47 +59,47 @@ class Context:
 class Handler:
     """The ASGI application of one method of one path."""
 
-    def __init__(self, endpoint: Endpoint, context: Context) -> None:
+    def __init__(self, endpoint: Endpoint, context: HandlerContext) -> None:
         self.endpoint = endpoint
         self.context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; every error becomes a body in the words of its protocol."""
-        exchanged = _Request(self.endpoint, self.context, scope, receive)
+        """Answer one request; an error becomes a body in the form of its protocol."""
+        exchange = _Exchange(self.endpoint, self.context, scope, receive)
         try:
-            status, headers, body = await exchanged.answer()
-        except ClientGone:
-            exchanged.record.status, exchanged.record.error = CLIENT_GONE, "cancelled"
+            status, headers, body = await exchange.answer()
+        except ClientDisconnected:
+            exchange.record.status = errors.CLIENT_CLOSED_REQUEST
+            exchange.record.error = "cancelled"
             return
         except Exception as error:
-            status, headers, body = exchanged.failed(error)
-        exchanged.record.status = status
-        await send_response(send, status, headers, body)
+            status, headers, body = exchange.error_answer(error)
+        exchange.record.status = status
+        await _send_response(send, status, headers, body)
 
 
-async def send_response(
+async def _send_response(
     send: Send, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
 ) -> None:
-    """Send a whole response."""
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
 
 
-class _Request:
-    """One request on its way; `operation` is what it is taken for so far."""
+class _Exchange:
+    """One request and its answer; `operation` is what the request is taken for so far."""
 
     def __init__(
-        self, endpoint: Endpoint, context: Context, scope: Scope, receive: Receive
+        self, endpoint: Endpoint, context: HandlerContext, scope: Scope, receive: Receive
     ) -> None:
         self.endpoint = endpoint
         self.context = context
         self.receive = receive
         self.headers: Headers = dict(scope["headers"])
-        self.record: Record = scope["opengte"]
+        self.record: RequestRecord = scope["opengte"]
         self.operation = endpoint.operations[0]
         self.model: str | None = None
-        self.exchange = Exchange(
+        self.info = RequestInfo(
             self.record.request_id,
             context.policy,
             context.service.models,
@@ -110,24 +109,24 @@ class _Request:
         )
 
     async def answer(self) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """Return status, headers and body; raises what `failed` puts into words."""
-        gate, public = self.context.gate, self.operation.public
-        secret = key_of(self.headers)
-        if gate is not None and secret is None and not public:
-            gate.admit(None, None)  # a stranger's body is not even read
-        body = await self._decoded()
-        work = self.operation.requests(body, self.exchange)
-        self._describe(work)
-        identity = Identity()
-        if gate is not None and not public:
-            identity = gate.admit(secret, self.model or self._default(work))
-        call = self._call(identity, work)
-        answers = await self._asked(work, identity, call)
-        return await self._encoded(body, work, answers)
+        """Return status, headers and body; raises what `error_answer` reports."""
+        authorizer, public = self.context.authorizer, self.operation.public
+        secret = api_key_of(self.headers)
+        if authorizer is not None and secret is None and not public:
+            authorizer.authenticate(None, None)  # before reading the body of a stranger
+        body = await self._read_body()
+        parsed = self.operation.parse(body, self.info)
+        self._check_inputs(parsed)
+        caller = Caller()
+        if authorizer is not None and not public:
+            caller = authorizer.authenticate(secret, self.model or self._default_model(parsed))
+        call = self._call(caller, parsed)
+        answers = await self._compute_and_charge(parsed, caller, call)
+        return await self._encode(body, parsed, answers)
 
-    def failed(self, error: Exception) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    def error_answer(self, error: Exception) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         """Return status, headers and body of an error."""
-        failure = errors.classify(error, self.model, self.context.service.models())
+        failure = errors.to_failure(error, self.model, self.context.service.models())
         if failure.kind in ("internal", "engine"):
             log.error(
                 "%s failed: %s",
@@ -136,130 +135,132 @@ class _Request:
                 exc_info=error,
                 extra={"request_id": self.record.request_id},
             )
-        self._take(self.operation)
+        self._set_operation(self.operation)
         self.record.error = failure.kind
-        status, content, more = errors.worded(failure, self.operation.dialect, self.context.policy)
-        return (
-            status,
-            response_headers.encoded([("content-type", "application/json"), *more]),
-            dumps(content),
+        status, content, headers = errors.to_response(
+            failure, self.operation.protocol, self.context.policy
         )
+        headers = [("content-type", "application/json"), *headers]
+        return status, response_headers.encode_headers(headers), dumps(content)
 
-    def _take(self, operation: Operation) -> None:
+    def _set_operation(self, operation: Operation) -> None:
         self.operation = operation
         self.record.operation = operation.id
-        self.record.protocol = operation.dialect.name
+        self.record.protocol = operation.protocol.name
 
-    async def _decoded(self) -> Any:
+    async def _read_body(self) -> Any:
         if self.endpoint.method == "GET":
-            self._take(self.operation)
+            self._set_operation(self.operation)
             return None
         raw = await request_body.read_body(
             self.headers, self.receive, self.context.policy.max_body_bytes
         )
         start = time.perf_counter()
-        fields = request_body.top_fields(raw)
-        self._take(self.endpoint.choose(fields, self.exchange))
-        self.record.ignored_fields = request_body.unused(
+        fields = request_body.split_fields(raw)
+        self._set_operation(self.endpoint.choose(fields, self.info))
+        self.record.ignored_fields = request_body.ignored_fields(
             self.operation, fields, self.context.strict
         )
-        body = request_body.decode(self.operation, raw)
+        body = request_body.decode_body(self.operation, raw)
         self.record.decoding = time.perf_counter() - start
         return body
 
-    def _describe(self, work: Work) -> None:
-        """Note what is asked; InputError on too many inputs, or on several models in one."""
-        models = {request.model for request in work.requests}
+    def _check_inputs(self, parsed: ParsedRequest) -> None:
+        """Record model and inputs; InputError for too many inputs, or for several models."""
+        models = {request.model for request in parsed.requests}
         if len(models) > 1:
             raise InputError(
                 f"The request asks for the models {sorted(map(str, models))}; expected one. Send "
                 "one request a model."
             )
         self.model = self.record.model = next(iter(models), None)
-        self.record.texts = sum(_size(request) for request in work.requests)
-        most = self.context.policy.max_inputs
-        if self.record.texts > most:
+        self.record.texts = sum(_size(request) for request in parsed.requests)
+        maximum = self.context.policy.max_inputs
+        if self.record.texts > maximum:
             raise InputError(
-                f"The request has {self.record.texts} inputs; expected up to {most} "
+                f"The request has {self.record.texts} inputs; expected up to {maximum} "
                 "(--max-inputs). Send fewer at a time."
             )
 
-    def _default(self, work: Work) -> str | None:
-        """Return the name of the model that a request without one means."""
-        kind = "reranker" if isinstance(_first(work), ScoreRequest) else "encoder"
-        statuses = self.exchange.models()
+    def _default_model(self, parsed: ParsedRequest) -> str | None:
+        """Return the name of the model that answers a request without one."""
+        kind = "reranker" if isinstance(_first(parsed), ScoreRequest) else "encoder"
+        statuses = self.info.models()
         fitting = [each for each in statuses if each.card is None or each.card.kind == kind]
-        return (fitting or list(statuses))[0].name if work.requests and statuses else None
+        return (fitting or list(statuses))[0].name if parsed.requests and statuses else None
 
-    def _call(self, identity: Identity, work: Work) -> Call:
-        priority = self._priority(identity, work)
-        self.record.key, self.record.priority = identity.key, priority
+    def _call(self, caller: Caller, parsed: ParsedRequest) -> Call:
+        priority = self._priority(caller, parsed)
+        self.record.key, self.record.priority = caller.key, priority
         seconds = _seconds(self.headers.get(b"x-request-timeout"), self.context.timeout)
         deadline = None if seconds is None else self.record.started + seconds
-        return Call(self.record.request_id, identity.key, priority, deadline)
+        return Call(self.record.request_id, caller.key, priority, deadline)
 
-    def _priority(self, identity: Identity, work: Work) -> Priority:
-        """Return what the request says, else the protocol's field, the key, the number of texts."""
-        said = self.headers.get(b"x-priority", b"").decode("latin-1").lower()
-        if said in ("interactive", "bulk"):
-            return "bulk" if said == "bulk" else "interactive"
-        if said:
-            raise InputError(f"X-Priority={said!r} is not known; expected interactive or bulk.")
-        if work.priority is not None:
-            return work.priority
-        embeds = isinstance(_first(work), EmbedRequest)
+    def _priority(self, caller: Caller, parsed: ParsedRequest) -> Priority:
+        """Return the priority by header, protocol's field, number of texts and API key."""
+        header = self.headers.get(b"x-priority", b"").decode("latin-1").lower()
+        if header in ("interactive", "bulk"):
+            return "bulk" if header == "bulk" else "interactive"
+        if header:
+            raise InputError(f"X-Priority={header!r} is not known; expected interactive or bulk.")
+        if parsed.priority is not None:
+            return parsed.priority
+        embeds = isinstance(_first(parsed), EmbedRequest)
         many = embeds and self.record.texts > self.context.interactive_inputs
-        return "bulk" if many else identity.priority
+        return "bulk" if many else caller.priority
 
-    async def _asked(self, work: Work, identity: Identity, call: Call) -> tuple[Answer, ...]:
-        """Return the service's answers; what was used is recorded, also of a failed request."""
-        gate = self.context.gate
-        if not work.requests:
+    async def _compute_and_charge(
+        self, parsed: ParsedRequest, caller: Caller, call: Call
+    ) -> tuple[Answer, ...]:
+        """Return the service's answers, and record the usage, also that of a failed request."""
+        authorizer = self.context.authorizer
+        if not parsed.requests:
             return ()
-        if gate is None:
-            return await self._unless_gone(self._within(work, call))
-        model = self.model or self._default(work) or ""
-        if identity.key is not None:
-            longest = errors.limit_of(model, self.exchange.models()) or NO_LIMIT
-            gate.reserve(identity, model, sum(_estimate(each, longest) for each in work.requests))
+        if authorizer is None:
+            return await self._unless_disconnected(self._before_deadline(parsed, call))
+        model = self.model or self._default_model(parsed) or ""
+        if caller.key is not None:
+            longest = errors.max_length_of(model, self.info.models()) or UNLIMITED_TOKENS
+            estimate = sum(_estimate(request, longest) for request in parsed.requests)
+            authorizer.reserve(caller, model, estimate)
         tokens = texts = 0
         try:
-            answers = await self._unless_gone(self._within(work, call))
+            answers = await self._unless_disconnected(self._before_deadline(parsed, call))
             tokens, texts = sum(_tokens(answer) for answer in answers), self.record.texts
             return answers
         finally:
-            gate.record(identity, model, tokens, texts)
+            authorizer.record(caller, model, tokens, texts)
 
-    async def _within(self, work: Work, call: Call) -> tuple[Answer, ...]:
+    async def _before_deadline(self, parsed: ParsedRequest, call: Call) -> tuple[Answer, ...]:
         if call.deadline is None:
-            return await self._all(work, call)
+            return await self._compute(parsed, call)
         left = call.deadline - time.monotonic()
         if left <= 0:
             raise DeadlineError("The request's time ran out before it was read.")
         try:
-            async with asyncio.timeout(left + GRACE):
-                return await self._all(work, call)
+            async with asyncio.timeout(left + DEADLINE_GRACE):
+                return await self._compute(parsed, call)
         except TimeoutError:
             raise DeadlineError(
                 f"The request's {left:.3g} seconds ran out before it was computed."
             ) from None
 
-    async def _all(self, work: Work, call: Call) -> tuple[Answer, ...]:
-        """Return the answers to all parts, some at a time; the first that fails ends the rest."""
-        if len(work.requests) == 1:
-            return (await self._one(work.requests[0], call),)
+    async def _compute(self, parsed: ParsedRequest, call: Call) -> tuple[Answer, ...]:
+        """Return the answers to all parts; the first one that fails cancels the others."""
+        if len(parsed.requests) == 1:
+            return (await self._compute_part(parsed.requests[0], call),)
         answers: list[Answer] = []
-        for start in range(0, len(work.requests), TOGETHER):
-            some = work.requests[start : start + TOGETHER]
+        for start in range(0, len(parsed.requests), MAX_CONCURRENT_PARTS):
+            parts = parsed.requests[start : start + MAX_CONCURRENT_PARTS]
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._one(each, call)) for each in some]
+                    tasks = [group.create_task(self._compute_part(part, call)) for part in parts]
             except ExceptionGroup as failed:
                 raise failed.exceptions[0] from None
             answers += [task.result() for task in tasks]
         return tuple(answers)
 
-    async def _one(self, request: Request, call: Call) -> Answer:
+    async def _compute_part(self, request: Request, call: Call) -> Answer:
         service = self.context.service
         if isinstance(request, EmbedRequest):
             return await service.embed(request, call)
@@ -271,56 +272,55 @@ class _Request:
             )
         return await service.decode(request.model, request.ids, request.skip_special)
 
-    async def _unless_gone(self, asked: Any) -> tuple[Answer, ...]:
-        """Return an answer, or raise ClientGone and cancel the asking when the client goes."""
+    async def _unless_disconnected(self, computing: Any) -> tuple[Answer, ...]:
+        """Return an answer, or cancel it and raise ClientDisconnected when the client leaves."""
         mine = asyncio.current_task()
         assert mine is not None
-        gone = False
+        disconnected = False
         watcher: asyncio.Task[None] | None = None
 
         async def watch() -> None:
-            nonlocal gone
+            nonlocal disconnected
             while (await self.receive())["type"] != "http.disconnect":
                 pass
-            gone = True
+            disconnected = True
             mine.cancel()
 
         def begin() -> None:
             nonlocal watcher
             watcher = asyncio.create_task(watch())
 
-        timer = asyncio.get_running_loop().call_later(PROMPT, begin)
+        timer = asyncio.get_running_loop().call_later(WATCH_CLIENT_AFTER, begin)
         try:
-            answers: tuple[Answer, ...] = await asked
+            answers: tuple[Answer, ...] = await computing
             return answers
         except asyncio.CancelledError:
-            if not gone:
+            if not disconnected:
                 raise
             mine.uncancel()
-            raise ClientGone from None
+            raise ClientDisconnected from None
         finally:
             timer.cancel()
             if watcher is not None:
                 watcher.cancel()
 
-    async def _encoded(
-        self, body: Any, work: Work, answers: tuple[Answer, ...]
+    async def _encode(
+        self, body: Any, parsed: ParsedRequest, answers: tuple[Answer, ...]
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         start = time.perf_counter()
-        response_headers.fill(self.record, work, answers)
-        content = self.operation.reply(body, answers, self.exchange)
-        numbers = sum(_numbers(answer) for answer in answers)
-        written = await encode(content, numbers)
+        response_headers.update_record(self.record, parsed, answers)
+        content = self.operation.reply(body, answers, self.info)
+        encoded = await encode_json(content, sum(_numbers(answer) for answer in answers))
         headers = [("content-type", "application/json")]
-        headers += response_headers.headers(self.record, work, answers)
+        headers += response_headers.answer_headers(self.record, parsed, answers)
         if self.operation.headers is not None:
-            headers += self.operation.headers(work, answers, self.record.age())
+            headers += self.operation.headers(parsed, answers, self.record.age())
         self.record.encoding = time.perf_counter() - start
-        return 200, response_headers.encoded(headers), written
+        return 200, response_headers.encode_headers(headers), encoded
 
 
-def key_of(headers: Headers) -> str | None:
-    """Return the API key that a request carries, in any of the places where clients put it."""
+def api_key_of(headers: Headers) -> str | None:
+    """Return the API key that a request carries, in any of the headers that clients use."""
     authorization = headers.get(b"authorization", b"").decode("latin-1")
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() == "bearer" and value.strip():
@@ -332,7 +332,7 @@ def key_of(headers: Headers) -> str | None:
 
 
 def _seconds(header: bytes | None, default: float | None) -> float | None:
-    """Return the shorter of what the request and the server allow."""
+    """Return the shorter timeout of the request and the server."""
     if header is None:
         return default
     try:
@@ -347,8 +347,8 @@ def _seconds(header: bytes | None, default: float | None) -> float | None:
     return seconds if default is None else min(seconds, default)
 
 
-def _first(work: Work) -> Request | None:
-    return work.requests[0] if work.requests else None
+def _first(parsed: ParsedRequest) -> Request | None:
+    return parsed.requests[0] if parsed.requests else None
 
 
 def _size(request: Request) -> int:
@@ -360,7 +360,7 @@ def _size(request: Request) -> int:
 
 
 def _estimate(request: Request, longest: int) -> int:
-    """Return about how many tokens a request has: four characters each, and the special ones."""
+    """Return about how many tokens a request has: one for four characters, and special tokens."""
     if isinstance(request, EmbedRequest):
         sizes = [len(item) // 4 if isinstance(item, str) else len(item) for item in request.inputs]
     elif isinstance(request, ScoreRequest):
@@ -382,7 +382,7 @@ def _numbers(answer: Answer) -> int:
         return len(answer.scores)
     if not isinstance(answer, EmbedAnswer):
         return sum(map(len, answer))
-    found = 0
+    count = 0
     for rows in (answer.dense, answer.states, answer.tokens):
-        found += sum(row.size for row in rows or () if row is not None)
-    return found + sum(2 * len(row) for row in answer.sparse or () if row is not None)
+        count += sum(row.size for row in rows or () if row is not None)
+    return count + sum(2 * len(row) for row in answer.sparse or () if row is not None)

@@ -1,4 +1,4 @@
-"""Is it alive, does it answer, may it be sent requests: what balancers and orchestrators ask."""
+"""Health, readiness and version routes, for load balancers and orchestrators."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,10 +9,12 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from opengte.errors import NotReadyError, OpenGTEError
-from opengte.serve.http.errors import retry_headers
+from opengte.serve.http.errors import retry_headers, to_failure
 from opengte.serve.http.response_json import dumps
-from opengte.serve.protocols.base import Failure
+from opengte.serve.protocols.base import STATUSES
 from opengte.serve.types import Service
+
+_Answer = tuple[int, Any, dict[str, str]]  # status, content, headers
 
 
 class _Json(Response):
@@ -22,21 +24,22 @@ class _Json(Response):
         return dumps(content)
 
 
-class Probe:
-    """A route that anybody may ask, and that is never cached."""
+class HealthRoute:
+    """The ASGI application of a route that needs no key and must not be cached."""
 
-    def __init__(self, ask: Callable[[], Any]) -> None:
-        self.ask = ask
+    def __init__(self, check: Callable[[], Any]) -> None:
+        """Take an async function that returns status, content and headers."""
+        self.check = check
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with what `ask` returns: a status, a content and headers."""
-        status, content, headers = await self.ask()
+        """Answer with the result of the check."""
+        status, content, headers = await self.check()
         headers = {**headers, "cache-control": "no-store"}
         await _Json(content, status, headers)(scope, receive, send)
 
 
-class Probes:
-    """The state of a server; probes that come while the models are being run share one run."""
+class HealthChecks:
+    """Health checks of a server; checks that arrive while the models run share that run."""
 
     def __init__(self, service: Service, draining: Callable[[], bool], version: str) -> None:
         self.service = service
@@ -46,7 +49,7 @@ class Probes:
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes."""
-        asks = {
+        checks = {
             "/health": self.health,
             "/ping": self.health,
             "/healthz": self.alive,
@@ -55,47 +58,46 @@ class Probes:
             "/readyz": self.ready,
             "/version": self.version,
         }
-        return [Route(path, Probe(ask), methods=["GET"]) for path, ask in asks.items()]
+        return [Route(path, HealthRoute(check), methods=["GET"]) for path, check in checks.items()]
 
-    async def alive(self) -> tuple[int, Any, dict[str, str]]:
+    async def alive(self) -> _Answer:
         """Return 200: the process answers."""
         return 200, {"status": "ok"}, {}
 
-    async def version(self) -> tuple[int, Any, dict[str, str]]:
+    async def version(self) -> _Answer:
         """Return the version."""
         return 200, {"version": self.version_text}, {}
 
-    async def health(self) -> tuple[int, Any, dict[str, str]]:
-        """Return 200 when every model that is ready has just answered, else 503 and why."""
+    async def health(self) -> _Answer:
+        """Run every ready model; return 200 if all answered, else 503 with the reason."""
         if self.running is None or self.running.done():
             self.running = asyncio.create_task(self.service.check())
         try:
             await asyncio.shield(self.running)
         except OpenGTEError as error:
-            return self._refusal(str(error), getattr(error, "retry_after", None))
+            return self._unavailable(str(error), getattr(error, "retry_after", None))
         return 200, {"status": "ok", "models": self._models()}, {}
 
-    async def ready(self) -> tuple[int, Any, dict[str, str]]:
-        """Return 200 when no model is still loading, one is ready, and the server stays."""
+    async def ready(self) -> _Answer:
+        """Return 200 if a model is ready, none is loading, and the server is not draining."""
         models = self._models()
         states = list(models.values())
         if self.draining():
-            return self._refusal("The server is shutting down.", None)
+            return self._unavailable("The server is shutting down.", None)
         if "ready" in states and "loading" not in states:
             return 200, {"status": "ready", "models": models}, {}
         waiting = [name for name, state in models.items() if state != "ready"]
-        error = NotReadyError(f"Not ready: {', '.join(waiting) or 'no model'}.", retry_after=1.0)
-        return self._refusal(str(error), error.retry_after)
+        return self._unavailable(f"Not ready: {', '.join(waiting) or 'no model'}.", 1.0)
 
     def _models(self) -> dict[str, str]:
         return {status.name: status.state for status in self.service.models()}
 
-    def _refusal(self, why: str, after: float | None) -> tuple[int, Any, dict[str, str]]:
-        failure = Failure("not_ready", why, retry_after=after)
+    def _unavailable(self, reason: str, retry_after: float | None) -> _Answer:
+        failure = to_failure(NotReadyError(reason, retry_after))
         content = {
             "status": "unavailable",
-            "error": why,
+            "error": reason,
             "error_type": "Unhealthy",
             "models": self._models(),
         }
-        return 503, content, dict(retry_headers(failure))
+        return STATUSES[failure.kind], content, dict(retry_headers(failure))

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from opengte.serve.http.routing import Endpoint, endpoints
-from opengte.serve.protocols.base import Dialect, Operation, Policy
+from opengte.serve.protocols.base import STATUSES, Operation, ProtocolPolicy, WireProtocol
 
 Json = dict[str, Any]
 
@@ -22,11 +22,15 @@ TITLES = {
 }
 
 REQUEST_HEADERS: tuple[tuple[str, str, Json], ...] = (
-    ("X-Request-ID", "Comes back with the answer; made up where it is missing.", {}),
-    ("X-Priority", "Whether queries overtake it.", {"enum": ["interactive", "bulk"]}),
+    ("X-Request-ID", "Returned with the answer; generated if it is missing.", {}),
+    (
+        "X-Priority",
+        "Interactive requests overtake bulk ones.",
+        {"enum": ["interactive", "bulk"]},
+    ),
     (
         "X-Request-Timeout",
-        "Seconds after which the answer is of no use.",
+        "Seconds until the deadline of the request.",
         {"pattern": r"^[0-9]{1,5}(\.[0-9]{1,3})?$"},
     ),
 )
@@ -34,21 +38,23 @@ REQUEST_HEADERS: tuple[tuple[str, str, Json], ...] = (
 RESPONSE_HEADERS = {
     "X-Request-ID": "The request's id.",
     "X-OpenGTE-Model": "The model that answered.",
-    "X-OpenGTE-Fingerprint": "Its fingerprint: the same vectors, the same fingerprint.",
-    "X-OpenGTE-Role": "query, document or none; `assumed` where the request did not say.",
-    "X-OpenGTE-Missing-Instruction": "1 where the model expects an instruction and got none.",
-    "X-OpenGTE-Dimensions": "Where vectors were cut to a size that the model was not trained for.",
-    "X-OpenGTE-Truncated": "How many inputs lost tokens, and which.",
-    "X-OpenGTE-Failed": "How many inputs have no result, and which.",
+    "X-OpenGTE-Fingerprint": "The fingerprint of the model; equal fingerprints, equal vectors.",
+    "X-OpenGTE-Role": "query, document or none; `assumed` if the request did not name it.",
+    "X-OpenGTE-Missing-Instruction": "1 if the model expects an instruction and got none.",
+    "X-OpenGTE-Dimensions": "The size of the vectors, if the model was not trained for it.",
+    "X-OpenGTE-Truncated": "How many inputs were truncated, and which.",
+    "X-OpenGTE-Failed": "How many inputs failed, and which.",
     "X-OpenGTE-Ignored-Fields": "Fields of the request that changed nothing.",
-    "X-OpenGTE-Cached": "How many inputs were not computed anew.",
-    "X-OpenGTE-Priority": "The class that the request was queued in.",
-    "Server-Timing": "Milliseconds of tok, queue, compute and total.",
+    "X-OpenGTE-Cached": "How many inputs came from the cache.",
+    "X-OpenGTE-Priority": "The priority that the request was queued with.",
+    "Server-Timing": "Milliseconds of the stages tok, queue and compute, and in total.",
 }
 
 
-def document(keys: bool, policy: Policy, more: Mapping[str, Any] | None = None) -> Json:
-    """Return the document; keys says whether the server asks for API keys, more are other paths."""
+def openapi_document(
+    keys: bool, policy: ProtocolPolicy, extra_paths: Mapping[str, Any] | None = None
+) -> Json:
+    """Return the document of a server that asks for API keys or not, with further paths."""
     components: Json = {}
     paths: Json = {}
     for endpoint in endpoints():
@@ -56,58 +62,57 @@ def document(keys: bool, policy: Policy, more: Mapping[str, Any] | None = None) 
         paths.setdefault(path, {})[endpoint.method.lower()] = _operation(
             endpoint, components, keys, policy
         )
-    _state(paths)
-    tags = _add(more or {}, paths, keys)
-    found: Json = {
+    _add_health_paths(paths)
+    tags = _add_paths(extra_paths or {}, paths, keys)
+    document: Json = {
         "openapi": "3.1.0",
         "info": {
             "title": "OpenGTE",
             "version": policy.version,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            "description": "Embeddings and reranking, in the words of seven protocols.",
+            "description": "Embeddings and reranking in seven wire protocols.",
         },
         "tags": [{"name": title} for title in dict.fromkeys([*TITLES.values(), *tags])],
         "paths": paths,
         "components": {"schemas": components},
     }
     if keys:
-        found["components"]["securitySchemes"] = {
+        document["components"]["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
             "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
             "api-key": {"type": "apiKey", "in": "header", "name": "api-key"},
         }
-    return found
+    return document
 
 
-def _add(more: Mapping[str, Any], paths: Json, keys: bool) -> list[str]:
-    """Add other paths, all of which need a key where any does; return their tags."""
+def _add_paths(extra_paths: Mapping[str, Any], paths: Json, keys: bool) -> list[str]:
+    """Add further paths, all of which need a key if the server does; return their tags."""
     tags = []
-    for path, methods in more.items():
-        security = {"security": SECURITY} if keys else {}
-        paths[path] = {method: {**said, **security} for method, said in methods.items()}
-        tags += [tag for said in methods.values() for tag in said["tags"]]
+    security = {"security": SECURITY} if keys else {}
+    for path, methods in extra_paths.items():
+        paths[path] = {method: {**operation, **security} for method, operation in methods.items()}
+        tags += [tag for operation in methods.values() for tag in operation["tags"]]
     return tags
 
 
-def _operation(endpoint: Endpoint, components: Json, keys: bool, policy: Policy) -> Json:
+def _operation(endpoint: Endpoint, components: Json, keys: bool, policy: ProtocolPolicy) -> Json:
     operations = endpoint.operations
-    first = operations[0]
-    found: Json = {
+    described: Json = {
         "operationId": _id(endpoint),
         "summary": " | ".join(operation.summary for operation in operations),
-        "tags": list(dict.fromkeys(TITLES[each.dialect.name] for each in operations)),
+        "tags": list(dict.fromkeys(TITLES[each.protocol.name] for each in operations)),
         "parameters": _parameters(endpoint),
         "responses": _responses(operations, components, keys, policy),
     }
-    bodies = [(each.dialect, each.body) for each in operations if each.body is not None]
+    bodies = [(each.protocol, each.body) for each in operations if each.body is not None]
     if bodies:
-        found["requestBody"] = {
+        described["requestBody"] = {
             "required": True,
             "content": _content([_schema(*body, components) for body in bodies]),
         }
     if keys:
-        found["security"] = [] if first.public else SECURITY
-    return found
+        described["security"] = [] if operations[0].public else SECURITY
+    return described
 
 
 def _id(endpoint: Endpoint) -> str:
@@ -118,23 +123,24 @@ def _id(endpoint: Endpoint) -> str:
 
 
 def _parameters(endpoint: Endpoint) -> list[Json]:
-    found: list[Json] = []
+    parameters: list[Json] = []
     if "{" in endpoint.path:
         name = endpoint.path.split("{")[1].split(":")[0].rstrip("}")
         schema = {"type": "string", "minLength": 1}
-        found.append({"name": name, "in": "path", "required": True, "schema": schema})
+        parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
     headers = REQUEST_HEADERS if endpoint.method == "POST" else REQUEST_HEADERS[:1]
     for name, description, extra in headers:
         schema = {"type": "string", **extra}
-        found.append({"name": name, "in": "header", "description": description, "schema": schema})
-    return found
+        header = {"name": name, "in": "header", "description": description, "schema": schema}
+        parameters.append(header)
+    return parameters
 
 
 def _responses(
-    operations: Sequence[Operation], components: Json, keys: bool, policy: Policy
+    operations: Sequence[Operation], components: Json, keys: bool, policy: ProtocolPolicy
 ) -> Json:
     answers = [
-        _schema(each.dialect, kind, components)
+        _schema(each.protocol, kind, components)
         for each in operations
         for kind in (each.answer if isinstance(each.answer, tuple) else (each.answer,))
     ]
@@ -142,55 +148,55 @@ def _responses(
         name: {"description": text, "schema": {"type": "string"}}
         for name, text in RESPONSE_HEADERS.items()
     }
-    found: Json = {
+    responses: Json = {
         "200": {"description": "The answer.", "headers": headers, "content": _content(answers)}
     }
-    for status, dialects in sorted(_errors(operations, keys, policy).items()):
-        schemas = [_schema(each, each.body, components) for each in dialects]
-        found[str(status)] = {
-            "description": STATUSES.get(status, "The request failed."),
+    for status, protocols in sorted(_errors(operations, keys, policy).items()):
+        schemas = [_schema(each, each.error_body, components) for each in protocols]
+        responses[str(status)] = {
+            "description": STATUS_DESCRIPTIONS.get(status, "The request failed."),
             "content": _content(schemas),
         }
-    return found
+    return responses
 
 
 SECURITY: list[Json] = [{"bearer": []}, {"x-api-key": []}, {"api-key": []}]
 
-STATUSES = {
-    400: "The request cannot be used as it is.",
+STATUS_DESCRIPTIONS = {
+    400: "The request is invalid.",
     401: "The API key is missing or unknown.",
     403: "The API key does not allow this.",
     404: "There is no such model.",
     413: "The request is too large.",
     415: "The body is compressed.",
-    422: "The request cannot be used as it is.",
+    422: "The request is invalid.",
     424: "The model cannot do this, or the engine failed.",
-    429: "Too many requests, or the queue is full; Retry-After says when to return.",
+    429: "Too many requests, or the queue is full; Retry-After says when to retry.",
     500: "The server or the engine failed.",
-    503: "The model is not ready, or the queue is full; Retry-After says when to return.",
-    504: "The request's time ran out.",
+    503: "The model is not ready, or the queue is full; Retry-After says when to retry.",
+    504: "The deadline of the request passed.",
 }
 
 
 def _errors(
-    operations: Sequence[Operation], keys: bool, policy: Policy
-) -> dict[int, list[Dialect]]:
-    """Return the statuses of errors, with who words them."""
-    found: dict[int, list[Dialect]] = {}
+    operations: Sequence[Operation], keys: bool, policy: ProtocolPolicy
+) -> dict[int, list[WireProtocol]]:
+    """Return the statuses of errors, with the protocols that use them."""
+    errors: dict[int, list[WireProtocol]] = {}
     for operation in operations:
-        dialect = operation.dialect
+        protocol = operation.protocol
         statuses = {
-            status
-            for kind, status in dialect.statuses.items()
+            protocol.status(kind)
+            for kind in STATUSES
             if kind not in ("not_found", "method")
             and (keys or kind not in ("unauthenticated", "forbidden", "limited"))
         }
-        if dialect.name == "tei":
+        if protocol.name == "tei":
             statuses |= {400, policy.tei_validation_status}
         for status in statuses:
-            if dialect not in found.setdefault(status, []):
-                found[status].append(dialect)
-    return found
+            if protocol not in errors.setdefault(status, []):
+                errors[status].append(protocol)
+    return errors
 
 
 def _content(schemas: Sequence[Json]) -> Json:
@@ -199,18 +205,18 @@ def _content(schemas: Sequence[Json]) -> Json:
     return {"application/json": {"schema": schema}}
 
 
-def _schema(dialect: Dialect, kind: Any, components: Json) -> Json:
-    """Return the schema of a type; what it refers to goes among the components."""
-    template = f"#/components/schemas/{dialect.name}.{{name}}"
-    (schema,), found = msgspec.json.schema_components([kind], ref_template=template)
-    for name, component in found.items():
-        components[f"{dialect.name}.{name}"] = _exact(component)
+def _schema(protocol: WireProtocol, kind: Any, components: Json) -> Json:
+    """Return the schema of a type; the types that it refers to are added to the components."""
+    template = f"#/components/schemas/{protocol.name}.{{name}}"
+    (schema,), referenced = msgspec.json.schema_components([kind], ref_template=template)
+    for name, component in referenced.items():
+        components[f"{protocol.name}.{name}"] = _exact(component)
     exact: Json = _exact(schema)
     return exact
 
 
 def _exact(node: Any) -> Any:
-    """Put the schemas of `fields.exactly` in the place of what the types say."""
+    """Replace what the types say by the schemas of `exact_schema`."""
     if isinstance(node, list):
         return [_exact(each) for each in node]
     if not isinstance(node, dict):
@@ -221,14 +227,14 @@ def _exact(node: Any) -> Any:
     return {name: _exact(value) for name, value in node.items()}
 
 
-def _state(paths: Json) -> None:
-    """Add the routes that say how the server is."""
+def _add_health_paths(paths: Json) -> None:
+    """Add the routes of `health`."""
     routes: Iterable[tuple[str, str, bool]] = (
         ("/health", "Runs every model that is ready", True),
         ("/ping", "The same as /health", True),
-        ("/healthz", "Says that the process answers", False),
+        ("/healthz", "Whether the process answers", False),
         ("/livez", "The same as /healthz", False),
-        ("/ready", "Says whether requests should be sent here", True),
+        ("/ready", "Whether the server can take requests", True),
         ("/readyz", "The same as /ready", True),
         ("/version", "The version", False),
         ("/openapi.json", "This document", False),

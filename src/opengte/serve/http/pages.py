@@ -1,6 +1,6 @@
-"""The pages in the browser: the start page, the API's documentation, and what they draw.
+"""The pages in the browser: the start page, the API's documentation, and the state they show.
 
-The pages are files of `pages/`: no data is in them, so they need no key; `/page/state` may.
+The files of the pages hold no data, so they need no key; `/page/state` may need one.
 """
 
 import re
@@ -14,42 +14,43 @@ from starlette.routing import BaseRoute, Route
 from opengte import __version__
 from opengte.errors import AccessError
 from opengte.pages import HEADERS, page_files
-from opengte.serve.observability.load_history import LoadRing
+from opengte.serve.http.errors import to_failure
+from opengte.serve.observability.load_history import LoadHistory
+from opengte.serve.protocols.base import STATUSES
 from opengte.serve.types import ModelStatus, Service
 
 PAGES = {"index.html": "/", "docs.html": "/docs"}
-Authorize = Callable[[Request], None]
 
 
 def page_routes(
     service: Service,
-    ring: LoadRing,
-    authorize: Authorize | None = None,
+    history: LoadHistory,
+    check_key: Callable[[Request], None] | None = None,
     links: Mapping[str, str] | None = None,
 ) -> list[BaseRoute]:
     """Return the routes of the pages.
 
-    authorize raises AccessError for a request that must not see the state of the server; links are
+    check_key raises AccessError for a request that must not see the state of the server; links are
     further pages, name -> address.
     """
-    ring.watch_queue(lambda: sum(model.queued_tokens for model in service.models()))
+    history.watch_queue(lambda: sum(model.queued_tokens for model in service.models()))
 
     async def state(request: Request) -> Response:
         headers = {**HEADERS, "cache-control": "no-store"}
         try:
-            if authorize is not None:
-                authorize(request)
+            if check_key is not None:
+                check_key(request)
         except AccessError as error:
-            status = 403 if error.authenticated else 401
+            status = STATUSES[to_failure(error).kind]
             return JSONResponse({"error": str(error)}, status, headers)
         since = request.query_params.get("since", "0")[:12]
         return JSONResponse(
             {
                 "version": __version__,
-                "workers": ring.workers,
+                "workers": history.workers,
                 "links": dict(links or {}),
                 "models": [_model(status) for status in service.models()],
-                "seconds": ring.seconds(int(since) if re.fullmatch("[0-9]+", since) else 0),
+                "seconds": history.seconds(int(since) if re.fullmatch("[0-9]+", since) else 0),
             },
             headers=headers,
         )
@@ -61,7 +62,7 @@ def page_routes(
 
 
 def _model(status: ModelStatus) -> Mapping[str, object]:
-    """Return what the page shows of a model; its source may be a path and is left out."""
+    """Return what the page shows of a model, without its source, which may be a private path."""
     card = None
     if status.card is not None:
         card = asdict(replace(status.card, prompts=dict(status.card.prompts)))

@@ -1,13 +1,13 @@
-"""Whose a request on a shared path is: decided here, by its fields, and nowhere else."""
+"""The routes of all protocols; on a path that several share, a request's fields decide."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from opengte.serve.protocols import cohere, jina, llamacpp, ollama, openai, tei, voyage
-from opengte.serve.protocols.base import Dialect, Exchange, Operation
+from opengte.serve.protocols.base import Operation, RequestInfo, WireProtocol
 
-# a request's top-level fields, undecoded
+# the top-level fields of a request, with undecoded values
 Fields = Mapping[str, Any]
 
 PROTOCOLS = (openai, tei, cohere, jina, voyage, ollama, llamacpp)
@@ -18,23 +18,23 @@ OPERATIONS: tuple[Operation, ...] = tuple(
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A method of a path, the operations that may be meant, and what decides between them.
+    """A method of a path, the operations that share it, and what chooses between them.
 
-    Errors before that, such as a body that is no JSON, are in the words of the first operation.
+    Errors before the choice, such as a body that is not JSON, have the form of the first one.
     """
 
     method: str
     path: str
     operations: tuple[Operation, ...]
-    choose: Callable[[Fields, Exchange], Operation]
+    choose: Callable[[Fields, RequestInfo], Operation]
 
 
 def _by_fields(
     default: Operation, *rules: tuple[Operation, frozenset[str]]
-) -> Callable[[Fields, Exchange], Operation]:
-    """Return the first operation of whose own fields the request has one, or the default."""
+) -> Callable[[Fields, RequestInfo], Operation]:
+    """Return a choice of the first operation one of whose own fields is there, or the default."""
 
-    def choose(fields: Fields, exchange: Exchange) -> Operation:
+    def choose(fields: Fields, info: RequestInfo) -> Operation:
         for operation, own in rules:
             if not own.isdisjoint(fields):
                 return operation
@@ -43,6 +43,7 @@ def _by_fields(
     return choose
 
 
+# fields that only one protocol has
 _VOYAGE = frozenset({"truncation", "output_dtype", "output_dimension"})
 _JINA = frozenset({"task", "late_chunking", "embedding_type", "normalized", "return_multivector"})
 _VOYAGE_RANK = frozenset({"top_k", "truncation"})
@@ -54,24 +55,24 @@ _rerank_by_fields = _by_fields(
 )
 
 
-def _rerank(fields: Fields, exchange: Exchange) -> Operation:
-    """Return whose rerank it is; Cohere's own client says who it is, its fields often do not."""
-    return cohere.RERANK_V1 if exchange.sdk == "cohere" else _rerank_by_fields(fields, exchange)
+def _rerank(fields: Fields, info: RequestInfo) -> Operation:
+    """Choose by fields, or by the name of Cohere's client, whose fields are often Jina's too."""
+    return cohere.RERANK_V1 if info.sdk == "cohere" else _rerank_by_fields(fields, info)
 
 
-def _by_model(fields: Fields, exchange: Exchange) -> Operation:
-    """Return what TEI does at its root: what the fields say, or else the first model's own task."""
+def _by_model(fields: Fields, info: RequestInfo) -> Operation:
+    """Choose at TEI's root path: by fields, or else by the task of the first model."""
     if "texts" in fields or "query" in fields:
         return tei.RERANK
     if bytes(fields.get("inputs", b"")).lstrip()[:1] == b"{":
         return tei.SIMILARITY
-    statuses = exchange.models()
+    statuses = info.models()
     card = statuses[0].card if statuses else None
     return tei.PREDICT if card is not None and card.kind == "reranker" else tei.EMBED
 
 
-# method, path -> who may be meant, the default first, and how that is decided
-SHARED: dict[tuple[str, str], tuple[tuple[Operation, ...], Any]] = {
+# (method, path) -> the operations that share it, the default first, and what chooses between them
+SHARED_PATHS: dict[tuple[str, str], tuple[tuple[Operation, ...], Any]] = {
     ("POST", "/v1/embeddings"): (
         (openai.EMBEDDINGS, voyage.EMBEDDINGS, jina.EMBEDDINGS),
         _by_fields(openai.EMBEDDINGS, (voyage.EMBEDDINGS, _VOYAGE), (jina.EMBEDDINGS, _JINA)),
@@ -101,34 +102,35 @@ SHARED: dict[tuple[str, str], tuple[tuple[Operation, ...], Any]] = {
 }
 
 
-def dialect_of(path: str) -> Dialect:
-    """Return in whose words to say that a path, or a method of it, does not exist."""
-    for operations, _ in (rule for (_, shared), rule in SHARED.items() if shared == path):
-        return operations[0].dialect
+def protocol_of(path: str) -> WireProtocol:
+    """Return the protocol for errors on a path, which need not exist."""
+    for (_, shared), (operations, _) in SHARED_PATHS.items():
+        if shared == path:
+            return operations[0].protocol
     for operation in OPERATIONS:
         if path in operation.paths:
-            return operation.dialect
-    for prefix, dialect in (("/api/", ollama.DIALECT), ("/v2/", cohere.DIALECT)):
+            return operation.protocol
+    for prefix, protocol in (("/api/", ollama.PROTOCOL), ("/v2/", cohere.PROTOCOL)):
         if path.startswith(prefix):
-            return dialect
-    return openai.DIALECT
+            return protocol
+    return openai.PROTOCOL
 
 
-def _only(operation: Operation) -> Callable[[Fields, Exchange], Operation]:
-    return lambda fields, exchange: operation
+def _only(operation: Operation) -> Callable[[Fields, RequestInfo], Operation]:
+    return lambda fields, info: operation
 
 
 def endpoints() -> tuple[Endpoint, ...]:
-    """Return every method of every path, those most asked for first."""
-    found: dict[tuple[str, str], Endpoint] = {
+    """Return every method of every path, the most frequent ones first."""
+    routes: dict[tuple[str, str], Endpoint] = {
         (method, path): Endpoint(method, path, operations, choose)
-        for (method, path), (operations, choose) in SHARED.items()
+        for (method, path), (operations, choose) in SHARED_PATHS.items()
     }
     for operation in OPERATIONS:
         for path in operation.paths:
-            at = operation.method, path
-            if at not in found:
-                found[at] = Endpoint(*at, (operation,), _only(operation))
-            elif operation not in found[at].operations:
+            route = operation.method, path
+            if route not in routes:
+                routes[route] = Endpoint(*route, (operation,), _only(operation))
+            elif operation not in routes[route].operations:
                 raise AssertionError(f"{operation.id} has no rule for {path}")
-    return tuple(found.values())
+    return tuple(routes.values())

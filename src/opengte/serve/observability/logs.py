@@ -1,7 +1,7 @@
-"""Logs: one line for an event, JSON or for people, and never a client's text.
+"""Logs: one line for each event, as JSON or for people, and never a client's text.
 
-Messages of errors may quote what a client sent, so that only their kind and place are written: of
-an exception the class and the lines of code, of a warning the class, of a request its measures.
+Messages of errors may quote what a client sent, so they are not logged: of an exception only the
+class and the lines of code, of a warning only the class, of a request its measurements.
 """
 
 import asyncio
@@ -20,27 +20,32 @@ import orjson
 from opengte.errors import CheckpointWarning, FallbackWarning
 
 if TYPE_CHECKING:
-    from opengte.serve.observability.request_record import Record
+    from opengte.serve.observability.request_record import RequestRecord
 
 logger = logging.getLogger("opengte.serve")
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_CHATTER = ("Started server process", "Finished server process", "Shutting down", "Waiting for")
-_ABOUT_MODELS = (CheckpointWarning, FallbackWarning)  # their messages name files and engines
+_UVICORN_NOISE = (
+    "Started server process",
+    "Finished server process",
+    "Shutting down",
+    "Waiting for",
+)
+_SAFE_WARNINGS = (CheckpointWarning, FallbackWarning)  # their messages name files and engines only
 
 
-def set_up(
+def configure(
     format: Literal["auto", "human", "json"] = "auto",
     level: str = "info",
     stream: IO[str] | None = None,
 ) -> None:
-    """Send everything that this process logs to stderr, in one format."""
+    """Send everything that this process logs to stderr (or the stream) in one format."""
     stream = stream or sys.stderr
     human = format == "human" or (format == "auto" and stream.isatty())
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_Human() if human else _Json())
-    handler.addFilter(_of_interest)
+    handler.addFilter(_is_wanted)
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
@@ -49,29 +54,29 @@ def set_up(
     for name in ("opengte", "uvicorn"):
         logging.getLogger(name).setLevel(_LEVELS[level])
     warnings.showwarning = _log_warning
-    # what no line tells need not be found out for each
+    # no line contains these: do not look them up
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def event(level: int, what: str, **fields: Any) -> None:
-    """Log something that happened; fields are numbers, names and kinds."""
+    """Log an event; fields are numbers, names and kinds, never a client's text."""
     if not logger.isEnabledFor(level):
         return
-    # as logger.log does, without looking for the line of code that calls: a third of the time
+    # as logger.log does, but without looking up the calling line, a third of its time
     record = logging.LogRecord(logger.name, level, __file__, 0, what, (), None)
     record.__dict__["fields"] = fields
     logger.handle(record)
 
 
 def failure(what: str, error: BaseException, **fields: Any) -> None:
-    """Log an exception by its class and the lines of code it passed."""
+    """Log an exception: its class and the lines of code of its traceback."""
     logger.error(what, exc_info=error, extra={"fields": fields})
 
 
 def request(
-    scope: Mapping[str, Any], record: "Record | None", status: int, seconds: float, sent: int
+    scope: Mapping[str, Any], record: "RequestRecord | None", status: int, seconds: float, sent: int
 ) -> None:
-    """Log one request."""
+    """Log one request; sent are the bytes of the answer's body."""
     client = scope.get("client")
     fields: dict[str, Any] = {
         "request_id": record.request_id if record else None,
@@ -83,12 +88,12 @@ def request(
         "client": client[0] if client else None,
     }
     if record is not None:
-        fields |= _measures(record)
+        fields |= _measurements(record)
     level = logging.ERROR if status in (500, 424) else logging.INFO
     event(level, "request", **{name: value for name, value in fields.items() if value is not None})
 
 
-def _measures(record: "Record") -> dict[str, Any]:
+def _measurements(record: "RequestRecord") -> dict[str, Any]:
     fields: dict[str, Any] = {"key": record.key, "error": record.error}
     if record.texts == 0:
         return fields
@@ -110,7 +115,7 @@ def _measures(record: "Record") -> dict[str, Any]:
 
 
 def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what asyncio could not hand to anyone (for `loop.set_exception_handler`)."""
+    """Log an exception that nobody awaited (for `loop.set_exception_handler`)."""
     error = context.get("exception")
     fields = {"exc": type(error).__name__} if error is not None else {}
     logger.error("background task failed", exc_info=error, extra={"fields": fields})
@@ -128,12 +133,12 @@ class _Json(logging.Formatter):
 
 
 def _line(fields: dict[str, Any]) -> str:
-    """Return JSON on one line, also for those who take more than a newline for the end of one."""
+    """Return JSON on one line, also for readers that split lines at other characters than \\n."""
     try:
         line = orjson.dumps(fields, default=str).decode()
         if line.isprintable():
             return line
-    except TypeError:  # such as text that is no Unicode
+    except TypeError:  # such as text with lone surrogates
         pass
     return json.dumps(fields, default=str)
 
@@ -163,9 +168,9 @@ def _second(seconds: int) -> str:
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Return what our code and uvicorn's say; of others only that they said something.
+    """Return the message of our code and uvicorn's; of other code only where it logged.
 
-    asyncio, for one, writes the representation of a failed task, with the message of its error.
+    asyncio, for example, logs the representation of a failed task, with the message of its error.
     """
     if record.name.startswith(("opengte", "uvicorn")):
         return record.getMessage().strip()
@@ -189,8 +194,8 @@ def _exception(record: logging.LogRecord) -> dict[str, Any]:
     return {"exc": type(error).__name__, **cause, "trace": trace}
 
 
-def _of_interest(record: logging.LogRecord) -> bool:
-    return not (record.name == "uvicorn.error" and record.getMessage().startswith(_CHATTER))
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return not (record.name == "uvicorn.error" and record.getMessage().startswith(_UVICORN_NOISE))
 
 
 def _log_warning(
@@ -202,6 +207,6 @@ def _log_warning(
     line: str | None = None,
 ) -> None:
     fields: dict[str, Any] = {"kind": category.__name__, "place": f"{filename}:{lineno}"}
-    if issubclass(category, _ABOUT_MODELS):
+    if issubclass(category, _SAFE_WARNINGS):
         fields["says"] = str(message)
     logger.warning("warning", extra={"fields": fields})

@@ -1,62 +1,65 @@
-"""What the server counts: the families of its metrics, their labels and their bounds."""
+"""The server's metrics: names, labels, and bounds of histograms."""
 
 from collections.abc import Sequence
 from typing import get_args
 
-from opengte.serve.observability.metric_store import OTHER, Family
-from opengte.serve.protocols.base import Kind
+from opengte.serve.observability.metric_store import OTHER, MetricFamily
+from opengte.serve.protocols.base import ErrorKind
 
 Label = tuple[str, tuple[str, ...]]
 
-SECONDS = tuple(
+TIME_BUCKETS = tuple(
     base * scale for scale in (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0) for base in (1.0, 2.5, 5.0)
 ) + (100.0,)
-COUNTS = tuple(float(4**power) for power in range(12))
-TOKENS = tuple(float(2**power) for power in range(3, 21))
-TEXTS = tuple(float(2**power) for power in range(15))
-SHARES = tuple(step / 10 for step in range(1, 11))
+REQUEST_TOKEN_BUCKETS = tuple(float(4**power) for power in range(12))
+BATCH_TOKEN_BUCKETS = tuple(float(2**power) for power in range(3, 21))
+BATCH_TEXT_BUCKETS = tuple(float(2**power) for power in range(15))
+SHARE_BUCKETS = tuple(step / 10 for step in range(1, 11))
 
 STAGES = ("decode", "tokenize", "queue", "compute", "encode")
-OPERATIONS = ("embed", "score", "tokenize", "decode")
-CODES = tuple(
+TASKS = ("embed", "score", "tokenize", "decode")
+_STATUS_CODES = tuple(
     str(code)
     for code in (200, 400, 401, 403, 404, 405, 408, 413, 422, 424, 429, 431, 499, 500, 503, 504)
 ) + (OTHER,)
-REFUSALS = (
+_REFUSAL_REASONS = (
     *("headers_slow", "body_slow", "reader_slow", "headers_large", "connections"),
-    "behind",  # the event loop
+    "behind",  # the event loop was overloaded
 )
-STORES = ("usage", "keys", "cache")
+_STORES = ("usage", "keys", "cache")
 
-# what the service counts (Observer.count) -> the counter, and what is said of it
+# event of the service (Observer.count) -> its counter and help text
 EVENTS = {
     "tokens": ("tokens", "Tokens computed"),
     "truncated": ("truncations", "Inputs that lost tokens"),
-    "missing_instruction": ("missing_instructions", "Queries without the instruction they need"),
+    "missing_instruction": (
+        "missing_instructions",
+        "Queries without the instruction that the model expects",
+    ),
     "cache_hit": ("cache_hits", "Inputs answered from the cache"),
     "cache_miss": ("cache_misses", "Inputs that were not in the cache"),
     "duplicate": ("duplicates", "Inputs that shared the computation of an equal one"),
-    "expired": ("expired", "Requests whose time ran out in the queue"),
-    "cancelled": ("cancelled", "Requests whose client went away"),
+    "expired": ("expired", "Requests whose deadline passed in the queue"),
+    "cancelled": ("cancelled", "Requests whose client disconnected"),
     "refused_overload": ("refused_overload", "Requests refused because the queue was full"),
-    "refused_poison": ("refused_poison", "Inputs refused because they broke a batch before"),
+    "refused_poison": ("refused_poison", "Inputs refused because they made a batch fail before"),
     "engine_fault": ("engine_faults", "Batches in which the engine failed"),
-    "failed_input": ("failed_inputs", "Inputs that failed beside others that did not"),
+    "failed_input": ("failed_inputs", "Inputs that failed in requests that succeeded"),
 }
 
 
-KINDS = (*get_args(Kind), "cancelled", OTHER)
+_ERROR_LABELS = (*get_args(ErrorKind), "cancelled", OTHER)
 
 
-def families(models: Sequence[str], routes: Sequence[str]) -> list[Family]:
-    """Return all metrics of a server with these models and routes."""
+def metric_families(models: Sequence[str], routes: Sequence[str]) -> list[MetricFamily]:
+    """Return the metrics of a server with these models and routes."""
     model: Label = ("model", (*models, OTHER))
     route: Label = ("route", (*dict.fromkeys(routes), OTHER))
     return [
         *_requests(model, route),
         *(
-            Family(f"opengte_{name}_total", "counter", f"{said}.", (model,))
-            for name, said in EVENTS.values()
+            MetricFamily(f"opengte_{name}_total", "counter", f"{text}.", (model,))
+            for name, text in EVENTS.values()
         ),
         *_batches(model),
         *_storage(),
@@ -64,118 +67,135 @@ def families(models: Sequence[str], routes: Sequence[str]) -> list[Family]:
     ]
 
 
-def _requests(model: Label, route: Label) -> list[Family]:
-    operation = ("operation", OPERATIONS)
+def _requests(model: Label, route: Label) -> list[MetricFamily]:
+    operation = ("operation", TASKS)
     return [
-        Family("opengte_requests_total", "counter", "Requests answered.", (route, ("code", CODES))),
-        Family(
+        MetricFamily(
+            "opengte_requests_total",
+            "counter",
+            "Requests answered.",
+            (route, ("code", _STATUS_CODES)),
+        ),
+        MetricFamily(
             "opengte_request_seconds",
             "histogram",
             "Time from the headers to the end of the answer.",
             (route,),
-            SECONDS,
+            TIME_BUCKETS,
         ),
-        Family("opengte_requests_in_flight", "gauge", "Requests being answered."),
-        Family(
+        MetricFamily("opengte_requests_in_flight", "gauge", "Requests being answered."),
+        MetricFamily(
             "opengte_operation_seconds",
             "histogram",
-            "Time of the requests that compute and succeed, by what they ask for.",
+            "Time of successful requests that compute, by task.",
             (operation,),
-            SECONDS,
+            TIME_BUCKETS,
         ),
-        Family(
+        MetricFamily(
             "opengte_operations_total",
             "counter",
-            "Requests that compute, by what they ask for and whether for one text.",
+            "Requests that compute, by task, for one text or many.",
             (operation, ("texts", ("one", "many")), ("result", ("success", "failure"))),
         ),
-        Family(
+        MetricFamily(
             "opengte_stage_seconds",
             "histogram",
-            "Time of each stage of the requests that compute and succeed.",
+            "Time of each stage of successful requests that compute.",
             (operation, ("stage", STAGES)),
-            SECONDS,
+            TIME_BUCKETS,
         ),
-        Family(
+        MetricFamily(
             "opengte_request_tokens",
             "histogram",
-            "Tokens of each request that computes and succeeds.",
+            "Tokens of each successful request that computes.",
             (),
-            COUNTS,
+            REQUEST_TOKEN_BUCKETS,
         ),
-        Family(
-            "opengte_texts_total", "counter", "Texts and pairs of requests that succeed.", (model,)
+        MetricFamily(
+            "opengte_texts_total", "counter", "Texts and pairs of successful requests.", (model,)
         ),
-        Family(
+        MetricFamily(
             "opengte_errors_total",
             "counter",
             "Requests that failed, by kind of error.",
-            (("kind", KINDS),),
+            (("kind", _ERROR_LABELS),),
         ),
     ]
 
 
-def _batches(model: Label) -> list[Family]:
+def _batches(model: Label) -> list[MetricFamily]:
     return [
-        Family("opengte_batch_seconds", "histogram", "Time of each batch.", (model,), SECONDS),
-        Family("opengte_batch_tokens", "histogram", "Tokens of each batch.", (model,), TOKENS),
-        Family("opengte_batch_texts", "histogram", "Texts of each batch.", (model,), TEXTS),
-        Family(
+        MetricFamily(
+            "opengte_batch_seconds", "histogram", "Time of each batch.", (model,), TIME_BUCKETS
+        ),
+        MetricFamily(
+            "opengte_batch_tokens",
+            "histogram",
+            "Tokens of each batch.",
+            (model,),
+            BATCH_TOKEN_BUCKETS,
+        ),
+        MetricFamily(
+            "opengte_batch_texts", "histogram", "Texts of each batch.", (model,), BATCH_TEXT_BUCKETS
+        ),
+        MetricFamily(
             "opengte_batch_fill",
             "histogram",
             "Share of the token budget that each batch used.",
             (model,),
-            SHARES,
+            SHARE_BUCKETS,
         ),
-        Family("opengte_queue_tokens", "gauge", "Tokens that wait.", (model,)),
-        Family("opengte_queue_limit_tokens", "gauge", "Tokens that may wait.", (model,)),
-        Family("opengte_batch_limit_tokens", "gauge", "Token budget of a batch.", (model,)),
-        Family("opengte_model_ready", "gauge", "Workers that can use the model.", (model,)),
+        MetricFamily("opengte_queue_tokens", "gauge", "Queued tokens.", (model,)),
+        MetricFamily("opengte_queue_limit_tokens", "gauge", "Maximum queued tokens.", (model,)),
+        MetricFamily("opengte_batch_limit_tokens", "gauge", "Token budget of a batch.", (model,)),
+        MetricFamily("opengte_model_ready", "gauge", "Workers with the model ready.", (model,)),
     ]
 
 
-def _storage() -> list[Family]:
+def _storage() -> list[MetricFamily]:
     return [
-        Family("opengte_cache_bytes", "gauge", "Memory of the answers that are kept."),
-        Family("opengte_cache_entries", "gauge", "Answers that are kept."),
-        Family("opengte_connections", "gauge", "Open connections."),
-        Family(
+        MetricFamily("opengte_cache_bytes", "gauge", "Memory of the cached results."),
+        MetricFamily("opengte_cache_entries", "gauge", "Cached results."),
+        MetricFamily("opengte_connections", "gauge", "Open connections."),
+        MetricFamily(
             "opengte_refused_connections_total",
             "counter",
-            "Connections closed on slow, oversized or too many clients.",
-            (("reason", REFUSALS),),
+            "Connections refused or closed because of slow, oversized or too many clients.",
+            (("reason", _REFUSAL_REASONS),),
         ),
-        Family(
+        MetricFamily(
             "opengte_storage_failures_total",
             "counter",
-            "Reads and writes that a disk refused.",
-            (("store", STORES),),
+            "Reads and writes of files that failed.",
+            (("store", _STORES),),
         ),
-        Family(
+        MetricFamily(
             "opengte_storage_ok",
             "gauge",
-            "1 when all workers can read and write what they keep.",
-            (("store", STORES),),
+            "1 if all workers can read and write their files.",
+            (("store", _STORES),),
             merge="min",
         ),
     ]
 
 
-def _process() -> list[Family]:
+def _process() -> list[MetricFamily]:
     return [
-        Family("opengte_worker_starts_total", "counter", "Starts of this worker.", merge="each"),
-        Family(
+        MetricFamily(
+            "opengte_worker_starts_total", "counter", "Starts of this worker.", merge="each"
+        ),
+        MetricFamily(
             "opengte_memory_bytes",
             "gauge",
             "Resident memory, shared weights included.",
             merge="each",
         ),
-        Family("opengte_cpu_seconds_total", "counter", "Processor time.", merge="each"),
-        Family("opengte_open_files", "gauge", "Open file descriptors.", merge="each"),
-        Family(
+        MetricFamily("opengte_cpu_seconds_total", "counter", "Processor time.", merge="each"),
+        MetricFamily("opengte_open_files", "gauge", "Open file descriptors.", merge="each"),
+        MetricFamily(
             "opengte_start_time_seconds", "gauge", "Start of the worker, since 1970.", merge="each"
         ),
-        Family(
+        MetricFamily(
             "opengte_ready_seconds",
             "gauge",
             "Time from the start to all models ready.",

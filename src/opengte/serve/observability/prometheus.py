@@ -1,4 +1,4 @@
-"""The numbers of a `Board` as the page that Prometheus reads, TEI's names among them."""
+"""The numbers of a `SharedMetricStore` as a page for Prometheus, with TEI's names."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -9,12 +9,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from opengte import __version__
-from opengte.serve.observability.metric_store import Board, Family, Series
+from opengte.serve.observability.metric_store import MetricFamily, MetricSeries, SharedMetricStore
 
 if TYPE_CHECKING:
     Values = tuple[float, ...]
 
-# TEI's name -> our histogram and the series of it that count
+# TEI's name -> our histogram, and the labels of its series
 _HISTOGRAMS: dict[str, tuple[str, dict[str, str]]] = {
     "te_request_duration": ("opengte_operation_seconds", {}),
     "te_request_tokenization_duration": ("opengte_stage_seconds", {"stage": "tokenize"}),
@@ -43,34 +43,34 @@ _FAILURES = {
 }
 
 
-def page(board: Board, accept: str) -> tuple[bytes, str]:
-    """Return the page in the format that the reader asks for, and its content type."""
+def render(store: SharedMetricStore, accept: str) -> tuple[bytes, str]:
+    """Return the page in the format that the Accept header asks for, and its content type."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(board))
+    registry.register(_Collector(store))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
 
 class _Collector(Collector):
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, store: SharedMetricStore) -> None:
+        self._store = store
 
     def collect(self) -> Iterator[Metric]:
-        series = list(self._board.collect())
+        series = list(self._store.collect())
         yield _build_info()
-        yield from _ours(self._board.families, series)
+        yield from _ours(self._store.families, series)
         yield from _histograms(series)
         yield from _counts(series)
 
 
 def _build_info() -> Metric:
-    metric = Metric("opengte_build", "What runs here.", "info")
+    metric = Metric("opengte_build", "The version of this server.", "info")
     metric.add_sample("opengte_build_info", {"version": __version__}, 1.0)
     return metric
 
 
-def _ours(families: Iterable[Family], series: list[Series]) -> Iterator[Metric]:
-    by_name: dict[str, list[Series]] = {}
+def _ours(families: Iterable[MetricFamily], series: list[MetricSeries]) -> Iterator[Metric]:
+    by_name: dict[str, list[MetricSeries]] = {}
     for one in series:
         by_name.setdefault(one.family.name, []).append(one)
     for family in families:
@@ -85,7 +85,7 @@ def _ours(families: Iterable[Family], series: list[Series]) -> Iterator[Metric]:
 
 
 def _add_histogram(
-    metric: Metric, family: Family, labels: dict[str, str], values: "Values"
+    metric: Metric, family: MetricFamily, labels: dict[str, str], values: "Values"
 ) -> None:
     total = 0.0
     for bound, count in zip((*family.bounds, float("inf")), values[:-1], strict=True):
@@ -99,18 +99,18 @@ def _bound(bound: float) -> str:
     return "+Inf" if bound == float("inf") else repr(bound)
 
 
-def _histograms(series: list[Series]) -> Iterator[Metric]:
+def _histograms(series: list[MetricSeries]) -> Iterator[Metric]:
     for name, (ours, labels) in _HISTOGRAMS.items():
-        found = [one for one in series if one.family.name == ours and _has(one, labels)]
-        if found:
-            values = tuple(map(sum, zip(*(one.values for one in found), strict=True)))
+        parts = [one for one in series if one.family.name == ours and _has(one, labels)]
+        if parts:
+            values = tuple(map(sum, zip(*(part.values for part in parts), strict=True)))
             metric = Metric(name, f"As in text-embeddings-inference; of {ours}.", "histogram")
-            _add_histogram(metric, found[0].family, {}, values)
+            _add_histogram(metric, parts[0].family, {}, values)
             yield metric
 
 
-def _counts(series: list[Series]) -> Iterator[Metric]:
-    """Yield TEI's counters and its gauge: they have no _total, so they count as untyped."""
+def _counts(series: list[MetricSeries]) -> Iterator[Metric]:
+    """Yield TEI's counters and its gauge; its counters lack `_total`, so they are untyped."""
     counted = [one for one in series if one.family.name == "opengte_operations_total"]
     failed = [one for one in series if one.family.name == "opengte_errors_total"]
     for suffix, results in (("count", ("success", "failure")), ("success", ("success",))):
@@ -129,18 +129,18 @@ def _counts(series: list[Series]) -> Iterator[Metric]:
         total = _total(failed, kind=ours)
         metric.add_sample(metric.name, {"err": theirs}, total)
     yield metric
-    metric = Metric("te_queue_size", "Tokens that wait (in TEI: inputs).", "gauge")
-    waiting = [one for one in series if one.family.name == "opengte_queue_tokens"]
-    metric.add_sample(metric.name, {}, _total(waiting))
+    metric = Metric("te_queue_size", "Queued tokens (in TEI: inputs).", "gauge")
+    queued = [one for one in series if one.family.name == "opengte_queue_tokens"]
+    metric.add_sample(metric.name, {}, _total(queued))
     yield metric
 
 
-def _has(one: Series, labels: dict[str, str]) -> bool:
+def _has(one: MetricSeries, labels: dict[str, str]) -> bool:
     return all(one.labels.get(name) == value for name, value in labels.items())
 
 
-def _total(series: list[Series], **wanted: tuple[str, ...]) -> float:
-    """Sum the series whose labels are among those wanted."""
+def _total(series: list[MetricSeries], **wanted: tuple[str, ...]) -> float:
+    """Sum the series whose labels have one of the wanted values."""
     return sum(
         one.values[0]
         for one in series

@@ -1,4 +1,4 @@
-"""What is known of one HTTP request, filled in as it goes; found in `scope["opengte"]`."""
+"""What is recorded of one HTTP request while it is answered; found in `scope["opengte"]`."""
 
 import time
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ from opengte.types import Role
 
 
 @dataclass
-class Record:
-    """One request: who, what, how much, how it ended.
+class RequestRecord:
+    """Measurements and properties of one request, for headers, logs, metrics and traces.
 
-    Counts are over all inputs; decoding and encoding are seconds spent on the body and on the
-    answer; status 499 means that the client went away; error is a `base.Kind`.
+    Counts are over all inputs; decoding and encoding are seconds spent on the bodies of request and
+    answer; status 499 means that the client disconnected; error is a `protocols.base.ErrorKind`.
     """
 
     request_id: str

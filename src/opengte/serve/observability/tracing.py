@@ -1,8 +1,8 @@
-"""OpenTelemetry traces: a span for each request, and below it one for what the model did.
+"""OpenTelemetry traces: a span for each request, and a child for the model's work in it.
 
-Both sets of names are written: OpenTelemetry's for generative AI, which move, so that the strings
-are only here, and OpenInference's. No text and no vector is ever written. The spans inside a
-request are made when it ends, from the times that were measured anyway.
+Attributes have the names of OpenTelemetry's conventions for generative AI, which still change (so
+the strings are only here), and those of OpenInference. No text and no vector is recorded. The spans
+inside a request are created when it ends, from times that are measured anyway.
 """
 
 import os
@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 from opengte import __version__
 from opengte.errors import MissingExtraError
-from opengte.serve.config.settings import Settings
-from opengte.serve.observability.metrics import work_of
+from opengte.serve.config.settings import ServerSettings
+from opengte.serve.observability.metrics import task_of
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-    from opengte.serve.observability.request_record import Record
+    from opengte.serve.observability.request_record import RequestRecord
 
-# what is computed -> OpenTelemetry's name of it, and OpenInference's kind of span
-_KINDS = {"embed": ("embeddings", "EMBEDDING"), "score": ("rerank", "RERANKER")}
+# task -> OpenTelemetry's name of it, and OpenInference's kind of span
+_SPAN_NAMES = {"embed": ("embeddings", "EMBEDDING"), "score": ("rerank", "RERANKER")}
 _VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 class Tracer:
-    """Makes the spans of requests."""
+    """Creates the spans of requests."""
 
     def __init__(self, provider: "TracerProvider") -> None:
         from opentelemetry import trace
@@ -39,7 +39,7 @@ class Tracer:
         self._trace = trace
 
     def start(self, scope: Mapping[str, Any]) -> "Span":
-        """Begin the span of a request; its caller's trace goes on where it sent one."""
+        """Begin the span of a request, in the caller's trace if its headers name one."""
         carrier = {
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in scope["headers"]
@@ -51,7 +51,7 @@ class Tracer:
             scope["method"],
             context=self._propagator.extract(carrier) if carrier else None,
             kind=self._trace.SpanKind.SERVER,
-            attributes=_said(
+            attributes=_without_none(
                 {
                     "http.request.method": scope["method"],
                     "url.path": scope["path"],
@@ -65,9 +65,9 @@ class Tracer:
         )
 
     def finish(
-        self, span: "Span", route: str, record: "Record | None", status: int, seconds: float
+        self, span: "Span", route: str, record: "RequestRecord | None", status: int, seconds: float
     ) -> None:
-        """End the span of a request, with those of what happened inside."""
+        """End the span of a request, and create those of its stages."""
         if span.is_recording():
             end = time.time_ns()
             span.update_name(f"{span.attributes['http.request.method']} {route}")  # type: ignore[attr-defined]
@@ -80,16 +80,16 @@ class Tracer:
                 span.set_status(self._trace.StatusCode.ERROR)
             if record is not None:
                 span.set_attribute("opengte.request_id", record.request_id)
-                work = work_of(record.operation)
-                if work in _KINDS:
+                task = task_of(record.operation)
+                if task in _SPAN_NAMES:
                     begin = end - int(seconds * 1e9)
-                    self._computed(span, record, _KINDS[work], status, begin, end)
+                    self._add_children(span, record, _SPAN_NAMES[task], status, begin, end)
         span.end()
 
-    def _computed(
+    def _add_children(
         self,
         parent: "Span",
-        record: "Record",
+        record: "RequestRecord",
         names: tuple[str, str],
         status: int,
         begin: int,
@@ -109,7 +109,7 @@ class Tracer:
             context=self._trace.set_span_in_context(parent),
             kind=self._trace.SpanKind.INTERNAL,  # the model runs in this process
             start_time=begin,
-            attributes=_said(_attributes(record, name, kind)),
+            attributes=_without_none(_attributes(record, name, kind)),
         )
         inside = self._trace.set_span_in_context(span)
         if status < 400:
@@ -122,11 +122,11 @@ class Tracer:
         span.end(stop if status < 400 else end)
 
     def close(self) -> None:
-        """Send what has not been sent."""
+        """Send the spans that have not been sent yet."""
         self._provider.shutdown()
 
 
-def _attributes(record: "Record", name: str, kind: str) -> dict[str, Any]:
+def _attributes(record: "RequestRecord", name: str, kind: str) -> dict[str, Any]:
     common: dict[str, Any] = {
         "gen_ai.operation.name": name,
         "gen_ai.provider.name": "opengte",
@@ -154,22 +154,23 @@ def _attributes(record: "Record", name: str, kind: str) -> dict[str, Any]:
     return common | {"embedding.model_name": record.model}
 
 
-def _said(attributes: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if value is not None}
 
 
-def configured(settings: Settings, environment: Mapping[str, str] | None = None) -> bool:
-    """Return whether traces are asked for: by a setting or by OpenTelemetry's own variables."""
+def tracing_enabled(settings: ServerSettings, environment: Mapping[str, str] | None = None) -> bool:
+    """Return whether a setting, or a variable of OpenTelemetry, names a collector."""
     environment = os.environ if environment is None else environment
     return bool(settings.otlp_endpoint) or any(environment.get(name) for name in _VARIABLES)
 
 
-def open_tracer(settings: Settings, exporters: Iterable[Any] | None = None) -> Tracer | None:
-    """Return what makes spans, or None where no one asked for traces.
+def open_tracer(settings: ServerSettings, exporters: Iterable[Any] | None = None) -> Tracer | None:
+    """Return a tracer, or None if tracing is not enabled.
 
-    exporters replace the one that sends spans to the collector. Raises MissingExtraError.
+    exporters replace the one that sends spans to the collector. Raises MissingExtraError if
+    OpenTelemetry is not installed.
     """
-    if exporters is None and not configured(settings):
+    if exporters is None and not tracing_enabled(settings):
         return None
     try:
         from opentelemetry.sdk.resources import Resource
@@ -190,7 +191,7 @@ def open_tracer(settings: Settings, exporters: Iterable[Any] | None = None) -> T
     return Tracer(provider)
 
 
-def _collector(settings: Settings) -> Any:
+def _collector(settings: ServerSettings) -> Any:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:
@@ -198,7 +199,7 @@ def _collector(settings: Settings) -> Any:
         raise MissingExtraError(package, "otel", "tracing") from None
     endpoint = settings.otlp_endpoint
     if endpoint is None:
-        return OTLPSpanExporter()  # reads the variables
+        return OTLPSpanExporter()  # which reads OpenTelemetry's variables
     endpoint = endpoint.rstrip("/")
     return OTLPSpanExporter(
         endpoint=endpoint if endpoint.endswith("/v1/traces") else f"{endpoint}/v1/traces"

@@ -1,4 +1,4 @@
-"""What all codecs are made of: an operation, its dialect of errors, and what a reply carries."""
+"""What every wire protocol is made of: its operations, and how it reports errors."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,8 +44,8 @@ Answer = EmbedAnswer | ScoreAnswer | list[list[Token]] | list[str]
 
 
 @dataclass(frozen=True)
-class Policy:
-    """What the operator decided that codecs must know."""
+class ProtocolPolicy:
+    """The operator's settings that protocols need."""
 
     auto_truncate: bool = True
     token_ids: TokenIds = "auto"
@@ -58,15 +58,15 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """What a codec may know of a request beside its body.
+class RequestInfo:
+    """What a protocol may use of a request besides its body.
 
-    seconds tells its age; path has the parameters in its path; sdk is the client library that made
-    it, where that names itself.
+    seconds returns its age; path has the parameters in its path; sdk is the client library that
+    sent it, if the library names itself.
     """
 
     request_id: str
-    policy: Policy
+    policy: ProtocolPolicy
     models: Callable[[], tuple[ModelStatus, ...]]
     seconds: Callable[[], float] = lambda: 0.0
     path: Mapping[str, str] = field(default_factory=dict)
@@ -74,10 +74,10 @@ class Exchange:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What to ask of the service for one request.
+class ParsedRequest:
+    """One HTTP request as internal requests.
 
-    role_given says whether the caller named the role of the inputs; priority is what the protocol's
+    role_given says whether the client named the role of the inputs; priority is what the protocol's
     own field asks for.
     """
 
@@ -86,12 +86,12 @@ class Work:
     priority: Priority | None = None
 
 
-Kind = Literal[
+ErrorKind = Literal[
     "malformed",  # the body is not JSON
     "invalid",  # a field or an input cannot be used
     "too_long",  # an input has more tokens than the model takes
     "too_large",  # the body has more bytes than the server takes
-    "media_type",  # the body is in a form that the server does not read
+    "media_type",  # the body has an encoding that the server does not read
     "unsupported",  # the model cannot do this
     "unauthenticated",
     "forbidden",
@@ -106,15 +106,36 @@ Kind = Literal[
     "internal",
 ]
 
+# the HTTP status of each kind of error; a protocol whose clients expect another one overrides it
+STATUSES: dict[ErrorKind, int] = {
+    "malformed": 400,
+    "invalid": 400,
+    "too_long": 400,
+    "too_large": 413,
+    "media_type": 415,
+    "unsupported": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "unknown_model": 404,
+    "not_found": 404,
+    "method": 405,
+    "limited": 429,
+    "overloaded": 503,
+    "not_ready": 503,
+    "deadline": 504,
+    "engine": 500,
+    "internal": 500,
+}
+
 
 @dataclass(frozen=True)
-class Failure:
-    """Why a request failed, before a protocol words it.
+class RequestFailure:
+    """Why a request failed, before a protocol reports it.
 
-    param is the path of the field at fault; limit the model's maximum length, on `too_long`.
+    param is the path of the field at fault; limit the model's maximum length, for `too_long`.
     """
 
-    kind: Kind
+    kind: ErrorKind
     message: str
     param: str | None = None
     retry_after: float | None = None
@@ -123,36 +144,47 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Dialect:
-    """How one protocol words failures; statuses and body are also the OpenAPI document's."""
+class WireProtocol:
+    """A wire protocol and how it reports errors.
+
+    error returns the status and the content of a failure; error_body is the type of the content.
+    own_statuses are the kinds of errors whose status differs from `STATUSES`.
+    """
 
     name: str
-    error: Callable[[Failure, Policy], tuple[int, Any]]
-    body: type[msgspec.Struct]
-    statuses: Mapping[Kind, int]
+    error: Callable[[RequestFailure, ProtocolPolicy], tuple[int, Any]]
+    error_body: type[msgspec.Struct]
+    own_statuses: Mapping[ErrorKind, int] = field(default_factory=dict)
+
+    def status(self, kind: ErrorKind) -> int:
+        """Return the HTTP status of a kind of error."""
+        return self.own_statuses.get(kind, STATUSES[kind])
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One thing that a protocol's clients can ask.
+    """One request type of a protocol.
 
-    requests turns a decoded body into work; reply turns the answers into what is written as JSON,
-    where arrays are lists of numbers; both raise InputError and CapabilityError. answer is the type
-    of the body, or several; headers is what the protocol says beside it. inert names documented
-    fields that are accepted and change nothing: they are reported as ignored, and strict mode lets
-    them pass. refused names fields that would change the result, and what to do instead.
+    parse turns a decoded body into internal requests; reply turns their answers into what is
+    written as JSON, where arrays are lists of numbers; both raise InputError and CapabilityError.
+    answer is the type of the response body, or several; headers returns the protocol's own response
+    headers. inert names documented fields that are accepted and change nothing: they are reported
+    as ignored, and strict mode accepts them. refused names fields that would change the result, and
+    what to do instead. public operations need no API key.
     """
 
     id: str
-    dialect: Dialect
+    protocol: WireProtocol
     method: str
     paths: tuple[str, ...]
     summary: str
     answer: Any
-    reply: Callable[[Any, tuple[Any, ...], Exchange], Any]
+    reply: Callable[[Any, tuple[Any, ...], RequestInfo], Any]
     body: type[msgspec.Struct] | None = None
-    requests: Callable[[Any, Exchange], Work] = lambda body, exchange: Work()
-    headers: Callable[[Work, Sequence[Any], float], tuple[tuple[str, str], ...]] | None = None
+    parse: Callable[[Any, RequestInfo], ParsedRequest] = lambda body, info: ParsedRequest()
+    headers: Callable[[ParsedRequest, Sequence[Any], float], tuple[tuple[str, str], ...]] | None = (
+        None
+    )
     inert: frozenset[str] = frozenset()
-    refused: Mapping[str, str] = field(default_factory=dict)  # field -> what to do instead
+    refused: Mapping[str, str] = field(default_factory=dict)
     public: bool = False

@@ -7,27 +7,25 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from opengte.errors import InputError
 from opengte.serve.protocols.base import (
-    Dialect,
-    Exchange,
-    Failure,
-    Kind,
     Operation,
-    Policy,
-    Work,
+    ParsedRequest,
+    ProtocolPolicy,
+    RequestFailure,
+    RequestInfo,
+    WireProtocol,
 )
 from opengte.serve.protocols.encodings import (
-    Quantised,
-    Rows,
+    LazyArray,
     base64_of,
-    dense,
+    dense_vectors,
     documents_of,
-    echoed,
+    echo_document,
     quantise,
     ranked,
-    require,
+    require_values,
     tokens_of,
 )
-from opengte.serve.protocols.roles import role_of, side_of
+from opengte.serve.protocols.roles import role_of, truncation_side
 from opengte.serve.protocols.schema import Count, Documents
 from opengte.serve.types import EmbedAnswer, EmbedRequest, Priority, ScoreAnswer, ScoreRequest
 from opengte.types import Truncated
@@ -45,13 +43,13 @@ class Content(Struct, kw_only=True):
 
 
 class EmbedInput(Struct, kw_only=True):
-    """An input in parts, which are joined by newlines."""
+    """An input of several parts, which are joined by newlines."""
 
     content: list[Content]
 
 
 class EmbedV2Body(Struct, kw_only=True):
-    """`POST /v2/embed`; `instruction` is ours."""
+    """`POST /v2/embed`; `instruction` is an extension."""
 
     model: str | None = None
     input_type: CohereInput | None = None
@@ -66,7 +64,7 @@ class EmbedV2Body(Struct, kw_only=True):
 
 
 class EmbedV1Body(Struct, kw_only=True):
-    """`POST /v1/embed`; `instruction` is ours."""
+    """`POST /v1/embed`; `instruction` is an extension."""
 
     texts: list[str]
     model: str | None = None
@@ -77,7 +75,7 @@ class EmbedV1Body(Struct, kw_only=True):
 
 
 class RerankV2Body(Struct, kw_only=True):
-    """`POST /v2/rerank`; `instruction` and `return_documents` are ours."""
+    """`POST /v2/rerank`; `instruction` and `return_documents` are extensions."""
 
     query: str
     documents: Documents
@@ -90,7 +88,7 @@ class RerankV2Body(Struct, kw_only=True):
 
 
 class RerankV1Body(Struct, kw_only=True):
-    """`POST /v1/rerank`; `instruction` is ours."""
+    """`POST /v1/rerank`; `instruction` is an extension."""
 
     query: str
     documents: Documents
@@ -104,20 +102,20 @@ class RerankV1Body(Struct, kw_only=True):
 
 
 class ApiVersion(Struct):
-    """Of which version of the API this is an answer."""
+    """The version of the API."""
 
     version: str
 
 
 class BilledUnits(Struct, kw_only=True):
-    """Tokens embedded, or rerank searches: one for each hundred documents begun."""
+    """Tokens embedded, or rerank searches: one for every 100 documents or part of them."""
 
     input_tokens: int | UnsetType = UNSET
     search_units: int | UnsetType = UNSET
 
 
 class MetaBody(Struct, kw_only=True):
-    """Cohere's ApiMeta; a warning says which inputs were cut."""
+    """Cohere's ApiMeta; a warning says which inputs were truncated."""
 
     api_version: ApiVersion
     billed_units: BilledUnits
@@ -125,7 +123,7 @@ class MetaBody(Struct, kw_only=True):
 
 
 class ByType(Struct, kw_only=True):
-    """The vectors in each form asked for."""
+    """The vectors in each requested form."""
 
     float_: list[list[float]] | UnsetType = field(name="float", default=UNSET)
     int8: list[list[int]] | UnsetType = UNSET
@@ -156,7 +154,7 @@ class EmbedAnswerFloats(Struct, kw_only=True):
 
 
 class RerankResult(Struct, kw_only=True):
-    """One document in the order found."""
+    """One document, in the order of relevance."""
 
     index: int
     relevance_score: float
@@ -177,36 +175,15 @@ class ErrorBody(Struct):
     message: str
 
 
-STATUSES: dict[Kind, int] = {
-    "malformed": 400,
-    "invalid": 400,
-    "too_long": 400,
-    "too_large": 413,
-    "media_type": 415,
-    "unsupported": 400,
-    "unauthenticated": 401,
-    "forbidden": 403,
-    "unknown_model": 404,
-    "not_found": 404,
-    "method": 405,
-    "limited": 429,
-    "overloaded": 503,
-    "not_ready": 503,
-    "deadline": 504,
-    "engine": 500,
-    "internal": 500,
-}
-
-
-def error(failure: Failure, policy: Policy) -> tuple[int, Any]:
+def _error(failure: RequestFailure, policy: ProtocolPolicy) -> tuple[int, Any]:
     """Return the status and body of a failure."""
-    return STATUSES[failure.kind], {"message": failure.message}
+    return PROTOCOL.status(failure.kind), {"message": failure.message}
 
 
-DIALECT = Dialect("cohere", error, ErrorBody, STATUSES)
+PROTOCOL = WireProtocol("cohere", _error, ErrorBody)
 
-# what Cohere cuts documents to where a request does not say
-DOCUMENT_TOKENS = 4096
+# the length that Cohere truncates documents to by default
+DEFAULT_DOCUMENT_TOKENS = 4096
 
 
 def _priority(priority: int | None) -> Priority | None:
@@ -218,38 +195,38 @@ def _texts(body: EmbedV1Body | EmbedV2Body) -> tuple[str, ...]:
     if (body.texts is None) == (inputs is None):
         raise InputError("The request has both or none of `texts` and `inputs`; expected one.")
     if inputs is None:
-        require(body.texts or (), "texts")
+        require_values(body.texts or (), "texts")
         return tuple(body.texts or ())
-    require(inputs, "inputs")
+    require_values(inputs, "inputs")
     return tuple("\n".join(part.text for part in each.content) for each in inputs)
 
 
-def embed_requests(body: EmbedV1Body | EmbedV2Body, exchange: Exchange) -> Work:
-    """Return the embedding request of a body; over-long texts lose their end unless it says."""
-    second = body if isinstance(body, EmbedV2Body) else None
-    if second is not None and second.max_tokens is not None:
-        _refuse_shorter(second.max_tokens, body.model, exchange)
+def _parse_embed(body: EmbedV1Body | EmbedV2Body, info: RequestInfo) -> ParsedRequest:
+    """Return the embedding request of a body; over-long texts lose their end by default."""
+    v2 = body if isinstance(body, EmbedV2Body) else None
+    if v2 is not None and v2.max_tokens is not None:
+        _check_max_tokens(v2.max_tokens, body.model, info)
     request = EmbedRequest(
         model=body.model,
         inputs=_texts(body),
         role=role_of(body.input_type),
         instruction=body.instruction,
-        dimensions=second.output_dimension if second else None,
-        truncation=side_of(body.truncate, True),
+        dimensions=v2.output_dimension if v2 else None,
+        truncation=truncation_side(body.truncate, True),
     )
-    priority = _priority(second.priority) if second else None
-    return Work((request,), role_given=body.input_type is not None, priority=priority)
+    priority = _priority(v2.priority) if v2 else None
+    return ParsedRequest((request,), role_given=body.input_type is not None, priority=priority)
 
 
-def _refuse_shorter(tokens: int, model: str | None, exchange: Exchange) -> None:
-    """Raise InputError where max_tokens would cut what the model reads whole."""
+def _check_max_tokens(tokens: int, model: str | None, info: RequestInfo) -> None:
+    """Raise InputError if max_tokens is less than what the model reads."""
     encoders = [
         (status, status.card.max_length)
-        for status in exchange.models()
+        for status in info.models()
         if status.card is not None and status.card.kind == "encoder"
     ]
-    asked = (length for status, length in encoders if model and status.called(model))
-    longest = next(asked, max((length for _, length in encoders), default=0))
+    named = (length for status, length in encoders if model and status.has_name(model))
+    longest = next(named, max((length for _, length in encoders), default=0))
     if tokens < longest:
         raise InputError(
             f"max_tokens={tokens} is less than the {longest} tokens that the model reads; a "
@@ -268,57 +245,56 @@ def _meta(version: str, truncated: tuple[Truncated, ...], **billed: int) -> dict
     return meta
 
 
-def _as(form: EmbeddingType, answer: EmbedAnswer) -> Rows:
-    vectors = (vector for vector in dense(answer) if vector is not None)
+def _formatted(form: EmbeddingType, answer: EmbedAnswer) -> LazyArray:
+    vectors = (vector for vector in dense_vectors(answer) if vector is not None)
     if form == "base64":
-        return Rows(base64_of(vector) for vector in vectors)
-    shape: Quantised = form
-    return Rows(quantise(vector, shape) for vector in vectors)
+        return LazyArray(base64_of(vector) for vector in vectors)
+    return LazyArray(quantise(vector, form) for vector in vectors)
 
 
 def _embed_content(
-    body: EmbedV1Body | EmbedV2Body, answer: EmbedAnswer, exchange: Exchange, version: str
+    body: EmbedV1Body | EmbedV2Body, answer: EmbedAnswer, info: RequestInfo, version: str
 ) -> dict[str, Any]:
     forms: list[EmbeddingType] = list(dict.fromkeys(body.embedding_types or ["float"]))
     return {
-        "id": exchange.request_id,
-        "embeddings": {form: _as(form, answer) for form in forms},
+        "id": info.request_id,
+        "embeddings": {form: _formatted(form, answer) for form in forms},
         "texts": _texts(body),
         "meta": _meta(version, answer.truncated, input_tokens=tokens_of(answer)),
         "response_type": "embeddings_by_type",
     }
 
 
-def embed_v2_reply(body: Any, answers: tuple[EmbedAnswer, ...], exchange: Exchange) -> Any:
+def _embed_v2_reply(body: Any, answers: tuple[EmbedAnswer, ...], info: RequestInfo) -> Any:
     """Return the vectors by type."""
-    return _embed_content(body, answers[0], exchange, "2")
+    return _embed_content(body, answers[0], info, "2")
 
 
-def embed_v1_reply(body: EmbedV1Body, answers: tuple[EmbedAnswer, ...], exchange: Exchange) -> Any:
-    """Return the vectors, by type where types were asked for."""
-    content = _embed_content(body, answers[0], exchange, "1")
+def _embed_v1_reply(body: EmbedV1Body, answers: tuple[EmbedAnswer, ...], info: RequestInfo) -> Any:
+    """Return the vectors, by type if the request names types."""
+    content = _embed_content(body, answers[0], info, "1")
     if not body.embedding_types:
         content["embeddings"] = content["embeddings"]["float"]
         content["response_type"] = "embeddings_floats"
     return content
 
 
-def rerank_requests(body: RerankV1Body | RerankV2Body, exchange: Exchange) -> Work:
+def _parse_rerank(body: RerankV1Body | RerankV2Body, info: RequestInfo) -> ParsedRequest:
     """Return the scoring request of a body."""
-    require(body.documents, "documents")
+    require_values(body.documents, "documents")
     fields = (body.rank_fields if isinstance(body, RerankV1Body) else None) or ["text"]
     request = ScoreRequest(
         model=body.model,
         pairs=tuple((body.query, text) for text in documents_of(body.documents, fields)),
         instruction=body.instruction,
-        max_document_tokens=body.max_tokens_per_doc or DOCUMENT_TOKENS,
+        max_document_tokens=body.max_tokens_per_doc or DEFAULT_DOCUMENT_TOKENS,
     )
     priority = _priority(body.priority) if isinstance(body, RerankV2Body) else None
-    return Work((request,), priority=priority)
+    return ParsedRequest((request,), priority=priority)
 
 
-def rerank_reply(
-    body: RerankV1Body | RerankV2Body, answers: tuple[ScoreAnswer, ...], exchange: Exchange
+def _rerank_reply(
+    body: RerankV1Body | RerankV2Body, answers: tuple[ScoreAnswer, ...], info: RequestInfo
 ) -> Any:
     """Return the documents, best first."""
     (answer,) = answers
@@ -326,64 +302,64 @@ def rerank_reply(
     for index, score in ranked(answer.scores, body.top_n):
         result: dict[str, Any] = {"index": index, "relevance_score": score}
         if body.return_documents:
-            result["document"] = echoed(body.documents[index])
+            result["document"] = echo_document(body.documents[index])
         results.append(result)
     version = "1" if isinstance(body, RerankV1Body) else "2"
     units = math.ceil(len(body.documents) / 100)
     meta = _meta(version, answer.truncated, search_units=units)
-    return {"id": exchange.request_id, "results": results, "meta": meta}
+    return {"id": info.request_id, "results": results, "meta": meta}
 
 
 _NO_IMAGES = {"images": "The models here read text."}
 
 RERANK_V1 = Operation(
     id="cohere_rerank_v1",
-    dialect=DIALECT,
+    protocol=PROTOCOL,
     method="POST",
     paths=("/v1/rerank",),
     summary="Order documents by relevance (Cohere v1)",
     body=RerankV1Body,
     answer=RerankAnswer,
-    requests=rerank_requests,
-    reply=rerank_reply,
+    parse=_parse_rerank,
+    reply=_rerank_reply,
     inert=frozenset({"max_chunks_per_doc"}),
 )
 
 OPERATIONS = (
     Operation(
         id="cohere_embed_v2",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="POST",
         paths=("/v2/embed",),
         summary="Embed texts (Cohere v2)",
         body=EmbedV2Body,
         answer=EmbedAnswerByType,
-        requests=embed_requests,
-        reply=embed_v2_reply,
+        parse=_parse_embed,
+        reply=_embed_v2_reply,
         refused=_NO_IMAGES,
     ),
     Operation(
         id="cohere_embed_v1",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="POST",
         paths=("/v1/embed",),
         summary="Embed texts (Cohere v1)",
         body=EmbedV1Body,
         answer=(EmbedAnswerFloats, EmbedAnswerByType),
-        requests=embed_requests,
-        reply=embed_v1_reply,
+        parse=_parse_embed,
+        reply=_embed_v1_reply,
         refused=_NO_IMAGES,
     ),
     RERANK_V1,
     Operation(
         id="cohere_rerank_v2",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="POST",
         paths=("/v2/rerank",),
         summary="Order documents by relevance (Cohere v2)",
         body=RerankV2Body,
         answer=RerankAnswer,
-        requests=rerank_requests,
-        reply=rerank_reply,
+        parse=_parse_rerank,
+        reply=_rerank_reply,
     ),
 )

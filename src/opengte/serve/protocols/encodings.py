@@ -1,4 +1,4 @@
-"""Values as they travel, whatever the protocol: inputs, vectors, quantised vectors, order."""
+"""Conversions that several protocols share: inputs, vectors, quantised vectors, rankings."""
 
 import binascii
 import json
@@ -15,8 +15,8 @@ from opengte.serve.types import EmbedAnswer, Input, ScoreAnswer
 from opengte.types import Floats
 
 
-class Rows:
-    """A JSON array whose items are made while it is written, one by one."""
+class LazyArray:
+    """A JSON array whose items are computed one by one while it is written."""
 
     def __init__(self, items: Iterable[Any]) -> None:
         self.items = items
@@ -28,8 +28,8 @@ class Rows:
 
 Quantised = Literal["float", "int8", "uint8", "binary", "ubinary"]
 
-# int8 steps are of this many standard deviations of a component of a unit vector, over 127
-CLIP = 6.0
+# int8 covers this many standard deviations of a component of a unit vector
+INT8_RANGE = 6.0
 
 
 def texts_of(value: str | Sequence[str]) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ def texts_of(value: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def inputs_of(value: Any, name: str = "input") -> tuple[Input, ...]:
-    """Return a text, ids, or a list of either, as the service takes them; InputError on a mixture.
+    """Return a text, token ids, or a list of either as a tuple of inputs; InputError for a mixture.
 
     >>> inputs_of("a"), inputs_of([1, 2]), inputs_of(["a", [1, 2]])
     (('a',), ((1, 2),), ('a', (1, 2)))
@@ -57,31 +57,31 @@ def inputs_of(value: Any, name: str = "input") -> tuple[Input, ...]:
 
 
 def documents_of(documents: Sequence[str | dict[str, Any]], fields: Sequence[str]) -> list[str]:
-    """Return the text of each document: itself, or its fields, one a line, in the order given.
+    """Return the text of each document: itself, or its fields in the order given, one a line.
 
-    InputError names the document that has none of them, or one that is no text.
+    InputError names a document that has none of the fields, or one that is not a text.
 
     >>> documents_of(["a", {"text": "b", "title": "c"}], ["title", "text"])
     ['a', 'c\\nb']
     """
     return [
-        document if isinstance(document, str) else _fields(document, fields, index)
+        document if isinstance(document, str) else _joined_fields(document, fields, index)
         for index, document in enumerate(documents)
     ]
 
 
-def _fields(document: dict[str, Any], fields: Sequence[str], index: int) -> str:
-    found = [document[name] for name in fields if name in document]
-    if not found or not all(isinstance(value, str) for value in found):
+def _joined_fields(document: dict[str, Any], fields: Sequence[str], index: int) -> str:
+    values = [document[name] for name in fields if name in document]
+    if not values or not all(isinstance(value, str) for value in values):
         raise InputError(
             f"documents[{index}] has the fields {sorted(document)}; expected a string in "
             f"{' or '.join(map(repr, fields))}."
         )
-    return "\n".join(found)
+    return "\n".join(values)
 
 
-def require(values: Sequence[Any], name: str) -> None:
-    """Raise InputError when there is nothing to compute."""
+def require_values(values: Sequence[Any], name: str) -> None:
+    """Raise InputError for an empty list of inputs."""
     if not values:
         raise InputError(f"{name} is empty; expected at least one.")
 
@@ -94,12 +94,12 @@ def base64_of(values: npt.NDArray[Any]) -> str:
 
 
 def quantise(vector: Floats, form: Quantised) -> npt.NDArray[Any]:
-    """Return a unit vector (d,) in fewer bits.
+    """Return a unit vector (d,) float32 with fewer bits a component.
 
-    int8: each component times 127 * sqrt(d) / 6, rounded and clipped to -127..127; one scale for
-    all vectors of a width, so that inner products keep their order. uint8: the same plus 128.
-    ubinary: a bit a component, 1 where it is positive, the first in the highest bit of its byte,
-    (d / 8,) uint8, zero bits at the end where 8 does not divide d. binary: that minus 128, int8.
+    int8: each component times 127 * sqrt(d) / 6, rounded and clipped to -127..127, (d,) int8; all
+    vectors of one width have the same scale, so that inner products keep their order. uint8: the
+    same plus 128. ubinary: one bit a component, 1 if it is positive, the first in the highest bit
+    of its byte, padded with zero bits, (ceil(d / 8),) uint8. binary: ubinary minus 128, int8.
 
     >>> quantise(np.array([0.6, -0.8], dtype=np.float32), "int8").tolist()
     [18, -24]
@@ -109,18 +109,18 @@ def quantise(vector: Floats, form: Quantised) -> npt.NDArray[Any]:
     if form in ("binary", "ubinary"):
         bits = np.packbits(vector > 0)
         return bits if form == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
-    scaled: Floats = np.rint(np.clip(vector * (127 * np.sqrt(len(vector)) / CLIP), -127, 127))
+    scaled: Floats = np.rint(np.clip(vector * (127 * np.sqrt(len(vector)) / INT8_RANGE), -127, 127))
     return scaled.astype(np.int8) if form == "int8" else (scaled + 128).astype(np.uint8)
 
 
-def dense(answer: EmbedAnswer) -> Sequence[Floats | None]:
-    """Return the dense vectors of an answer that was asked for them."""
+def dense_vectors(answer: EmbedAnswer) -> Sequence[Floats | None]:
+    """Return the dense vectors of an answer to a request for them."""
     assert answer.dense is not None
     return answer.dense
 
 
-def details(answer: EmbedAnswer | ScoreAnswer) -> list[dict[str, Any]]:
-    """Return per input its tokens before and after truncation, or why it has no result."""
+def _input_details(answer: EmbedAnswer | ScoreAnswer) -> list[dict[str, Any]]:
+    """Return each input's tokens before and after truncation, or why it failed."""
     rows: list[dict[str, Any]] = [
         {
             "index": index,
@@ -137,29 +137,30 @@ def details(answer: EmbedAnswer | ScoreAnswer) -> list[dict[str, Any]]:
     return rows
 
 
-def report(answer: EmbedAnswer | ScoreAnswer, wanted: bool) -> dict[str, Any]:
-    """Return the extension of a reply: every input where wanted, else those with something to say.
+def input_report(answer: EmbedAnswer | ScoreAnswer, every: bool) -> dict[str, Any]:
+    """Return the `inputs` field of a reply: every input, or those truncated or failed.
 
-    Empty when all inputs came through whole and nobody asked.
+    Empty if there are none.
     """
-    if wanted:
-        return {"inputs": details(answer)}
-    odd = {cut.index for cut in answer.truncated} | {failed.index for failed in answer.failures}
-    if not odd:
+    if every:
+        return {"inputs": _input_details(answer)}
+    affected = {cut.index for cut in answer.truncated}
+    affected |= {failure.index for failure in answer.failures}
+    if not affected:
         return {}
-    rows = details(answer)
-    return {"inputs": [rows[index] for index in sorted(odd)]}
+    rows = _input_details(answer)
+    return {"inputs": [rows[index] for index in sorted(affected)]}
 
 
 def ranked(scores: Sequence[float | None], top: int | None = None) -> list[tuple[int, float]]:
-    """Return (index, score), best first, ties in input order, failed pairs left out.
+    """Return (index, score), best first, ties in input order; failed pairs are left out.
 
     >>> ranked([0.1, 0.9, None, 0.9], 2)
     [(1, 0.9), (3, 0.9)]
     """
-    found = [(index, float(score)) for index, score in enumerate(scores) if score is not None]
-    found.sort(key=lambda pair: -pair[1])
-    return found if top is None else found[:top]
+    pairs = [(index, float(score)) for index, score in enumerate(scores) if score is not None]
+    pairs.sort(key=lambda pair: -pair[1])
+    return pairs if top is None else pairs[:top]
 
 
 def tokens_of(answer: EmbedAnswer | ScoreAnswer) -> int:
@@ -167,10 +168,10 @@ def tokens_of(answer: EmbedAnswer | ScoreAnswer) -> int:
     return int(sum(answer.token_counts))
 
 
-def echoed(document: str | dict[str, Any]) -> Any:
-    """Return a document as it goes back to the client that sent it, with whatever else it holds.
+def echo_document(document: str | dict[str, Any]) -> Any:
+    """Return a document for the reply to the client that sent it, with all its fields.
 
-    It is written already: orjson knows no integers of more than 64 bits and nests less deeply.
+    It is serialized here: orjson refuses integers of more than 64 bits and nests less deeply.
     """
     if isinstance(document, str):
         return {"text": document}

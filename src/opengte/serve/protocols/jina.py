@@ -8,29 +8,33 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from opengte.serve.protocols.base import (
-    Dialect,
-    Exchange,
-    Failure,
-    Kind,
     Operation,
-    Policy,
-    Work,
+    ParsedRequest,
+    ProtocolPolicy,
+    RequestFailure,
+    RequestInfo,
+    WireProtocol,
 )
 from opengte.serve.protocols.encodings import (
-    Quantised,
-    Rows,
+    LazyArray,
     base64_of,
-    dense,
+    dense_vectors,
     documents_of,
-    echoed,
+    echo_document,
+    input_report,
     quantise,
     ranked,
-    report,
-    require,
+    require_values,
     tokens_of,
 )
-from opengte.serve.protocols.roles import Truncate, role_of, side_of
-from opengte.serve.protocols.schema import Count, Documents, exactly
+from opengte.serve.protocols.roles import Truncate, role_of, truncation_side
+from opengte.serve.protocols.schema import (
+    Count,
+    Documents,
+    InputReport,
+    Usage,
+    exact_schema,
+)
 from opengte.serve.types import EmbedAnswer, EmbedRequest, ScoreAnswer, ScoreRequest
 from opengte.types import Floats
 
@@ -46,7 +50,7 @@ EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 
 
 class TextInput(Struct, forbid_unknown_fields=True):
-    """A text as an object."""
+    """A text, as an object."""
 
     text: str
 
@@ -65,11 +69,11 @@ _TEXT = {
 
 
 class EmbeddingsBody(Struct, kw_only=True):
-    """Jina's embeddings; `instruction`, `prompt_name`, `partial` and `details` are ours."""
+    """Jina's embeddings; `instruction`, `prompt_name`, `partial` and `details` are extensions."""
 
     input: Annotated[
         str | list[str | TextInput],
-        exactly(
+        exact_schema(
             "A text, or texts and objects with a text.",
             anyOf=[{"type": "string"}, {"type": "array", "minItems": 1, "items": _TEXT}],
         ),
@@ -97,23 +101,6 @@ class Embedding(Struct, kw_only=True):
     embedding: list[float] | str | None
 
 
-class Usage(Struct):
-    """Tokens that were really computed."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
-class InputReport(Struct, kw_only=True):
-    """What happened to one input."""
-
-    index: int
-    tokens: int
-    embedded_tokens: int
-    truncated: bool
-    error: str | UnsetType = UNSET
-
-
 class EmbeddingList(Struct, kw_only=True):
     """Vectors in input order."""
 
@@ -125,7 +112,7 @@ class EmbeddingList(Struct, kw_only=True):
 
 
 class RerankBody(Struct, kw_only=True):
-    """Jina's rerank; fields from `instruction` on are ours."""
+    """Jina's rerank; the fields from `instruction` on are extensions."""
 
     query: str
     documents: Documents
@@ -139,7 +126,7 @@ class RerankBody(Struct, kw_only=True):
 
 
 class RerankResult(Struct, kw_only=True):
-    """One document in the order found."""
+    """One document, in the order of relevance."""
 
     index: int
     relevance_score: float
@@ -163,38 +150,17 @@ class ErrorBody(Struct):
     detail: str
 
 
-STATUSES: dict[Kind, int] = {
-    "malformed": 400,
-    "invalid": 422,
-    "too_long": 400,
-    "too_large": 413,
-    "media_type": 415,
-    "unsupported": 400,
-    "unauthenticated": 401,
-    "forbidden": 403,
-    "unknown_model": 404,
-    "not_found": 404,
-    "method": 405,
-    "limited": 429,
-    "overloaded": 503,
-    "not_ready": 503,
-    "deadline": 504,
-    "engine": 500,
-    "internal": 500,
-}
-
-
-def error(failure: Failure, policy: Policy) -> tuple[int, Any]:
+def _error(failure: RequestFailure, policy: ProtocolPolicy) -> tuple[int, Any]:
     """Return the status and body of a failure."""
-    return STATUSES[failure.kind], {"detail": failure.message}
+    return PROTOCOL.status(failure.kind), {"detail": failure.message}
 
 
-DIALECT = Dialect("jina", error, ErrorBody, STATUSES)
+PROTOCOL = WireProtocol("jina", _error, ErrorBody, own_statuses={"invalid": 422})
 
 
-def embeddings_requests(body: EmbeddingsBody, exchange: Exchange) -> Work:
+def _parse_embeddings(body: EmbeddingsBody, info: RequestInfo) -> ParsedRequest:
     """Return the embedding request of a body."""
-    require(body.input, "input")
+    require_values(body.input, "input")
     items = [body.input] if isinstance(body.input, str) else body.input
     request = EmbedRequest(
         model=body.model,
@@ -203,100 +169,99 @@ def embeddings_requests(body: EmbeddingsBody, exchange: Exchange) -> Work:
         instruction=body.instruction,
         prompt_name=body.prompt_name,
         dimensions=body.dimensions,
-        truncation=side_of(body.truncate, exchange.policy.auto_truncate),
+        truncation=truncation_side(body.truncate, info.policy.auto_truncate),
         normalize=body.normalized is not False,
         late_chunking=body.late_chunking is True,
         partial=body.partial is True,
     )
-    return Work((request,), role_given=body.task is not None)
+    return ParsedRequest((request,), role_given=body.task is not None)
 
 
-def _in_form(vector: Floats | None, form: EmbeddingType) -> Any:
+def _formatted(vector: Floats | None, form: EmbeddingType) -> Any:
     if vector is None:
         return None
     if form == "base64":
         return base64_of(vector)
-    shape: Quantised = form
-    return quantise(vector, shape)
+    return quantise(vector, form)
 
 
-def embeddings_reply(
-    body: EmbeddingsBody, answers: tuple[EmbedAnswer, ...], exchange: Exchange
+def _embeddings_reply(
+    body: EmbeddingsBody, answers: tuple[EmbedAnswer, ...], info: RequestInfo
 ) -> Any:
     """Return the list of vectors."""
     (answer,) = answers
     form = body.embedding_type or body.encoding_format or "float"
     tokens = tokens_of(answer)
-    data = Rows(
-        {"object": "embedding", "index": index, "embedding": _in_form(vector, form)}
-        for index, vector in enumerate(dense(answer))
+    data = LazyArray(
+        {"object": "embedding", "index": index, "embedding": _formatted(vector, form)}
+        for index, vector in enumerate(dense_vectors(answer))
     )
     return {
         "model": answer.model.name,
         "object": "list",
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "data": data,
-        **report(answer, body.details is True),
+        **input_report(answer, body.details is True),
     }
 
 
-def rerank_requests(body: RerankBody, exchange: Exchange) -> Work:
+def _parse_rerank(body: RerankBody, info: RequestInfo) -> ParsedRequest:
     """Return the scoring request of a body."""
-    require(body.documents, "documents")
+    require_values(body.documents, "documents")
     request = ScoreRequest(
         model=body.model,
         pairs=tuple((body.query, text) for text in documents_of(body.documents, ["text"])),
         instruction=body.instruction,
-        truncation=side_of(body.truncate, exchange.policy.auto_truncate),
+        truncation=truncation_side(body.truncate, info.policy.auto_truncate),
         sigmoid=body.raw_scores is not True,
     )
-    return Work((request,))
+    return ParsedRequest((request,))
 
 
-def rerank_reply(body: RerankBody, answers: tuple[ScoreAnswer, ...], exchange: Exchange) -> Any:
+def _rerank_reply(body: RerankBody, answers: tuple[ScoreAnswer, ...], info: RequestInfo) -> Any:
     """Return the documents, best first."""
     (answer,) = answers
     results: list[dict[str, Any]] = []
     for index, score in ranked(answer.scores, body.top_n):
         result: dict[str, Any] = {"index": index, "relevance_score": score}
         if body.return_documents:
-            result["document"] = echoed(body.documents[index])
+            result["document"] = echo_document(body.documents[index])
         results.append(result)
     tokens = tokens_of(answer)
     return {
-        "id": exchange.request_id,
+        "id": info.request_id,
         "model": answer.model.name,
         "object": "list",
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "results": results,
-        **report(answer, body.details is True),
+        **input_report(answer, body.details is True),
     }
 
 
 EMBEDDINGS = Operation(
     id="jina_embeddings",
-    dialect=DIALECT,
+    protocol=PROTOCOL,
     method="POST",
     paths=("/v1/embeddings", "/embeddings"),
     summary="Embed texts (Jina)",
     body=EmbeddingsBody,
     answer=EmbeddingList,
-    requests=embeddings_requests,
-    reply=embeddings_reply,
+    parse=_parse_embeddings,
+    reply=_embeddings_reply,
     inert=frozenset({"user"}),
     refused={"return_multivector": 'Pass "outputs": ["tokens"], without Jina\'s own fields.'},
 )
 
 RERANK = Operation(
     id="jina_rerank",
-    dialect=DIALECT,
+    protocol=PROTOCOL,
     method="POST",
     paths=("/v1/rerank", "/rerank", "/reranking", "/v1/reranking"),
     summary="Order documents by relevance (Jina, Infinity, vLLM, llama.cpp)",
     body=RerankBody,
     answer=RerankAnswer,
-    requests=rerank_requests,
-    reply=rerank_reply,
+    parse=_parse_rerank,
+    reply=_rerank_reply,
     refused={"truncate_prompt_tokens": "Pass `truncate`."},
 )
 

@@ -1,6 +1,6 @@
-"""llama.cpp's server: `/embedding`, `/tokenize`, `/detokenize` in its own form.
+"""llama.cpp's server: `/embedding`, `/tokenize` and `/detokenize`.
 
-Its OpenAI route is OpenAI's, its rerank Jina's.
+Its OpenAI route is in `openai.py`, its rerank route in `jina.py`.
 """
 
 from typing import Any, Literal
@@ -9,23 +9,23 @@ from msgspec import UNSET, Struct, UnsetType
 
 from opengte.serve.protocols.base import (
     DecodeRequest,
-    Dialect,
-    Exchange,
-    Failure,
-    Kind,
+    ErrorKind,
     Operation,
-    Policy,
+    ParsedRequest,
+    ProtocolPolicy,
+    RequestFailure,
+    RequestInfo,
     TokenizeRequest,
-    Work,
+    WireProtocol,
 )
-from opengte.serve.protocols.encodings import Rows, dense, inputs_of, require
-from opengte.serve.protocols.roles import InputType, role_of, side_of
+from opengte.serve.protocols.encodings import LazyArray, dense_vectors, inputs_of, require_values
+from opengte.serve.protocols.roles import InputType, role_of, truncation_side
 from opengte.serve.protocols.schema import Inputs, TokenId
 from opengte.serve.types import EmbedAnswer, EmbedRequest, Token
 
 
 class EmbeddingBody(Struct, kw_only=True):
-    """`POST /embedding`; embd_normalize 2 is L2, -1 none. `model`, `input_type` are ours."""
+    """`POST /embedding`; embd_normalize 2 is L2, -1 none; extensions from `model` on."""
 
     content: Inputs
     embd_normalize: Literal[2, -1] | None = None
@@ -66,7 +66,7 @@ class Piece(Struct):
 
 
 class Tokens(Struct):
-    """Token ids, with their texts where asked for."""
+    """Token ids, with their texts on request."""
 
     tokens: list[int | Piece]
 
@@ -87,32 +87,13 @@ class ErrorDetail(Struct, kw_only=True):
 
 
 class ErrorBody(Struct):
-    """What llama.cpp's errors are in."""
+    """The body of llama.cpp's errors."""
 
     error: ErrorDetail
 
 
-STATUSES: dict[Kind, int] = {
-    "malformed": 400,
-    "invalid": 400,
-    "too_long": 400,
-    "too_large": 413,
-    "media_type": 415,
-    "unsupported": 400,  # its own 501 would say that the server failed
-    "unauthenticated": 401,
-    "forbidden": 403,
-    "unknown_model": 404,
-    "not_found": 404,
-    "method": 405,
-    "limited": 429,
-    "overloaded": 503,
-    "not_ready": 503,
-    "deadline": 504,
-    "engine": 500,
-    "internal": 500,
-}
-
-TYPES: dict[Kind, str] = {
+# the default is invalid_request_error
+TYPES: dict[ErrorKind, str] = {
     "too_long": "exceed_context_size_error",
     "unsupported": "not_supported_error",
     "unauthenticated": "authentication_error",
@@ -127,9 +108,9 @@ TYPES: dict[Kind, str] = {
 }
 
 
-def error(failure: Failure, policy: Policy) -> tuple[int, Any]:
+def _error(failure: RequestFailure, policy: ProtocolPolicy) -> tuple[int, Any]:
     """Return the status and body of a failure."""
-    status = STATUSES[failure.kind]
+    status = PROTOCOL.status(failure.kind)
     detail: dict[str, Any] = {
         "code": status,
         "message": failure.message,
@@ -140,38 +121,38 @@ def error(failure: Failure, policy: Policy) -> tuple[int, Any]:
     return status, {"error": detail}
 
 
-DIALECT = Dialect("llamacpp", error, ErrorBody, STATUSES)
+PROTOCOL = WireProtocol("llamacpp", _error, ErrorBody)
 
 
-def embedding_requests(body: EmbeddingBody, exchange: Exchange) -> Work:
+def _parse_embedding(body: EmbeddingBody, info: RequestInfo) -> ParsedRequest:
     """Return the embedding request of a body."""
-    require(body.content, "content")
+    require_values(body.content, "content")
     request = EmbedRequest(
         model=body.model,
         inputs=inputs_of(body.content, "content"),
         role=role_of(body.input_type),
         instruction=body.instruction,
-        truncation=side_of(None, exchange.policy.auto_truncate),
+        truncation=truncation_side(None, info.policy.auto_truncate),
         normalize=body.embd_normalize != -1,
     )
-    return Work((request,), role_given=body.input_type is not None)
+    return ParsedRequest((request,), role_given=body.input_type is not None)
 
 
-def embedding_reply(
-    body: EmbeddingBody, answers: tuple[EmbedAnswer, ...], exchange: Exchange
+def _embedding_reply(
+    body: EmbeddingBody, answers: tuple[EmbedAnswer, ...], info: RequestInfo
 ) -> Any:
     """Return a list of vectors."""
-    vectors = enumerate(dense(answers[0]))
-    return Rows({"index": index, "embedding": [vector]} for index, vector in vectors)
+    vectors = enumerate(dense_vectors(answers[0]))
+    return LazyArray({"index": index, "embedding": [vector]} for index, vector in vectors)
 
 
-def tokenize_requests(body: TokenizeBody, exchange: Exchange) -> Work:
-    """Return the request of a body; special tokens are left out unless asked for."""
-    return Work((TokenizeRequest(body.model, (body.content,), body.add_special is True),))
+def _parse_tokenize(body: TokenizeBody, info: RequestInfo) -> ParsedRequest:
+    """Return the request of a body; special tokens are left out by default."""
+    return ParsedRequest((TokenizeRequest(body.model, (body.content,), body.add_special is True),))
 
 
-def tokenize_reply(
-    body: TokenizeBody, answers: tuple[list[list[Token]], ...], exchange: Exchange
+def _tokenize_reply(
+    body: TokenizeBody, answers: tuple[list[list[Token]], ...], info: RequestInfo
 ) -> Any:
     """Return the ids."""
     (tokens,) = answers[0]
@@ -180,13 +161,13 @@ def tokenize_reply(
     return {"tokens": [token.id for token in tokens]}
 
 
-def detokenize_requests(body: DetokenizeBody, exchange: Exchange) -> Work:
+def _parse_detokenize(body: DetokenizeBody, info: RequestInfo) -> ParsedRequest:
     """Return the request of a body."""
-    return Work((DecodeRequest(body.model, (tuple(body.tokens),), skip_special=False),))
+    return ParsedRequest((DecodeRequest(body.model, (tuple(body.tokens),), skip_special=False),))
 
 
-def detokenize_reply(
-    body: DetokenizeBody, answers: tuple[list[str], ...], exchange: Exchange
+def _detokenize_reply(
+    body: DetokenizeBody, answers: tuple[list[str], ...], info: RequestInfo
 ) -> Any:
     """Return the text."""
     return {"content": answers[0][0]}
@@ -194,26 +175,26 @@ def detokenize_reply(
 
 EMBEDDING = Operation(
     id="llamacpp_embedding",
-    dialect=DIALECT,
+    protocol=PROTOCOL,
     method="POST",
     paths=("/embedding", "/embeddings"),
     summary="Embed texts (llama.cpp)",
     body=EmbeddingBody,
     answer=list[Embedding],
-    requests=embedding_requests,
-    reply=embedding_reply,
+    parse=_parse_embedding,
+    reply=_embedding_reply,
 )
 
 TOKENIZE = Operation(
     id="llamacpp_tokenize",
-    dialect=DIALECT,
+    protocol=PROTOCOL,
     method="POST",
     paths=("/tokenize",),
     summary="Text to tokens (llama.cpp)",
     body=TokenizeBody,
     answer=Tokens,
-    requests=tokenize_requests,
-    reply=tokenize_reply,
+    parse=_parse_tokenize,
+    reply=_tokenize_reply,
     inert=frozenset({"parse_special"}),
 )
 
@@ -222,13 +203,13 @@ OPERATIONS = (
     TOKENIZE,
     Operation(
         id="llamacpp_detokenize",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="POST",
         paths=("/detokenize",),
         summary="Tokens to text (llama.cpp)",
         body=DetokenizeBody,
         answer=Text,
-        requests=detokenize_requests,
-        reply=detokenize_reply,
+        parse=_parse_detokenize,
+        reply=_detokenize_reply,
     ),
 )

@@ -1,4 +1,4 @@
-"""Ollama: `/api/embed`, `/api/embeddings`, and what its clients ask before."""
+"""Ollama: `/api/embed`, `/api/embeddings`, and the routes that its clients call first."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -7,24 +7,29 @@ from msgspec import Struct
 
 from opengte.errors import InputError, UnknownModelError
 from opengte.serve.protocols.base import (
-    Dialect,
-    Exchange,
-    Failure,
-    Kind,
     Operation,
-    Policy,
-    Work,
+    ParsedRequest,
+    ProtocolPolicy,
+    RequestFailure,
+    RequestInfo,
+    WireProtocol,
 )
-from opengte.serve.protocols.encodings import Rows, dense, require, texts_of, tokens_of
-from opengte.serve.protocols.roles import InputType, role_of, side_of
+from opengte.serve.protocols.encodings import (
+    LazyArray,
+    dense_vectors,
+    require_values,
+    texts_of,
+    tokens_of,
+)
+from opengte.serve.protocols.roles import InputType, role_of, truncation_side
 from opengte.serve.protocols.schema import Count, Texts
 from opengte.serve.types import EmbedAnswer, EmbedRequest, ModelStatus
 
-TAG = ":latest"  # what Ollama's clients put after a name without a tag
+TAG = ":latest"  # what Ollama's clients append to a name without a tag
 
 
 class EmbedBody(Struct, kw_only=True):
-    """`POST /api/embed`; `input_type` and `instruction` are ours."""
+    """`POST /api/embed`; `input_type` and `instruction` are extensions."""
 
     model: str
     input: Texts
@@ -37,7 +42,7 @@ class EmbedBody(Struct, kw_only=True):
 
 
 class EmbeddingsBody(Struct, kw_only=True):
-    """`POST /api/embeddings`, the older form: one text, a vector that is not normalised."""
+    """`POST /api/embeddings`, the older form: one text; its vector is not normalised."""
 
     model: str
     prompt: str
@@ -72,7 +77,7 @@ class EmbeddingsAnswerBody(Struct):
 
 
 class Details(Struct, kw_only=True):
-    """What kind of model it is."""
+    """Facts about a model."""
 
     parent_model: str
     format: str
@@ -83,7 +88,7 @@ class Details(Struct, kw_only=True):
 
 
 class Tag(Struct, kw_only=True):
-    """One model; size is of its parameters as stored, in bytes, digest our fingerprint."""
+    """One model; size is that of its stored parameters in bytes, digest its fingerprint."""
 
     name: str
     model: str
@@ -136,29 +141,8 @@ class ErrorBody(Struct):
     error: str
 
 
-STATUSES: dict[Kind, int] = {
-    "malformed": 400,
-    "invalid": 400,
-    "too_long": 400,
-    "too_large": 413,
-    "media_type": 415,
-    "unsupported": 400,
-    "unauthenticated": 401,
-    "forbidden": 403,
-    "unknown_model": 404,
-    "not_found": 404,
-    "method": 405,
-    "limited": 429,
-    "overloaded": 503,
-    "not_ready": 503,
-    "deadline": 504,
-    "engine": 500,
-    "internal": 500,
-}
-
-
-def error(failure: Failure, policy: Policy) -> tuple[int, Any]:
-    """Return the status and body of a failure; clients look for Ollama's own words in some."""
+def _error(failure: RequestFailure, policy: ProtocolPolicy) -> tuple[int, Any]:
+    """Return the status and body of a failure; clients look for Ollama's words in some."""
     message = failure.message
     if failure.kind == "unknown_model" and failure.model:
         message = f'model "{failure.model}" not found, try pulling it first'
@@ -166,43 +150,43 @@ def error(failure: Failure, policy: Policy) -> tuple[int, Any]:
         message = f"the input length exceeds the context length: {message}"
     elif failure.kind == "overloaded":
         message = "server busy, please try again.  maximum pending requests exceeded"
-    return STATUSES[failure.kind], {"error": message}
+    return PROTOCOL.status(failure.kind), {"error": message}
 
 
-DIALECT = Dialect("ollama", error, ErrorBody, STATUSES)
+PROTOCOL = WireProtocol("ollama", _error, ErrorBody)
 
 
 def _name(model: str) -> str:
     return model.removesuffix(TAG)
 
 
-def embed_requests(body: EmbedBody, exchange: Exchange) -> Work:
-    """Return the embedding request of a body; over-long texts are cut unless it says not."""
-    require(body.input, "input")
+def _parse_embed(body: EmbedBody, info: RequestInfo) -> ParsedRequest:
+    """Return the embedding request of a body; over-long texts are truncated by default."""
+    require_values(body.input, "input")
     request = EmbedRequest(
         model=_name(body.model),
         inputs=texts_of(body.input),
         role=role_of(body.input_type),
         instruction=body.instruction,
         dimensions=body.dimensions,
-        truncation=side_of(body.truncate, True),
+        truncation=truncation_side(body.truncate, True),
     )
-    return Work((request,), role_given=body.input_type is not None)
+    return ParsedRequest((request,), role_given=body.input_type is not None)
 
 
-def embed_reply(body: EmbedBody, answers: tuple[EmbedAnswer, ...], exchange: Exchange) -> Any:
+def _embed_reply(body: EmbedBody, answers: tuple[EmbedAnswer, ...], info: RequestInfo) -> Any:
     """Return the vectors."""
     (answer,) = answers
     return {
         "model": body.model,
-        "embeddings": Rows(dense(answer)),
-        "total_duration": int(exchange.seconds() * 1e9),
+        "embeddings": LazyArray(dense_vectors(answer)),
+        "total_duration": int(info.seconds() * 1e9),
         "load_duration": 0,
         "prompt_eval_count": tokens_of(answer),
     }
 
 
-def embeddings_requests(body: EmbeddingsBody, exchange: Exchange) -> Work:
+def _parse_embeddings(body: EmbeddingsBody, info: RequestInfo) -> ParsedRequest:
     """Return the embedding request of the older form."""
     request = EmbedRequest(
         model=_name(body.model),
@@ -211,14 +195,14 @@ def embeddings_requests(body: EmbeddingsBody, exchange: Exchange) -> Work:
         instruction=body.instruction,
         normalize=False,
     )
-    return Work((request,), role_given=body.input_type is not None)
+    return ParsedRequest((request,), role_given=body.input_type is not None)
 
 
-def embeddings_reply(
-    body: EmbeddingsBody, answers: tuple[EmbedAnswer, ...], exchange: Exchange
+def _embeddings_reply(
+    body: EmbeddingsBody, answers: tuple[EmbedAnswer, ...], info: RequestInfo
 ) -> Any:
     """Return the one vector."""
-    return {"embedding": dense(answers[0])[0]}
+    return {"embedding": dense_vectors(answers[0])[0]}
 
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
@@ -255,30 +239,30 @@ def _tag(status: ModelStatus) -> dict[str, Any]:
     }
 
 
-def _loaded(exchange: Exchange) -> list[ModelStatus]:
-    return [status for status in exchange.models() if status.card is not None]
+def _loaded(info: RequestInfo) -> list[ModelStatus]:
+    return [status for status in info.models() if status.card is not None]
 
 
-def tags_reply(body: None, answers: tuple[()], exchange: Exchange) -> Any:
+def _tags_reply(body: None, answers: tuple[()], info: RequestInfo) -> Any:
     """Return the loaded models."""
-    return {"models": [_tag(status) for status in _loaded(exchange)]}
+    return {"models": [_tag(status) for status in _loaded(info)]}
 
 
-def ps_reply(body: None, answers: tuple[()], exchange: Exchange) -> Any:
+def _ps_reply(body: None, answers: tuple[()], info: RequestInfo) -> Any:
     """Return the loaded models as running."""
     rows = [
         {**_tag(status), "expires_at": "9999-12-31T23:59:59Z", "size_vram": 0}
-        for status in _loaded(exchange)
+        for status in _loaded(info)
     ]
     return {"models": rows}
 
 
-def show_reply(body: ShowBody, answers: tuple[()], exchange: Exchange) -> Any:
+def _show_reply(body: ShowBody, answers: tuple[()], info: RequestInfo) -> Any:
     """Return one model's description."""
     asked = body.model or body.name
     if not asked:
         raise InputError("model is missing; expected the name of a model.")
-    for status in _loaded(exchange):
+    for status in _loaded(info):
         if status.name == _name(asked):
             break
     else:
@@ -303,9 +287,9 @@ def show_reply(body: ShowBody, answers: tuple[()], exchange: Exchange) -> Any:
     }
 
 
-def version_reply(body: None, answers: tuple[()], exchange: Exchange) -> Any:
+def _version_reply(body: None, answers: tuple[()], info: RequestInfo) -> Any:
     """Return the version."""
-    return {"version": exchange.policy.version}
+    return {"version": info.policy.version}
 
 
 _INERT = frozenset({"keep_alive", "options"})
@@ -313,65 +297,65 @@ _INERT = frozenset({"keep_alive", "options"})
 OPERATIONS = (
     Operation(
         id="ollama_embed",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="POST",
         paths=("/api/embed",),
         summary="Embed texts (Ollama)",
         body=EmbedBody,
         answer=EmbedAnswerBody,
-        requests=embed_requests,
-        reply=embed_reply,
+        parse=_parse_embed,
+        reply=_embed_reply,
         inert=_INERT,
     ),
     Operation(
         id="ollama_embeddings",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="POST",
         paths=("/api/embeddings",),
         summary="Embed one text (Ollama, older form)",
         body=EmbeddingsBody,
         answer=EmbeddingsAnswerBody,
-        requests=embeddings_requests,
-        reply=embeddings_reply,
+        parse=_parse_embeddings,
+        reply=_embeddings_reply,
         inert=_INERT,
     ),
     Operation(
         id="ollama_tags",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="GET",
         paths=("/api/tags",),
         summary="List the models (Ollama)",
         answer=Tags,
-        reply=tags_reply,
+        reply=_tags_reply,
     ),
     Operation(
         id="ollama_ps",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="GET",
         paths=("/api/ps",),
         summary="List the loaded models (Ollama)",
         answer=RunningList,
-        reply=ps_reply,
+        reply=_ps_reply,
     ),
     Operation(
         id="ollama_show",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="POST",
         paths=("/api/show",),
         summary="Describe a model (Ollama)",
         body=ShowBody,
         answer=Shown,
-        reply=show_reply,
+        reply=_show_reply,
         inert=frozenset({"verbose"}),
     ),
     Operation(
         id="ollama_version",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="GET",
         paths=("/api/version",),
         summary="The server's version (Ollama)",
         answer=Version,
-        reply=version_reply,
+        reply=_version_reply,
         public=True,
     ),
 )

@@ -7,30 +7,36 @@ from msgspec import UNSET, Struct, UnsetType
 
 from opengte.errors import InputError, UnknownModelError
 from opengte.serve.protocols.base import (
-    Dialect,
-    Exchange,
-    Failure,
-    Kind,
+    ErrorKind,
     Operation,
-    Policy,
-    Work,
+    ParsedRequest,
+    ProtocolPolicy,
+    RequestFailure,
+    RequestInfo,
+    WireProtocol,
 )
 from opengte.serve.protocols.encodings import (
-    Rows,
+    LazyArray,
     base64_of,
+    input_report,
     inputs_of,
-    report,
-    require,
+    require_values,
     tokens_of,
 )
-from opengte.serve.protocols.roles import InputType, Truncate, role_of, side_of
-from opengte.serve.protocols.schema import Count, FilledInputs, readable
+from opengte.serve.protocols.roles import InputType, Truncate, role_of, truncation_side
+from opengte.serve.protocols.schema import (
+    Count,
+    FilledInputs,
+    InputReport,
+    Usage,
+    decode_foreign_ids,
+)
 from opengte.serve.types import EmbedAnswer, EmbedRequest, Input, ModelStatus
 from opengte.types import Output
 
 
 class EmbeddingsBody(Struct, kw_only=True):
-    """OpenAI's CreateEmbeddingRequest, and our extensions from `input_type` on."""
+    """OpenAI's CreateEmbeddingRequest; the fields from `input_type` on are extensions."""
 
     input: FilledInputs
     model: str | None = None
@@ -49,24 +55,14 @@ class EmbeddingsBody(Struct, kw_only=True):
 
 
 class Sparse(Struct):
-    """Weights of the tokens that a text has, ids ascending."""
+    """Weights of the tokens in a text, by ascending token id."""
 
     indices: list[int]
     values: list[float]
 
 
-class InputReport(Struct, kw_only=True):
-    """What happened to one input."""
-
-    index: int
-    tokens: int
-    embedded_tokens: int
-    truncated: bool
-    error: str | UnsetType = UNSET
-
-
 class Embedding(Struct, kw_only=True):
-    """One vector; null where the input failed and `partial` was asked for."""
+    """One vector; null if the input failed and the request has `partial`."""
 
     object: Literal["embedding"]
     index: int
@@ -75,15 +71,8 @@ class Embedding(Struct, kw_only=True):
     tokens: list[list[float]] | None | UnsetType = UNSET
 
 
-class Usage(Struct):
-    """Tokens that were really embedded."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
 class EmbeddingList(Struct, kw_only=True):
-    """OpenAI's CreateEmbeddingResponse, and `inputs` on request or where an input was cut."""
+    """OpenAI's CreateEmbeddingResponse, with `inputs` on request or if an input was truncated."""
 
     object: Literal["list"]
     data: list[Embedding]
@@ -93,7 +82,7 @@ class EmbeddingList(Struct, kw_only=True):
 
 
 class Model(Struct, kw_only=True):
-    """A model as OpenAI lists it, and what we know besides."""
+    """OpenAI's Model, and more facts about it from `state` on."""
 
     id: str
     object: Literal["model"]
@@ -128,28 +117,8 @@ class ErrorBody(Struct):
     error: ErrorDetail
 
 
-STATUSES: dict[Kind, int] = {
-    "malformed": 400,
-    "invalid": 400,
-    "too_long": 400,
-    "too_large": 413,
-    "media_type": 415,
-    "unsupported": 400,
-    "unauthenticated": 401,
-    "forbidden": 403,
-    "unknown_model": 404,
-    "not_found": 404,
-    "method": 405,
-    "limited": 429,
-    "overloaded": 503,
-    "not_ready": 503,
-    "deadline": 504,
-    "engine": 500,
-    "internal": 500,
-}
-
-# (type, code)
-NAMES: dict[Kind, tuple[str, str | None]] = {
+# kind -> OpenAI's `type` and `code`
+NAMES: dict[ErrorKind, tuple[str, str | None]] = {
     "malformed": ("invalid_request_error", None),
     "invalid": ("invalid_request_error", None),
     "too_long": ("invalid_request_error", "context_length_exceeded"),
@@ -170,7 +139,7 @@ NAMES: dict[Kind, tuple[str, str | None]] = {
 }
 
 
-def error(failure: Failure, policy: Policy) -> tuple[int, Any]:
+def _error(failure: RequestFailure, policy: ProtocolPolicy) -> tuple[int, Any]:
     """Return the status and body of a failure."""
     kind, code = NAMES[failure.kind]
     message = failure.message
@@ -179,16 +148,16 @@ def error(failure: Failure, policy: Policy) -> tuple[int, Any]:
         limit = f" is {failure.limit} tokens" if failure.limit else " is exceeded"
         message = f"This model's maximum context length{limit}. {message}"
     content = {"message": message, "type": kind, "param": failure.param, "code": code}
-    return STATUSES[failure.kind], {"error": content}
+    return PROTOCOL.status(failure.kind), {"error": content}
 
 
-DIALECT = Dialect("openai", error, ErrorBody, STATUSES)
+PROTOCOL = WireProtocol("openai", _error, ErrorBody)
 
 
-def embed_inputs(value: Any, model: str | None, declared: str | None, exchange: Exchange) -> Any:
-    """Return the inputs of a request; InputError on none, an empty one, or ids of strangers."""
-    require(value, "input")
-    inputs = readable(inputs_of(value), model, declared, exchange)
+def _embed_inputs(value: Any, model: str | None, declared: str | None, info: RequestInfo) -> Any:
+    """Return the inputs; InputError for none, an empty one, or foreign token ids."""
+    require_values(value, "input")
+    inputs = decode_foreign_ids(inputs_of(value), model, declared, info)
     for index, item in enumerate(inputs):
         if not item:
             raise InputError(
@@ -197,9 +166,9 @@ def embed_inputs(value: Any, model: str | None, declared: str | None, exchange: 
     return inputs
 
 
-def embeddings_requests(body: EmbeddingsBody, exchange: Exchange) -> Work:
+def _parse_embeddings(body: EmbeddingsBody, info: RequestInfo) -> ParsedRequest:
     """Return the embedding request of a body."""
-    inputs: tuple[Input, ...] = embed_inputs(body.input, body.model, body.token_ids, exchange)
+    inputs: tuple[Input, ...] = _embed_inputs(body.input, body.model, body.token_ids, info)
     outputs: tuple[Output, ...] = tuple(body.outputs) if body.outputs else ("dense",)
     request = EmbedRequest(
         model=body.model,
@@ -209,27 +178,26 @@ def embeddings_requests(body: EmbeddingsBody, exchange: Exchange) -> Work:
         prompt_name=body.prompt_name,
         outputs=outputs,
         dimensions=body.dimensions,
-        truncation=side_of(body.truncate, exchange.policy.auto_truncate),
+        truncation=truncation_side(body.truncate, info.policy.auto_truncate),
         normalize=body.normalize is not False,
         partial=body.partial is True,
     )
-    return Work((request,), role_given=body.input_type is not None)
+    return ParsedRequest((request,), role_given=body.input_type is not None)
 
 
-def embeddings_reply(
-    body: EmbeddingsBody, answers: tuple[EmbedAnswer, ...], exchange: Exchange
+def _embeddings_reply(
+    body: EmbeddingsBody, answers: tuple[EmbedAnswer, ...], info: RequestInfo
 ) -> Any:
     """Return the list of vectors."""
     (answer,) = answers
     tokens = tokens_of(answer)
-    content = {
+    return {
         "object": "list",
-        "data": Rows(_data(answer, body.encoding_format == "base64")),
+        "data": LazyArray(_data(answer, body.encoding_format == "base64")),
         "model": answer.model.name,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        **report(answer, body.details is True),
+        **input_report(answer, body.details is True),
     }
-    return content
 
 
 def _data(answer: EmbedAnswer, in_base64: bool) -> Iterator[dict[str, Any]]:
@@ -269,30 +237,30 @@ def _model(status: ModelStatus) -> dict[str, Any]:
     }
 
 
-def models_reply(body: None, answers: tuple[()], exchange: Exchange) -> Any:
+def _models_reply(body: None, answers: tuple[()], info: RequestInfo) -> Any:
     """Return all models."""
-    return {"object": "list", "data": [_model(status) for status in exchange.models()]}
+    return {"object": "list", "data": [_model(status) for status in info.models()]}
 
 
-def model_reply(body: None, answers: tuple[()], exchange: Exchange) -> Any:
-    """Return one model; UnknownModelError if there is none of that name."""
-    name = exchange.path["model"]
-    for status in exchange.models():
-        if status.called(name):
+def _model_reply(body: None, answers: tuple[()], info: RequestInfo) -> Any:
+    """Return one model; UnknownModelError for a name that no model has."""
+    name = info.path["model"]
+    for status in info.models():
+        if status.has_name(name):
             return _model(status)
     raise UnknownModelError(f"The model {name!r} does not exist. GET /v1/models lists them.")
 
 
 EMBEDDINGS = Operation(
     id="openai_embeddings",
-    dialect=DIALECT,
+    protocol=PROTOCOL,
     method="POST",
     paths=("/v1/embeddings", "/embeddings"),
     summary="Embed texts (OpenAI)",
     body=EmbeddingsBody,
     answer=EmbeddingList,
-    requests=embeddings_requests,
-    reply=embeddings_reply,
+    parse=_parse_embeddings,
+    reply=_embeddings_reply,
     inert=frozenset({"user"}),
     refused={
         "prompt": "Pass `instruction`, `input_type` or `prompt_name`.",
@@ -306,20 +274,20 @@ OPERATIONS = (
     EMBEDDINGS,
     Operation(
         id="openai_models",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="GET",
         paths=("/v1/models", "/models"),
         summary="List the models (OpenAI)",
         answer=ModelList,
-        reply=models_reply,
+        reply=_models_reply,
     ),
     Operation(
         id="openai_model",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="GET",
         paths=("/v1/models/{model:path}",),
         summary="Describe a model (OpenAI)",
         answer=Model,
-        reply=model_reply,
+        reply=_model_reply,
     ),
 )

@@ -1,4 +1,4 @@
-"""What clients call the side of a search that a text is on, and how over-long texts are cut."""
+"""Clients' words for the role of a text in a search, and for how over-long texts are truncated."""
 
 from typing import Literal
 
@@ -20,7 +20,7 @@ InputType = Literal[
     "none",
 ]
 
-# the symmetric tasks have no side: a text gets the model's plain prompt
+# symmetric tasks have no role: a text gets the model's plain prompt
 ROLES: dict[str, Role | None] = {
     "query": "query",
     "search_query": "query",
@@ -39,7 +39,7 @@ ROLES: dict[str, Role | None] = {
 
 Truncate = Literal["none", "error", "start", "left", "end", "right", "NONE", "START", "END"]
 
-SIDES: dict[str, TruncationSide] = {
+TRUNCATION_SIDES: dict[str, TruncationSide] = {
     "none": "error",
     "error": "error",
     "start": "left",
@@ -50,18 +50,18 @@ SIDES: dict[str, TruncationSide] = {
 
 
 def role_of(input_type: str | None) -> Role | None:
-    """Return the role that a client's word means."""
+    """Return the role that a client's input type stands for."""
     return None if input_type is None else ROLES[input_type]
 
 
-def side_of(truncate: str | bool | None, auto: bool) -> TruncationSide:
+def truncation_side(truncate: str | bool | None, auto: bool) -> TruncationSide:
     """Return where to cut; auto is what a request gets that does not say.
 
-    >>> side_of("START", True), side_of(False, True), side_of(None, False)
+    >>> truncation_side("START", True), truncation_side(False, True), truncation_side(None, False)
     ('left', 'error', 'error')
     """
     if truncate is None:
         truncate = auto
     if isinstance(truncate, bool):
         return "right" if truncate else "error"
-    return SIDES[truncate.lower()]
+    return TRUNCATION_SIDES[truncate.lower()]

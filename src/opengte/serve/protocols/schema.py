@@ -1,21 +1,38 @@
-"""Field types that several protocols have, with the JSON Schema that says them exactly."""
+"""Types of request and response fields that several protocols share, with their JSON Schema."""
 
 from typing import Annotated, Any
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from opengte.serve.protocols.base import Exchange
+from opengte.serve.protocols.base import RequestInfo
 from opengte.serve.protocols.token_ids import encoding_of
 from opengte.serve.types import Input
 
-LARGEST = 2**31 - 1
+MAX_INT = 2**31 - 1
 
-TokenId = Annotated[int, Meta(ge=0, le=LARGEST)]
-Count = Annotated[int, Meta(ge=1, le=LARGEST)]
+TokenId = Annotated[int, Meta(ge=0, le=MAX_INT)]
+Count = Annotated[int, Meta(ge=1, le=MAX_INT)]
 
 
-def exactly(description: str, **schema: Any) -> Meta:
-    """Return a description of a field whose type says less than the schema given.
+class Usage(Struct):
+    """Tokens that were computed, after truncation."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class InputReport(Struct, kw_only=True):
+    """What happened to one input."""
+
+    index: int
+    tokens: int
+    embedded_tokens: int
+    truncated: bool
+    error: str | UnsetType = UNSET
+
+
+def exact_schema(description: str, **schema: Any) -> Meta:
+    """Return a field's description, and the schema of what its type cannot express.
 
     msgspec decodes a union with one kind of array only; `openapi.py` puts the schema in its place.
     """
@@ -23,11 +40,11 @@ def exactly(description: str, **schema: Any) -> Meta:
 
 
 _TEXT = {"type": "string"}
-_ID = {"type": "integer", "minimum": 0, "maximum": LARGEST}
+_ID = {"type": "integer", "minimum": 0, "maximum": MAX_INT}
 _IDS = {"type": "array", "minItems": 1, "items": _ID}
 
 
-def _several(*items: dict[str, Any]) -> dict[str, Any]:
+def _array(*items: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "array",
         "minItems": 1,
@@ -38,33 +55,33 @@ def _several(*items: dict[str, Any]) -> dict[str, Any]:
 # a text or a list of texts
 Texts = Annotated[
     str | list[str],
-    exactly("A text or a list of texts.", anyOf=[_TEXT, _several(_TEXT)]),
+    exact_schema("A text or a list of texts.", anyOf=[_TEXT, _array(_TEXT)]),
 ]
 
-# a text, token ids of the model's own, or a list of either
+# a text, token ids of the served model, or a list of either
 Inputs = Annotated[
     str | list[str | TokenId | list[TokenId]],
-    exactly(
+    exact_schema(
         "A text, token ids, or a list of texts and lists of token ids.",
-        anyOf=[_TEXT, _IDS, _several(_TEXT, _IDS)],
+        anyOf=[_TEXT, _IDS, _array(_TEXT, _IDS)],
     ),
 ]
 
 _FILLED = {"type": "string", "minLength": 1}
 
-# the same, with no empty text, as OpenAI has it
+# the same without empty texts, as OpenAI has it
 FilledInputs = Annotated[
     str | list[str | TokenId | list[TokenId]],
-    exactly(
+    exact_schema(
         "A text, token ids, or a list of texts or of lists of token ids. No empty text.",
-        anyOf=[_FILLED, _IDS, _several(_FILLED), _several(_IDS)],
+        anyOf=[_FILLED, _IDS, _array(_FILLED), _array(_IDS)],
     ),
 ]
 
 # a document of a reranker: its text, or an object with fields of text
 Documents = Annotated[
     list[str | dict[str, Any]],
-    exactly(
+    exact_schema(
         "Texts, or objects with a field `text`.",
         type="array",
         minItems=1,
@@ -78,13 +95,13 @@ Documents = Annotated[
 ]
 
 
-def readable(
-    inputs: tuple[Input, ...], model: str | None, declared: str | None, exchange: Exchange
+def decode_foreign_ids(
+    inputs: tuple[Input, ...], model: str | None, declared: str | None, info: RequestInfo
 ) -> tuple[Input, ...]:
-    """Return inputs with foreign token ids turned into text; InputError where that cannot be."""
+    """Return inputs with another tokenizer's ids turned into text; InputError if they cannot be."""
     if all(isinstance(item, str) for item in inputs):
         return inputs
-    policy = exchange.policy
+    policy = info.policy
     name = encoding_of(model, declared, policy.token_ids)
     if name is None:
         return inputs

@@ -9,41 +9,28 @@ from opengte.errors import InputError, NotReadyError
 from opengte.serve.protocols import tei_schemas as bodies
 from opengte.serve.protocols.base import (
     DecodeRequest,
-    Dialect,
-    Exchange,
-    Failure,
-    Kind,
+    ErrorKind,
     Operation,
-    Policy,
+    ParsedRequest,
+    ProtocolPolicy,
+    RequestFailure,
+    RequestInfo,
     TokenizeRequest,
-    Work,
+    WireProtocol,
 )
-from opengte.serve.protocols.encodings import Rows, dense, inputs_of, ranked, require, texts_of
+from opengte.serve.protocols.encodings import (
+    LazyArray,
+    dense_vectors,
+    inputs_of,
+    ranked,
+    require_values,
+    texts_of,
+)
 from opengte.serve.protocols.roles import role_of
 from opengte.serve.types import EmbedAnswer, EmbedRequest, ScoreAnswer, ScoreRequest, Token
 from opengte.types import Output, TruncationSide
 
-STATUSES: dict[Kind, int] = {
-    "malformed": 400,
-    "invalid": 422,
-    "too_long": 422,
-    "too_large": 413,
-    "media_type": 415,
-    "unsupported": 424,
-    "unauthenticated": 401,
-    "forbidden": 403,
-    "unknown_model": 404,
-    "not_found": 404,
-    "method": 405,
-    "limited": 429,
-    "overloaded": 429,
-    "not_ready": 503,
-    "deadline": 504,
-    "engine": 424,
-    "internal": 500,
-}
-
-TYPES: dict[Kind, str] = {
+TYPES: dict[ErrorKind, str] = {
     "unsupported": "Backend",
     "limited": "Overloaded",
     "overloaded": "Overloaded",
@@ -53,13 +40,13 @@ TYPES: dict[Kind, str] = {
     "internal": "Backend",
 }
 
-EMPTY = "is empty; expected at least one."
+EMPTY = "is empty; expected at least one."  # how `require_values` ends its messages
 
 
-def error(failure: Failure, policy: Policy) -> tuple[int, Any]:
+def _error(failure: RequestFailure, policy: ProtocolPolicy) -> tuple[int, Any]:
     """Return the status and body of a failure."""
     kind = TYPES.get(failure.kind, "Validation")
-    status = STATUSES[failure.kind]
+    status = PROTOCOL.status(failure.kind)
     if failure.kind in ("invalid", "too_long"):
         status = policy.tei_validation_status
     if failure.kind == "invalid" and failure.message.endswith(EMPTY):
@@ -67,18 +54,31 @@ def error(failure: Failure, policy: Policy) -> tuple[int, Any]:
     return status, {"error": failure.message, "error_type": kind}
 
 
-DIALECT = Dialect("tei", error, bodies.ErrorBody, STATUSES)
+PROTOCOL = WireProtocol(
+    "tei",
+    _error,
+    bodies.ErrorBody,
+    own_statuses={
+        "invalid": 422,
+        "too_long": 422,
+        "unsupported": 424,
+        "overloaded": 429,
+        "engine": 424,
+    },
+)
 
 
-def _side(body: bodies.Cut, exchange: Exchange) -> TruncationSide:
-    truncate = exchange.policy.auto_truncate if body.truncate is None else body.truncate
+def _side(body: bodies.TruncationFields, info: RequestInfo) -> TruncationSide:
+    truncate = info.policy.auto_truncate if body.truncate is None else body.truncate
     if not truncate:
         return "error"
     return "left" if (body.truncation_direction or "").lower() == "left" else "right"
 
 
-def _embed(body: bodies.Prompted, exchange: Exchange, output: Output, **more: Any) -> EmbedRequest:
-    require(body.inputs, "inputs")
+def _embed(
+    body: bodies.EmbedFields, info: RequestInfo, output: Output, **more: Any
+) -> EmbedRequest:
+    require_values(body.inputs, "inputs")
     return EmbedRequest(
         model=body.model,
         inputs=inputs_of(body.inputs, "inputs"),
@@ -86,42 +86,42 @@ def _embed(body: bodies.Prompted, exchange: Exchange, output: Output, **more: An
         instruction=body.instruction,
         prompt_name=body.prompt_name,
         outputs=(output,),
-        truncation=_side(body, exchange),
+        truncation=_side(body, info),
         partial=body.partial is True,
         **more,
     )
 
 
-def embed_request(body: bodies.EmbedBody, exchange: Exchange) -> EmbedRequest:
-    """Return what `/embed` asks."""
+def _embed_request(body: bodies.EmbedBody, info: RequestInfo) -> EmbedRequest:
+    """Parse `/embed`."""
     return _embed(
         body,
-        exchange,
+        info,
         "dense",
         dimensions=body.dimensions,
         normalize=body.normalize is not False,
     )
 
 
-def embed_all_request(body: bodies.EmbedAllBody, exchange: Exchange) -> EmbedRequest:
-    """Return what `/embed_all` asks: the final states of all tokens."""
-    return _embed(body, exchange, "states")
+def _embed_all_request(body: bodies.EmbedAllBody, info: RequestInfo) -> EmbedRequest:
+    """Parse `/embed_all`: the final states of all tokens."""
+    return _embed(body, info, "states")
 
 
-def embed_sparse_request(body: bodies.EmbedSparseBody, exchange: Exchange) -> EmbedRequest:
-    """Return what `/embed_sparse` asks."""
-    return _embed(body, exchange, "sparse")
+def _embed_sparse_request(body: bodies.EmbedSparseBody, info: RequestInfo) -> EmbedRequest:
+    """Parse `/embed_sparse`."""
+    return _embed(body, info, "sparse")
 
 
-def similarity_request(body: bodies.SimilarityBody, exchange: Exchange) -> EmbedRequest:
-    """Return what `/similarity` asks: the source sentence first."""
-    require(body.inputs.sentences, "inputs.sentences")
+def _similarity_request(body: bodies.SimilarityBody, info: RequestInfo) -> EmbedRequest:
+    """Parse `/similarity`; the source sentence is the first input."""
+    require_values(body.inputs.sentences, "inputs.sentences")
     parameters = body.parameters or bodies.SimilarityParameters()
     return EmbedRequest(
         model=body.model,
         inputs=(body.inputs.source_sentence, *body.inputs.sentences),
         prompt_name=parameters.prompt_name,
-        truncation=_side(parameters, exchange),
+        truncation=_side(parameters, info),
     )
 
 
@@ -129,9 +129,9 @@ def _is_batch(inputs: str | list[str | list[str]]) -> bool:
     return not isinstance(inputs, str) and bool(inputs) and isinstance(inputs[0], list)
 
 
-def predict_request(body: bodies.PredictBody, exchange: Exchange) -> ScoreRequest:
-    """Return what `/predict` asks; InputError on what is no pair."""
-    require(body.inputs, "inputs")
+def _predict_request(body: bodies.PredictBody, info: RequestInfo) -> ScoreRequest:
+    """Parse `/predict`; InputError for an item that is not a pair of texts."""
+    require_values(body.inputs, "inputs")
     items: Sequence[Any] = body.inputs if _is_batch(body.inputs) else [body.inputs]
     pairs = []
     for index, item in enumerate(items):
@@ -145,26 +145,26 @@ def predict_request(body: bodies.PredictBody, exchange: Exchange) -> ScoreReques
     return ScoreRequest(
         model=body.model,
         pairs=tuple(pairs),
-        truncation=_side(body, exchange),
+        truncation=_side(body, info),
         sigmoid=body.raw_scores is not True,
     )
 
 
-def rerank_request(body: bodies.RerankBody, exchange: Exchange) -> ScoreRequest:
-    """Return what `/rerank` asks."""
-    require(body.texts, "texts")
+def _rerank_request(body: bodies.RerankBody, info: RequestInfo) -> ScoreRequest:
+    """Parse `/rerank`."""
+    require_values(body.texts, "texts")
     return ScoreRequest(
         model=body.model,
         pairs=tuple((body.query, text) for text in body.texts),
         instruction=body.instruction,
-        truncation=_side(body, exchange),
+        truncation=_side(body, info),
         sigmoid=body.raw_scores is not True,
     )
 
 
-def tokenize_request(body: bodies.TokenizeBody, exchange: Exchange) -> TokenizeRequest:
-    """Return what `/tokenize` asks."""
-    require(body.inputs, "inputs")
+def _tokenize_request(body: bodies.TokenizeBody, info: RequestInfo) -> TokenizeRequest:
+    """Parse `/tokenize`."""
+    require_values(body.inputs, "inputs")
     return TokenizeRequest(
         model=body.model,
         texts=texts_of(body.inputs),
@@ -173,9 +173,9 @@ def tokenize_request(body: bodies.TokenizeBody, exchange: Exchange) -> TokenizeR
     )
 
 
-def decode_request(body: bodies.DecodeBody, exchange: Exchange) -> DecodeRequest:
-    """Return what `/decode` asks."""
-    require(body.ids, "ids")
+def _decode_request(body: bodies.DecodeBody, info: RequestInfo) -> DecodeRequest:
+    """Parse `/decode`."""
+    require_values(body.ids, "ids")
     rows: Any = body.ids if isinstance(body.ids[0], list) else [body.ids]
     for index, row in enumerate(rows):
         if not isinstance(row, list) or any(isinstance(item, list) for item in row):
@@ -189,38 +189,38 @@ def decode_request(body: bodies.DecodeBody, exchange: Exchange) -> DecodeRequest
     )
 
 
-def embed_content(body: Any, answer: EmbedAnswer) -> Any:
-    """Return vectors; null where an input failed and `partial` was asked for."""
-    return Rows(dense(answer))
+def _embed_content(body: Any, answer: EmbedAnswer) -> Any:
+    """Return the vectors; null for an input that failed, if the request has `partial`."""
+    return LazyArray(dense_vectors(answer))
 
 
-def embed_all_content(body: Any, answer: EmbedAnswer) -> Any:
-    """Return one matrix a text."""
-    return Rows(answer.states or ())
+def _embed_all_content(body: Any, answer: EmbedAnswer) -> Any:
+    """Return one matrix for each text."""
+    return LazyArray(answer.states or ())
 
 
-def embed_sparse_content(body: Any, answer: EmbedAnswer) -> Any:
-    """Return the weights of each text, token ids ascending."""
-    return Rows(
+def _embed_sparse_content(body: Any, answer: EmbedAnswer) -> Any:
+    """Return the weights of each text, by ascending token id."""
+    return LazyArray(
         row if row is None else [{"index": token, "value": row[token]} for token in sorted(row)]
         for row in answer.sparse or ()
     )
 
 
-def similarity_content(body: Any, answer: EmbedAnswer) -> Any:
-    """Return the cosine of the source sentence with each other."""
-    source, *others = dense(answer)
+def _similarity_content(body: Any, answer: EmbedAnswer) -> Any:
+    """Return the cosine similarity of the source sentence with each of the others."""
+    source, *others = dense_vectors(answer)
     assert source is not None
     return np.stack([row for row in others if row is not None]) @ source
 
 
-def predict_content(body: bodies.PredictBody, answer: ScoreAnswer) -> Any:
-    """Return each pair's one class and its score."""
+def _predict_content(body: bodies.PredictBody, answer: ScoreAnswer) -> Any:
+    """Return the one class of each pair with its score."""
     rows = [[{"score": score, "label": "LABEL_0"}] for score in answer.scores]
     return rows if _is_batch(body.inputs) else rows[0]
 
 
-def rerank_content(body: bodies.RerankBody, answer: ScoreAnswer) -> Any:
+def _rerank_content(body: bodies.RerankBody, answer: ScoreAnswer) -> Any:
     """Return the texts, best first."""
     rows: list[dict[str, Any]] = []
     for index, score in ranked(answer.scores):
@@ -231,7 +231,7 @@ def rerank_content(body: bodies.RerankBody, answer: ScoreAnswer) -> Any:
     return rows
 
 
-def tokenize_content(body: Any, answer: list[list[Token]]) -> Any:
+def _tokenize_content(body: Any, answer: list[list[Token]]) -> Any:
     """Return the tokens of each text."""
     return [[_token(token) for token in row] for row in answer]
 
@@ -243,13 +243,15 @@ def _token(token: Token) -> dict[str, Any]:
     return row
 
 
-def decode_content(body: Any, answer: list[str]) -> Any:
+def _decode_content(body: Any, answer: list[str]) -> Any:
     """Return the texts."""
     return answer
 
 
-def headers(work: Work, answers: Sequence[Any], seconds: float) -> tuple[tuple[str, str], ...]:
-    """Return TEI's headers: whole milliseconds, which is what it has; Server-Timing has more."""
+def _headers(
+    parsed: ParsedRequest, answers: Sequence[Any], seconds: float
+) -> tuple[tuple[str, str], ...]:
+    """Return TEI's headers: whole milliseconds, as TEI has them; Server-Timing is more exact."""
     scored = [each for each in answers if isinstance(each, EmbedAnswer | ScoreAnswer)]
     if not scored:
         return ()
@@ -261,7 +263,7 @@ def headers(work: Work, answers: Sequence[Any], seconds: float) -> tuple[tuple[s
     return (
         ("x-compute-type", scored[0].model.device or "cpu"),
         ("x-compute-time", total),
-        ("x-compute-characters", str(sum(_characters(each) for each in work.requests))),
+        ("x-compute-characters", str(sum(_characters(each) for each in parsed.requests))),
         ("x-compute-tokens", str(sum(int(sum(each.token_counts)) for each in scored))),
         ("x-total-time", total),
         ("x-tokenization-time", slowest("tokenizing")),
@@ -278,15 +280,15 @@ def _characters(request: Any) -> int:
     return 0
 
 
-def info_reply(body: None, answers: tuple[()], exchange: Exchange) -> Any:
-    """Return the first model's facts and the server's limits; NotReadyError until it is loaded."""
-    status = exchange.models()[0]
+def _info_reply(body: None, answers: tuple[()], info: RequestInfo) -> Any:
+    """Return facts of the first model and the server's limits; NotReadyError until it is loaded."""
+    status = info.models()[0]
     card = status.card
     if card is None:
         raise NotReadyError(f"The model `{status.name}` is {status.state}. Try again later.")
     labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     encoder = card.kind == "encoder"
-    policy = exchange.policy
+    policy = info.policy
     return {
         "model_id": card.source,
         "model_sha": card.fingerprint,
@@ -306,17 +308,17 @@ def info_reply(body: None, answers: tuple[()], exchange: Exchange) -> Any:
     }
 
 
-# name -> (its request, the body of its answer)
-Part = tuple[Callable[[Any, Exchange], Any], Callable[[Any, Any], Any]]
-PARTS: dict[str, Part] = {
-    "embed": (embed_request, embed_content),
-    "embed_all": (embed_all_request, embed_all_content),
-    "embed_sparse": (embed_sparse_request, embed_sparse_content),
-    "predict": (predict_request, predict_content),
-    "rerank": (rerank_request, rerank_content),
-    "similarity": (similarity_request, similarity_content),
-    "tokenize": (tokenize_request, tokenize_content),
-    "decode": (decode_request, decode_content),
+# route -> (its parser, the content of its reply)
+_Codec = tuple[Callable[[Any, RequestInfo], Any], Callable[[Any, Any], Any]]
+_CODECS: dict[str, _Codec] = {
+    "embed": (_embed_request, _embed_content),
+    "embed_all": (_embed_all_request, _embed_all_content),
+    "embed_sparse": (_embed_sparse_request, _embed_sparse_content),
+    "predict": (_predict_request, _predict_content),
+    "rerank": (_rerank_request, _rerank_content),
+    "similarity": (_similarity_request, _similarity_content),
+    "tokenize": (_tokenize_request, _tokenize_content),
+    "decode": (_decode_request, _decode_content),
 }
 
 
@@ -324,42 +326,42 @@ def _tag(instance: Any) -> str:
     return str(instance.__struct_config__.tag)
 
 
-def vertex_requests(body: bodies.VertexBody, exchange: Exchange) -> Work:
-    """Return the request of each instance."""
-    require(body.instances, "instances")
-    return Work(tuple(PARTS[_tag(each)][0](each, exchange) for each in body.instances))
+def _parse_vertex(body: bodies.VertexBody, info: RequestInfo) -> ParsedRequest:
+    """Parse each instance."""
+    require_values(body.instances, "instances")
+    return ParsedRequest(tuple(_CODECS[_tag(each)][0](each, info) for each in body.instances))
 
 
-def vertex_reply(body: bodies.VertexBody, answers: tuple[Any, ...], exchange: Exchange) -> Any:
-    """Return the answer to each instance."""
+def _vertex_reply(body: bodies.VertexBody, answers: tuple[Any, ...], info: RequestInfo) -> Any:
+    """Return the reply to each instance."""
     predictions = [
-        PARTS[_tag(each)][1](each, answer)
+        _CODECS[_tag(each)][1](each, answer)
         for each, answer in zip(body.instances, answers, strict=True)
     ]
     return {"predictions": predictions}
 
 
 def _operation(name: str, summary: str, body: Any, answer: Any) -> Operation:
-    request, content = PARTS[name]
+    parse_request, content = _CODECS[name]
 
-    def requests(body: Any, exchange: Exchange) -> Work:
+    def parse(body: Any, info: RequestInfo) -> ParsedRequest:
         given = getattr(body, "input_type", None) is not None or not name.startswith("embed")
-        return Work((request(body, exchange),), role_given=given)
+        return ParsedRequest((parse_request(body, info),), role_given=given)
 
-    def reply(body: Any, answers: tuple[Any, ...], exchange: Exchange) -> Any:
+    def reply(body: Any, answers: tuple[Any, ...], info: RequestInfo) -> Any:
         return content(body, answers[0])
 
     return Operation(
         id=f"tei_{name}",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="POST",
         paths=(f"/{name}",),
         summary=summary,
         body=body,
         answer=answer,
-        requests=requests,
+        parse=parse,
         reply=reply,
-        headers=headers,
+        headers=_headers,
     )
 
 
@@ -402,23 +404,23 @@ OPERATIONS = (
     DECODE,
     Operation(
         id="tei_vertex",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="POST",
         paths=("/vertex",),
         summary="Several requests in one (Vertex AI)",
         body=bodies.VertexBody,
         answer=bodies.Predictions,
-        requests=vertex_requests,
-        reply=vertex_reply,
-        headers=headers,
+        parse=_parse_vertex,
+        reply=_vertex_reply,
+        headers=_headers,
     ),
     Operation(
         id="tei_info",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="GET",
         paths=("/info",),
         summary="The model served and the server's limits",
         answer=bodies.Info,
-        reply=info_reply,
+        reply=_info_reply,
     ),
 )

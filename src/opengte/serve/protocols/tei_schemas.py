@@ -1,24 +1,24 @@
-"""text-embeddings-inference: what its bodies look like."""
+"""text-embeddings-inference: the types of its request and response bodies."""
 
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
 from opengte.serve.protocols.roles import InputType
-from opengte.serve.protocols.schema import Count, Inputs, Texts, TokenId, exactly
+from opengte.serve.protocols.schema import Count, Inputs, Texts, TokenId, exact_schema
 
 Direction = Literal["Right", "Left", "right", "left"]
 
 
-class Cut(Struct, kw_only=True):
-    """How over-long inputs are cut; without `truncate`, as the server was told."""
+class TruncationFields(Struct, kw_only=True):
+    """How over-long inputs are truncated; without `truncate`, the server's setting applies."""
 
     truncate: bool | None = None
     truncation_direction: Direction | None = None
 
 
-class Prompted(Cut, kw_only=True):
-    """Inputs, and ours: which model, which side of a search, which task, failures apart."""
+class EmbedFields(TruncationFields, kw_only=True):
+    """What all embedding routes take; the fields from `model` on are extensions of TEI."""
 
     inputs: Inputs
     prompt_name: str | None = None
@@ -28,18 +28,18 @@ class Prompted(Cut, kw_only=True):
     partial: bool | None = None
 
 
-class EmbedBody(Prompted, kw_only=True):
+class EmbedBody(EmbedFields, kw_only=True):
     """`POST /embed`."""
 
     normalize: bool | None = None
     dimensions: Count | None = None
 
 
-class EmbedAllBody(Prompted, kw_only=True):
+class EmbedAllBody(EmbedFields, kw_only=True):
     """`POST /embed_all`."""
 
 
-class EmbedSparseBody(Prompted, kw_only=True):
+class EmbedSparseBody(EmbedFields, kw_only=True):
     """`POST /embed_sparse`."""
 
 
@@ -47,12 +47,12 @@ _TEXT = {"type": "string"}
 _PAIR = {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}
 
 
-class PredictBody(Cut, kw_only=True):
+class PredictBody(TruncationFields, kw_only=True):
     """`POST /predict`: pairs, as a reranker takes them."""
 
     inputs: Annotated[
         str | list[str | list[str]],
-        exactly(
+        exact_schema(
             "A pair of texts [query, document], or a list of pairs.",
             anyOf=[_PAIR, {"type": "array", "minItems": 1, "items": _PAIR}],
         ),
@@ -61,11 +61,11 @@ class PredictBody(Cut, kw_only=True):
     model: str | None = None
 
 
-class RerankBody(Cut, kw_only=True):
+class RerankBody(TruncationFields, kw_only=True):
     """`POST /rerank`."""
 
     query: str
-    texts: Annotated[list[str], exactly("Texts.", type="array", minItems=1, items=_TEXT)]
+    texts: Annotated[list[str], exact_schema("Texts.", type="array", minItems=1, items=_TEXT)]
     raw_scores: bool | None = None
     return_text: bool | None = None
     model: str | None = None
@@ -73,14 +73,14 @@ class RerankBody(Cut, kw_only=True):
 
 
 class Sentences(Struct, kw_only=True, forbid_unknown_fields=True):
-    """One sentence and those to compare it with."""
+    """One sentence, and the sentences to compare it with."""
 
     source_sentence: str
-    sentences: Annotated[list[str], exactly("Texts.", type="array", minItems=1, items=_TEXT)]
+    sentences: Annotated[list[str], exact_schema("Texts.", type="array", minItems=1, items=_TEXT)]
 
 
-class SimilarityParameters(Cut, kw_only=True, forbid_unknown_fields=True):
-    """How the sentences are read."""
+class SimilarityParameters(TruncationFields, kw_only=True, forbid_unknown_fields=True):
+    """How the sentences are embedded."""
 
     prompt_name: str | None = None
 
@@ -107,7 +107,7 @@ class DecodeBody(Struct, kw_only=True):
 
     ids: Annotated[
         list[TokenId | list[TokenId]],
-        exactly(
+        exact_schema(
             "Token ids, or lists of them.",
             anyOf=[
                 {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}},
@@ -173,7 +173,7 @@ class Prediction(Struct):
 
 
 class Rank(Struct, kw_only=True):
-    """One text in a reranker's order."""
+    """One text, in the order of relevance."""
 
     index: int
     score: float
@@ -181,7 +181,7 @@ class Rank(Struct, kw_only=True):
 
 
 class TokenBody(Struct, kw_only=True):
-    """One token; start and stop are absent on special tokens."""
+    """One token; special tokens have no start and stop."""
 
     id: int
     text: str
@@ -191,13 +191,13 @@ class TokenBody(Struct, kw_only=True):
 
 
 class Predictions(Struct):
-    """The answers to the instances, in their order."""
+    """The replies to the instances, in their order."""
 
     predictions: list[Any]
 
 
 class Info(Struct, kw_only=True):
-    """`GET /info`; model_sha is our fingerprint."""
+    """`GET /info`; model_sha is the model's fingerprint."""
 
     model_id: str
     model_sha: str | None

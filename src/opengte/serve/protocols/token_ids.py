@@ -1,7 +1,7 @@
-"""Token ids that are not the served model's: read as what they mean, or refused; never embedded.
+"""Token ids of another tokenizer than the served model's: decoded to text or refused.
 
-LangChain's OpenAIEmbeddings, among others, cuts texts with OpenAI's tokenizer and sends its ids.
-Ids are turned back into text with OpenAI's published vocabularies (`*.tiktoken`: a token in base64
+LangChain's OpenAIEmbeddings, among others, splits texts with OpenAI's tokenizer and sends its ids.
+They are turned back into text with OpenAI's published vocabularies (`*.tiktoken`: a token in base64
 and its rank, one a line), which are checked by their sha256.
 """
 
@@ -37,7 +37,7 @@ PUBLISHED: dict[str, tuple[str, dict[int, str]]] = {
     ),
 }
 
-# names under which tiktoken keeps the files in its own cache: sha1 of where they were published
+# file names in tiktoken's own cache: the sha1 of the address where they were published
 CACHED_AS = {
     "cl100k_base": "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
     "o200k_base": "fb374d419588a4632f3f557e76b4b70aebbca790",
@@ -48,14 +48,14 @@ OPENAI_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "text-embed
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """OpenAI's vocabularies by name, each {id: bytes}; empty where none were given."""
+    """OpenAI's vocabularies by name, each {id: bytes}; empty if none were given."""
 
     tokens: Mapping[str, Mapping[int, bytes]] = field(default_factory=dict)
 
     def decode(self, ids: Sequence[int], name: str) -> str:
-        """Return the text of ids; InputError if there is no such vocabulary, or no such id.
+        """Return the text of ids; InputError for an unknown vocabulary or id.
 
-        Bytes that are not UTF-8, as where a client cut a character in two, become U+FFFD.
+        Bytes that are not UTF-8, as of a character that a client split in two, become U+FFFD.
         """
         vocabulary = self.tokens.get(name)
         if vocabulary is None:
@@ -72,24 +72,24 @@ class Vocabularies:
 
 
 def read_vocabularies(path: Path) -> Vocabularies:
-    """Return the vocabularies of a folder, or of one file; InputError if there is none.
+    """Return the vocabularies in a folder, or in one file.
 
     Files are called `cl100k_base.tiktoken` and `o200k_base.tiktoken`, or as in tiktoken's cache.
-    InputError also on a file that is not the published one.
+    Raises InputError if there is none, and for a file that is not the published one.
     """
-    found = {}
+    vocabularies = {}
     for name in PUBLISHED:
         for file in (path / f"{name}.tiktoken", path / CACHED_AS[name], path):
             if file.is_file() and (file != path or _named(file, name)):
-                found[name] = _read(file, name)
+                vocabularies[name] = _read(file, name)
                 break
-    if not found:
+    if not vocabularies:
         expected = ", ".join(f"{name}.tiktoken" for name in PUBLISHED)
         raise InputError(
             f"tiktoken_files={str(path)!r} holds no vocabulary; expected a folder with {expected}, "
             "or one of them."
         )
-    return Vocabularies(found)
+    return Vocabularies(vocabularies)
 
 
 def _named(file: Path, name: str) -> bool:
@@ -99,10 +99,10 @@ def _named(file: Path, name: str) -> bool:
 def _read(file: Path, name: str) -> dict[int, bytes]:
     content = file.read_bytes()
     expected, special = PUBLISHED[name]
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != expected:
         raise InputError(
-            f"{file} has the sha256 {found}; the published {name} has {expected}. Fetch it again."
+            f"{file} has the sha256 {actual}; the published {name} has {expected}. Fetch it again."
         )
     tokens = {}
     for line in content.splitlines():
@@ -112,10 +112,10 @@ def _read(file: Path, name: str) -> dict[int, bytes]:
 
 
 def encoding_of(model: str | None, declared: str | None, rule: str) -> str | None:
-    """Return whose ids a request's are: a vocabulary's name, or None for the model's own.
+    """Return the vocabulary of a request's token ids, or None for the served model's own.
 
     declared is what the request says (`model` or a vocabulary), rule the server's --token-ids.
-    InputError where it cannot be known.
+    Raises InputError if the vocabulary cannot be known.
     """
     if declared is not None:
         return None if declared == "model" else declared

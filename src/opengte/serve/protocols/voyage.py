@@ -6,28 +6,27 @@ from msgspec import UNSET, Struct, UnsetType
 
 from opengte.errors import InputError
 from opengte.serve.protocols.base import (
-    Dialect,
-    Exchange,
-    Failure,
-    Kind,
     Operation,
-    Policy,
-    Work,
+    ParsedRequest,
+    ProtocolPolicy,
+    RequestFailure,
+    RequestInfo,
+    WireProtocol,
 )
 from opengte.serve.protocols.encodings import (
+    LazyArray,
     Quantised,
-    Rows,
     base64_of,
-    dense,
+    dense_vectors,
+    input_report,
     quantise,
     ranked,
-    report,
-    require,
+    require_values,
     texts_of,
     tokens_of,
 )
-from opengte.serve.protocols.roles import role_of, side_of
-from opengte.serve.protocols.schema import Count, Texts, exactly
+from opengte.serve.protocols.roles import role_of, truncation_side
+from opengte.serve.protocols.schema import Count, InputReport, Texts, exact_schema
 from opengte.serve.types import EmbedAnswer, EmbedRequest, ScoreAnswer, ScoreRequest
 from opengte.types import Floats
 
@@ -36,7 +35,7 @@ _TEXT = {"type": "string"}
 
 
 class EmbeddingsBody(Struct, kw_only=True):
-    """Voyage's embeddings; `instruction` and `details` are ours."""
+    """Voyage's embeddings; `instruction` and `details` are extensions."""
 
     input: Texts
     model: str | None = None
@@ -50,11 +49,11 @@ class EmbeddingsBody(Struct, kw_only=True):
 
 
 class ContextualizedBody(Struct, kw_only=True):
-    """Documents, each a list of its chunks in order: chunks are embedded in sight of the whole."""
+    """Documents, each a list of its chunks in order; each chunk is embedded in its context."""
 
     inputs: Annotated[
         list[list[str]],
-        exactly(
+        exact_schema(
             "Documents, each a list of chunks.",
             type="array",
             minItems=1,
@@ -69,10 +68,10 @@ class ContextualizedBody(Struct, kw_only=True):
 
 
 class RerankBody(Struct, kw_only=True):
-    """Voyage's rerank; `instruction` and `details` are ours."""
+    """Voyage's rerank; `instruction` and `details` are extensions."""
 
     query: str
-    documents: Annotated[list[str], exactly("Texts.", type="array", minItems=1, items=_TEXT)]
+    documents: Annotated[list[str], exact_schema("Texts.", type="array", minItems=1, items=_TEXT)]
     model: str | None = None
     top_k: Count | None = None
     truncation: bool | None = None
@@ -90,19 +89,9 @@ class Embedding(Struct, kw_only=True):
 
 
 class Usage(Struct):
-    """Tokens that were really computed."""
+    """Tokens that were computed, after truncation."""
 
     total_tokens: int
-
-
-class InputReport(Struct, kw_only=True):
-    """What happened to one input."""
-
-    index: int
-    tokens: int
-    embedded_tokens: int
-    truncated: bool
-    error: str | UnsetType = UNSET
 
 
 class EmbeddingList(Struct, kw_only=True):
@@ -133,7 +122,7 @@ class ContextualizedList(Struct, kw_only=True):
 
 
 class RerankResult(Struct, kw_only=True):
-    """One document in the order found."""
+    """One document, in the order of relevance."""
 
     index: int
     relevance_score: float
@@ -156,63 +145,42 @@ class ErrorBody(Struct):
     detail: str
 
 
-STATUSES: dict[Kind, int] = {
-    "malformed": 400,
-    "invalid": 400,
-    "too_long": 400,
-    "too_large": 413,
-    "media_type": 415,
-    "unsupported": 400,
-    "unauthenticated": 401,
-    "forbidden": 403,
-    "unknown_model": 404,
-    "not_found": 404,
-    "method": 405,
-    "limited": 429,
-    "overloaded": 503,
-    "not_ready": 503,
-    "deadline": 504,
-    "engine": 500,
-    "internal": 500,
-}
-
-
-def error(failure: Failure, policy: Policy) -> tuple[int, Any]:
+def _error(failure: RequestFailure, policy: ProtocolPolicy) -> tuple[int, Any]:
     """Return the status and body of a failure."""
-    return STATUSES[failure.kind], {"detail": failure.message}
+    return PROTOCOL.status(failure.kind), {"detail": failure.message}
 
 
-DIALECT = Dialect("voyage", error, ErrorBody, STATUSES)
+PROTOCOL = WireProtocol("voyage", _error, ErrorBody)
 
 
-def embeddings_requests(body: EmbeddingsBody, exchange: Exchange) -> Work:
-    """Return the embedding request of a body; over-long texts are cut unless it says not."""
-    require(body.input, "input")
+def _parse_embeddings(body: EmbeddingsBody, info: RequestInfo) -> ParsedRequest:
+    """Return the embedding request of a body; over-long texts are truncated by default."""
+    require_values(body.input, "input")
     request = EmbedRequest(
         model=body.model,
         inputs=texts_of(body.input),
         role=role_of(body.input_type),
         instruction=body.instruction,
         dimensions=body.output_dimension,
-        truncation=side_of(body.truncation, True),
+        truncation=truncation_side(body.truncation, True),
     )
-    return Work((request,), role_given=body.input_type is not None)
+    return ParsedRequest((request,), role_given=body.input_type is not None)
 
 
-def _vectors(answer: EmbedAnswer, body: EmbeddingsBody | ContextualizedBody) -> Rows:
+def _vectors(answer: EmbedAnswer, body: EmbeddingsBody | ContextualizedBody) -> LazyArray:
     def form(vector: Floats) -> Any:
         values = quantise(vector, body.output_dtype or "float")
         return base64_of(values) if body.encoding_format else values
 
-    return Rows(
+    return LazyArray(
         {"object": "embedding", "embedding": form(vector), "index": index}
-        for index, vector in enumerate(dense(answer))
+        for index, vector in enumerate(dense_vectors(answer))
         if vector is not None
     )
 
 
-def embeddings_reply(
-    body: EmbeddingsBody, answers: tuple[EmbedAnswer, ...], exchange: Exchange
+def _embeddings_reply(
+    body: EmbeddingsBody, answers: tuple[EmbedAnswer, ...], info: RequestInfo
 ) -> Any:
     """Return the list of vectors."""
     (answer,) = answers
@@ -221,15 +189,15 @@ def embeddings_reply(
         "data": _vectors(answer, body),
         "model": answer.model.name,
         "usage": {"total_tokens": tokens_of(answer)},
-        **report(answer, body.details is True),
+        **input_report(answer, body.details is True),
     }
 
 
-def contextualized_requests(body: ContextualizedBody, exchange: Exchange) -> Work:
-    """Return one late-chunking request a document; a query is a document of one chunk."""
-    require(body.inputs, "inputs")
+def _parse_contextualized(body: ContextualizedBody, info: RequestInfo) -> ParsedRequest:
+    """Return one late-chunking request for each document; a query is a document of one chunk."""
+    require_values(body.inputs, "inputs")
     for index, chunks in enumerate(body.inputs):
-        require(chunks, f"inputs[{index}]")
+        require_values(chunks, f"inputs[{index}]")
         if body.input_type == "query" and len(chunks) > 1:
             raise InputError(
                 f"inputs[{index}] has {len(chunks)} texts; expected 1 with input_type=query."
@@ -245,16 +213,16 @@ def contextualized_requests(body: ContextualizedBody, exchange: Exchange) -> Wor
         )
         for chunks in body.inputs
     )
-    return Work(requests, role_given=body.input_type is not None)
+    return ParsedRequest(requests, role_given=body.input_type is not None)
 
 
-def contextualized_reply(
-    body: ContextualizedBody, answers: tuple[EmbedAnswer, ...], exchange: Exchange
+def _contextualized_reply(
+    body: ContextualizedBody, answers: tuple[EmbedAnswer, ...], info: RequestInfo
 ) -> Any:
     """Return the vectors of each document's chunks."""
     return {
         "object": "list",
-        "data": Rows(
+        "data": LazyArray(
             {"object": "list", "data": _vectors(answer, body), "index": index}
             for index, answer in enumerate(answers)
         ),
@@ -263,19 +231,19 @@ def contextualized_reply(
     }
 
 
-def rerank_requests(body: RerankBody, exchange: Exchange) -> Work:
+def _parse_rerank(body: RerankBody, info: RequestInfo) -> ParsedRequest:
     """Return the scoring request of a body."""
-    require(body.documents, "documents")
+    require_values(body.documents, "documents")
     request = ScoreRequest(
         model=body.model,
         pairs=tuple((body.query, text) for text in body.documents),
         instruction=body.instruction,
-        truncation=side_of(body.truncation, True),
+        truncation=truncation_side(body.truncation, True),
     )
-    return Work((request,))
+    return ParsedRequest((request,))
 
 
-def rerank_reply(body: RerankBody, answers: tuple[ScoreAnswer, ...], exchange: Exchange) -> Any:
+def _rerank_reply(body: RerankBody, answers: tuple[ScoreAnswer, ...], info: RequestInfo) -> Any:
     """Return the documents, best first."""
     (answer,) = answers
     data: list[dict[str, Any]] = []
@@ -289,32 +257,32 @@ def rerank_reply(body: RerankBody, answers: tuple[ScoreAnswer, ...], exchange: E
         "data": data,
         "model": answer.model.name,
         "usage": {"total_tokens": tokens_of(answer)},
-        **report(answer, body.details is True),
+        **input_report(answer, body.details is True),
     }
 
 
 EMBEDDINGS = Operation(
     id="voyage_embeddings",
-    dialect=DIALECT,
+    protocol=PROTOCOL,
     method="POST",
     paths=("/v1/embeddings",),
     summary="Embed texts (Voyage)",
     body=EmbeddingsBody,
     answer=EmbeddingList,
-    requests=embeddings_requests,
-    reply=embeddings_reply,
+    parse=_parse_embeddings,
+    reply=_embeddings_reply,
 )
 
 RERANK = Operation(
     id="voyage_rerank",
-    dialect=DIALECT,
+    protocol=PROTOCOL,
     method="POST",
     paths=("/v1/rerank",),
     summary="Order documents by relevance (Voyage)",
     body=RerankBody,
     answer=RerankAnswer,
-    requests=rerank_requests,
-    reply=rerank_reply,
+    parse=_parse_rerank,
+    reply=_rerank_reply,
 )
 
 OPERATIONS = (
@@ -322,13 +290,13 @@ OPERATIONS = (
     RERANK,
     Operation(
         id="voyage_contextualized",
-        dialect=DIALECT,
+        protocol=PROTOCOL,
         method="POST",
         paths=("/v1/contextualizedembeddings",),
-        summary="Embed chunks in sight of their document (Voyage)",
+        summary="Embed chunks in the context of their document (Voyage)",
         body=ContextualizedBody,
         answer=ContextualizedList,
-        requests=contextualized_requests,
-        reply=contextualized_reply,
+        parse=_parse_contextualized,
+        reply=_contextualized_reply,
     ),
 )

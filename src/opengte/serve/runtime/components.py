@@ -1,4 +1,4 @@
-"""Settings to a server: the parts of one process, joined."""
+"""The components of one server process: created from settings, started, reloaded and closed."""
 
 import asyncio
 import contextlib
@@ -8,40 +8,41 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from opengte.errors import OpenGTEError
-from opengte.serve.auth import authorizer
-from opengte.serve.auth.authorizer import KeyGate
+from opengte.serve.auth.authorizer import KeyAuthorizer
 from opengte.serve.auth.keys import KeyRing
-from opengte.serve.auth.rate_limits import LimitTable
+from opengte.serve.auth.rate_limits import RateLimiter
 from opengte.serve.auth.usage import UsageLog
 from opengte.serve.config.inference import CacheSettings, ModelSettings
 from opengte.serve.config.paths import keys_folder, state_folder
-from opengte.serve.config.settings import Settings
-from opengte.serve.http.admin import operation_routes
+from opengte.serve.config.settings import ServerSettings
+from opengte.serve.http.admin import admin_routes, require_key
 from opengte.serve.http.app import AppOptions, build_app
-from opengte.serve.http.middleware.fast_path import Shortcut
-from opengte.serve.http.middleware.observe import App, Observation, ObserveRequests
+from opengte.serve.http.middleware.fast_path import FastPath
+from opengte.serve.http.middleware.observe import ObserveMiddleware, ObserveOptions
 from opengte.serve.http.pages import page_routes
+from opengte.serve.inference.loading import Load
 from opengte.serve.inference.service import InferenceService
 from opengte.serve.observability import logs, tracing
-from opengte.serve.observability.load_history import LoadRing
+from opengte.serve.observability.load_history import LoadHistory
 from opengte.serve.observability.metrics import Metrics
 from opengte.serve.observability.tracing import Tracer
-from opengte.serve.runtime.shared_state import Common
+from opengte.serve.runtime.shared_state import SharedState
 from opengte.serve.types import Observer
-
-Load = Callable[[ModelSettings], Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Extension:
-    """What a caller adds to a server: routes, their paths in the OpenAPI document, links of the
-    start page (name -> address), and what ends with the server."""
+class ServerExtension:
+    """What a caller adds to a server.
+
+    Routes, their paths in the OpenAPI document, links of the start page (name -> address), and what
+    to call when the server closes.
+    """
 
     routes: Sequence[BaseRoute]
     paths: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -49,100 +50,102 @@ class Extension:
     close: Callable[[], None] = lambda: None
 
 
-Extend = Callable[["Parts"], Extension]
+ExtensionFactory = Callable[["Components"], ServerExtension]
 
-# headers that a page of an allowed origin may read
-_EXPOSED = (
+# response headers that a page of an allowed origin may read
+_EXPOSED_HEADERS = (
     *("x-request-id", "server-timing", "retry-after", "retry-after-ms"),
     *(f"x-opengte-{name}" for name in ("model", "fingerprint", "role", "priority", "truncated")),
     *(f"x-opengte-{name}" for name in ("failed", "cached", "ignored-fields")),
     "x-opengte-missing-instruction",
 )
-_TICK = 1.0  # seconds between looks at the models, the process and the disk
+_TICK = 1.0  # seconds between updates of the gauges and the usage database
 
 
-def open_gate(settings: Settings, common: Common) -> KeyGate:
-    """Return the gate that the settings ask for."""
-    return KeyGate(
+def open_authorizer(settings: ServerSettings, shared: SharedState) -> KeyAuthorizer:
+    """Return the authorizer of a server: its keys, rate limits and usage log."""
+    return KeyAuthorizer(
         KeyRing(keys_folder(settings), settings.api_key),
-        LimitTable(common.limits),
+        RateLimiter(shared.limits),
         UsageLog(state_folder(settings.state_dir)) if settings.usage else None,
         {alias: model.name for model in settings.models for alias in model.aliases},
     )
 
 
-class Parts:
-    """The parts of one server process, and what happens to all of them together."""
+class Components:
+    """The components of one server process; implements `http.admin.ServerControl`."""
 
     def __init__(
         self,
-        settings: Settings,
-        common: Common,
+        settings: ServerSettings,
+        shared: SharedState,
         load: Load | None = None,
-        extend: Extend | None = None,
+        extend: ExtensionFactory | None = None,
     ) -> None:
-        """Join the parts; nothing heavy happens before `start`."""
+        """Create and connect the components; nothing heavy happens before `start`."""
         self.settings = settings
         self.draining = False
-        self._common = common
-        self.ring = LoadRing(common.load, common.row, common.workers)
-        observers: list[Observer] = [self.ring]
-        self.core = InferenceService(
+        self._shared = shared
+        self.load_history = LoadHistory(shared.load, shared.row, shared.workers)
+        observers: list[Observer] = [self.load_history]
+        self.service = InferenceService(
             [_with_threads(model, settings) for model in settings.models],
             cache=_cache(settings),
-            observer=_Tee(observers),
+            observer=_ObserverGroup(observers),
             load=load,
             memory_share=1 / settings.workers,
         )
-        self.gate = open_gate(settings, common)
+        self.authorizer = open_authorizer(settings, shared)
         self.tracer: Tracer | None = tracing.open_tracer(settings)
-        self._extension = Extension(()) if extend is None else extend(self)
-        inner = build_app(self.core, self.gate, self._app_options())
-        paths = [getattr(route, "path", "") for route in inner.routes]
+        self._extension = ServerExtension(()) if extend is None else extend(self)
+        routed = build_app(self.service, self.authorizer, self._app_options())
+        paths = [getattr(route, "path", "") for route in routed.routes]
         names = [model.name for model in settings.models]
-        self.metrics = Metrics(names, [path for path in paths if path], common.board, common.row)
+        self.metrics = Metrics(names, [path for path in paths if path], shared.metrics, shared.row)
         observers.append(self.metrics)
-        self.inner: Starlette = inner
-        self.app: App = ObserveRequests(
-            Shortcut(inner),
-            Observation(
+        self.app: ASGIApp = ObserveMiddleware(
+            FastPath(routed),
+            ObserveOptions(
                 self.metrics,
                 self.tracer,
-                self.ring.request,
+                self.load_history.record_request,
                 settings.access_log_sample,
                 frozenset(names),
                 lambda: self.draining,
             ),
         )
-        # reloads the models of all processes, where there are others; {model: what came of it}
+        # reloads the models of this process; in a worker, of all workers. {model: outcome}
         self.reload_everywhere: Callable[[], Awaitable[dict[str, str]]] = self.reload
         self._ticking: asyncio.Task[None] | None = None
         self._disk_errors = 0
 
     async def start(self) -> None:
-        """Begin to load the models, and to look at everything each second."""
-        authorizer.seed(self.gate)
-        self.metrics.add("opengte_worker_starts_total")
-        await self.core.start()
+        """Begin to load the models, and to update the gauges once a second."""
+        self.authorizer.restore_quotas()
+        self.metrics.increment("opengte_worker_starts_total")
+        await self.service.start()
         self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
     async def reload(self) -> dict[str, str]:
-        """Load every model again beside the old one and exchange them; return what came of each."""
-        self.gate.ring.refresh()
+        """Load every model again and switch to it; return {model: outcome}.
+
+        A model that cannot be loaded again keeps serving as it was.
+        """
+        self.authorizer.keys.refresh()
         outcomes: dict[str, str] = {}
         for model in self.settings.models:
             try:
-                await self.core.reload(model.name)
+                await self.service.reload(model.name)
                 outcomes[model.name] = "reloaded"
                 logs.event(logs.INFO, "model reloaded", model=model.name)
-            except (OpenGTEError, OSError) as error:  # the old one goes on
+            except (OpenGTEError, OSError) as error:
                 outcomes[model.name] = f"{type(error).__name__}: {error}"
                 logs.event(logs.ERROR, "model not reloaded", model=model.name, error=str(error))
         return outcomes
 
     async def close(self, seconds: float) -> None:
-        """Finish what is queued, write down what was used, and let go of everything."""
-        await self.core.drain(seconds)
+        """Finish what is queued, store the usage, and close every file."""
+        await self.service.drain(seconds)
         if self._ticking is not None:
             self._ticking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -150,53 +153,52 @@ class Parts:
         await asyncio.to_thread(self._close_files)
 
     def release(self) -> None:
-        """Let go of the shared memory, once nothing counts any more."""
-        self.ring.close()
+        """Unmap the shared memory; nothing may count any more."""
+        self.load_history.close()
         self.metrics.close()
-        self._common.close()
+        self._shared.close()
 
     def _close_files(self) -> None:
         self._extension.close()
-        if self.gate.usage is not None:
-            self.gate.usage.close()
-        self.gate.ring.close()
+        if self.authorizer.usage is not None:
+            self.authorizer.usage.close()
+        self.authorizer.keys.close()
         if self.tracer is not None:
             self.tracer.close()
 
     async def _tick(self) -> None:
         while True:
             try:
-                self.look()
-                if self.gate.usage is not None:
-                    await asyncio.to_thread(self.gate.usage.flush)
-            except Exception as error:  # one bad look must not end all looking
+                self.update_gauges()
+                if self.authorizer.usage is not None:
+                    await asyncio.to_thread(self.authorizer.usage.flush)
+            except Exception as error:  # one failure must not end all updates
                 logs.failure("cannot look after the server", error)
             await asyncio.sleep(_TICK)
 
-    def look(self) -> None:
-        """Bring the gauges up to date."""
+    def update_gauges(self) -> None:
+        """Bring the gauges of models, process, cache and storage up to date."""
         metrics = self.metrics
-        metrics.models(self.core.models())
-        metrics.process()
-        cache = self.core.cache_info()
-        metrics.set("opengte_cache_bytes", cache.bytes)
-        metrics.set("opengte_cache_entries", cache.entries)
-        usage, ring = self.gate.usage, self.gate.ring
+        metrics.update_models(self.service.models())
+        metrics.update_process()
+        cache = self.service.cache_info()
+        metrics.set_gauge("opengte_cache_bytes", cache.bytes)
+        metrics.set_gauge("opengte_cache_entries", cache.entries)
+        usage, keys = self.authorizer.usage, self.authorizer.keys
         if usage is not None:
-            metrics.store("usage", usage.working, usage.failures)
+            metrics.update_storage("usage", usage.working, usage.failures)
         else:
-            metrics.store("usage", True, 0)
-        metrics.store("keys", ring.working, ring.failures)
+            metrics.update_storage("usage", True, 0)
+        metrics.update_storage("keys", keys.working, keys.failures)
         new = cache.disk_errors - self._disk_errors
         self._disk_errors = cache.disk_errors
-        metrics.store("cache", new == 0, cache.disk_errors)
+        metrics.update_storage("cache", new == 0, cache.disk_errors)
 
     def _app_options(self) -> AppOptions:
         settings = self.settings
         middleware = []
         if settings.cors_origin:
             middleware.append(Middleware(CORSMiddleware, **_cors(settings.cors_origin)))
-        operation = operation_routes(self)
         return AppOptions(
             token_ids=settings.token_ids,  # type: ignore[arg-type]
             tiktoken_files=_path(settings.tiktoken_files),
@@ -210,8 +212,13 @@ class Parts:
             max_concurrent_requests=settings.max_connections,
             draining=lambda: self.draining,
             extra_routes=[
-                *operation.routes,
-                *page_routes(self.core, self.ring, operation.allow, self._extension.links),
+                *admin_routes(self),
+                *page_routes(
+                    self.service,
+                    self.load_history,
+                    require_key(self.authorizer),
+                    self._extension.links,
+                ),
                 *self._extension.routes,
             ],
             extra_paths=self._extension.paths,
@@ -219,31 +226,31 @@ class Parts:
         )
 
 
-class _Tee:
-    """Tells several observers."""
+class _ObserverGroup:
+    """Passes reports on to several observers."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = observers
 
     def batch(self, model: str, texts: int, tokens: int, budget: int, seconds: float) -> None:
-        """One batch was computed."""
-        for one in self._observers:
-            one.batch(model, texts, tokens, budget, seconds)
+        """Report a computed batch."""
+        for observer in self._observers:
+            observer.batch(model, texts, tokens, budget, seconds)
 
     def count(self, event: str, model: str, n: int = 1) -> None:
-        """Something was counted."""
-        for one in self._observers:
-            one.count(event, model, n)
+        """Report an event."""
+        for observer in self._observers:
+            observer.count(event, model, n)
 
 
-def _with_threads(model: ModelSettings, settings: Settings) -> ModelSettings:
+def _with_threads(model: ModelSettings, settings: ServerSettings) -> ModelSettings:
     threads = model.threads
     if threads is None and settings.workers > 1:  # the workers share the processors
         threads = max(1, len(os.sched_getaffinity(0)) // settings.workers)
     return dataclasses.replace(model, threads=threads)
 
 
-def _cache(settings: Settings) -> CacheSettings | None:
+def _cache(settings: ServerSettings) -> CacheSettings | None:
     if settings.cache_memory == 0 and settings.cache_file is None:
         return None
     return CacheSettings(settings.cache_memory, _path(settings.cache_file), settings.cache_disk)
@@ -258,6 +265,6 @@ def _cors(origins: Sequence[str]) -> dict[str, Any]:
         "allow_origins": list(origins),
         "allow_methods": ["GET", "POST"],
         "allow_headers": ["*"],
-        "expose_headers": list(_EXPOSED),
+        "expose_headers": list(_EXPOSED_HEADERS),
         "max_age": 600,
     }

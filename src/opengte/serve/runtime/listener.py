@@ -1,8 +1,8 @@
-"""Sockets to application: accepting, answering and ending connections, with uvicorn's protocol.
+"""Listening sockets, and the HTTP server that accepts connections from them.
 
-uvicorn's own `Server` takes all waiting connections at once, so that of several processes at one
-socket one gets them all; here each process takes one at a time. It also dies of the signal that it
-was asked to end by, and bounds neither TLS handshakes nor the number of connections.
+uvicorn provides the HTTP protocol. Its own `Server` is not used: it accepts all waiting connections
+at once, so that one of several processes at a socket gets them all (here each accepts one at a
+time), re-raises the signal that ended it, and limits neither TLS handshakes nor connections.
 """
 
 import asyncio
@@ -17,35 +17,37 @@ from email.utils import formatdate
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
 from opengte.errors import InputError
-from opengte.serve.config.settings import Settings
-from opengte.serve.http.middleware.observe import App
+from opengte.serve.config.settings import ServerSettings
 from opengte.serve.observability import logs
-from opengte.serve.runtime.connection import Patience, Watch, guarded
-from opengte.serve.runtime.loop_lag import Pulse
+from opengte.serve.runtime.connection import ConnectionLimits, ConnectionObserver, limited_protocol
+from opengte.serve.runtime.loop_lag import LoopLagMonitor
 
 _BACKLOG = 2048  # connections that the kernel holds until they are accepted
 _OTHER_FILES = 256  # that a server has open besides its connections
-_RETRY = 0.5  # seconds before accepting again, where there were no more file descriptors
+_ACCEPT_RETRY = 0.5  # seconds before accepting again after running out of file descriptors
 
 
 class HttpServer:
     """Serves an application on listening sockets, in the running event loop."""
 
-    def __init__(self, app: App, settings: Settings, watch: Watch) -> None:
-        patience = Patience(
+    def __init__(
+        self, app: ASGIApp, settings: ServerSettings, observer: ConnectionObserver
+    ) -> None:
+        limits = ConnectionLimits(
             settings.header_timeout,
             settings.body_timeout,
             settings.write_timeout,
             settings.max_header_bytes,
             settings.max_connections,
         )
-        self._pulse = Pulse()
+        self._lag = LoopLagMonitor()
         self._config = uvicorn.Config(
             app,
-            http=guarded(patience, watch, self._pulse),
+            http=limited_protocol(limits, observer, self._lag),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -59,51 +61,54 @@ class HttpServer:
         self._protocol: Any = self._config.http_protocol_class
         self._state = ServerState()
         self._settings = settings
-        self._at_once = 1 if settings.workers > 1 else 64
+        self._accept_batch = 1 if settings.workers > 1 else 64
         self._sockets: list[socket.socket] = []
-        self._held = False
+        self._paused = False
         self._opening: set[asyncio.Task[None]] = set()
-        self._clock: asyncio.Task[None] | None = None
+        self._date_task: asyncio.Task[None] | None = None
         self._tls: ssl.SSLContext | None = None
 
     @property
     def connections(self) -> int:
-        """Return how many connections are open."""
+        """The number of open connections."""
         return len(self._state.connections)
 
     def start(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None) -> None:
-        """Begin to accept, unless held."""
+        """Begin to accept connections, unless paused."""
         self._sockets, self._tls = list(sockets), tls
         self._set_date()
-        self._pulse.start()
-        self._clock = asyncio.get_running_loop().create_task(self._keep_date())
-        for one in sockets:
-            one.setblocking(False)
-            self._listen(one)
+        self._lag.start()
+        self._date_task = asyncio.get_running_loop().create_task(self._keep_date())
+        for listener in sockets:
+            listener.setblocking(False)
+            self._watch_listener(listener)
 
-    def hold(self, held: bool) -> None:
-        """Stop accepting for a while, or go on; what waits is left to processes that accept."""
-        self._held = held
-        for one in self._sockets:
-            self._listen(one)
+    def pause(self, paused: bool) -> None:
+        """Pause or resume accepting; waiting connections are left to other processes meanwhile."""
+        self._paused = paused
+        for listener in self._sockets:
+            self._watch_listener(listener)
 
-    def _listen(self, listener: socket.socket) -> None:
+    def _watch_listener(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        if self._held:
+        if self._paused:
             loop.remove_reader(listener.fileno())
         else:
             loop.add_reader(listener.fileno(), self._accept, listener)
 
     def stop_accepting(self) -> None:
-        """Close the sockets; connections stay. Other processes may still accept."""
+        """Close the sockets; connections stay open. Other processes may still accept."""
         loop = asyncio.get_running_loop()
-        for one in self._sockets:
-            loop.remove_reader(one.fileno())
-            one.close()
+        for listener in self._sockets:
+            loop.remove_reader(listener.fileno())
+            listener.close()
         self._sockets = []
 
     async def finish(self, seconds: float) -> bool:
-        """End idle connections, and the others after their answer; return whether all had it."""
+        """Close idle connections now and the others after their answer.
+
+        Return whether every request was answered within so many seconds; the rest is cut off.
+        """
         for task in self._opening:
             task.cancel()
         for connection in list(self._state.connections):
@@ -115,23 +120,23 @@ class HttpServer:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             done = not self._state.tasks
-            for cut in self._state.tasks:
-                cut.cancel()
+            for request in self._state.tasks:
+                request.cancel()
             await asyncio.sleep(0)
-        if self._clock is not None:
-            self._clock.cancel()
-        self._pulse.stop()
+        if self._date_task is not None:
+            self._date_task.cancel()
+        self._lag.stop()
         return done
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(self._at_once):
+        for _ in range(self._accept_batch):
             try:
                 connection, _address = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError as error:  # no file descriptors, no memory: try again, later
+            except OSError as error:  # out of file descriptors or memory: try again later
                 logs.failure("cannot accept connections", error)
-                self._pause(listener)
+                self._retry_later(listener)
                 return
             connection.setblocking(False)
             if connection.family != socket.AF_UNIX:
@@ -140,15 +145,15 @@ class HttpServer:
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
-    def _pause(self, listener: socket.socket) -> None:
+    def _retry_later(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(listener.fileno())
 
         def resume() -> None:
             if listener in self._sockets:
-                self._listen(listener)
+                self._watch_listener(listener)
 
-        loop.call_later(_RETRY, resume)
+        loop.call_later(_ACCEPT_RETRY, resume)
 
     async def _open(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -157,7 +162,7 @@ class HttpServer:
             await loop.connect_accepted_socket(
                 self._new_protocol, connection, ssl=self._tls, **bounds
             )
-        except (OSError, asyncio.CancelledError):  # it went away, or cannot speak TLS
+        except (OSError, asyncio.CancelledError):  # the client left, or does not speak TLS
             with contextlib.suppress(OSError):
                 connection.close()
 
@@ -173,70 +178,72 @@ class HttpServer:
         self._state.default_headers[:] = [(b"date", formatdate(usegmt=True).encode())]
 
 
-def allow(connections: int) -> None:
-    """Raise this process's limit of open files to what so many connections need, if it may be."""
+def raise_open_file_limit(connections: int) -> None:
+    """Raise this process's limit of open files to what so many connections need, if allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = sys.maxsize if hard == resource.RLIM_INFINITY else hard
-    wanted = min(connections + _OTHER_FILES, most)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    if wanted < connections:
-        logs.event(logs.WARNING, "fewer files than connections", files=wanted, wanted=connections)
+    maximum = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    limit = min(connections + _OTHER_FILES, maximum)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    if limit < connections:
+        logs.event(logs.WARNING, "fewer files than connections", files=limit, wanted=connections)
 
 
-def listen(settings: Settings) -> tuple[list[socket.socket], str]:
-    """Return the listening sockets that the settings ask for, and their address for people."""
+def open_listeners(settings: ServerSettings) -> tuple[list[socket.socket], str]:
+    """Return the listening sockets that the settings ask for, and their address for people.
+
+    Raises InputError for an address that cannot be listened on.
+    """
     if settings.uds is not None:
         return [_listen_unix(settings.uds)], f"unix:{settings.uds}"
     scheme = "https" if settings.tls_cert else "http"
     try:
-        found = socket.getaddrinfo(
+        addresses = socket.getaddrinfo(
             settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except socket.gaierror as error:
         raise InputError(f"host: `{settings.host}` is no address: {error.strerror}") from None
     sockets: list[socket.socket] = []
     port = settings.port
-    for family, kind, protocol, _, address in dict.fromkeys(found):
-        one = socket.socket(family, kind, protocol)
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for family, kind, protocol, _, address in dict.fromkeys(addresses):
+        listener = socket.socket(family, kind, protocol)
+        sockets.append(listener)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
-            one.bind((address[0], port, *address[2:]))
+            listener.bind((address[0], port, *address[2:]))
         except OSError as error:
-            one.close()
-            for other in sockets:
-                other.close()
+            for opened in sockets:
+                opened.close()
             raise InputError(
                 f"port: cannot listen on {settings.host}:{port}: {error.strerror}; "
                 "choose another with --port"
             ) from None
-        port = one.getsockname()[1]  # all on the one that was free
-        one.listen(_BACKLOG)
-        one.set_inheritable(True)
-        sockets.append(one)
+        port = listener.getsockname()[1]  # port 0: all on the one that was free
+        listener.listen(_BACKLOG)
+        listener.set_inheritable(True)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host or "0.0.0.0"
     return sockets, f"{scheme}://{host}:{port}"
 
 
 def _listen_unix(path: str) -> socket.socket:
-    one = socket.socket(socket.AF_UNIX)
+    listener = socket.socket(socket.AF_UNIX)
     with contextlib.suppress(FileNotFoundError):
-        if _nobody_listens(path):
+        if _is_stale(path):
             os.unlink(path)
     try:
-        one.bind(path)
+        listener.bind(path)
     except OSError as error:
-        one.close()
+        listener.close()
         raise InputError(f"uds: cannot listen on `{path}`: {error.strerror}") from None
-    one.listen(_BACKLOG)
-    one.set_inheritable(True)
-    return one
+    listener.listen(_BACKLOG)
+    listener.set_inheritable(True)
+    return listener
 
 
-def _nobody_listens(path: str) -> bool:
-    """Return whether a socket file is left over from a server that is gone."""
+def _is_stale(path: str) -> bool:
+    """Return whether a socket file was left by a server that no longer runs."""
     with socket.socket(socket.AF_UNIX) as client:
         try:
             client.connect(path)

@@ -1,15 +1,15 @@
-"""Whether the event loop keeps up: a timer that is late tells how far it is behind."""
+"""Detects an overloaded event loop: a timer that fires late shows how far the loop lags."""
 
 import asyncio
 import math
 import time
 
-_BEAT = 0.05  # seconds
-LATE = 0.25  # seconds from one beat to the next, twice in a row: a large body comes alone
+_INTERVAL = 0.05  # seconds between two ticks
+MAX_LAG = 0.25  # seconds; two late ticks in a row are overload: one large body alone makes one late
 
 
-class Pulse:
-    """Beats on an event loop; before `start`, and after `stop`, it is never behind."""
+class LoopLagMonitor:
+    """Measures the lag of an event loop; before `start` and after `stop` there is none."""
 
     def __init__(self) -> None:
         self._last = math.inf
@@ -17,21 +17,21 @@ class Pulse:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to beat on the running event loop."""
+        """Begin to measure the running event loop."""
         self._last = time.monotonic()
-        self._beat(asyncio.get_running_loop())
+        self._tick(asyncio.get_running_loop())
 
     def stop(self) -> None:
-        """Beat no more."""
+        """End measuring."""
         self._last = math.inf
         if self._timer is not None:
             self._timer.cancel()
 
-    def is_behind(self) -> bool:
-        """Return whether the loop's turns take too long: the last one, and by now this one."""
-        return self._was_late and time.monotonic() - self._last > LATE
+    def overloaded(self) -> bool:
+        """Return whether the last tick was late and the next one is late by now."""
+        return self._was_late and time.monotonic() - self._last > MAX_LAG
 
-    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         now = time.monotonic()
-        self._was_late, self._last = now - self._last > LATE, now
-        self._timer = loop.call_later(_BEAT, self._beat, loop)
+        self._was_late, self._last = now - self._last > MAX_LAG, now
+        self._timer = loop.call_later(_INTERVAL, self._tick, loop)

@@ -1,4 +1,4 @@
-"""The server as a Ray Serve deployment: Ray's proxies in place of our sockets.
+"""The server as a Ray Serve deployment: Ray's proxies listen in the place of our sockets.
 
 Each replica is one whole server process: models, scheduler, keys, metrics. Ray balances between
 replicas and replaces them. From a terminal: `serve run opengte.serve.runtime.ray_app:app
@@ -10,70 +10,71 @@ from typing import Any
 
 from opengte.errors import InputError, MissingExtraError, NotReadyError
 from opengte.serve.auth.keys import KeyRing
-from opengte.serve.config.loading import load, read
+from opengte.serve.config.loading import load_settings, parse_value
 from opengte.serve.config.paths import keys_folder
-from opengte.serve.config.settings import TABLE, Settings
+from opengte.serve.config.settings import SETTINGS, ServerSettings
 
-REQUESTS = 512  # that one replica has at once; the rest waits in Ray's proxy
-# what Ray's proxy decides instead
-_OF_OUR_SOCKETS = ("host", "port", "uds", "workers", "tls_cert", "tls_key", "tls_client_ca")
+MAX_ONGOING_REQUESTS = 512  # of one replica; further requests wait in Ray's proxy
+# settings that Ray's proxy replaces
+_LISTENER_SETTINGS = ("host", "port", "uds", "workers", "tls_cert", "tls_key", "tls_client_ca")
 
 
 class Replica:
     """One server of a deployment, as an ASGI application that loads its models at startup."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Join the parts."""
-        from opengte.serve.runtime.components import Parts
-        from opengte.serve.runtime.shared_state import new_common
+    def __init__(self, settings: ServerSettings) -> None:
+        """Create the components; no model is loaded yet."""
+        from opengte.serve.runtime.components import Components
+        from opengte.serve.runtime.shared_state import SharedState
 
-        self._parts = Parts(settings, new_common(1))
+        self._components = Components(settings, SharedState.create(1))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request, or take the server's life from start to end."""
+        """Answer a request, or follow the ASGI lifespan events."""
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._lifespan(receive, send)
         else:
-            await self._parts.app(scope, receive, send)
+            await self._components.app(scope, receive, send)
 
     async def check(self) -> None:
         """Run every model once; raise NotReadyError when one does not answer."""
-        await self._parts.core.check()
+        await self._components.service.check()
 
-    async def _live(self, receive: Any, send: Any) -> None:
+    async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()
-        await self._parts.start()
-        await self._parts.core.ready()
-        states = self._parts.core.models()
-        if all(one.state == "failed" for one in states):
-            reason = "; ".join(f"{one.name}: {one.detail}" for one in states)
+        await self._components.start()
+        await self._components.service.ready()
+        models = self._components.service.models()
+        if all(model.state == "failed" for model in models):
+            reason = "; ".join(f"{model.name}: {model.detail}" for model in models)
             await send({"type": "lifespan.startup.failed", "message": reason})
             raise NotReadyError(reason)
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self._parts.draining = True
-        await self._parts.close(self._parts.settings.drain_timeout)
+        self._components.draining = True
+        await self._components.close(self._components.settings.drain_timeout)
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def deployment(settings: Settings, **options: Any) -> Any:
+def deployment(settings: ServerSettings, **options: Any) -> Any:
     """Return an application for `ray.serve.run`.
 
     options are those of `ray.serve.deployment`: num_replicas, ray_actor_options,
-    autoscaling_config, ... Ray's proxy listens where Ray says, so that keys are needed unless
-    settings.insecure. Raises MissingExtraError and InputError.
+    autoscaling_config, ... Other machines may reach Ray's proxy, so API keys are required unless
+    settings.insecure. Raises MissingExtraError without Ray, InputError for settings that do not
+    apply.
     """
     try:
         from ray import serve
     except ImportError:
         raise MissingExtraError("ray", "bulk", "serving with Ray") from None
-    _check(settings)
+    _check_settings(settings)
 
     def build() -> Replica:
         return Replica(settings)
 
     class Server:
-        """What Ray asks beside the requests; the application is its ingress."""
+        """What Ray calls besides the requests; the application is its ingress."""
 
         app: Replica
 
@@ -82,29 +83,30 @@ def deployment(settings: Settings, **options: Any) -> Any:
             await self.app.check()
 
     wrapped = serve.ingress(build)(Server)
-    given = {"name": "opengte", "max_ongoing_requests": REQUESTS, **options}
+    given = {"name": "opengte", "max_ongoing_requests": MAX_ONGOING_REQUESTS, **options}
     return serve.deployment(**given)(wrapped).bind()
 
 
 def app(arguments: Mapping[str, str]) -> Any:
     """Return the application of `serve run`; arguments are settings, as in the environment.
 
-    Settings that are not named come from the environment.
+    Settings that are not given come from the environment. Raises InputError for an unknown one.
     """
-    known = {one.name: one for one in TABLE}
+    known = {setting.name: setting for setting in SETTINGS}
     for name in arguments:
         if name not in known:
             raise InputError(f"{name}: there is no such setting; `gte serve --help` lists them")
-    return deployment(load({k: read(known[k], v) for k, v in arguments.items()}).settings)
+    values = {name: parse_value(known[name], text) for name, text in arguments.items()}
+    return deployment(load_settings(values).settings)
 
 
-def _check(settings: Settings) -> None:
-    for name in _OF_OUR_SOCKETS:
-        if getattr(settings, name) != getattr(Settings(), name):
+def _check_settings(settings: ServerSettings) -> None:
+    for name in _LISTENER_SETTINGS:
+        if getattr(settings, name) != getattr(ServerSettings(), name):
             raise InputError(f"{name}: Ray's proxy listens, not this server; set it there")
     ring = KeyRing(keys_folder(settings), settings.api_key)
     try:
-        if not ring.needed and not settings.insecure:
+        if not ring.key_needed and not settings.insecure:
             raise InputError(
                 "keys: there are no API keys, and Ray's proxy may be reached by other machines; "
                 "make one with `gte keys create NAME`, or allow everyone with insecure"

@@ -1,9 +1,7 @@
-"""A worker process: told over stdin what to serve, it tells over a pipe how it is.
+"""A worker process, run by the supervisor as `python -m opengte.serve.runtime.worker`.
 
-Run as `python -m opengte.serve.runtime.worker`. The first line of stdin is a `Told`, and further
-ones say whether a worker whose models are not ready yet accepts connections: `accept` when no other
-worker is ready either, `hold` when one is. When stdin ends, the supervisor is gone, and the worker
-ends too.
+`worker_protocol` describes what the two tell each other. When stdin ends, the supervisor is gone,
+and the worker ends too.
 """
 
 import asyncio
@@ -12,124 +10,81 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from opengte.serve.config.settings import Settings
+from opengte.serve.runtime.worker_protocol import HEARTBEAT, PAUSE, WorkerConfig
 
 if TYPE_CHECKING:
-    from opengte.serve.runtime.components import Extend, Parts
-    from opengte.serve.runtime.process import Process
-
-BEAT = 1.0  # seconds between signs of life
+    from opengte.serve.runtime.components import Components, ExtensionFactory
+    from opengte.serve.runtime.process import ServerProcess
 
 
-@dataclass(frozen=True)
-class Told:
-    """What a worker must know: settings, its row, and the descriptors that it inherits.
-
-    hold says that it accepts nothing until its models are ready, or until it hears otherwise.
-    """
-
-    settings: dict[str, Any]
-    row: int
-    sockets: tuple[int, ...]
-    common: tuple[int, int, int]
-    status: int
-    hold: bool = False
-
-    def line(self) -> bytes:
-        """Return this as a line of JSON."""
-        return json.dumps(asdict(self)).encode() + b"\n"
-
-
-def told(line: bytes) -> Told:
-    """Read what `Told.line` wrote."""
-    values = json.loads(line)
-    return Told(
-        values["settings"],
-        values["row"],
-        tuple(values["sockets"]),
-        (values["common"][0], values["common"][1], values["common"][2]),
-        values["status"],
-        values["hold"],
-    )
-
-
-def as_settings(values: Mapping[str, Any]) -> Settings:
-    """Return settings from what JSON made of them."""
-    listed = {one.name for one in fields(Settings) if isinstance(one.default, tuple)}
-    given: dict[str, Any] = {
-        name: tuple(value) if name in listed else value for name, value in values.items()
-    }
-    return Settings(**given)
-
-
-def main(extend: "Extend | None" = None) -> int:
-    """Serve until the supervisor says otherwise; extend adds to the server."""
+def run_worker(extend: "ExtensionFactory | None" = None) -> int:
+    """Serve until the supervisor ends it; extend adds routes. Return the exit status."""
     from opengte.serve.observability import logs
-    from opengte.serve.runtime import process
-    from opengte.serve.runtime.shared_state import join_common
+    from opengte.serve.runtime.lifecycle import describe_models
+    from opengte.serve.runtime.process import run_process
+    from opengte.serve.runtime.shared_state import SharedState
 
-    work = told(_first_line(sys.stdin.fileno()))
-    settings = as_settings(work.settings)
-    logs.set_up(settings.log_format, settings.log_level)  # type: ignore[arg-type]
-    sockets = [socket.socket(fileno=descriptor) for descriptor in work.sockets]
+    # Ctrl-C goes to all processes of a terminal; the supervisor alone decides what it means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config = WorkerConfig.from_line(_first_line(sys.stdin.fileno()))
+    settings = config.settings
+    logs.configure(settings.log_format, settings.log_level)  # type: ignore[arg-type]
+    sockets = [socket.socket(fileno=descriptor) for descriptor in config.sockets]
 
-    def say(what: str, value: Any = None) -> None:
-        os.write(work.status, f"{what} {json.dumps(value)}\n".encode())
+    def send(event: str, value: Any = None) -> None:
+        os.write(config.status, f"{event} {json.dumps(value)}\n".encode())
 
-    def ready(parts: "Parts") -> None:
-        say("ready", process.describe(parts))
+    def ready(components: "Components") -> None:
+        send("ready", describe_models(components))
 
-    def prepare(one: "Process") -> None:
+    def prepare(process: "ServerProcess") -> None:
         loop = asyncio.get_running_loop()
-        one.tasks.append(loop.create_task(_beat(say)))
-        one.reloaded = lambda: say("reloaded")
-        one.hold(work.hold)
-        loop.add_reader(sys.stdin.fileno(), _heard, one, loop)
+        process.tasks.append(loop.create_task(_send_heartbeats(send)))
+        process.on_reloaded = lambda: send("reloaded")
+        process.pause(config.paused)
+        loop.add_reader(sys.stdin.fileno(), _on_stdin, process, loop)
 
-        async def ask() -> dict[str, str]:
-            say("reload")  # the supervisor has the workers reload one after the other
+        async def reload_everywhere() -> dict[str, str]:
+            send("reload")  # the supervisor reloads the workers one after the other
             return {model.name: "asked" for model in settings.models}
 
-        one.parts.reload_everywhere = ask
+        process.components.reload_everywhere = reload_everywhere
 
-    common = join_common(work.common, settings.workers, work.row)
-    # Ctrl-C goes to all processes of a terminal; the supervisor alone decides what it means
-    return process.run_loop(settings, sockets, ready, common, prepare, (signal.SIGTERM,), extend)
+    shared = SharedState.join(config.shared, settings.workers, config.row)
+    return run_process(settings, sockets, ready, shared, prepare, (signal.SIGTERM,), extend)
 
 
-async def _beat(say: Any) -> None:
+async def _send_heartbeats(send: Callable[[str], None]) -> None:
     try:
         while True:
-            say("beat")
-            await asyncio.sleep(BEAT)
-    finally:  # a reader that stays would keep the engine alive beyond the interpreter
+            send("beat")
+            await asyncio.sleep(HEARTBEAT)
+    finally:  # a reader that stays would keep the engine alive after the interpreter has ended
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
 
 
-def _heard(process: "Process", loop: asyncio.AbstractEventLoop) -> None:
-    """Obey the last line that the supervisor wrote; end when it is gone."""
+def _on_stdin(process: "ServerProcess", loop: asyncio.AbstractEventLoop) -> None:
+    """Follow the supervisor's last line; stop when the supervisor is gone."""
     lines = os.read(sys.stdin.fileno(), 4096).split()
     if lines:
-        process.hold(lines[-1] == b"hold")
+        process.pause(lines[-1] == PAUSE)
         return
     loop.remove_reader(sys.stdin.fileno())
-    process.end()
+    process.stop()
 
 
 def _first_line(descriptor: int) -> bytes:
     line = b""
     while not line.endswith(b"\n"):
-        piece = os.read(descriptor, 65536)
-        if not piece:
-            raise SystemExit("the supervisor said nothing")
-        line += piece
+        chunk = os.read(descriptor, 65536)
+        if not chunk:
+            raise SystemExit("the supervisor ended before it sent the configuration")
+        line += chunk
     return line
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise SystemExit(main())
+    raise SystemExit(run_worker())

@@ -6,8 +6,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.testclient import TestClient
 
 from opengte.serve.http.app import AppOptions, build_app
-from opengte.serve.http.middleware.fast_path import Shortcut
-from tests.support.serve_fakes import CLOCKS, FakeGate, FakeService
+from opengte.serve.http.middleware.fast_path import FastPath
+from tests.support.serve_fakes import CLOCKS, FakeAuthorizer, FakeService
 
 ASKED = [
     ("POST", "/v1/embeddings", b'{"input": "a"}'),
@@ -34,15 +34,15 @@ def ask(app, method, path, body, **options):
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ASKED)
-@pytest.mark.parametrize("gate", [None, FakeGate()])
+@pytest.mark.parametrize("gate", [None, FakeAuthorizer()])
 def test_it_answers_as_the_application_does(method, path, body, gate):
     app = build_app(FakeService(), gate, AppOptions())
-    assert ask(Shortcut(app), method, path, body) == ask(app, method, path, body)
+    assert ask(FastPath(app), method, path, body) == ask(app, method, path, body)
 
 
 def test_it_finds_the_route_itself_and_leaves_other_paths_alone():
     app = build_app(FakeService(), None, AppOptions())
-    shortcut = Shortcut(app)
+    shortcut = FastPath(app)
     seen = []
 
     async def spy(scope, receive, send):
@@ -56,11 +56,11 @@ def test_it_finds_the_route_itself_and_leaves_other_paths_alone():
 
 def test_behind_a_path_of_a_proxy_and_with_middleware_nothing_is_skipped():
     app = build_app(FakeService(), None, AppOptions())
-    found = ask(Shortcut(app), "POST", "/v1/embeddings", b'{"input": "a"}', root_path="/gte")
+    found = ask(FastPath(app), "POST", "/v1/embeddings", b'{"input": "a"}', root_path="/gte")
     assert found[0] == 200
     cors = Middleware(CORSMiddleware, allow_origins=["https://a.example"])
     app = build_app(FakeService(), None, AppOptions(middleware=[cors]))
-    client = TestClient(Shortcut(app))
+    client = TestClient(FastPath(app))
     headers = {"origin": "https://a.example"}
     answer = client.post("/v1/embeddings", json={"input": "a"}, headers=headers)
     assert answer.headers["access-control-allow-origin"] == "https://a.example"

@@ -1,89 +1,88 @@
-"""What is observed of every request: metrics, trace and log, around the application."""
+"""Metrics, trace and log line of every request, around the whole application."""
 
 import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from opengte.serve.http.errors import CLIENT_CLOSED_REQUEST
 from opengte.serve.observability import logs
 from opengte.serve.observability.metric_store import OTHER
-from opengte.serve.observability.metrics import Metrics, work_of
+from opengte.serve.observability.metrics import Metrics, task_of
 
 if TYPE_CHECKING:
-    from opengte.serve.observability.request_record import Record
+    from opengte.serve.observability.request_record import RequestRecord
     from opengte.serve.observability.tracing import Tracer
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-CLIENT_WENT = 499  # as nginx writes it
-_QUIET = (
+_LOGGED_FOR_DEBUGGING = (  # path prefixes whose successful requests are not worth a line
     *("/health", "/healthz", "/ready", "/readyz", "/ping", "/metrics"),
     *("/page/state", "/assets", "/kb/assets"),
 )
 
 
 @dataclass(frozen=True)
-class Observation:
-    """Where requests are told: metrics always, traces and the page's load ring where there are."""
+class ObserveOptions:
+    """Where requests are reported: metrics, and optionally traces and the load history."""
 
     metrics: Metrics
     tracer: "Tracer | None" = None
-    ring: Callable[[int, float], None] | None = None  # status and seconds of computing requests
-    sample: float = 1.0  # of the successful requests, which are logged
-    models: frozenset[str] = frozenset()  # names that may be told; others are a client's text
+    # called with status and seconds of requests that compute
+    record_load: Callable[[int, float], None] | None = None
+    log_sample: float = 1.0  # share of the successful requests that are logged
+    models: frozenset[str] = frozenset()  # names that may be reported; others are clients' text
     draining: Callable[[], bool] = lambda: False
 
 
-class ObserveRequests:
-    """ASGI middleware, pure: some ten microseconds a request."""
+class ObserveMiddleware:
+    """ASGI middleware; takes some ten microseconds a request."""
 
-    def __init__(self, app: App, observation: Observation) -> None:
+    def __init__(self, app: ASGIApp, options: ObserveOptions) -> None:
         self.app = app
-        self.to = observation
+        self.options = options
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request through the application, and tell of it."""
+        """Pass a request to the application, and report it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        self.to.metrics.began()
-        span = self.to.tracer.start(scope) if self.to.tracer is not None else None
-        answer = _Answer(send, self.to.draining)
+        self.options.metrics.request_started()
+        tracer = self.options.tracer
+        span = tracer.start(scope) if tracer is not None else None
+        answer = _ObservedSend(send, self.options.draining)
         try:
             await self.app(scope, receive, answer.send)
         except asyncio.CancelledError:
-            answer.status = answer.status or CLIENT_WENT
+            answer.status = answer.status or CLIENT_CLOSED_REQUEST
             raise
         except Exception:  # the application has logged it
             answer.status = answer.status or 500
             raise
         finally:
             seconds = time.perf_counter() - started
-            self._tell(scope, answer, seconds, span)
+            self._report(scope, answer, seconds, span)
 
-    def _tell(self, scope: Scope, answer: "_Answer", seconds: float, span: Any) -> None:
-        to = self.to
-        record: Record | None = scope.get("opengte")
+    def _report(self, scope: Scope, answer: "_ObservedSend", seconds: float, span: Any) -> None:
+        options = self.options
+        record: RequestRecord | None = scope.get("opengte")
         route = getattr(scope.get("route"), "path", OTHER)
-        status = answer.status or CLIENT_WENT
-        if record is not None and record.model not in to.models:
+        status = answer.status or CLIENT_CLOSED_REQUEST
+        if record is not None and record.model not in options.models:
             record.model = None
-        to.metrics.ended(route, status, seconds, record.error if record is not None else None)
-        work = work_of(record.operation) if record is not None else None
-        if record is not None and work is not None:
-            to.metrics.computed(record, work, status, seconds)
-            if to.ring is not None:
-                to.ring(status, seconds)
-        if span is not None and to.tracer is not None:
-            to.tracer.finish(span, route, record, status, seconds)
+        error = record.error if record is not None else None
+        options.metrics.request_finished(route, status, seconds, error)
+        task = task_of(record.operation) if record is not None else None
+        if record is not None and task is not None:
+            options.metrics.request_computed(record, task, status, seconds)
+            if options.record_load is not None:
+                options.record_load(status, seconds)
+        if span is not None and options.tracer is not None:
+            options.tracer.finish(span, route, record, status, seconds)
         if self._is_logged(scope["path"], status):
             logs.request(scope, record, status, seconds, answer.sent)
 
@@ -92,13 +91,13 @@ class ObserveRequests:
             return status >= 500
         if status >= 400:
             return True
-        if path.startswith(_QUIET):
+        if path.startswith(_LOGGED_FOR_DEBUGGING):
             return logs.logger.isEnabledFor(logging.DEBUG)
-        return self.to.sample >= 1 or random.random() < self.to.sample
+        return self.options.log_sample >= 1 or random.random() < self.options.log_sample
 
 
-class _Answer:
-    """Passes an answer on, and counts what passes."""
+class _ObservedSend:
+    """Passes an answer on, and notes its status and size."""
 
     __slots__ = ("_draining", "_send", "sent", "status")
 
@@ -113,7 +112,7 @@ class _Answer:
             self.sent += len(message.get("body", b""))
         elif message["type"] == "http.response.start":
             self.status = message["status"]
-            if self._draining():  # so that no client sends its next request here
+            if self._draining():  # so that the client sends its next request elsewhere
                 headers = [*message.get("headers", ()), (b"connection", b"close")]
                 message = {**message, "headers": headers}
         await self._send(message)

@@ -1,4 +1,4 @@
-"""The outermost layer: a request's id and record, and an answer whatever happens inside."""
+"""The outermost middleware of the routes: request ids, records, and a 500 for any exception."""
 
 import logging
 import random
@@ -6,23 +6,23 @@ import re
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from opengte.serve.http.errors import classify, worded
-from opengte.serve.http.response_headers import encoded
+from opengte.serve.http.errors import to_failure, to_response
+from opengte.serve.http.response_headers import encode_headers
 from opengte.serve.http.response_json import dumps
-from opengte.serve.http.routing import dialect_of
-from opengte.serve.observability.request_record import Record
-from opengte.serve.protocols.base import Policy
+from opengte.serve.http.routing import protocol_of
+from opengte.serve.observability.request_record import RequestRecord
+from opengte.serve.protocols.base import ProtocolPolicy
 
 log = logging.getLogger("opengte.serve")
 
-_random = random.Random()  # of this process; an id must be new, not secret
-_SANE = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
+_random = random.Random()  # seeded for each process; an id must be unique, not secret
+_VALID_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 
 
-class Outermost:
-    """Gives each request an id (its own `X-Request-ID`, if that is sane) and a `Record`."""
+class RequestContextMiddleware:
+    """Gives each request a `RequestRecord` and an id: its `X-Request-ID`, if that is valid."""
 
-    def __init__(self, app: ASGIApp, policy: Policy) -> None:
+    def __init__(self, app: ASGIApp, policy: ProtocolPolicy) -> None:
         self.app = app
         self.policy = policy
 
@@ -31,7 +31,7 @@ class Outermost:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        record = scope["opengte"] = Record(_request_id(scope))
+        record = scope["opengte"] = RequestRecord(_request_id(scope))
         header = (b"x-request-id", record.request_id.encode())
         started = False
 
@@ -55,22 +55,24 @@ class Outermost:
             record.status, record.error = 500, "internal"
             if started:
                 raise
-            await self._apologise(error, scope["path"], send_with_id)
+            await self._send_error(error, scope["path"], send_with_id)
 
-    async def _apologise(self, error: Exception, path: str, send: Send) -> None:
-        status, content, more = worded(classify(error), dialect_of(path), self.policy)
+    async def _send_error(self, error: Exception, path: str, send: Send) -> None:
+        status, content, more = to_response(to_failure(error), protocol_of(path), self.policy)
         body = dumps(content)
-        headers = [
-            ("content-type", "application/json"),
-            ("content-length", str(len(body))),
-            *more,
-        ]
-        await send({"type": "http.response.start", "status": status, "headers": encoded(headers)})
+        headers = encode_headers(
+            [
+                ("content-type", "application/json"),
+                ("content-length", str(len(body))),
+                *more,
+            ]
+        )
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
 
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SANE.fullmatch(value):
+        if name == b"x-request-id" and _VALID_ID.fullmatch(value):
             return str(value.decode("ascii"))
     return f"{_random.getrandbits(128):032x}"
