@@ -6,7 +6,7 @@
 from pathlib import Path
 
 from opengte.cli.manual import manual
-from opengte.serve.config.loading import documentation
+from opengte.serve.config.loading import settings_markdown
 
 DOCS = Path(__file__).parent
 SETTINGS = DOCS / "reference" / "settings.md"
@@ -17,7 +17,7 @@ def settings(page: str) -> str:
     """Return the page of settings with its tables made anew."""
     introduction, mark, _ = page.partition(MARK)
     assert mark, f"{SETTINGS} has lost its mark"
-    return f"{introduction}{MARK}\n{documentation()}"
+    return f"{introduction}{MARK}\n{settings_markdown()}"
 
 
 def main() -> None:

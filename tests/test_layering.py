@@ -72,8 +72,6 @@ MOST_HOMES = 3  # modules that may define a public function of one name
 CIRCULAR = {
     ("search/maintenance/migrate.py", "search/kb.py"),
     ("search/stores/postgres/connections.py", "search/stores/open.py"),
-    ("serve/runtime/supervisor.py", "serve/runtime/process.py"),
-    ("serve/runtime/worker.py", "serve/runtime/process.py"),
 }
 UPWARD = {
     ("search/maintenance/migrate.py", "search/kb.py"),
@@ -87,26 +85,18 @@ SHARED_CLASSES: set[str] = {
     "Document",
     "Embedding",
     "Engine",
-    "Extension",
     "Found",
     "Hit",
-    "Identity",
     "Journal",
     "Limits",
-    "Operation",
     "Options",
-    "Parts",
     "Passage",
-    "Rows",
-    "Running",
     "Settings",
     "Source",
-    "Unreadable",
 }
 SHARED_FUNCTIONS: set[str] = {
     "names",
     "read",
-    "run",
     "write",
 }
 TORCH = ("reference", "train")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opengte.serve.config.settings import ServerSettings
-from opengte.serve.inference.loading import Load
+from opengte.serve.inference.loading import ModelLoader
 from opengte.serve.runtime.components import Components, ExtensionFactory
 from opengte.serve.runtime.listener import open_listeners
 from opengte.serve.runtime.main import check_access
@@ -32,7 +32,9 @@ class BackgroundServer:
 
 @contextlib.contextmanager
 def background(
-    settings: ServerSettings, load: Load | None = None, extend: ExtensionFactory | None = None
+    settings: ServerSettings,
+    load: ModelLoader | None = None,
+    extend: ExtensionFactory | None = None,
 ) -> Iterator[BackgroundServer]:
     """Serve in a thread until the block ends; port=0 takes a free port.
 

@@ -26,7 +26,7 @@ from opengte.serve.http.app import AppOptions, build_app
 from opengte.serve.http.middleware.fast_path import FastPath
 from opengte.serve.http.middleware.observe import ObserveMiddleware, ObserveOptions
 from opengte.serve.http.pages import page_routes
-from opengte.serve.inference.loading import Load
+from opengte.serve.inference.loading import ModelLoader
 from opengte.serve.inference.service import InferenceService
 from opengte.serve.observability import logs, tracing
 from opengte.serve.observability.load_history import LoadHistory
@@ -79,7 +79,7 @@ class Components:
         self,
         settings: ServerSettings,
         shared: SharedState,
-        load: Load | None = None,
+        load: ModelLoader | None = None,
         extend: ExtensionFactory | None = None,
     ) -> None:
         """Create and connect the components; nothing heavy happens before `start`."""

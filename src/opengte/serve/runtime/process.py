@@ -22,7 +22,7 @@ from opengte.serve.runtime.lifecycle import CUT_OFF, DONE, NO_MODEL, notify_syst
 if TYPE_CHECKING:
     import ssl
 
-    from opengte.serve.inference.loading import Load
+    from opengte.serve.inference.loading import ModelLoader
     from opengte.serve.runtime.components import Components, ExtensionFactory
     from opengte.serve.runtime.shared_state import SharedState
 
@@ -79,7 +79,7 @@ class ServerProcess:
         self,
         settings: ServerSettings,
         shared: "SharedState",
-        load: "Load | None" = None,
+        load: "ModelLoader | None" = None,
         extend: "ExtensionFactory | None" = None,
     ) -> None:
         """Create the components; no model is loaded yet."""
