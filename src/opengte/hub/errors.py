@@ -1,4 +1,4 @@
-"""What went wrong with the Hub: is another attempt worth it, which error of ours, what remedy."""
+"""Errors of the Hub: which ones to retry, and how they become a DownloadError with advice."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,26 +7,26 @@ from opengte.errors import DownloadError, NotFoundError, OfflineError, Unauthori
 from opengte.hub import disk
 
 _HUB = "https://huggingface.co"
-_PASSING = {408, 425, 429}  # besides 5xx: the same request may succeed later
+_TRANSIENT = {408, 425, 429}  # as 5xx: the same request may succeed later
 _DENIED = {401, 403}
 
 
 def hub_exceptions() -> tuple[type[Exception], ...]:
-    """Return what huggingface_hub raises when it fails, whichever HTTP library it is built on."""
+    """Return the exceptions of huggingface_hub, whichever HTTP library it uses."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return (OSError, *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)))
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return whether the network or the server failed, rather than the request or this machine."""
+    """Return whether the network or the server failed, not the request or this machine."""
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, OfflineModeIsEnabled) or disk.is_disk_full(error):
         return False
     if (status := _status(error)) is not None:
-        return status >= 500 or status in _PASSING
-    if isinstance(error, LocalEntryNotFoundError):  # "could not ask, and the cache has nothing"
+        return status >= 500 or status in _TRANSIENT
+    if isinstance(error, LocalEntryNotFoundError):  # no connection, and not in the cache
         return error.__cause__ is not None and is_outage(error.__cause__)
     return not _is_local(error)
 
@@ -34,7 +34,7 @@ def is_outage(error: BaseException) -> bool:
 def to_download_error(
     error: Exception, repository: str, revision: str, store: Path
 ) -> DownloadError:
-    """Return our error for one of huggingface_hub's, with what to do about it."""
+    """Convert an error of huggingface_hub to a DownloadError that says what to do."""
     if disk.is_disk_full(error):
         return disk.disk_full_error(store, None)
     for cause in _causes(error):
@@ -54,13 +54,13 @@ def to_download_error(
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error as one line."""
+    """Return the type and the first line of an error."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {text}".rstrip(".: ")
 
 
 def _refused(error: BaseException, repository: str, revision: str) -> DownloadError | None:
-    """Return our error for an answer that no retry will change, None for all else."""
+    """Return the DownloadError for a response that no retry changes, or None."""
     from huggingface_hub import errors
 
     status = _status(error)
@@ -110,7 +110,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_local(error: BaseException) -> bool:
-    """Return whether an error is of this machine's files."""
+    """Return whether an error comes from the local file system."""
     connection = isinstance(error, ConnectionError | TimeoutError)
     return isinstance(error, OSError) and error.errno is not None and not connection
 

@@ -1,4 +1,4 @@
-"""Which files of a checkpoint are wanted, and whether a folder has them. Names only, no network."""
+"""Which files of a repository make up a checkpoint, and which of them a folder lacks."""
 
 import json
 import re
@@ -25,9 +25,9 @@ _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 def select_files(names: Iterable[str]) -> list[str]:
     """Return the files of a repository that a model is loaded from, weights last.
 
-    Code, ONNX, OpenVINO, TensorFlow, Flax and GGUF files are never among them; pickled weights only
-    where their folder has no safetensors. Weights come last, so that a folder with its weights has
-    the rest.
+    They include no code, ONNX, OpenVINO, TensorFlow, Flax or GGUF files, and pickled weights only
+    from a folder without safetensors. Weights come last, so that a folder with weights has the
+    other files too.
     """
     wanted = [PurePosixPath(name) for name in names if _is_wanted(name)]
     chosen = [path for path in wanted if not _is_superseded(path, wanted)]
@@ -37,19 +37,19 @@ def select_files(names: Iterable[str]) -> list[str]:
 
 
 def is_weight_file(name: str) -> bool:
-    """Return whether a file holds tensors, by its name."""
+    """Return whether a file holds tensors, judged by its name."""
     return name.endswith(_WEIGHT_SUFFIXES)
 
 
 def is_model_weights(name: str) -> bool:
-    """Return whether a file of a repository holds the model itself, not a module or a head."""
+    """Return whether a file holds the weights of the model itself, not of a module or a head."""
     return name.startswith(("model", "pytorch_model")) and is_weight_file(name) and "/" not in name
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Return the files that a checkpoint folder would need to be whole, as far as it tells itself.
+    """Return the files that a checkpoint folder lacks, judged by its own files.
 
-    A folder without `modules.json` says nothing about its pooling files, so they are not missed.
+    Without `modules.json`, pooling files are not expected.
     """
     lacking = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any(any(folder.glob(pattern)) for pattern in _TOKENIZERS):
@@ -63,7 +63,7 @@ def _is_wanted(name: str) -> bool:
 
 
 def _is_superseded(path: PurePosixPath, wanted: list[PurePosixPath]) -> bool:
-    """Return whether the folder holds the same weights in a better form."""
+    """Return whether the folder has the same weights in a preferred format."""
     names = {other.name for other in wanted if other.parent == path.parent}
     if path.name.startswith("pytorch_model"):
         better = {name for name in names if name.endswith(".safetensors")}
@@ -103,6 +103,6 @@ def _missing_modules(folder: Path) -> list[str]:
         modules = [(str(entry["path"]), str(entry["type"])) for entry in entries]
     except (ValueError, KeyError, TypeError):
         return ["modules.json (unreadable)"]
-    # Of the modules kept in a folder of their own, only these two have files there.
+    # of the modules with a folder, only these two have files in it
     kept = [path for path, kind in modules if path and kind.endswith((".Pooling", ".Dense"))]
     return [f"{path}/config.json" for path in kept if not (folder / path / "config.json").is_file()]

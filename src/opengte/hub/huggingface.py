@@ -1,9 +1,9 @@
-"""Repositories of the Hugging Face Hub: into huggingface_hub's own cache, and out of it.
+"""Downloading repositories of the Hugging Face Hub into huggingface_hub's own cache.
 
-What this adds to huggingface_hub: only the files that a model is loaded from; downloads that go on
-where they were cut, also in a later run; checksums; a branch that moves in the cache only once all
-files of its new commit are there. huggingface_hub is imported inside functions: it is slow to
-import, and `gte --help` does not need it.
+This adds to huggingface_hub: it fetches only the files that a model is loaded from, resumes
+interrupted downloads even in a later run, verifies checksums, and moves a branch in the cache only
+once all files of its new commit have arrived. huggingface_hub is imported inside functions, because
+its import is slow and `gte --help` does not need it.
 """
 
 import os
@@ -55,7 +55,7 @@ def _fall_back(
 
 
 def _download(repository: str, revision: str, store: Path, has_copy: bool) -> ModelLocation:
-    # With a copy at hand one attempt is enough: offline users should not wait for the retries.
+    # with a cached copy one attempt is enough: users without a network should not wait for retries
     waits = () if has_copy else _LIST_WAITS
     commit, wanted = _retried(partial(_list, repository, revision), waits)
     snapshot = HubSnapshot(store / "snapshots" / commit, commit, wanted)
@@ -67,7 +67,7 @@ def _download(repository: str, revision: str, store: Path, has_copy: bool) -> Mo
 
 
 def _complete(repository: str, snapshot: HubSnapshot, wanted: list[RemoteFile]) -> None:
-    """Fetch the wanted files that a snapshot lacks."""
+    """Download the wanted files that a snapshot lacks."""
     store = snapshot.folder.parent.parent
     if not (absent := _absent(snapshot, wanted)):
         return
@@ -89,7 +89,7 @@ def _absent(snapshot: HubSnapshot, wanted: list[RemoteFile]) -> list[RemoteFile]
 
 
 def _list(repository: str, revision: str) -> tuple[str, list[RemoteFile]]:
-    """Return the commit that a revision names now, and the files wanted of it."""
+    """Return the commit of a revision on the Hub, and the files to fetch of it."""
     from huggingface_hub import HfApi
 
     info = HfApi(endpoint=_endpoint()).model_info(
@@ -121,7 +121,7 @@ def _download_file(repository: str, commit: str, file: RemoteFile, store: Path) 
     from huggingface_hub import hf_hub_download
     from huggingface_hub.file_download import are_symlinks_supported
 
-    # Without links the cache has no blobs to complete: there the library fetches the file whole.
+    # without symbolic links the cache has no blobs: there the library downloads the whole file
     if disk.is_sha256(file.digest) and are_symlinks_supported(store.parent):
         _download_blob(repository, commit, file, store)
     hf_hub_download(
@@ -135,10 +135,10 @@ def _download_file(repository: str, commit: str, file: RemoteFile, store: Path) 
 
 
 def _download_blob(repository: str, commit: str, file: RemoteFile, store: Path) -> None:
-    """Fetch a large file into the cache's blobs, going on where an earlier attempt stopped.
+    """Download a large file into the blobs of the cache, resuming an earlier attempt.
 
-    huggingface_hub forgets what it had when a download fails, which hurts with files of gigabytes.
-    It finds the finished blob, and the lock is its own.
+    huggingface_hub discards a partial file when a download fails, which is costly for gigabytes.
+    It finds the finished blob; the lock is the one that it uses itself.
     """
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
@@ -156,13 +156,13 @@ def _download_blob(repository: str, commit: str, file: RemoteFile, store: Path) 
 
 
 def _append(repository: str, commit: str, file: RemoteFile, started: Path) -> None:
-    """Fetch the rest of a file, from the size of what is there."""
+    """Download the rest of a file, starting at its present size."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     url = hf_hub_url(repository, file.name, revision=commit, endpoint=_endpoint())
-    # A server that compresses ignores ranges.
+    # a server that compresses ignores ranges
     headers = build_hf_headers(token=_token()) | {"Accept-Encoding": "identity"}
     if file.size is not None and started.exists() and started.stat().st_size > file.size:
         started.unlink()
@@ -192,7 +192,7 @@ def _bytes_left(file: RemoteFile, store: Path) -> int:
 
 
 def _retried(action: Callable[[], Result], waits: Sequence[float] = _DOWNLOAD_WAITS) -> Result:
-    """Return what the action returns; try again after each of the waits if the network failed."""
+    """Return the result of an action; retry after each of the waits if the network failed."""
     for wait in waits:
         try:
             return action()
@@ -208,4 +208,4 @@ def _endpoint() -> str | None:
 
 
 def _token() -> str | None:
-    return os.environ.get("HF_TOKEN", "").strip() or None  # None: the one of `hf auth login`
+    return os.environ.get("HF_TOKEN", "").strip() or None  # None: the token of `hf auth login`

@@ -1,4 +1,4 @@
-"""`pip download` of one wheel, with the user's own configuration; its failures as our errors."""
+"""Running `pip download` for one wheel, with the user's pip configuration."""
 
 import importlib.metadata
 import os
@@ -12,8 +12,8 @@ from opengte.errors import DownloadError, IntegrityError, NotFoundError, Unautho
 from opengte.hub import disk
 from opengte.hub.cache_paths import shows_progress
 
-# Pip says "no matching distribution" also after failing to connect, and tells only its log why. So
-# the log is read too, and the order of the questions matters.
+# Pip reports "no matching distribution" after a failed connection too, and writes the reason to its
+# log only. So the log is read as well, and the order of the checks matters.
 _SKIPPED = re.compile(r"Could not fetch URL (?!.*404 Client Error).*(?= - skipping)")
 _FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded|Errno 122")
 _HASHES = re.compile(r"DO NOT MATCH THE HASHES|HashMismatch", re.IGNORECASE)
@@ -27,11 +27,11 @@ _ABSENT = re.compile(r"No matching distribution|Could not find a version")
 
 
 class IndexUnreachableError(DownloadError):
-    """The package index did not answer."""
+    """The package index could not be reached."""
 
 
 def download_wheel(requirement: str, folder: Path) -> Path:
-    """Fetch the wheel of a requirement into a folder, and return it. Nothing is built or run."""
+    """Download the wheel of a requirement into a folder. Nothing is built or executed."""
     log = folder / "pip.log"
     arguments = ["download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
     quiet = {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
@@ -39,7 +39,7 @@ def download_wheel(requirement: str, folder: Path) -> Path:
         [*_command(requirement), *arguments, "--log", str(log), requirement],
         env=os.environ | quiet,
         stdin=subprocess.DEVNULL,
-        # Pip draws its progress on stdout, which is kept for our own results.
+        # pip draws its progress on stdout, which is reserved for results
         stdout=sys.stderr if shows_progress() else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -49,7 +49,7 @@ def download_wheel(requirement: str, folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
         logged = log.read_text("utf-8", "replace") if log.exists() else ""
-        raise _explained(requirement, folder, "\n".join([*_SKIPPED.findall(logged), done.stderr]))
+        raise _to_error(requirement, folder, "\n".join([*_SKIPPED.findall(logged), done.stderr]))
     return wheels[0]
 
 
@@ -67,7 +67,7 @@ def _command(requirement: str) -> list[str]:
 
 
 def _is_installed() -> bool:
-    # what is recorded, not importlib's search: that goes through hooks of setuptools, which warn
+    # the metadata, not importlib.util.find_spec, which runs hooks of setuptools that warn
     try:
         importlib.metadata.version("pip")
     except importlib.metadata.PackageNotFoundError:
@@ -75,35 +75,35 @@ def _is_installed() -> bool:
     return True
 
 
-def _explained(requirement: str, folder: Path, output: str) -> DownloadError:
-    said = _essence(output)
+def _to_error(requirement: str, folder: Path, output: str) -> DownloadError:
+    summary = _summary(output)
     if _FULL.search(output):
         return disk.disk_full_error(folder.parent, None)
     if _HASHES.search(output):
         return IntegrityError(
-            f"Package `{requirement}` did not arrive as its index announced it: {said} Try again, "
-            "with `pip cache purge` before it."
+            f"Package `{requirement}` did not arrive as its index announced it: {summary} Try "
+            "again, with `pip cache purge` before it."
         )
     if _DENIED.search(output):
         return UnauthorizedError(
-            f"The package index refused `{requirement}`: {said} Check the credentials of pip "
+            f"The package index refused `{requirement}`: {summary} Check the credentials of pip "
             "(`pip config list`, keyring or netrc)."
         )
     if _NETWORK.search(output):
         return IndexUnreachableError(
-            f"Package `{requirement}` could not be fetched: {said} Check the connection and the "
+            f"Package `{requirement}` could not be fetched: {summary} Check the connection and the "
             "index that pip uses (`pip config list`). A package in the cache needs no network."
         )
     if _ABSENT.search(output):
         return NotFoundError(
-            f"There is no wheel for `{requirement}` in the index that pip uses: {said} Check the "
-            "name and version, and the index (`pip config list`)."
+            f"There is no wheel for `{requirement}` in the index that pip uses: {summary} Check "
+            "the name and version, and the index (`pip config list`)."
         )
-    return DownloadError(f"`pip download {requirement}` failed: {said}")
+    return DownloadError(f"`pip download {requirement}` failed: {summary}")
 
 
-def _essence(output: str) -> str:
-    """Return pip's own errors in one line; it keeps passwords out of them itself."""
+def _summary(output: str) -> str:
+    """Return pip's errors as one line; pip itself removes passwords from them."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("ERROR", "Could not"))] or lines[-2:]
     return " ".join(errors[:3])[:800].rstrip(". ") + "." if errors else "pip said nothing."

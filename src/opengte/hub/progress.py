@@ -1,4 +1,4 @@
-"""huggingface_hub's progress bars: drawn where ours are, and its own switch left as it was."""
+"""Hiding the progress bars of huggingface_hub wherever ours are hidden."""
 
 import threading
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _before: bool | None = None
 
 @contextmanager
 def bars_only_on_terminals() -> Iterator[None]:
-    """Keep the bars from being drawn where `shows_progress` says no."""
+    """Hide the bars of huggingface_hub unless `shows_progress` is true, and restore its setting."""
     if shows_progress():
         yield
         return
@@ -26,7 +26,7 @@ def bars_only_on_terminals() -> Iterator[None]:
 
 
 def _switch(step: int) -> None:
-    """Count the users of the silence: the first sets the switch, the last restores it."""
+    """Count concurrent users: the first one hides the bars, the last one restores the setting."""
     from huggingface_hub.utils.tqdm import progress_bar_states
 
     global _users, _before

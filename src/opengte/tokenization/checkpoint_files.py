@@ -1,4 +1,4 @@
-"""Reading the small files of a checkpoint folder: bounded, and with errors that name the file."""
+"""Reading the small files of a checkpoint folder, with a size limit and clear errors."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object that a file holds."""
+    """Return the JSON object in a file."""
     try:
         value = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
@@ -55,5 +55,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_json_if_there(path: Path) -> dict[str, Any]:
-    """Return the JSON object that a file holds, empty if there is no such file."""
+    """Return the JSON object in a file, an empty one if the file does not exist."""
     return read_json(path) if path.exists() else {}

@@ -1,7 +1,8 @@
-"""From the tokenizer files of a checkpoint to a tokenizer of the `tokenizers` library.
+"""A tokenizer of the `tokenizers` library from the tokenizer files of a checkpoint.
 
-Taken in this order: `tokenizer.json`; `vocab.txt` (WordPiece); a SentencePiece model; `vocab.json`
-with `merges.txt` (byte-level BPE). A kind that is not known is refused, never guessed.
+The first of these is used: `tokenizer.json`, `vocab.txt` (WordPiece), a SentencePiece model,
+`vocab.json` with `merges.txt` (byte-level BPE). An unknown kind of tokenizer is an error, not a
+guess.
 """
 
 import warnings
@@ -42,12 +43,14 @@ def build_backend(folder: Path) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if getattr(tokenizer.model, "dropout", None):
-        tokenizer.model.dropout = None  # for training: the same text would give other ids each time
+        tokenizer.model.dropout = (
+            None  # a training option: it would give the same text different ids each time
+        )
     return tokenizer
 
 
 def _source(folder: Path) -> tuple[Path, Callable[[Path], Tokenizer]]:
-    """Return the file to build from, and what builds from it."""
+    """Return the file to build from, and the function that does it."""
     builders: dict[str, Callable[[Path], Tokenizer]] = {
         "tokenizer.json": _from_tokenizer_json,
         "vocab.txt": _from_vocab_txt,
@@ -74,7 +77,7 @@ def _from_tokenizer_json(path: Path) -> Tokenizer:
 
 
 def _configure(normalizer: normalizers.BertNormalizer, config_path: Path) -> None:
-    """Give a normaliser the settings of tokenizer_config.json; a warning if it had others."""
+    """Apply the settings of tokenizer_config.json to a normaliser; warn if it had others."""
     settings = _bert_settings(config_path)
     differing = [key for key, value in settings.items() if getattr(normalizer, key) != value]
     for key in differing:
@@ -89,7 +92,7 @@ def _configure(normalizer: normalizers.BertNormalizer, config_path: Path) -> Non
 
 
 def _bert_settings(config_path: Path) -> dict[str, Any]:
-    """Return what tokenizer_config.json says about a BERT normaliser, under its own names."""
+    """Return the settings of a BERT normaliser in tokenizer_config.json, by the library's names."""
     keys = {
         "do_lower_case": "lowercase",
         "strip_accents": "strip_accents",
@@ -99,7 +102,7 @@ def _bert_settings(config_path: Path) -> dict[str, Any]:
     for key in keys:
         if not isinstance(config.get(key), bool | None):
             raise CheckpointError(f"{config_path} has {key}={config[key]!r}; expected a boolean.")
-    # null is a value of strip_accents: as lowercase says
+    # null is a value of strip_accents: it follows lowercase
     return {
         ours: config[key]
         for key, ours in keys.items()
@@ -108,7 +111,7 @@ def _bert_settings(config_path: Path) -> dict[str, Any]:
 
 
 def _from_vocab_txt(path: Path) -> Tokenizer:
-    """Return a BERT WordPiece tokenizer, a token a line."""
+    """Return a BERT WordPiece tokenizer from a file with one token per line."""
     kind = tokenizer_kind(path.parent)
     if kind and DEFAULT_NAMES.get(kind) is not BERT_NAMES:
         raise unsupported_tokenizer(path, kind)
@@ -162,7 +165,7 @@ def _from_vocab_json(path: Path) -> Tokenizer:
 
 
 def _merges(path: Path, vocab: dict[str, int]) -> list[tuple[str, str]]:
-    """Return the pairs of merges.txt, best first."""
+    """Return the merges of merges.txt, best first."""
     merges: list[tuple[str, str]] = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip() or (number == 1 and line.startswith("#version")):
@@ -178,7 +181,7 @@ def _merges(path: Path, vocab: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def _add_listed(tokenizer: Tokenizer, folder: Path) -> None:
-    """Add the special tokens that the files list with their ids, and those that they name."""
+    """Add the special tokens that the files list with ids, and those that they name."""
     for index, token in sorted(_listed(folder).items()):
         tokenizer.add_tokens([token])
         found = tokenizer.token_to_id(token.content)
@@ -214,7 +217,7 @@ def _listed(folder: Path) -> dict[int, AddedToken]:
 
 
 def _index(value: object, path: Path) -> int:
-    """Return the id that a file gives, as a number or a string of digits."""
+    """Return an id that a file gives as a number or as a string of digits."""
     if not str(value).isdecimal():
         raise CheckpointError(f"{path} gives an added token the id {value!r}; expected a number.")
     return int(str(value))

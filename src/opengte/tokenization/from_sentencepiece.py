@@ -1,4 +1,4 @@
-"""From a SentencePiece model to a tokenizer of the `tokenizers` library."""
+"""A tokenizer of the `tokenizers` library from a SentencePiece model."""
 
 from pathlib import Path
 
@@ -43,10 +43,10 @@ def from_sentencepiece(path: Path) -> Tokenizer:
 
 
 def _plain_sentencepiece(model: spm.SentencePiece) -> Tokenizer:
-    """Return a tokenizer with the ids that SentencePiece itself gives.
+    """Return a tokenizer with SentencePiece's own ids.
 
-    The library normalises whole grapheme clusters, SentencePiece characters: they differ on a
-    compatibility character with a combining mark after it, as they do for transformers.
+    The library normalises grapheme clusters, SentencePiece single characters. As in transformers,
+    they differ on a compatibility character that is followed by a combining mark.
     """
     if model.kind == spm.UNIGRAM:
         vocab = [(piece.text, piece.score) for piece in model.pieces]
@@ -84,7 +84,7 @@ def _sentencepiece_bpe(model: spm.SentencePiece) -> models.BPE:
 
 
 def _xlm_roberta(model: spm.SentencePiece, path: Path) -> Tokenizer:
-    """Return a tokenizer with XLM-R's ids, which are fairseq's: four special tokens come first."""
+    """Return a tokenizer with XLM-R's ids, as in fairseq: four special tokens come first."""
     names = ROBERTA_NAMES | special_tokens(path.parent)
     specials = [names[name] for name in ("bos", "pad", "eos", "unk")]
     first, rest = model.pieces[:3], model.pieces[3:]

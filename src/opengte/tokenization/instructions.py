@@ -1,6 +1,6 @@
-"""The instructions with which instruct models are evaluated on MTEB, as data.
+"""The instructions with which instruct models are evaluated on MTEB.
 
-`mteb_instructions.json` says where they come from.
+`mteb_instructions.json` holds them and their sources.
 """
 
 import json
@@ -13,10 +13,10 @@ VARIANT = re.compile(r"(?:\s*\([\w-]+\)|\.v\d+|HardNegatives|-PL|-reranking)$")
 
 
 def instruction_for(task: str, task_type: str | None = None) -> str | None:
-    """Return the instruction for an MTEB task, by its name or else by its type; None: unknown.
+    """Return the instruction for an MTEB task, by its name or else by its type; None if unknown.
 
-    Names may carry a language ("MassiveIntentClassification (de)"), a version (".v2"), the "-PL" of
-    the Polish copy of a BEIR task, and may lack "-reranking".
+    A name may have a language ("MassiveIntentClassification (de)"), a version (".v2") or the "-PL"
+    of the Polish copy of a BEIR task, and may lack "-reranking".
 
     >>> instruction_for("SciFact-PL")
     'Given a scientific claim, retrieve documents that support or refute the claim'
@@ -34,7 +34,7 @@ def instruction_for(task: str, task_type: str | None = None) -> str | None:
 
 
 def _names(task: str) -> list[str]:
-    """Return the name, then the name without its last variant mark, and so on."""
+    """Return the name, the name without its last variant suffix, and so on."""
     names = [task]
     while (shorter := VARIANT.sub("", names[-1])) != names[-1]:
         names.append(shorter)

@@ -22,18 +22,23 @@ def load_tokenizer(
 ) -> Tokenizer:
     """Return the tokenizer of a checkpoint folder.
 
-    add_bos and add_eos put the bos_token or eos_token of tokenizer_config.json around every text,
-    or (False) take it away; None follows add_bos_token and add_eos_token of that file, which only
-    ever add to the template. CheckpointError if a file is missing, unreadable or contradictory,
-    UnsupportedModelError if the kind of tokenizer is not known.
+    add_bos and add_eos decide whether the bos_token or eos_token of tokenizer_config.json goes
+    around every text. True adds it, False removes it, and None follows add_bos_token and
+    add_eos_token of that file, which can only add to the template.
+
+    Raises CheckpointError if a file is missing, unreadable or contradictory, UnsupportedModelError
+    if the kind of tokenizer is not known.
+
+    >>> load_tokenizer(folder).encode(["a cat"], max_length=512).batch.lengths.tolist()
+    [4]
     """
     from opengte.tokenization.from_files import build_backend
     from opengte.tokenization.special_tokens import special_tokens
 
     folder = Path(folder)
     backend = build_backend(folder)
-    found = {name: backend.token_to_id(token) for name, token in special_tokens(folder).items()}
-    named = {name: token for name, token in found.items() if token is not None}
+    ids = {name: backend.token_to_id(token) for name, token in special_tokens(folder).items()}
+    named = {name: token for name, token in ids.items() if token is not None}
     templates = _templates(backend, folder)
     for name, argument in (("bos", add_bos), ("eos", add_eos)):
         wanted = _wanted(folder, name, argument, name in named)
@@ -60,9 +65,9 @@ def _templates(backend: "Backend", folder: Path) -> tuple[Template, Template]:
 
 
 def _wanted(folder: Path, name: str, argument: bool | None, exists: bool) -> bool | None:
-    """Return whether to add bos or eos (True), to take it away (False) or to leave it (None).
+    """Return whether to add bos or eos (True), to remove it (False) or to leave it (None).
 
-    To add one that does not exist is an error if the caller asked, a warning if the files did.
+    Adding a token that does not exist is an error for the caller, a warning for the files.
     """
     configured = read_json_if_there(folder / "tokenizer_config.json").get(f"add_{name}_token")
     wanted = (True if configured is True else None) if argument is None else argument

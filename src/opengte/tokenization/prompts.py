@@ -1,4 +1,4 @@
-"""What a model wants in front of its inputs: by role, by instruction, and as its files say."""
+"""The prompts that a model expects in front of its inputs, by role and instruction."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,18 @@ PLACE = "{instruction}"
 
 @dataclass(frozen=True)
 class Prompts:
-    """The texts that a model was trained to see in front of its inputs.
+    """The prompts that a model was trained with.
 
-    query and document go before texts of those roles, plain before a text without a role. A model
-    that takes instructions has a template with one `{instruction}`, which is then what goes before
-    a query. mask says what of it the pooling leaves out.
+    A model's fingerprint hashes the repr, so that the names here must not change.
+
+    Attributes:
+        query: Goes in front of queries.
+        document: Goes in front of documents.
+        plain: Goes in front of texts without a role.
+        template: Goes in front of queries, its one `{instruction}` replaced, for models that take
+            instructions.
+        default_instruction: The instruction of queries that come without one.
+        mask: What pooling leaves out of a text with a prompt.
     """
 
     query: str = ""
@@ -37,9 +44,9 @@ class Prompts:
     def prefix(self, role: Role | None = None, instruction: str | None = None) -> str:
         r"""Return what goes in front of a text.
 
-        An instruction goes before queries, and before texts without a role, as in symmetric tasks
-        where every text gets it. CapabilityError if the model takes none, InputError if one is
-        given for a document.
+        An instruction goes in front of queries and of texts without a role: in symmetric tasks
+        every text gets it. CapabilityError if the model takes no instructions, InputError if there
+        is one for a document.
 
         >>> Prompts(template="Instruct: {instruction}\nQuery: ").prefix("query", "Find duplicates")
         'Instruct: Find duplicates\nQuery: '
@@ -57,7 +64,7 @@ class Prompts:
         return self.query
 
     def missing_instruction(self, role: Role | None, instruction: str | None) -> bool:
-        """Return whether a query came without the instruction that the model expects."""
+        """Return whether this is a query that lacks the instruction that the model expects."""
         return self.template is not None and role == "query" and instruction is None
 
     def _instructed(self, role: Role | None, instruction: str) -> str:
@@ -80,10 +87,10 @@ class Prompts:
 
 
 def read_prompts(folder: Path) -> dict[str, str]:
-    """Return the prompts that config_sentence_transformers.json names, its default one under "".
+    """Return the prompts in config_sentence_transformers.json; the default one has the key "".
 
     Keys are as published: "query", "document", "passage", "s2p_query", "web_search_query", ...
-    CheckpointError if one is not a string, or if the default is not among them.
+    CheckpointError if a prompt is not a string, or if the default one does not exist.
     """
     path = Path(folder) / "config_sentence_transformers.json"
     settings = read_json_if_there(path)

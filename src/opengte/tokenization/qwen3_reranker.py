@@ -1,4 +1,4 @@
-"""The dialogue in which Qwen3-Reranker is asked to judge a document, exactly as published."""
+"""The chat prompt with which Qwen3-Reranker judges a document, exactly as published."""
 
 PREFIX = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
@@ -9,5 +9,5 @@ SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 
 def judge_prompt(instruction: str, query: str, document: str) -> str:
-    """Return the part of the dialogue between PREFIX and SUFFIX."""
+    """Return the part of the prompt between PREFIX and SUFFIX."""
     return f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"

@@ -1,6 +1,6 @@
-"""Sequences of unequal length in flat arrays: cutting them, and joining them into a packed batch.
+"""Sequences of unequal length in flat arrays: truncating them, packing them into a batch.
 
-Letters in shapes: n sequences, t tokens in all.
+Letters in shapes: n sequences, t tokens of all sequences together.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ class Ragged:
 
 
 def truncate(texts: Ragged, lengths: Offsets, heads: Offsets | None = None) -> Ragged:
-    """Return each text cut to at most its entry in lengths, (n,).
+    """Return each text truncated to at most its entry in lengths (n,).
 
-    Without heads the end is dropped. With heads, (n,), that many tokens at the front stay and what
-    follows them is dropped.
+    Without heads, tokens at the end are dropped. With heads (n,), this many leading tokens are kept
+    and the tokens after them are dropped.
     """
     lengths = np.minimum(texts.lengths, lengths)
     dropped = texts.lengths - lengths
@@ -41,7 +41,7 @@ def truncate(texts: Ragged, lengths: Offsets, heads: Offsets | None = None) -> R
 
 
 def pack_sequences(template: Template, parts: Sequence[Ragged], pool_from: Offsets) -> PackedBatch:
-    """Join the k texts of each sequence and the template's special tokens, (n,) sequences."""
+    """Join the k texts of each of n sequences with the special tokens of the template."""
     lengths = np.full(len(pool_from), template.size)
     for part in parts:
         lengths += part.lengths
@@ -64,7 +64,7 @@ def pack_sequences(template: Template, parts: Sequence[Ragged], pool_from: Offse
 
 
 def fill_empty(texts: Ragged, empty: Offsets, token: int) -> Ragged:
-    """Return the texts with one token in each of the empty ones, given by index."""
+    """Put one token into each of the empty texts, given by index."""
     ids = np.insert(texts.ids, _starts(texts.lengths)[empty], token)
     lengths = texts.lengths.copy()
     lengths[empty] = 1
@@ -72,7 +72,7 @@ def fill_empty(texts: Ragged, empty: Offsets, token: int) -> Ragged:
 
 
 def _starts(lengths: Offsets) -> Offsets:
-    """Return where each sequence starts, (n,)."""
+    """Return the start of each sequence, (n,)."""
     return np.cumsum(lengths) - lengths
 
 

@@ -1,8 +1,7 @@
 """Reading a SentencePiece model file, without the sentencepiece or protobuf packages.
 
-The file is a protocol-buffer message (protobuf.dev/programming-guides/encoding); the few fields
-that decide how text becomes ids are read and everything else is skipped. Building a tokenizer from
-them is `build`'s work.
+The file is a protocol-buffer message (protobuf.dev/programming-guides/encoding). Only the fields
+that decide how text becomes ids are read. `from_sentencepiece` builds a tokenizer from them.
 """
 
 import math
@@ -23,7 +22,7 @@ Field = tuple[int, int | bytes]  # number and value
 
 
 class VocabularyPiece(NamedTuple):
-    """One entry of the vocabulary; its id is its place."""
+    """One entry of the vocabulary; its id is its position."""
 
     text: str
     score: float
@@ -32,7 +31,7 @@ class VocabularyPiece(NamedTuple):
 
 @dataclass(frozen=True)
 class SentencePiece:
-    """What a SentencePiece model says about turning text into ids."""
+    """The part of a SentencePiece model that turns text into ids."""
 
     pieces: tuple[VocabularyPiece, ...]
     kind: int  # UNIGRAM or BPE; others exist
@@ -46,7 +45,7 @@ class SentencePiece:
 
 
 def read_sentencepiece(path: Path) -> SentencePiece:
-    """Return the model that a file holds; CheckpointError if it is not a whole one."""
+    """Return the model in a file; CheckpointError if it is not a complete model."""
     try:
         return _parse(read_bytes(path))
     except ValueError as error:
@@ -59,7 +58,7 @@ def merges_by_score(pieces: tuple[VocabularyPiece, ...]) -> list[tuple[str, str]
     """Return the merges of a BPE vocabulary, best first.
 
     SentencePiece stores no merges: it joins the two neighbours whose joint piece has the best
-    score. Of two ways to make one piece, that with the longer left part comes first.
+    score. If a piece can be made in two ways, the one with the longer left part comes first.
     """
     normal = {piece.text for piece in pieces if piece.kind == NORMAL}
     ranked = [
@@ -148,7 +147,7 @@ def _fields(data: bytes) -> Iterator[Field]:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """Return the variable-length integer at a place, and the place after it."""
+    """Return the variable-length integer at an offset, and the offset after it."""
     value = 0
     for count, byte in enumerate(data[place : place + 10]):
         value |= (byte & 0x7F) << (7 * count)

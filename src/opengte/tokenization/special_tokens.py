@@ -1,4 +1,4 @@
-"""The special tokens that a checkpoint's files name, and the kind of tokenizer they are for."""
+"""The special tokens in a checkpoint's files, and the kind of its tokenizer."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ DEFAULT_NAMES: dict[str, dict[str, str]] = {
     "Qwen2": {"eos": "<|endoftext|>", "pad": "<|endoftext|>"},
     "T5": {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"},
 }
-MODEL_TYPES = {  # model_type of config.json -> kind of tokenizer, where tokenizer_class says none
+MODEL_TYPES = {  # model_type of config.json -> kind of tokenizer, where there is no tokenizer_class
     "bert": "Bert",
     "distilbert": "DistilBert",
     "electra": "Electra",
@@ -43,7 +43,7 @@ GENERIC_KINDS = ("", "PreTrained", "TokenizersBackend", "SentencePieceBackend")
 
 
 def tokenizer_kind(folder: Path) -> str:
-    """Return the kind of tokenizer that the files name ("Bert", "XLMRoberta", ...); "": none."""
+    """Return the kind of tokenizer in the files ("Bert", "XLMRoberta", ...); "" if unknown."""
     value = read_json_if_there(folder / "tokenizer_config.json").get("tokenizer_class")
     kind = value.removesuffix("Fast").removesuffix("Tokenizer") if isinstance(value, str) else ""
     if kind not in GENERIC_KINDS:
@@ -57,7 +57,7 @@ def tokenizer_kind(folder: Path) -> str:
 def special_tokens(folder: Path) -> dict[str, str]:
     """Return the special tokens of a checkpoint folder: "cls", "sep", "bos", ... -> token.
 
-    What its files do not name is as usual for its kind; a null there means none.
+    A token that the files do not name is the usual one of this kind of tokenizer; null means none.
     """
     names = dict(DEFAULT_NAMES.get(tokenizer_kind(folder), {}))
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
@@ -71,7 +71,7 @@ def special_tokens(folder: Path) -> dict[str, str]:
 
 
 def token_text(token: object, path: Path, key: str) -> str:
-    """Return the text of a special token, given as a string or as {"content": ...}; "": none."""
+    """Return the text of a special token, a string or {"content": ...} in the file; "" for null."""
     value = token.get("content") if isinstance(token, Mapping) else token
     if value is not None and not isinstance(value, str):
         raise CheckpointError(f"{path} has {key}={token!r}; expected a string, or null for none.")
@@ -79,14 +79,14 @@ def token_text(token: object, path: Path, key: str) -> str:
 
 
 def added_token(text: str, settings: Mapping[str, Any] | None = None) -> AddedToken:
-    """Return an added token, special unless the settings of the checkpoint say otherwise."""
+    """Return an added token, which is special unless the checkpoint's settings say otherwise."""
     given = {"special": True, **(settings or {})}
     keys = ("special", "lstrip", "rstrip", "single_word", "normalized")
     return AddedToken(text, **{key: bool(given.get(key, False)) for key in keys})
 
 
 def set_template(tokenizer: Tokenizer, single: str, second: str) -> None:
-    """Set the special tokens around one text; those of a pair go on with the second text."""
+    """Set the special tokens around one text, and those around the second text of a pair."""
     names = {item.rsplit(":", 1)[0] for item in f"{single} {second}".split()} - {"$A", "$B"}
     ids = {name: tokenizer.token_to_id(name) for name in sorted(names)}
     missing = [name for name, token in ids.items() if token is None]

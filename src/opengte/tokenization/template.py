@@ -1,4 +1,4 @@
-"""Where a tokenizer puts its special tokens: learnt once at load, applied by the caller."""
+"""Where a tokenizer puts its special tokens: probed once at load, applied by the caller."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,9 +14,10 @@ Segment = tuple[tuple[int, int], ...]  # (id, token type) of consecutive special
 
 @dataclass(frozen=True)
 class Template:
-    """A sequence made of k texts: specials[0] text 0 specials[1] ... text k-1 specials[k].
+    """A sequence of k texts: specials[0] text 0 specials[1] ... text k-1 specials[k].
 
-    types holds the token type of each text.
+    types holds the token type of each text. A tokenizer's fingerprint hashes the repr, so that the
+    names here must not change.
     """
 
     specials: tuple[Segment, ...]
@@ -34,7 +35,7 @@ class Template:
 
 
 def probe_templates(backend: "Backend") -> tuple[Template, Template]:
-    """Return the templates of one text and of a pair that the post-processor applies."""
+    """Return the templates that the post-processor applies to one text and to a pair."""
     text = _probe_text(backend)
     single = _read(backend.encode(text, add_special_tokens=True), texts=1)
     pair = _read(backend.encode(text, text, add_special_tokens=True), texts=2)
@@ -44,7 +45,7 @@ def probe_templates(backend: "Backend") -> tuple[Template, Template]:
 def with_edge_token(
     single: Template, pair: Template, token: int, *, before: bool
 ) -> tuple[Template, Template]:
-    """Return both templates with the token before (or after) every text, unless single has it."""
+    """Add a token before (or after) every text of both templates, unless single has it there."""
     edge = single.specials[0 if before else -1]
     if token in (found for found, _ in edge):
         return single, pair
@@ -52,13 +53,13 @@ def with_edge_token(
 
 
 def without_token(template: Template, token: int) -> Template:
-    """Return the template without one special token."""
+    """Remove a special token from a template."""
     kept = (tuple(item for item in segment if item[0] != token) for segment in template.specials)
     return Template(tuple(kept), template.types)
 
 
 def _probe_text(backend: "Backend") -> str:
-    """Return a text that the tokenizer turns into at least one token."""
+    """Return a text that gives at least one token."""
     for text in ("a", "the", "1", "▁", *(backend.id_to_token(i) or "" for i in range(8))):
         if backend.encode(text, add_special_tokens=False).ids:
             return text
@@ -69,7 +70,7 @@ def _probe_text(backend: "Backend") -> str:
 
 
 def _read(encoding: "Encoding", texts: int) -> Template:
-    """Split a probe's encoding into its texts and the special tokens around them."""
+    """Split the encoding of a probe into its texts and the special tokens around them."""
     specials: list[list[tuple[int, int]]] = [[]]
     types: list[int] = []
     rows = zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True)
@@ -88,9 +89,10 @@ def _read(encoding: "Encoding", texts: int) -> Template:
 
 
 def _add(template: Template, token: int, *, before: bool) -> Template:
-    """Return the template with the token before (or after) each of its texts.
+    """Add a token before (or after) each text of a template.
 
-    At the ends of the sequence it goes outermost, between two texts next to its own text.
+    At either end of the sequence it is the outermost token; between two texts it is next to its
+    own text.
     """
     specials = list(template.specials)
     last = len(template.types)

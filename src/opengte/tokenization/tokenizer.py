@@ -1,11 +1,9 @@
-"""From strings to packed token ids.
+"""Strings to packed token ids.
 
-What the models saw in training is kept: prompt and text are tokenised as one string, special
-tokens go where the checkpoint's template puts them, and the name of a special token inside a text
-(`[SEP]`, `<|endoftext|>`) becomes that special token, as in transformers. Truncation never takes a
+Token ids are those of the models' training. Prompt and text are tokenised as one string. Special
+tokens go where the checkpoint's template puts them. The name of a special token inside a text
+(`[SEP]`, `<|endoftext|>`) becomes that special token, as in transformers. Truncation never drops a
 special token or a token of the prompt.
-
-The `tokenizers` library is imported when the first tokenizer is loaded.
 """
 
 import hashlib
@@ -32,16 +30,19 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 SURROGATES = re.compile("[\ud800-\udfff]")
-NAMED = 10  # how many inputs an error names
+NAMED = 10  # how many inputs an error lists
 
 
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """A checkpoint's tokenizer; immutable, so one instance serves any number of threads.
+    """A checkpoint's tokenizer; immutable, so that any number of threads can share it.
 
-    single and pair are the special tokens around one text and around two; named holds the ids of
-    the special tokens by name ("cls", "sep", "bos", "eos", "pad", "unk", "mask"); lowercase texts
-    are lower-cased before anything else.
+    Attributes:
+        backend: The tokenizer of the `tokenizers` library.
+        single: The special tokens around one text.
+        pair: The special tokens around two texts.
+        named: The ids of special tokens: "cls", "sep", "bos", "eos", "pad", "unk", "mask".
+        lowercase: Whether texts are converted to lower case first.
     """
 
     backend: "Backend" = field(repr=False)
@@ -59,10 +60,10 @@ class Tokenizer:
         truncation: TruncationSide = "right",
         mask: PromptMask = "none",
     ) -> Tokenized:
-        """Return the texts as token sequences of at most max_length tokens, special ones included.
+        """Return texts as token sequences of at most max_length tokens, special tokens included.
 
         The prompt goes in front of every text. truncation "right" drops the end of a text that is
-        too long, "left" its beginning, and "error" raises TruncationError. mask says what the
+        too long, "left" its beginning, and "error" raises TruncationError. mask selects what
         pooling leaves out of a text with a prompt.
         """
         texts, repaired = self._prepared(texts, "texts")
@@ -92,8 +93,8 @@ class Tokenizer:
     ) -> Tokenized:
         """Return (query, document) pairs as token sequences of at most max_length tokens.
 
-        Of a pair that is too long, the query keeps up to three quarters of the room, or what the
-        document leaves free if that is more; the document keeps the rest.
+        In a pair that is too long, the query keeps three quarters of the available tokens, or what
+        the document leaves if that is more. The document keeps the rest.
         """
         queries, documents = _unzipped(pairs)
         queries, bad_queries = self._prepared(queries, "pairs")
@@ -119,9 +120,9 @@ class Tokenizer:
         max_length: int,
         truncation: TruncationSide = "right",
     ) -> Tokenized:
-        """Return prefix + body + suffix, each tokenised on its own, without other special tokens.
+        """Return prefix + body + suffix, each tokenised separately, without other special tokens.
 
-        Only the body is ever truncated (Qwen3-Reranker).
+        Only the body is truncated. Qwen3-Reranker reads its inputs in this form.
         """
         bodies, repaired = self._prepared(bodies, "bodies")
         around = self._ids([prefix]), self._ids([suffix])
@@ -137,20 +138,20 @@ class Tokenizer:
         )
 
     def count(self, texts: Sequence[str], prompt: str = "") -> Ints:
-        """Return the tokens of each text with its prompt and special tokens, (n,) int32."""
+        """Return the tokens of each text, prompt and special tokens included, (n,) int32."""
         texts, _ = self._prepared(texts, "texts")
         prompt = self._prepared([prompt], "prompt")[0][0]
         found = self._ids([prompt + text for text in texts])
         return np.maximum(found.lengths + self.single.size, 1).astype(np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text that the ids spell, special tokens included."""
+        """Return the text of token ids, special tokens included."""
         for token in ids:
             self.token(token)
         return str(self.backend.decode(list(map(int, ids)), skip_special_tokens=False))
 
     def token(self, token_id: int) -> str:
-        """Return the token of an id, as the vocabulary spells it."""
+        """Return the token with an id, as the vocabulary has it."""
         token = self.backend.id_to_token(int(token_id)) if 0 <= token_id < 2**32 else None
         if token is None:
             raise InputError(
@@ -165,18 +166,18 @@ class Tokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """Return the number of tokens, added ones included."""
+        """Return the number of tokens in the vocabulary, added tokens included."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Return the ids that carry no text and that a sparse head drops."""
+        """Return the ids of special tokens, which a sparse head leaves out."""
         named = (token for name, token in self.named.items() if name != "mask")
         return frozenset(named) | self.single.ids | self.pair.ids
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return a hash of all that determines the ids of a text."""
+        """Return a hash of everything that determines the ids of a text."""
         layout = repr((self.single, self.pair, self.lowercase))
         text = self.backend.to_str(pretty=False) + layout
         return hashlib.sha256(text.encode()).hexdigest()
@@ -189,20 +190,20 @@ class Tokenizer:
         return encode_texts(self.backend, texts, self._cut)
 
     def _prompt_tokens(self, prompt: str, full: Sequence[str]) -> Offsets:
-        """Return how many tokens of each text end within the prompt it starts with, (n,)."""
+        """Return the number of tokens of each text that end within its prompt, (n,)."""
         if not prompt or not full:
             return np.zeros(len(full), dtype=np.int64)
         return count_prefix_tokens(self.backend, full, len(prompt))
 
     def _masked(self, prompt: str, mask: PromptMask) -> int:
-        """Return how many leading tokens of every text the pooling leaves out."""
+        """Return the number of leading tokens that pooling leaves out of every text."""
         if mask == "none" or not prompt:
             return 0
         alone = len(self._ids([prompt]).ids)
         return alone + (len(self.single.specials[0]) if mask == "prompt" else 0)
 
     def _fill(self, found: Ragged, total: Offsets, what: str) -> Ragged:
-        """Return the texts with an end or padding token in each whose total, (n,), is zero."""
+        """Put an end or padding token into each text whose total of tokens, (n,), is zero."""
         empty = np.flatnonzero(total == 0)
         if len(empty) == 0:
             return found
@@ -215,7 +216,7 @@ class Tokenizer:
         return fill_empty(found, empty, token)
 
     def _prepared(self, texts: Sequence[str], what: str) -> tuple[list[str], tuple[int, ...]]:
-        """Return the texts as the library takes them, and the indices of those repaired."""
+        """Return the texts as the library accepts them, and the indices of the repaired ones."""
         if isinstance(texts, str):
             raise InputError(f"{what} is a str; expected a sequence of str. Pass [{what}].")
         for index, text in enumerate(texts):
@@ -226,7 +227,7 @@ class Tokenizer:
         return [text.lower() for text in good] if self.lowercase else good, repaired
 
     def _room(self, max_length: int, special: int, prompt: int, bodies: int = 1) -> int:
-        """Return how many tokens the special ones leave; InputError if no text fits."""
+        """Return the tokens left for texts; InputError if there is not one for each body."""
         least = special + prompt + bodies
         if max_length < least:
             raise InputError(
@@ -237,7 +238,7 @@ class Tokenizer:
 
 
 def _unzipped(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    """Return the first and the second text of every pair."""
+    """Return the first texts and the second texts of all pairs."""
     for index, pair in enumerate(pairs):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise InputError(
@@ -262,7 +263,7 @@ def _has_surrogate(text: str) -> bool:
 def _truncated(
     found: Offsets, max_length: int, truncation: TruncationSide
 ) -> tuple[Truncated, ...]:
-    """Return a record of each text of more than max_length tokens, or raise if that is an error."""
+    """Return a record of each text longer than max_length tokens, or raise TruncationError."""
     if truncation not in get_args(TruncationSide):
         raise InputError(
             f"truncation={truncation!r} is not known; expected one of {get_args(TruncationSide)}."
@@ -283,6 +284,6 @@ def _not_text(where: str, value: object) -> str:
 
 
 def _short(value: object) -> str:
-    """Return the type and the beginning of a value, for an error."""
+    """Return the type and the beginning of a value, for an error message."""
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
