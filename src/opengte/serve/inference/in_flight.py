@@ -9,7 +9,7 @@ from opengte.serve.inference.cache import ResultCache
 from opengte.serve.inference.quarantine import Quarantine
 from opengte.serve.inference.scheduling.admission import Reservation
 from opengte.serve.inference.types import FailedInput, InputOutcome, InputResult, PendingInput
-from opengte.serve.types import Priority, Timing
+from opengte.serve.types import Call, Timing
 
 
 class PendingRequest:
@@ -25,17 +25,16 @@ class PendingRequest:
         self,
         inverse: Sequence[int],
         count: int,
-        priority: Priority,
-        deadline: float | None,
-        *,
-        partial: bool,
-        strict: bool,
+        call: Call,
         max_length: int,
+        *,
+        partial: bool = False,
+        strict: bool = False,
     ) -> None:
         self.inverse = inverse
         self.results: list[InputResult | None] = [None] * count
         self.failures: dict[int, OpenGTEError] = {}
-        self.priority, self.deadline = priority, deadline
+        self.priority, self.deadline = call.priority, call.deadline
         self.partial, self.strict, self.max_length = partial, strict, max_length
         self.inputs: dict[PendingInput, None] = {}  # in flight
         self.reservation: Reservation | None = None

@@ -64,10 +64,8 @@ async def embed_chunks(
         tokenize_document, model, request.inputs, options.prefix
     )
     contents = [_window_ids(model, document, window) for window in document.windows]
-    pending = await ready.runner.run(
-        _states_options(model, options), contents, range(len(contents)), call,
-        partial=False, strict=False,
-    )  # fmt: skip
+    inner = _states_options(model, options)
+    pending = await ready.runner.run(inner, contents, range(len(contents)), call)
     states = [
         result.states
         for result in pending.results

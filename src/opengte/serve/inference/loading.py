@@ -21,7 +21,6 @@ from opengte.serve.inference.types import (
     ModelInput,
     PendingInput,
     RequestOptions,
-    TokenizedInputs,
     salt,
 )
 from opengte.types import Output
@@ -107,61 +106,56 @@ def prepare_model(
     )
 
 
-def canary(model: Model) -> Callable[[], PendingInput]:
+def canary(model: Model, text: str = CANARY) -> Callable[[], PendingInput]:
     """Return a factory of a known short input, which every healthy engine computes.
 
     The input counts as older than everything that waits.
     """
-    options, tokenized = _tokenize_canary(model, CANARY)
-    return lambda: _pending(options, tokenized, CANARY)
-
-
-def _pending(options: RequestOptions, tokenized: TokenizedInputs, text: str) -> PendingInput:
-    batch = tokenized.batch
-    pending = PendingInput(len(batch.ids), options.outputs, options=options, content=text)
-    pending.ids, pending.type_ids = batch.ids, batch.type_ids
-    pending.original_length = len(batch.ids)
-    return pending
-
-
-def _tokenize_canary(model: Model, text: str) -> tuple[RequestOptions, TokenizedInputs]:
+    content: ModelInput
     if isinstance(model, Reranker):
-        options = RequestOptions(frozenset(), 0, salt("canary"), cached=False)
+        options, content = (
+            RequestOptions(frozenset(), 0, salt("canary"), cached=False),
+            (text, text),
+        )
     else:
         dense: frozenset[Output] = frozenset(("dense",))
-        options = RequestOptions(dense, model.card.dimension, salt("canary"), cached=False)
-    tokenized = tokenize_inputs(model, options, [_content(model, text)])[0]
+        size = model.card.dimension
+        options, content = RequestOptions(dense, size, salt("canary"), cached=False), text
+    tokenized = tokenize_inputs(model, options, [content])[0]
     if isinstance(tokenized, InputError):
         raise tokenized
-    return options, tokenized
-
-
-def _content(model: Model, text: str) -> ModelInput:
-    return (text, text) if isinstance(model, Reranker) else text
+    batch, length = tokenized.batch, len(tokenized.batch.ids)
+    return lambda: PendingInput(
+        length,
+        options.outputs,
+        options=options,
+        content=content,
+        ids=batch.ids,
+        type_ids=batch.type_ids,
+        original_length=length,
+    )
 
 
 def _measure(model: Model, per_thread: tuple[Engine, ...], priority: Engine | None) -> Throughput:
     """Run every engine once; return the throughput, measured on a longer text if that is quick."""
     engines = [model.engine, *(engine for engine in per_thread if engine is not model.engine)]
     engines += [priority] if priority is not None else []
+    short = canary(model)()
     seconds, tokens = 0.0, 1
     for engine in engines:
-        tokens, seconds = _time(model, engine, CANARY)
+        tokens, seconds = _time(model, engine, short)
     if seconds < 0.02:
-        long_text = " ".join([CANARY] * CANARY_REPEATS)
+        longer = canary(model, " ".join([CANARY] * CANARY_REPEATS))()
         tokens, seconds = min(
-            (_time(model, per_thread[0], long_text) for _ in range(2)),
+            (_time(model, per_thread[0], longer) for _ in range(2)),
             key=lambda measured: measured[1] / measured[0],
         )
-    # start the tokenizer's threads
-    tokenize_inputs(model, _tokenize_canary(model, CANARY)[0], [_content(model, CANARY)] * 8)
+    tokenize_inputs(model, short.options, [short.content] * 8)  # starts the tokenizer's threads
     return Throughput(tokens, seconds, len(per_thread))
 
 
-def _time(model: Model, engine: Engine, text: str) -> tuple[int, float]:
-    """Return the tokens of a text and the seconds that an engine takes for it."""
-    options, tokenized = _tokenize_canary(model, text)
-    pending = _pending(options, tokenized, text)
+def _time(model: Model, engine: Engine, pending: PendingInput) -> tuple[int, float]:
+    """Return the tokens of an input and the seconds that an engine takes for it."""
     started = time.perf_counter()
     compute_batch(model, engine, [pending])
     return pending.tokens, time.perf_counter() - started

@@ -113,22 +113,16 @@ class ModelRunner:
         inverse: Sequence[int],
         call: Call,
         *,
-        partial: bool,
-        strict: bool,
+        partial: bool = False,
     ) -> PendingRequest:
         """Compute distinct inputs; the request returned has a result or a failure for each.
 
         inverse holds, for each input of the request, the index of its distinct input. Raises the
         first failure unless partial, DeadlineError, and OverloadedError.
         """
+        max_length = self.model.card.max_length
         request = PendingRequest(
-            inverse,
-            len(contents),
-            call.priority,
-            call.deadline,
-            partial=partial,
-            strict=strict,
-            max_length=self.model.card.max_length,
+            inverse, len(contents), call, max_length, partial=partial, strict=options.strict
         )
         self.requests[request] = None
         timer = self._deadline_timer(request)
@@ -360,9 +354,7 @@ class ModelRunner:
         """
         if self._failure is not None:
             raise self._not_ready()
-        request = PendingRequest(
-            (0,), 1, "interactive", None, partial=False, strict=False, max_length=1 << 30
-        )
+        request = PendingRequest((0,), 1, Call("check"), max_length=1 << 30)
         pending = self._canary()
         pending.waiters.append((request, 0))
         request.inputs[pending] = None

@@ -142,14 +142,8 @@ class InferenceService:
         else:
             _check_inputs(request.inputs)
             distinct, inverse = self._deduplicated(served, request.inputs)
-            pending = await ready.runner.run(
-                options,
-                distinct,
-                inverse,
-                call,
-                partial=request.partial,
-                strict=request.truncation == "error",
-            )
+            partial = request.partial
+            pending = await ready.runner.run(options, distinct, inverse, call, partial=partial)
             answer = results.embed_answer(ready.card, options.outputs, pending)
         self._count(served, options.missing_instruction, answer)
         return answer
@@ -160,14 +154,8 @@ class InferenceService:
         options = ready.options.score_options(request)
         _check_pairs(request.pairs)
         distinct, inverse = self._deduplicated(served, request.pairs)
-        pending = await ready.runner.run(
-            options,
-            distinct,
-            inverse,
-            call,
-            partial=request.partial,
-            strict=request.truncation == "error",
-        )
+        partial = request.partial
+        pending = await ready.runner.run(options, distinct, inverse, call, partial=partial)
         probability = ready.model.checkpoint.plan.score
         logits = probability is not None and not probability.vocabulary_rows
         answer = results.score_answer(ready.card, pending, sigmoid=request.sigmoid and logits)

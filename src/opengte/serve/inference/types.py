@@ -22,7 +22,7 @@ class RequestOptions:
     """What a request wants for each of its inputs.
 
     `salt` is a hash of everything besides the input itself that determines the result. Without
-    `outputs` the inputs are a reranker's pairs.
+    `outputs` the inputs are a reranker's pairs. If `strict`, an input that was truncated fails.
     """
 
     outputs: frozenset[Output]
@@ -36,6 +36,7 @@ class RequestOptions:
     max_document_tokens: int | None = None
     missing_instruction: bool = False
     cached: bool = True
+    strict: bool = False
 
     def key(self, content: ModelInput) -> bytes:
         """Return a hash that differs for any two inputs with different results."""

@@ -110,6 +110,7 @@ class OptionsResolver:
             prefix=prefix,
             mask=mask,
             missing_instruction=missing,
+            strict=truncation == "error",
         )
 
     def _score(self, request: ScoreRequest) -> RequestOptions:
@@ -135,6 +136,7 @@ class OptionsResolver:
             instruction=instruction,
             max_document_tokens=limit,
             missing_instruction=model.takes_instructions and request.instruction is None,
+            strict=request.truncation == "error",
         )
 
 
