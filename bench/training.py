@@ -56,17 +56,17 @@ def pairs(data: Path, texts: str, count: int) -> list[tuple[str, str]]:
 def ours(arguments: argparse.Namespace, rows: list[tuple[str, str]], cached: bool) -> list[float]:
     """Return the tokens a second of each step."""
     from opengte import checkpoint
-    from opengte.data import Batches, Dataset, Order
-    from opengte.data.prepare import prepare
-    from opengte.data.sources import Spec
-    from opengte.data.tokens import Encoding
-    from opengte.train.distributed import join
-    from opengte.train.journal import STEPS, read_table
+    from opengte.data import BatchLoader, BatchSampler, Dataset
+    from opengte.data.preparation.prepare import prepare
+    from opengte.data.preparation.source_tokenizer import SourceTokenizer
+    from opengte.data.reading.sources import SourceSpec
+    from opengte.train.distributed import join_processes
     from opengte.train.loop import train
-    from opengte.train.models import load_trainable
+    from opengte.train.models.loading import load_trainable
+    from opengte.train.models.trainable import TrainableModel
     from opengte.train.objectives import Contrastive
-    from opengte.train.settings import Settings
-    from opengte.train.trainee import Trainee
+    from opengte.train.reporting.training_log import STEPS, read_table
+    from opengte.train.settings import TrainingSettings
 
     found = checkpoint.read_checkpoint(arguments.model, offline=True)
     with tempfile.TemporaryDirectory() as name:
@@ -74,17 +74,17 @@ def ours(arguments: argparse.Namespace, rows: list[tuple[str, str]], cached: boo
         with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
             for query, positive in rows:
                 file.write(json.dumps({"query": query, "positive": positive}) + "\n")
-        encoding = Encoding(found.tokenizer, found.prompts, MAX_TOKENS, MAX_TOKENS)
-        prepare([Spec("rows", (folder / "rows.jsonl",))], folder / "shards", encoding)
+        encoding = SourceTokenizer(found.tokenizer, found.prompts, MAX_TOKENS, MAX_TOKENS)
+        prepare([SourceSpec("rows", (folder / "rows.jsonl",))], folder / "shards", encoding)
         dataset = Dataset.open(folder / "shards")
-        order = Order.of(dataset, seed=0, batch=arguments.batch)
-        trainee = Trainee(load_trainable(found), ("dense",), arguments.precision)
+        order = BatchSampler.of(dataset, seed=0, batch=arguments.batch)
+        trainee = TrainableModel(load_trainable(found), ("dense",), arguments.precision)
         objective = Contrastive("info_nce", temperature=0.05)
-        tokens = [Batches(dataset, order, ahead=0).at(s).tokens for s in range(arguments.steps)]
+        tokens = [BatchLoader(dataset, order, ahead=0).at(s).tokens for s in range(arguments.steps)]
         chunk = arguments.chunk_tokens
         if cached:
             chunk = -(-max(tokens) // arguments.chunks)
-        settings = Settings(
+        settings = TrainingSettings(
             steps=arguments.steps,
             clip=1.0,
             chunk_tokens=chunk,
@@ -98,11 +98,13 @@ def ours(arguments: argparse.Namespace, rows: list[tuple[str, str]], cached: boo
         run = folder / "run"
         train(
             trainee,
-            lambda start, rank, size: Batches(dataset, order, start=start, rank=rank, world=size),
+            lambda start, rank, size: BatchLoader(
+                dataset, order, start=start, rank=rank, world=size
+            ),
             objective,
             settings,
             run,
-            world=join(arguments.device),
+            world=join_processes(arguments.device),
         )
         lines = read_table(run / "log.csv")
         assert len(read_table(run / STEPS)) == arguments.steps

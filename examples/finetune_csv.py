@@ -11,12 +11,12 @@ from pathlib import Path
 
 from opengte import Encoder, checkpoint
 from opengte.data import Dataset
-from opengte.data.columns import Columns
-from opengte.data.prepare import prepare
-from opengte.data.sources import Spec
-from opengte.data.tokens import Encoding
-from opengte.train.stages.finetune import FineTuning, finetune
-from opengte.train.stages.work import Job
+from opengte.data.preparation.prepare import prepare
+from opengte.data.preparation.source_tokenizer import SourceTokenizer
+from opengte.data.reading.column_mapping import ColumnMapping
+from opengte.data.reading.sources import SourceSpec
+from opengte.train.stages.finetune import FineTuningRecipe, finetune
+from opengte.train.stages.runner import StageJob
 
 
 def finetune_csv(csv: Path, output: Path, *, model: str = "minilm", epochs: int = 1) -> Path:
@@ -24,13 +24,13 @@ def finetune_csv(csv: Path, output: Path, *, model: str = "minilm", epochs: int 
     start = checkpoint.read_checkpoint(model)
 
     # tokenise the texts into memory-mapped shards
-    pairs = Spec("faq", (csv,), Columns(query="question", positive=("answer",)))
-    encoding = Encoding(start.tokenizer, start.prompts, query_tokens=64, document_tokens=256)
+    pairs = SourceSpec("faq", (csv,), ColumnMapping(query="question", positive=("answer",)))
+    encoding = SourceTokenizer(start.tokenizer, start.prompts, query_tokens=64, document_tokens=256)
     prepare([pairs], output / "data", encoding)
     data = Dataset.open(output / "data", start.tokenizer.fingerprint)
 
     # the other rows of a batch are the negatives; a text that answers two questions is not one
-    done = finetune(start, data, Job(output=output), FineTuning(epochs=epochs))
+    done = finetune(start, data, StageJob(output=output), FineTuningRecipe(epochs=epochs))
     assert done.model is not None
     return done.model
 

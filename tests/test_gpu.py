@@ -8,7 +8,7 @@ import torch
 
 from opengte.reference import layers
 from opengte.reference.load import load_reference_model
-from opengte.train.trainee import Trainee
+from opengte.train.models.trainable import TrainableModel
 from tests.reference.test_attention import attention, batch_of
 from tests.support.native_plans import PLANS, SCORES, batch, weights
 
@@ -101,8 +101,8 @@ def test_every_kind_of_reranker(name):
 def test_the_gradient_of_a_training_step(precision, least):
     plan = PLANS["bert"]
     packed = batch(LENGTHS)
-    exact = Trainee(load_reference_model(plan, weights(plan), torch.float32, "cpu"))
-    trainee = Trainee(copy.deepcopy(exact.model), precision=precision)
+    exact = TrainableModel(load_reference_model(plan, weights(plan), torch.float32, "cpu"))
+    trainee = TrainableModel(copy.deepcopy(exact.model), precision=precision)
     trainee.materialise(GPU)
     outer = torch.randn(len(LENGTHS), plan.width, generator=torch.Generator().manual_seed(0))
     (exact(layers.to_device(packed, CPU))["dense"] * outer).sum().backward()

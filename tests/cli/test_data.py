@@ -167,9 +167,9 @@ def test_show_prints_the_batch_of_a_step(tmp_path, source):
     options = ["--step", 7, "--batch", 4, "--seed", 3, "--json"]
     result = gte("show", tmp_path / "out", *options)
     rows = [json.loads(line)["row"] for line in result.stdout.splitlines()]
-    from opengte.data import Order
+    from opengte.data import BatchSampler
 
-    expected = Order.of(Dataset.open(tmp_path / "out"), seed=3, batch=4).at(7).rows
+    expected = BatchSampler.of(Dataset.open(tmp_path / "out"), seed=3, batch=4).at(7).rows
     assert rows == expected.tolist()
 
 
@@ -232,7 +232,7 @@ from pathlib import Path
 from opengte import checkpoint
 from opengte.tokenization import Prompts, load_tokenizer
 from opengte.cli import main
-import opengte.data.prepare as prepare
+import opengte.data.preparation.prepare as prepare
 prepare.WINDOW = 64
 own = load_tokenizer(Path(sys.argv.pop(1)))
 read = types.SimpleNamespace(tokenizer=own, prompts=Prompts(), max_length=64)

@@ -9,11 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opengte.data import Batch, Batches, Column, Order, joined
-from opengte.data.batches import drawn
-from opengte.data.examples import as_bytes, text_hash
-from opengte.data.sources import Spec
-from opengte.data.window import Settings
+from opengte.data import (
+    BatchLoader,
+    BatchSampler,
+    BatchTexts,
+    TrainingBatch,
+    cross_encoder_sequences,
+)
+from opengte.data.examples import array_to_hashes, text_hash
+from opengte.data.preparation.window import PreparationSettings
+from opengte.data.reading.sources import SourceSpec
+from opengte.data.sampling.loader import draw_at_most
 from opengte.errors import InputError
 from opengte.tokenization import Prompts
 from tests.support.tokenizers_for_tests import save_qwen3, save_unigram
@@ -35,22 +41,22 @@ def rows():
 @pytest.fixture
 def data(tmp_path, rows):
     path = write_lines(tmp_path / "a.jsonl", rows)
-    settings = Settings(shard_rows=20)
+    settings = PreparationSettings(shard_rows=20)
     own = encoding(tmp_path, prompts=PROMPTS)
-    return made(tmp_path, Spec("a", (path,)), encoding=own, settings=settings)[0]
+    return made(tmp_path, SourceSpec("a", (path,)), encoding=own, settings=settings)[0]
 
 
 def listed(value):
     return value if isinstance(value, list) else [value]
 
 
-def texts_of(column: Column, at: int) -> tuple[list[list[int]], list[bytes]]:
+def texts_of(column: BatchTexts, at: int) -> tuple[list[list[int]], list[bytes]]:
     """Return the ids and hashes of one row's texts."""
     start = int(column.counts[:at].sum())
     places = range(start, start + int(column.counts[at]))
     cu_seqlens = column.texts.cu_seqlens
     ids = [column.texts.ids[cu_seqlens[i] : cu_seqlens[i + 1]].tolist() for i in places]
-    return ids, as_bytes(column.hashes[start : start + len(ids)])
+    return ids, array_to_hashes(column.hashes[start : start + len(ids)])
 
 
 def test_a_batch_is_what_the_rows_say(tmp_path, data, rows):
@@ -61,8 +67,8 @@ def test_a_batch_is_what_the_rows_say(tmp_path, data, rows):
         batch = own.encode(texts, prompt=prefix, max_length=length).batch
         return [batch.ids[a:b].tolist() for a, b in pairwise(batch.cu_seqlens)]
 
-    order = Order.of(data, batch=32)
-    batches = Batches(data, order, positives=None, ahead=0)
+    order = BatchSampler.of(data, batch=32)
+    batches = BatchLoader(data, order, positives=None, ahead=0)
     for step in range(3):
         batch = batches.at(step)
         assert batch.rows.tolist() == order.at(step).rows.tolist()
@@ -90,13 +96,13 @@ def test_a_batch_is_what_the_rows_say(tmp_path, data, rows):
 
 
 def test_known_answers_are_those_of_all_rows_with_the_query(data, rows):
-    batch = Batches(data, Order.of(data, batch=45), ahead=0).at(0)
+    batch = BatchLoader(data, BatchSampler.of(data, batch=45), ahead=0).at(0)
     starts = np.cumsum(batch.known_counts) - batch.known_counts
     for at, number in enumerate(batch.rows.tolist()):
         same = [r for r in rows if r["query"].lower() == rows[number]["query"].lower()]
         expected = {text_hash(text) for row in same for text in listed(row["positive"])}
         start = int(starts[at])
-        found = as_bytes(batch.known_hashes[start : start + int(batch.known_counts[at])])
+        found = array_to_hashes(batch.known_hashes[start : start + int(batch.known_counts[at])])
         assert set(found) == expected
     assert max(batch.known_counts) > 3
 
@@ -108,9 +114,11 @@ def test_texts_cut_at_load_are_those_cut_by_the_tokenizer(tmp_path, rows, save):
     settings = encoding(
         tmp_path, tokenizer=own, prompts=PROMPTS, query_tokens=99, document_tokens=99
     )
-    data, _ = made(tmp_path, Spec("a", (path,)), encoding=settings)
-    order = Order.of(data, batch=32)
-    whole = Batches(data, order, query_tokens=11, document_tokens=8, positives=None, ahead=0).at(0)
+    data, _ = made(tmp_path, SourceSpec("a", (path,)), encoding=settings)
+    order = BatchSampler.of(data, batch=32)
+    whole = BatchLoader(
+        data, order, query_tokens=11, document_tokens=8, positives=None, ahead=0
+    ).at(0)
     for column, side, texts, length in (
         (whole.query, "query", [rows[r]["query"] for r in whole.rows], 11),
         (
@@ -131,9 +139,11 @@ def test_texts_cut_at_load_are_those_cut_by_the_tokenizer(tmp_path, rows, save):
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
 def test_processes_have_slices_of_the_same_batch(data, world):
-    order = Order.of(data, batch=20)
-    whole = Batches(data, order, negatives=2, ahead=0)
-    parts = [Batches(data, order, negatives=2, rank=r, world=world, ahead=0) for r in range(world)]
+    order = BatchSampler.of(data, batch=20)
+    whole = BatchLoader(data, order, negatives=2, ahead=0)
+    parts = [
+        BatchLoader(data, order, negatives=2, rank=r, world=world, ahead=0) for r in range(world)
+    ]
     for step in range(6):
         one, many = whole.at(step), [part.at(step) for part in parts]
         assert [part.first for part in many] == [20 * r // world for r in range(world)]
@@ -151,8 +161,8 @@ def test_processes_have_slices_of_the_same_batch(data, world):
 
 
 def test_positives_and_negatives_are_drawn_anew_each_epoch(data, rows):
-    order = Order.of(data, batch=90)
-    batches = Batches(data, order, negatives=2, ahead=0)
+    order = BatchSampler.of(data, batch=90)
+    batches = BatchLoader(data, order, negatives=2, ahead=0)
     drawn_texts: dict[int, set[bytes]] = {}
     for step in range(12):
         batch = batches.at(step)
@@ -170,22 +180,23 @@ def test_positives_and_negatives_are_drawn_anew_each_epoch(data, rows):
             assert places == sorted(set(places))
     possible = sum(len(listed(rows[row]["positive"])) for row in drawn_texts)
     assert sum(map(len, drawn_texts.values())) > 0.9 * possible
-    again = Batches(data, Order.of(data, batch=90), negatives=2, ahead=0)
+    again = BatchLoader(data, BatchSampler.of(data, batch=90), negatives=2, ahead=0)
     assert again.at(7).digest == batches.at(7).digest
     assert (
-        Batches(data, Order.of(data, batch=90, seed=1), ahead=0).at(7).digest != again.at(7).digest
+        BatchLoader(data, BatchSampler.of(data, batch=90, seed=1), ahead=0).at(7).digest
+        != again.at(7).digest
     )
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=8), st.integers(1, 4), st.integers(0, 99))
 def test_a_draw_of_each_row_is_its_own(counts, most, seed):
     keys = np.random.default_rng(seed).integers(0, 2**63, len(counts)).astype(np.uint64)
-    kept, left = drawn(np.array(counts), most, keys)
+    kept, left = draw_at_most(np.array(counts), most, keys)
     assert left.tolist() == [min(count, most) for count in counts]
     start = 0
     expected: list[int] = []
     for index, count in enumerate(counts):  # each row alone gives the same
-        alone, _ = drawn(np.array([count]), most, keys[index : index + 1])
+        alone, _ = draw_at_most(np.array([count]), most, keys[index : index + 1])
         expected += [start + place for place in alone.tolist()]
         start += count
     assert kept.tolist() == expected
@@ -201,26 +212,26 @@ def test_scores_go_with_their_texts(tmp_path):
         }
         for i in range(20)
     ]
-    data, _ = made(tmp_path, Spec("a", (write_lines(tmp_path / "a.jsonl", rows),)))
-    batch = Batches(data, Order.of(data, batch=20), negatives=2, ahead=0).at(3)
+    data, _ = made(tmp_path, SourceSpec("a", (write_lines(tmp_path / "a.jsonl", rows),)))
+    batch = BatchLoader(data, BatchSampler.of(data, batch=20), negatives=2, ahead=0).at(3)
     lookup = {
         text_hash(text): score
         for row in rows
         for text, score in zip(row["positive"] + row["negative"], row["scores"], strict=True)
     }
     for column in (batch.positive, batch.negative):
-        expected = [lookup[one] for one in as_bytes(column.hashes)]
+        expected = [lookup[one] for one in array_to_hashes(column.hashes)]
         np.testing.assert_allclose(column.scores, expected, rtol=1e-6)
 
 
 def test_scored_pairs_have_their_scores_and_others_none(tmp_path, data):
     rows = [{"sentence1": f"a {i}", "sentence2": f"b {i}", "score": i / 7} for i in range(16)]
     (tmp_path / "s").mkdir()
-    scored, _ = made(tmp_path / "s", Spec("s", (write_lines(tmp_path / "s.jsonl", rows),)))
-    batch = Batches(scored, Order.of(scored, batch=16), ahead=0).at(0)
+    scored, _ = made(tmp_path / "s", SourceSpec("s", (write_lines(tmp_path / "s.jsonl", rows),)))
+    batch = BatchLoader(scored, BatchSampler.of(scored, batch=16), ahead=0).at(0)
     assert batch.positive.scores.tolist() == [np.float32(row / 7) for row in batch.rows.tolist()]
     assert (batch.source.kind, batch.source.in_batch_negatives) == ("scored", False)
-    plain = Batches(data, Order.of(data, batch=16), ahead=0).at(0)
+    plain = BatchLoader(data, BatchSampler.of(data, batch=16), ahead=0).at(0)
     assert plain.positive.scores is None
 
 
@@ -228,11 +239,11 @@ def test_labelled_rows_get_texts_of_their_label_and_of_others(tmp_path):
     labels = [i % 4 if i < 60 else 0 for i in range(80)]
     rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
     path = write_lines(tmp_path / "a.jsonl", rows)
-    data, _ = made(tmp_path, Spec("a", (path,)), settings=Settings(shard_rows=30))
+    data, _ = made(tmp_path, SourceSpec("a", (path,)), settings=PreparationSettings(shard_rows=30))
     assert data.sources[0].labels == ("0", "1", "2", "3")
     number = {text_hash(row["text"]): i for i, row in enumerate(rows)}
     partners: dict[int, set[int]] = {}
-    batches = Batches(data, Order.of(data, batch=40), negatives=5, ahead=0)
+    batches = BatchLoader(data, BatchSampler.of(data, batch=40), negatives=5, ahead=0)
     for step in range(20):
         batch = batches.at(step)
         assert batch.negative.counts.tolist() == [5] * 40
@@ -245,8 +256,8 @@ def test_labelled_rows_get_texts_of_their_label_and_of_others(tmp_path):
             assert labels[row] not in {labels[other] for other in others}
             partners.setdefault(row, set()).add(same)
     assert np.mean([len(found) for found in partners.values()]) > 5
-    parts = [Batches(data, batches.order, rank=r, world=3, ahead=0).at(2) for r in range(3)]
-    whole = Batches(data, batches.order, ahead=0).at(2)
+    parts = [BatchLoader(data, batches.order, rank=r, world=3, ahead=0).at(2) for r in range(3)]
+    whole = BatchLoader(data, batches.order, ahead=0).at(2)
     np.testing.assert_array_equal(
         np.concatenate([part.negative.hashes for part in parts]), whole.negative.hashes
     )
@@ -255,24 +266,24 @@ def test_labelled_rows_get_texts_of_their_label_and_of_others(tmp_path):
 
 def test_more_negatives_than_other_labels_have(tmp_path):
     rows = [{"text": f"text {i}", "label": "a" if i < 6 else "b"} for i in range(8)]
-    data, _ = made(tmp_path, Spec("a", (write_lines(tmp_path / "a.jsonl", rows),)))
-    batch = Batches(data, Order.of(data, batch=8), negatives=5, ahead=0).at(0)
+    data, _ = made(tmp_path, SourceSpec("a", (write_lines(tmp_path / "a.jsonl", rows),)))
+    batch = BatchLoader(data, BatchSampler.of(data, batch=8), negatives=5, ahead=0).at(0)
     assert batch.negative.counts.tolist() == [5] * 8
 
 
 def test_raw_texts_are_queries_alone(tmp_path):
     (tmp_path / "a.txt").write_text("\n".join(words(i, 40) for i in range(8)))
-    data, _ = made(tmp_path, Spec("a", (tmp_path / "a.txt",)))
-    batch = Batches(data, Order.of(data, batch=4), ahead=0).at(0)
+    data, _ = made(tmp_path, SourceSpec("a", (tmp_path / "a.txt",)))
+    batch = BatchLoader(data, BatchSampler.of(data, batch=4), ahead=0).at(0)
     assert len(batch.query) == 4
     assert len(batch.positive) == len(batch.negative) == len(batch.known_hashes) == 0
 
 
-def both(data, **options) -> tuple[list[Batch], list[Batch]]:
-    order = Order.of(data, batch=16)
+def both(data, **options) -> tuple[list[TrainingBatch], list[TrainingBatch]]:
+    order = BatchSampler.of(data, batch=16)
     found = []
     for ahead in (0, 3):
-        with Batches(data, order, ahead=ahead, **options) as batches:
+        with BatchLoader(data, order, ahead=ahead, **options) as batches:
             found.append(list(batches))
     return found[0], found[1]
 
@@ -285,7 +296,7 @@ def test_a_thread_makes_the_same_batches(data):
 
 
 def test_an_iterator_goes_on_where_it_was_left(data):
-    with Batches(data, Order.of(data, batch=16)) as batches:
+    with BatchLoader(data, BatchSampler.of(data, batch=16)) as batches:
         steps = iter(batches)
         assert [next(steps).step, next(steps).step] == [0, 1]
         assert next(iter(batches)).step == 2
@@ -296,7 +307,7 @@ def threads() -> list[threading.Thread]:
 
 
 def test_closing_ends_the_thread(data):
-    batches = Batches(data, Order.of(data, batch=16))
+    batches = BatchLoader(data, BatchSampler.of(data, batch=16))
     next(iter(batches))
     assert threads()
     batches.close()
@@ -307,7 +318,7 @@ def test_closing_ends_the_thread(data):
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_by_the_iterator(data, monkeypatch):
-    order = Order.of(data, batch=16)
+    order = BatchSampler.of(data, batch=16)
     inner = order.at
 
     def fail(step):
@@ -316,7 +327,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_by_the_iterator(data, monkeypat
         return inner(step)
 
     monkeypatch.setattr(order, "at", fail)
-    with Batches(data, order) as batches:
+    with BatchLoader(data, order) as batches:
         steps = iter(batches)
         assert [next(steps).step, next(steps).step] == [0, 1]
         for _ in range(2):
@@ -325,10 +336,10 @@ def test_what_goes_wrong_in_the_thread_is_raised_by_the_iterator(data, monkeypat
 
 
 def test_waiting_is_measured(data, monkeypatch):
-    order = Order.of(data, batch=16)
+    order = BatchSampler.of(data, batch=16)
     inner = order.at
     monkeypatch.setattr(order, "at", lambda step: (time.sleep(0.02), inner(step))[1])
-    with Batches(data, order, stop=5) as batches:
+    with BatchLoader(data, order, stop=5) as batches:
         list(batches)
         assert batches.waited > 0.05
 
@@ -341,21 +352,24 @@ def test_joined_texts_are_what_the_tokenizer_makes_of_pairs(tmp_path, rows, save
     settings = encoding(
         tmp_path, tokenizer=own, prompts=Prompts(), query_tokens=99, document_tokens=99
     )
-    data, _ = made(tmp_path, Spec("a", (path,)), encoding=settings)
-    batch = Batches(data, Order.of(data, batch=20), positives=None, ahead=0).at(0)
+    data, _ = made(tmp_path, SourceSpec("a", (path,)), encoding=settings)
+    batch = BatchLoader(data, BatchSampler.of(data, batch=20), positives=None, ahead=0).at(0)
     texts = [
         (rows[row]["query"], text)
         for row in batch.rows.tolist()
         for text in (*listed(rows[row]["positive"]), *rows[row]["negative"])
     ]
-    found, expected = joined(batch, own, length), own.encode_pairs(texts, max_length=length).batch
+    found, expected = (
+        cross_encoder_sequences(batch, own, length),
+        own.encode_pairs(texts, max_length=length).batch,
+    )
     for name in ("ids", "cu_seqlens", "type_ids", "pool_from"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
-    some = joined(batch, own, length, [3, 0])
+    some = cross_encoder_sequences(batch, own, length, [3, 0])
     expected = own.encode_pairs([texts[3], texts[0]], max_length=length).batch
     np.testing.assert_array_equal(some.ids, expected.ids)
     with pytest.raises(InputError, match="leaves no room for two texts"):
-        joined(batch, own, 4)
+        cross_encoder_sequences(batch, own, 4)
 
 
 @pytest.mark.parametrize(
@@ -369,12 +383,12 @@ def test_joined_texts_are_what_the_tokenizer_makes_of_pairs(tmp_path, rows, save
 )
 def test_arguments_that_make_no_sense(data, options, message):
     with pytest.raises(InputError, match=message):
-        Batches(data, Order.of(data, batch=4), **options)
+        BatchLoader(data, BatchSampler.of(data, batch=4), **options)
 
 
 def test_arrays_are_such_as_pytorch_takes(data):
     torch = pytest.importorskip("torch")
-    batch = Batches(data, Order.of(data, batch=4), ahead=0).at(0)
+    batch = BatchLoader(data, BatchSampler.of(data, batch=4), ahead=0).at(0)
     for column in (batch.query, batch.positive, batch.negative):
         texts = column.texts
         for array in (column.counts, texts.ids, texts.cu_seqlens, texts.type_ids, texts.pool_from):

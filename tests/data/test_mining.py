@@ -14,20 +14,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opengte.data import spool
-from opengte.data.columns import Columns
-from opengte.data.examples import Example, Origin, normalised, text_hash
-from opengte.data.mine_files import Models, mine_files
-from opengte.data.mining import (
-    Collection,
-    Mined,
-    Settings,
-    ceiling,
-    mine,
-    negatives,
+from opengte.data.examples import Example, Origin, normalised_text, text_hash
+from opengte.data.mining import disk_store
+from opengte.data.mining.exact_search import nearest_rows
+from opengte.data.mining.files import MiningModels, mine_hard_negatives
+from opengte.data.mining.hard_negatives import (
+    MiningCorpus,
+    MiningReport,
+    MiningSettings,
+    draw_negatives,
+    max_negative_score,
+    mine_candidates,
 )
-from opengte.data.nearest import nearest
-from opengte.data.sources import Spec, columns_of, examples
+from opengte.data.reading.column_mapping import ColumnMapping
+from opengte.data.reading.sources import SourceSpec, detect_columns, read_examples
 from opengte.errors import InputError
 from opengte.search.adhoc.exact import top_k
 from tests.support.training_data import write_lines
@@ -40,7 +40,7 @@ def test_nearest_is_the_exact_search_whatever_the_blocks(seed, q, m, k):
     queries = random.integers(-1, 2, (q, 3)).astype(np.float32)  # many ties
     rows = random.integers(-1, 2, (m, 3)).astype(np.float32)
     cuts = np.sort(random.integers(0, m + 1, random.integers(0, 9)))
-    scores, found = nearest(queries, np.split(rows, cuts), k)
+    scores, found = nearest_rows(queries, np.split(rows, cuts), k)
     expected = top_k(queries, np.split(rows, cuts), k)
     np.testing.assert_array_equal(found, expected.rows)
     np.testing.assert_array_equal(scores, expected.scores)
@@ -74,18 +74,18 @@ def score(query: str, texts) -> np.ndarray:
     return np.array([len(set(query) & set(text)) for text in texts], dtype=np.float32)
 
 
-MODELS = Models(embed, embed, {"model": "circle"})
+MODELS = MiningModels(embed, embed, {"model": "circle"})
 
 
 def slow_candidates(rows, query, options, rerank=None) -> tuple[list[str], Counter]:
     """Return the candidates of a query, and what became of the other texts."""
     counts: Counter[str] = Counter()
-    corpus = list(dict.fromkeys(normalised(t) for row in rows for t in row.documents))
-    original = {normalised(t): t for row in reversed(rows) for t in row.documents[::-1]}
+    corpus = list(dict.fromkeys(normalised_text(t) for row in rows for t in row.documents))
+    original = {normalised_text(t): t for row in reversed(rows) for t in row.documents[::-1]}
     answers = {
-        normalised(text)
+        normalised_text(text)
         for row in rows
-        if normalised(row.query) == normalised(query)
+        if normalised_text(row.query) == normalised_text(query)
         for text in row.positives
     }
     values = {text: float(vector(query) @ vector(original[text])) for text in corpus}
@@ -93,7 +93,7 @@ def slow_candidates(rows, query, options, rerank=None) -> tuple[list[str], Count
     ranked = sorted(corpus, key=lambda text: (-values[text], corpus.index(text)))
     rank, kept = 0, []
     for text in ranked:
-        if text in answers or text == normalised(query):
+        if text in answers or text == normalised_text(query):
             continue
         rank += 1
         if rank < options.first or rank > options.last:
@@ -119,24 +119,24 @@ def random_rows(seed: int, count: int) -> list[Example]:
     rows = []
     for i in range(count):
         query = text("Ask" if random.random() < 0.5 else "ask")
-        positives = tuple({normalised(t): t for t in [text("p"), text("P")]}.values())
-        texts = {normalised(t): t for t in [text("n"), query if i % 7 == 0 else text("p")]}
-        others = tuple(t for n, t in texts.items() if n not in map(normalised, positives))
+        positives = tuple({normalised_text(t): t for t in [text("p"), text("P")]}.values())
+        texts = {normalised_text(t): t for t in [text("n"), query if i % 7 == 0 else text("p")]}
+        others = tuple(t for n, t in texts.items() if n not in map(normalised_text, positives))
         rows.append(Example(Origin("f", i), query, positives, others))
     return rows
 
 
 @pytest.fixture
 def collection(tmp_path):
-    with contextlib.closing(Collection(tmp_path)) as found:
+    with contextlib.closing(MiningCorpus(tmp_path)) as found:
         yield found
 
 
 OPTIONS = [
-    Settings(count=3, first=1, last=20),
-    Settings(count=2, first=4, last=9, margin=0.8, seed=5),
-    Settings(count=50, first=2, last=15, margin=None, draw="top"),
-    Settings(count=3, first=1, last=12, margin=1.0, reranker_margin=1.0),
+    MiningSettings(count=3, first=1, last=20),
+    MiningSettings(count=2, first=4, last=9, margin=0.8, seed=5),
+    MiningSettings(count=50, first=2, last=15, margin=None, draw="top"),
+    MiningSettings(count=3, first=1, last=12, margin=1.0, reranker_margin=1.0),
 ]
 
 
@@ -144,19 +144,19 @@ OPTIONS = [
 @pytest.mark.parametrize("rerank", [None, score])
 @pytest.mark.parametrize("seed", range(3))
 def test_candidates_are_those_of_a_slow_search(collection, monkeypatch, options, rerank, seed):
-    monkeypatch.setattr("opengte.data.mining.QUERIES", 7)
-    monkeypatch.setattr("opengte.data.mining.CORPUS", 11)
-    rows, mined = random_rows(seed, 60), Mined()
+    monkeypatch.setattr("opengte.data.mining.hard_negatives.QUERIES", 7)
+    monkeypatch.setattr("opengte.data.mining.hard_negatives.CORPUS", 11)
+    rows, mined = random_rows(seed, 60), MiningReport()
     for row in rows:
         collection.add(row)
     vectors = embed(collection.queries[:]), embed(collection.corpus[:])
-    found = list(mine(collection, *vectors, options, mined, rerank))
+    found = list(mine_candidates(collection, *vectors, options, mined, rerank))
     assert [number for number, _, _ in found] == list(range(len(collection.queries)))
     counts: Counter[str] = Counter()
     for number, _, kept in found:
         expected, own = slow_candidates(rows, collection.queries[number], options, rerank)
         counts += own
-        texts = [normalised(collection.corpus[one.number]) for one in kept]
+        texts = [normalised_text(collection.corpus[one.number]) for one in kept]
         assert texts == expected
         assert [one.rank for one in kept] == sorted({one.rank for one in kept})
         assert all(options.first <= one.rank <= options.last for one in kept)
@@ -166,29 +166,34 @@ def test_candidates_are_those_of_a_slow_search(collection, monkeypatch, options,
 
 @given(st.floats(-1, 1), st.floats(0.01, 1))
 def test_the_margin_is_below_the_positive_on_both_sides_of_zero(best, margin):
-    assert ceiling(best, margin) <= best
+    assert max_negative_score(best, margin) <= best
     if best > 0:
-        assert ceiling(best, margin) == pytest.approx(margin * best)
+        assert max_negative_score(best, margin) == pytest.approx(margin * best)
 
 
 def test_rows_draw_their_own_negatives_and_always_the_same(tmp_path):
     candidates = [(i, text_hash(f"c {i}")) for i in range(40)]
     rows = [Example(Origin("f", i), "q", (f"p {i}",), ("c 3", "C  5")) for i in range(6)]
-    options = Settings(count=4, seed=1)
-    found = [negatives(row, candidates, options, Mined()) for row in rows]
-    assert found == [negatives(row, candidates, options, Mined()) for row in rows]
+    options = MiningSettings(count=4, seed=1)
+    found = [draw_negatives(row, candidates, options, MiningReport()) for row in rows]
+    assert found == [draw_negatives(row, candidates, options, MiningReport()) for row in rows]
     assert len({tuple(one) for one in found}) == 6
     assert all(one == sorted(one) and not {3, 5} & set(one) for one in found)
-    other = [negatives(row, candidates, Settings(count=4, seed=2), Mined()) for row in rows]
+    other = [
+        draw_negatives(row, candidates, MiningSettings(count=4, seed=2), MiningReport())
+        for row in rows
+    ]
     assert other != found
-    assert negatives(rows[0], candidates, Settings(count=4, draw="top"), Mined()) == [0, 1, 2, 4]
-    mined = Mined()
-    assert negatives(rows[0], candidates[:3], options, mined) == [0, 1, 2]
+    assert draw_negatives(
+        rows[0], candidates, MiningSettings(count=4, draw="top"), MiningReport()
+    ) == [0, 1, 2, 4]
+    mined = MiningReport()
+    assert draw_negatives(rows[0], candidates[:3], options, mined) == [0, 1, 2]
     assert (mined.negatives, mined.candidates) == ({3: 1}, {"taken": 3, "not drawn": 0})
 
 
 def read(path: Path) -> list[Example]:
-    return list(examples((path,), columns_of((path,), Columns())))
+    return list(read_examples((path,), detect_columns((path,), ColumnMapping())))
 
 
 def as_rows(rows: list[Example]) -> list[dict]:
@@ -202,23 +207,23 @@ def as_rows(rows: list[Example]) -> list[dict]:
 def test_mined_files_are_rows_with_more_negatives(tmp_path, name):
     rows = random_rows(1, 50)
     path = write_lines(tmp_path / "a.jsonl", [*as_rows(rows), {"query": "x"}])
-    options = Settings(count=3, first=2, last=15)
-    mined = mine_files([Spec("a", (path,))], tmp_path / name, MODELS, options)
+    options = MiningSettings(count=3, first=2, last=15)
+    mined = mine_hard_negatives([SourceSpec("a", (path,))], tmp_path / name, MODELS, options)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", name]
     assert mined.dropped == {"unusable row": 1}
     found = read(tmp_path / name)
     assert len(found) == mined.rows == 50
     for number, row in enumerate(rows):  # a negative that is the query is no negative
-        own = [t for t in row.negatives if normalised(t) != normalised(row.query)]
+        own = [t for t in row.negatives if normalised_text(t) != normalised_text(row.query)]
         rows[number] = replace(row, negatives=tuple(own))
     for before, after in zip(rows, found, strict=True):
         assert (after.query, after.positives) == (before.query, before.positives)
         kept = before.negatives
         assert after.negatives[: len(kept)] == kept
-        new = [normalised(text) for text in after.negatives[len(kept) :]]
+        new = [normalised_text(text) for text in after.negatives[len(kept) :]]
         candidates, _ = slow_candidates(rows, before.query, options)
         assert len(new) == len(set(new)) <= 3
-        assert set(new) <= set(candidates) - set(map(normalised, before.documents))
+        assert set(new) <= set(candidates) - set(map(normalised_text, before.documents))
         expected = [text for text in candidates if text in new]
         assert new == expected
     assert sum(mined.negatives.values()) == 50
@@ -227,7 +232,9 @@ def test_mined_files_are_rows_with_more_negatives(tmp_path, name):
 def test_the_same_run_writes_the_same_bytes(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", as_rows(random_rows(2, 30)))
     for name in ("1.jsonl.gz", "2.jsonl.gz"):
-        mine_files([Spec("a", (path,))], tmp_path / name, MODELS, Settings(count=2))
+        mine_hard_negatives(
+            [SourceSpec("a", (path,))], tmp_path / name, MODELS, MiningSettings(count=2)
+        )
     first, second = ((tmp_path / f"{n}.jsonl.gz").read_bytes() for n in (1, 2))
     assert first == second
     assert gzip.decompress(first).count(b"\n") == 30
@@ -236,7 +243,9 @@ def test_the_same_run_writes_the_same_bytes(tmp_path):
 def test_csv_has_a_column_for_each_negative(tmp_path):
     rows = [{"query": f"q {i}", "positive": f'a "{i}"\n{i}'} for i in range(9)]
     path = write_lines(tmp_path / "a.jsonl", rows)
-    mine_files([Spec("a", (path,))], tmp_path / "o.csv", MODELS, Settings(count=2, margin=None))
+    mine_hard_negatives(
+        [SourceSpec("a", (path,))], tmp_path / "o.csv", MODELS, MiningSettings(count=2, margin=None)
+    )
     with (tmp_path / "o.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
     assert list(found[0]) == ["query", "positive", "negative_1", "negative_2"]
@@ -244,7 +253,9 @@ def test_csv_has_a_column_for_each_negative(tmp_path):
     assert all(len(one.negatives) == 2 for one in read(tmp_path / "o.csv"))
     write_lines(path, [{"query": "q 1", "positive": ["a 1", "b 1"]}])
     with pytest.raises(InputError, match=r"a.jsonl:1 has 2 positives.*Write .jsonl or .parquet"):
-        mine_files([Spec("a", (path,))], tmp_path / "p.csv", MODELS, Settings(count=2))
+        mine_hard_negatives(
+            [SourceSpec("a", (path,))], tmp_path / "p.csv", MODELS, MiningSettings(count=2)
+        )
     assert not (tmp_path / "p.csv").exists()
 
 
@@ -256,11 +267,11 @@ def test_answers_of_all_rows_and_sources_are_respected(tmp_path):
     ]
     second = write_lines(tmp_path / "b.jsonl", rows)
     corpus = write_lines(tmp_path / "c.jsonl", ["What 1", "YES 1", "far 2", ""])
-    options = Settings(count=9, first=1, margin=None)
+    options = MiningSettings(count=9, first=1, margin=None)
     out = tmp_path / "o.jsonl"
-    specs = [Spec("a", (first,)), Spec("b", (second,))]
-    models = Models(circle, circle, {})
-    mined = mine_files(specs, out, models, options, corpus=[corpus])
+    specs = [SourceSpec("a", (first,)), SourceSpec("b", (second,))]
+    models = MiningModels(circle, circle, {})
+    mined = mine_hard_negatives(specs, out, models, options, corpus=[corpus])
     assert [row.negatives for row in read(out)] == [
         ("no 1.2", "far 2"),
         ("no 1.2", "far 2"),
@@ -273,8 +284,10 @@ def test_answers_of_all_rows_and_sources_are_respected(tmp_path):
 
 def test_scores_of_the_reranker_are_written_for_distillation(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", as_rows(random_rows(3, 20)))
-    models = Models(embed, embed, {}, score, write_scores=True)
-    mine_files([Spec("a", (path,))], tmp_path / "o.jsonl", models, Settings(count=2))
+    models = MiningModels(embed, embed, {}, score, write_scores=True)
+    mine_hard_negatives(
+        [SourceSpec("a", (path,))], tmp_path / "o.jsonl", models, MiningSettings(count=2)
+    )
     for row in read(tmp_path / "o.jsonl"):
         assert row.scores == tuple(map(float, score(row.query, row.documents)))
 
@@ -282,12 +295,18 @@ def test_scores_of_the_reranker_are_written_for_distillation(tmp_path):
 def test_only_pairs_are_mined(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [{"text": "a", "label": 1}])
     with pytest.raises(InputError, match="source `a` holds labelled .* mined for pairs"):
-        mine_files([Spec("a", (path,))], tmp_path / "o.jsonl", MODELS, Settings())
+        mine_hard_negatives(
+            [SourceSpec("a", (path,))], tmp_path / "o.jsonl", MODELS, MiningSettings()
+        )
     path = write_lines(tmp_path / "b.jsonl", [{"query": "a 1", "positive": "A 1"}])
     with pytest.raises(InputError, match="no row of `b` can be used"):
-        mine_files([Spec("b", (path,))], tmp_path / "o.jsonl", MODELS, Settings())
+        mine_hard_negatives(
+            [SourceSpec("b", (path,))], tmp_path / "o.jsonl", MODELS, MiningSettings()
+        )
     with pytest.raises(InputError, match="unknown suffix; expected one of .jsonl"):
-        mine_files([Spec("b", (path,))], tmp_path / "o.txt", MODELS, Settings())
+        mine_hard_negatives(
+            [SourceSpec("b", (path,))], tmp_path / "o.txt", MODELS, MiningSettings()
+        )
 
 
 class Killed(BaseException):
@@ -295,10 +314,10 @@ class Killed(BaseException):
 
 
 def test_a_killed_run_takes_up_its_vectors(tmp_path, monkeypatch):
-    monkeypatch.setattr(spool, "BLOCK", 4)
+    monkeypatch.setattr(disk_store, "BLOCK", 4)
     path = write_lines(tmp_path / "a.jsonl", as_rows(random_rows(4, 40)))
-    specs, options = [Spec("a", (path,))], Settings(count=2)
-    mine_files(specs, tmp_path / "whole.jsonl", MODELS, options)
+    specs, options = [SourceSpec("a", (path,))], MiningSettings(count=2)
+    mine_hard_negatives(specs, tmp_path / "whole.jsonl", MODELS, options)
     seen: list[str] = []
     left = 15
 
@@ -312,11 +331,11 @@ def test_a_killed_run_takes_up_its_vectors(tmp_path, monkeypatch):
 
     out = tmp_path / "o.jsonl"
     with pytest.raises(Killed):
-        mine_files(specs, out, Models(dying, dying, MODELS.identity), options)
+        mine_hard_negatives(specs, out, MiningModels(dying, dying, MODELS.identity), options)
     assert not out.exists()
     with (tmp_path / "o.jsonl.work" / "corpus.f32").open("ab") as file:
         file.write(b"abc")  # a write that was cut off
-    mined = mine_files(specs, out, Models(dying, dying, MODELS.identity), options)
+    mined = mine_hard_negatives(specs, out, MiningModels(dying, dying, MODELS.identity), options)
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert len(seen) == mined.queries + mined.corpus  # nothing was embedded twice
 
@@ -330,15 +349,15 @@ def test_vectors_of_other_texts_or_models_are_made_anew(tmp_path):
 
     texts = [f"t {i}" for i in range(9)]
     for identity in ({"model": "a"}, {"model": "a"}, {"model": "b"}):
-        found = spool.vectors(texts, counted, tmp_path / "v.f32", identity)
+        found = disk_store.embed_to_disk(texts, counted, tmp_path / "v.f32", identity)
         np.testing.assert_array_equal(found, embed(texts))
     assert calls == [9, 9]
     with pytest.raises(InputError, match="no texts to embed"):
-        spool.vectors([], counted, tmp_path / "w.f32", {})
+        disk_store.embed_to_disk([], counted, tmp_path / "w.f32", {})
 
 
 def test_texts_on_disk(tmp_path):
-    texts, expected = spool.Texts(tmp_path / "t"), ["a", "", "été\n", "\ud800x"]
+    texts, expected = disk_store.TextStore(tmp_path / "t"), ["a", "", "été\n", "\ud800x"]
     for text in expected:
         texts.append(text)
         assert texts[0] == "a"
@@ -353,12 +372,14 @@ def test_texts_on_disk(tmp_path):
 )
 def test_settings_that_make_no_sense(options):
     with pytest.raises(InputError, match="expected"):
-        Settings(**options)
+        MiningSettings(**options)
 
 
 def test_a_parquet_file_of_mined_rows_has_lists(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", as_rows(random_rows(5, 9)))
-    mine_files([Spec("a", (path,))], tmp_path / "o.parquet", MODELS, Settings(count=2))
+    mine_hard_negatives(
+        [SourceSpec("a", (path,))], tmp_path / "o.parquet", MODELS, MiningSettings(count=2)
+    )
     schema = pyarrow.parquet.read_schema(tmp_path / "o.parquet")
     assert [str(schema.field(name).type) for name in schema.names] == [
         "string",

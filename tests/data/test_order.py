@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opengte.data import Order
+from opengte.data import BatchSampler
 from opengte.data.examples import Hashes
-from opengte.data.permutation import ROUNDS, mix, permuted
-from opengte.data.siblings import Siblings
-from opengte.data.sources import Spec
+from opengte.data.reading.sources import SourceSpec
+from opengte.data.sampling.permutation import ROUNDS, mix, permuted
+from opengte.data.shards.query_groups import QueryGroups
 from opengte.errors import InputError
 from tests.support.training_data import dataset, encoding, made, pairs, rows_of, words, write_lines
 
@@ -104,7 +104,7 @@ def three(tmp_path_factory):
         rows = [
             {"query": f"{name} {i}", "positive": words(i, 1 + i * 7 % 23)} for i in range(count)
         ]
-        specs.append(Spec(name, (write_lines(folder / f"{name}.jsonl", rows),)))
+        specs.append(SourceSpec(name, (write_lines(folder / f"{name}.jsonl", rows),)))
     return made(folder, *specs)[0]
 
 
@@ -128,21 +128,21 @@ def walk(data, seed, batch, alpha, steps):
 
 @pytest.mark.parametrize(("seed", "batch", "alpha"), [(0, 16, 0.5), (7, 7, 1.0), (-3, 40, 0.0)])
 def test_the_order_is_that_of_a_walk(three, seed, batch, alpha):
-    order = Order.of(three, seed=seed, batch=batch, alpha=alpha)
+    order = BatchSampler.of(three, seed=seed, batch=batch, alpha=alpha)
     expected = list(walk(three, seed, batch, alpha, 120))
     steps = np.random.default_rng(0).permutation(120)
     for step in steps.tolist():  # in any order, and again
         draw = order.at(step)
         assert (draw.source, draw.rows.tolist(), draw.epoch) == expected[step]
-    fresh = Order.of(three, seed=seed, batch=batch, alpha=alpha)
+    fresh = BatchSampler.of(three, seed=seed, batch=batch, alpha=alpha)
     assert fresh.at(119).rows.tolist() == expected[119][1]
 
 
 def test_far_steps_need_nothing_but_their_number(three, monkeypatch):
-    monkeypatch.setattr("opengte.data.order.SPAN", 64)
-    order = Order.of(three, seed=1, batch=16)
+    monkeypatch.setattr("opengte.data.sampling.sampler.SPAN", 64)
+    order = BatchSampler.of(three, seed=1, batch=16)
     late = order.at(3 * 64 + 5)
-    walked = Order.of(three, seed=1, batch=16)
+    walked = BatchSampler.of(three, seed=1, batch=16)
     drawn = [walked.at(step).source for step in range(3 * 64 + 6)]
     turn = drawn[:-1].count(late.source)
     stratum = order.strata[late.source]
@@ -150,7 +150,7 @@ def test_far_steps_need_nothing_but_their_number(three, monkeypatch):
 
 
 def test_no_row_comes_twice_in_an_epoch(three):
-    order = Order.of(three, seed=3, batch=16)
+    order = BatchSampler.of(three, seed=3, batch=16)
     seen: dict[tuple[int, int], list[int]] = {}
     for step in range(300):
         draw = order.at(step)
@@ -163,7 +163,7 @@ def test_no_row_comes_twice_in_an_epoch(three):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_sources_are_drawn_by_their_rows_to_the_power_alpha(three, alpha):
-    order = Order.of(three, seed=0, batch=8, alpha=alpha)
+    order = BatchSampler.of(three, seed=0, batch=8, alpha=alpha)
     counts = Counter(order.at(step).source for step in range(1500))
     sizes = np.array([40, 160, 90]) ** alpha
     expected = 1500 * sizes / sizes.sum()
@@ -176,8 +176,8 @@ def test_weights_multiply(tmp_path):
     two = write_lines(
         tmp_path / "b.jsonl", [{"query": f"x{i}", "positive": "y"} for i in range(32)]
     )
-    data, _ = made(tmp_path, Spec("a", (one,), weight=3.0), Spec("b", (two,)))
-    order = Order.of(data, batch=8)
+    data, _ = made(tmp_path, SourceSpec("a", (one,), weight=3.0), SourceSpec("b", (two,)))
+    order = BatchSampler.of(data, batch=8)
     np.testing.assert_allclose(order.chances, [0.75, 0.25])
     assert order.steps_per_epoch == 8
 
@@ -185,8 +185,8 @@ def test_weights_multiply(tmp_path):
 def test_a_source_of_weight_zero_is_never_drawn(tmp_path):
     one = write_lines(tmp_path / "a.jsonl", pairs(32))
     two = write_lines(tmp_path / "b.jsonl", [{"query": f"x{i}", "positive": "y"} for i in range(3)])
-    data, _ = made(tmp_path, Spec("a", (one,)), Spec("b", (two,), weight=0.0))
-    order = Order.of(data, batch=8)
+    data, _ = made(tmp_path, SourceSpec("a", (one,)), SourceSpec("b", (two,), weight=0.0))
+    order = BatchSampler.of(data, batch=8)
     assert {order.at(step).source for step in range(200)} == {0}
     assert order.dropped == {"b": 3}
 
@@ -195,7 +195,7 @@ BUCKETS = ((8, 20), (16, 10), (99, 5))
 
 
 def test_length_buckets_have_their_own_batches(three):
-    order = Order.of(three, seed=2, buckets=BUCKETS)
+    order = BatchSampler.of(three, seed=2, buckets=BUCKETS)
     edges = [0, 8, 16, 99]
     rows: dict[tuple[int, int, int], list[int]] = {}
     for step in range(1500):
@@ -228,36 +228,36 @@ def test_longest_is_the_longest_text_of_each_row(three):
 def test_a_bucket_that_is_too_small_joins_the_longer_one(tmp_path):
     rows = [{"query": f"q{i}", "positive": words(i, 2 if i < 5 else 20)} for i in range(30)]
     data = dataset(tmp_path, rows)
-    order = Order.of(data, buckets=((10, 8), (99, 6)))
+    order = BatchSampler.of(data, buckets=((10, 8), (99, 6)))
     (stratum,) = order.strata
     assert (stratum.size, stratum.batch) == (30, 6)
     rows = [{"query": f"q{i}", "positive": words(i, 2 if i > 5 else 20)} for i in range(30)]
     (tmp_path / "other").mkdir()
     data = dataset(tmp_path / "other", rows)
-    order = Order.of(data, buckets=((10, 8), (99, 8)))
+    order = BatchSampler.of(data, buckets=((10, 8), (99, 8)))
     assert order.dropped == {"rows": 6}  # never too many long rows in one batch
 
 
 def test_small_sources_are_an_error_that_names_them_or_dropped(three):
     with pytest.raises(InputError, match=r"smaller than a batch of 64: `a` \(40 rows\). Use"):
-        Order.of(three, batch=64)
-    order = Order.of(three, batch=64, small="drop")
+        BatchSampler.of(three, batch=64)
+    order = BatchSampler.of(three, batch=64, small="drop")
     assert order.dropped == {"a": 40}
     assert {order.at(step).source for step in range(100)} == {1, 2}
     with pytest.raises(InputError, match="smaller than a batch of 500: `a`.*`b`.*`c`"):
-        Order.of(three, batch=500, small="drop")
+        BatchSampler.of(three, batch=500, small="drop")
 
 
 def test_labelled_rows_need_another_of_their_label(tmp_path):
     rows = [{"text": f"t {i}", "label": label} for i, label in enumerate("aabbbcdd")]
     data = dataset(tmp_path, rows)
-    order = Order.of(data, batch=4)
+    order = BatchSampler.of(data, batch=4)
     assert order.dropped == {"rows": 1}
     assert 5 not in {row for step in range(50) for row in order.at(step).rows.tolist()}
     (tmp_path / "one").mkdir()
     data = dataset(tmp_path / "one", [{"text": f"t {i}", "label": "a"} for i in range(9)])
     with pytest.raises(InputError, match=r"`rows` \(0 of 9 rows have another of their label"):
-        Order.of(data, batch=2)
+        BatchSampler.of(data, batch=2)
 
 
 @pytest.mark.parametrize(
@@ -273,21 +273,21 @@ def test_labelled_rows_need_another_of_their_label(tmp_path):
 )
 def test_orders_that_make_no_sense(three, options):
     with pytest.raises(InputError, match="expected"):
-        Order.of(three, **options)
+        BatchSampler.of(three, **options)
     with pytest.raises(InputError, match="step=-1"):
-        Order.of(three, batch=4).at(-1)
+        BatchSampler.of(three, batch=4).at(-1)
 
 
 def test_a_fingerprint_says_whether_two_orders_are_the_same(three, tmp_path):
-    first = Order.of(three, seed=1, batch=8)
-    assert Order.of(three, seed=1, batch=8).fingerprint == first.fingerprint
+    first = BatchSampler.of(three, seed=1, batch=8)
+    assert BatchSampler.of(three, seed=1, batch=8).fingerprint == first.fingerprint
     other = dataset(tmp_path, pairs(40))
     orders = [
-        Order.of(three, seed=2, batch=8),
-        Order.of(three, seed=1, batch=9),
-        Order.of(three, seed=1, batch=8, alpha=0.4),
-        Order.of(three, seed=1, buckets=((99, 8),)),
-        Order.of(other, seed=1, batch=8),
+        BatchSampler.of(three, seed=2, batch=8),
+        BatchSampler.of(three, seed=1, batch=9),
+        BatchSampler.of(three, seed=1, batch=8, alpha=0.4),
+        BatchSampler.of(three, seed=1, buckets=((99, 8),)),
+        BatchSampler.of(other, seed=1, batch=8),
     ]
     assert len({first.fingerprint, *(order.fingerprint for order in orders)}) == 6
 
@@ -296,7 +296,7 @@ def test_a_fingerprint_says_whether_two_orders_are_the_same(three, tmp_path):
 def test_siblings_are_the_rows_with_the_same_hash(values, seed):
     hashes: Hashes = np.stack([np.array(values) % 2, np.array(values) // 2], 1).astype(np.int64)
     rows = np.random.default_rng(seed).integers(0, len(values), 9)
-    every, counts = Siblings(hashes).expand(rows)
+    every, counts = QueryGroups(hashes).expand(rows)
     groups = np.split(every, np.cumsum(counts)[:-1])
     for row, group in zip(rows.tolist(), groups, strict=True):
         expected = [i for i, value in enumerate(values) if value == values[row]]
@@ -305,6 +305,6 @@ def test_siblings_are_the_rows_with_the_same_hash(values, seed):
 
 def test_switches_come_from_the_command(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", pairs(20))
-    spec = Spec("a", (path,), in_batch_negatives=False, temperature=0.05, weight=2.0)
+    spec = SourceSpec("a", (path,), in_batch_negatives=False, temperature=0.05, weight=2.0)
     (source,) = made(tmp_path, spec, encoding=encoding(tmp_path))[0].sources
     assert (source.in_batch_negatives, source.temperature, source.weight) == (False, 0.05, 2.0)

@@ -11,15 +11,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opengte.data import Dataset, consistency, report
-from opengte.data.cleaning import Cleaner, Cleaning
-from opengte.data.columns import Columns
-from opengte.data.consistency import Consistency, Pool, ranks, sample
-from opengte.data.examples import Example, Origin, as_array, as_bytes, normalised, text_hash
-from opengte.data.filters import Hashed, Limits, Rules
-from opengte.data.prepare import hashes_of, prepare
-from opengte.data.sources import Spec
-from opengte.data.window import Settings
+from opengte.data import Dataset
+from opengte.data.cleaning import consistency, report
+from opengte.data.cleaning.consistency import (
+    ConsistencyFilter,
+    RandomPool,
+    positive_ranks,
+    sample_texts,
+)
+from opengte.data.cleaning.filters import ExampleHashes, FilterRules, LengthLimits
+from opengte.data.cleaning.text_cleaning import CleaningSettings, TextCleaner
+from opengte.data.examples import (
+    Example,
+    Origin,
+    array_to_hashes,
+    hashes_to_array,
+    normalised_text,
+    text_hash,
+)
+from opengte.data.preparation.prepare import hash_texts, prepare
+from opengte.data.preparation.window import PreparationSettings
+from opengte.data.reading.column_mapping import ColumnMapping
+from opengte.data.reading.sources import SourceSpec
 from opengte.errors import CapabilityError, InputError
 from opengte.tokenization import Prompts
 from tests.support.tokenizers_for_tests import save_qwen3, save_unigram
@@ -35,12 +48,12 @@ from tests.support.training_data import (
 )
 
 HERE = Origin("f", 1)
-NONE = Rules()
+NONE = FilterRules()
 
 
 def test_cleaning_is_careful_and_counted():
     counts: Counter[str] = Counter()
-    clean = Cleaner(Cleaning(), counts)
+    clean = TextCleaner(CleaningSettings(), counts)
     assert clean(" a\r\nb\x00\ufeff e\u0301 ") == "a\nb \xe9"
     assert clean("x\ud800y") == "x\ufffdy"
     assert clean("if x:\n    y &amp; z") == "if x:\n    y &amp; z"
@@ -55,20 +68,22 @@ def test_cleaning_is_careful_and_counted():
 
 def test_cleaning_beyond_that_is_chosen():
     counts: Counter[str] = Counter()
-    clean = Cleaner(Cleaning(html=True, space=True), counts)
+    clean = TextCleaner(CleaningSettings(html=True, space=True), counts)
     assert clean("a &lt;b&gt;\n\n  c&nbsp;d") == "a <b> c d"
     assert set(counts) == {"html entities", "inner white space"}
 
 
 @given(st.text())
 def test_cleaning_twice_changes_nothing(text):
-    clean = Cleaner(Cleaning(space=True), Counter())
+    clean = TextCleaner(CleaningSettings(space=True), Counter())
     assert clean(clean(text)) == clean(text)
 
 
 @given(st.text(), st.text())
 def test_hashes_are_equal_for_the_same_texts_only(first, second):
-    assert (text_hash(first) == text_hash(second)) == (normalised(first) == normalised(second))
+    assert (text_hash(first) == text_hash(second)) == (
+        normalised_text(first) == normalised_text(second)
+    )
 
 
 def test_texts_are_the_same_but_for_case_space_and_encoding():
@@ -78,14 +93,14 @@ def test_texts_are_the_same_but_for_case_space_and_encoding():
 
 @given(st.lists(st.binary(min_size=16, max_size=16)))
 def test_hashes_as_numbers_and_back(hashes):
-    assert as_bytes(as_array(hashes)) == hashes
+    assert array_to_hashes(hashes_to_array(hashes)) == hashes
 
 
-def applied(example: Example, rules: Rules = NONE) -> tuple[Example | str, dict[str, int]]:
+def applied(example: Example, rules: FilterRules = NONE) -> tuple[Example | str, dict[str, int]]:
     counts: Counter[str] = Counter()
-    outcome = rules.apply(example, Hashed.of(example), counts)
+    outcome = rules.apply(example, ExampleHashes.of(example), counts)
     if not isinstance(outcome, str):
-        assert outcome[1] == Hashed.of(outcome[0])
+        assert outcome[1] == ExampleHashes.of(outcome[0])
         outcome = outcome[0]
     return outcome, {rule: count for rule, count in counts.items() if count}
 
@@ -107,13 +122,21 @@ def test_texts_that_contradict_a_row_are_taken_away_with_their_scores():
 @pytest.mark.parametrize(
     ("example", "rules", "rule"),
     [
-        (Example(HERE, "", ("p",)), Rules(), "empty text"),
-        (Example(HERE, "same  TEXT", ("Same text",)), Rules(), "query equals positive"),
-        (Example(HERE, "q", ("",)), Rules(), "empty text"),
-        (Example(HERE, "q", ("p",)), Rules(Limits(min_characters=2)), "too short"),
-        (Example(HERE, "qq", ("p" * 9,)), Rules(Limits(max_characters=8)), "too long"),
-        (Example(HERE, "q", ("p",)), Rules(excluded=hashes_of(["Q"])), "in the excluded texts"),
-        (Example(HERE, "q", ("p",)), Rules(excluded=hashes_of(["P"])), "in the excluded texts"),
+        (Example(HERE, "", ("p",)), FilterRules(), "empty text"),
+        (Example(HERE, "same  TEXT", ("Same text",)), FilterRules(), "query equals positive"),
+        (Example(HERE, "q", ("",)), FilterRules(), "empty text"),
+        (Example(HERE, "q", ("p",)), FilterRules(LengthLimits(min_characters=2)), "too short"),
+        (Example(HERE, "qq", ("p" * 9,)), FilterRules(LengthLimits(max_characters=8)), "too long"),
+        (
+            Example(HERE, "q", ("p",)),
+            FilterRules(excluded=hash_texts(["Q"])),
+            "in the excluded texts",
+        ),
+        (
+            Example(HERE, "q", ("p",)),
+            FilterRules(excluded=hash_texts(["P"])),
+            "in the excluded texts",
+        ),
     ],
 )
 def test_rows_are_dropped_by_a_rule(example, rules, rule):
@@ -122,13 +145,13 @@ def test_rows_are_dropped_by_a_rule(example, rules, rule):
 
 def test_an_excluded_negative_or_second_positive_goes_alone():
     example = Example(HERE, "q", ("p", "r"), ("n", "m"))
-    outcome, _ = applied(example, Rules(excluded=hashes_of(["r", "n"])))
+    outcome, _ = applied(example, FilterRules(excluded=hash_texts(["r", "n"])))
     assert outcome == Example(HERE, "q", ("p",), ("m",))
 
 
 def key(*values: object) -> bytes:
     example = Example(HERE, *values)
-    return Hashed.of(example).key(example)
+    return ExampleHashes.of(example).key(example)
 
 
 def test_two_rows_are_the_same_whatever_the_order_of_their_texts():
@@ -143,7 +166,7 @@ def test_two_rows_are_the_same_whatever_the_order_of_their_texts():
 
 def test_limits_that_leave_nothing_are_an_error():
     with pytest.raises(InputError, match="max_tokens=3 is less than min_tokens=5"):
-        Limits(min_tokens=5, max_tokens=3)
+        LengthLimits(min_tokens=5, max_tokens=3)
 
 
 @pytest.mark.parametrize("save", [None, save_unigram, save_qwen3])
@@ -154,9 +177,9 @@ def test_shards_hold_what_the_tokenizer_gives(tmp_path, save):
     prompts = Prompts(query="what is ", document="passage: ")
     data, _ = made(
         tmp_path,
-        Spec("a", (path,)),
+        SourceSpec("a", (path,)),
         encoding=encoding(tmp_path, tokenizer=own, prompts=prompts, document_tokens=10),
-        settings=Settings(shard_rows=16),
+        settings=PreparationSettings(shard_rows=16),
     )
 
     def ids(text: str, side: str, length: int) -> list[int]:
@@ -182,10 +205,10 @@ def test_the_order_of_windows_and_shards_changes_no_row(tmp_path, monkeypatch):
     for window, size in ((1, 1), (7, 20), (1000, 13)):
         folder = tmp_path / f"{window}-{size}"
         folder.mkdir()
-        monkeypatch.setattr("opengte.data.prepare.WINDOW", window)
+        monkeypatch.setattr("opengte.data.preparation.prepare.WINDOW", window)
         path = write_lines(folder / "rows.jsonl", rows)
-        settings = Settings(shard_rows=size)
-        data, _ = made(folder, Spec("rows", (path,)), settings=settings)
+        settings = PreparationSettings(shard_rows=size)
+        data, _ = made(folder, SourceSpec("rows", (path,)), settings=settings)
         assert rows_of(data.sources[0]) == whole
 
 
@@ -201,9 +224,9 @@ def test_duplicates_go_across_sources_and_excluded_texts_everywhere(tmp_path):
     second = write_lines(tmp_path / "b.jsonl", [{**rows[3], "query": "WHAT  is 3"}, *rows[20:]])
     data, done = made(
         tmp_path,
-        Spec("a", (first,)),
-        Spec("b", (second,)),
-        excluded=hashes_of([rows[7]["query"].upper(), rows[30]["positive"]]),
+        SourceSpec("a", (first,)),
+        SourceSpec("b", (second,)),
+        excluded=hash_texts([rows[7]["query"].upper(), rows[30]["positive"]]),
     )
     assert [source.rows for source in data.sources] == [19, 19]
     assert done.tallies["a"].dropped == {"duplicate row": 5, "in the excluded texts": 1}
@@ -212,7 +235,9 @@ def test_duplicates_go_across_sources_and_excluded_texts_everywhere(tmp_path):
 
 def test_duplicates_may_be_kept(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", pairs(4) * 2)
-    data, _ = made(tmp_path, Spec("a", (path,)), settings=Settings(duplicates=True))
+    data, _ = made(
+        tmp_path, SourceSpec("a", (path,)), settings=PreparationSettings(duplicates=True)
+    )
     assert data.rows == 8
 
 
@@ -228,7 +253,9 @@ def test_limits_of_tokens(tmp_path):
     ]
     path = write_lines(tmp_path / "a.jsonl", rows)
     data, done = made(
-        tmp_path, Spec("a", (path,)), settings=Settings(Limits(max_tokens=12, min_tokens=4))
+        tmp_path,
+        SourceSpec("a", (path,)),
+        settings=PreparationSettings(LengthLimits(max_tokens=12, min_tokens=4)),
     )
     assert data.rows == 1
     own = data.sources[0].get([0])
@@ -246,7 +273,9 @@ def test_raw_texts_become_pieces_that_fit(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("\n".join(texts))
     own = tokenizer(tmp_path)
-    data, done = made(tmp_path, Spec("a", (path,)), encoding=encoding(tmp_path, tokenizer=own))
+    data, done = made(
+        tmp_path, SourceSpec("a", (path,)), encoding=encoding(tmp_path, tokenizer=own)
+    )
     (source,) = data.sources
     assert (source.kind, source.in_batch_negatives) == ("texts", False)
     found: dict[int, list[list[int]]] = {}
@@ -272,9 +301,9 @@ def test_instructions_go_before_queries_only(tmp_path):
     )
     data, _ = made(
         tmp_path,
-        Spec("a", (path,), instruction="find"),
-        Spec("b", (score,), instruction="compare"),
-        Spec("c", (write_lines(tmp_path / "c.jsonl", [{"query": "x", "positive": "y"}]),)),
+        SourceSpec("a", (path,), instruction="find"),
+        SourceSpec("b", (score,), instruction="compare"),
+        SourceSpec("c", (write_lines(tmp_path / "c.jsonl", [{"query": "x", "positive": "y"}]),)),
         encoding=settings,
     )
     texts = [[own.decode(part) for part in (q, *p)] for s in data.sources for q, p, _ in rows_of(s)]
@@ -290,16 +319,16 @@ def test_instructions_go_before_queries_only(tmp_path):
 def test_an_instruction_for_a_model_or_data_without_any(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", pairs(3))
     with pytest.raises(CapabilityError, match="takes none"):
-        made(tmp_path, Spec("a", (path,), instruction="find"))
+        made(tmp_path, SourceSpec("a", (path,), instruction="find"))
     (tmp_path / "t.txt").write_text("text")
     with pytest.raises(InputError, match="source `t`.*raw texts, which take no instruction"):
-        made(tmp_path, Spec("t", (tmp_path / "t.txt",), instruction="find"))
+        made(tmp_path, SourceSpec("t", (tmp_path / "t.txt",), instruction="find"))
 
 
 def test_the_report_says_what_was_dropped_and_where(tmp_path):
     path = tmp_path / "a.jsonl"
     write_lines(path, [*pairs(9), {"query": "same", "positive": "Same"}, *pairs(2), {"query": 1}])
-    _, done = made(tmp_path, Spec("a", (path,)))
+    _, done = made(tmp_path, SourceSpec("a", (path,)))
     tally = done.tallies["a"]
     assert (tally.read, tally.kept) == (13, 9)
     assert tally.dropped == {"query equals positive": 1, "duplicate row": 2, "unusable row": 1}
@@ -352,26 +381,26 @@ def kill_at(patched: pytest.MonkeyPatch, target: str, count: int) -> None:
 
 
 PLACES = {  # where a run is killed, and a part of how often it comes by
-    "opengte.data.prepare.add": 25,
+    "opengte.data.preparation.prepare.add": 25,
     "opengte.atomic_files.os.replace": 9,
     "opengte.atomic_files.os.fsync": 20,
     "opengte.journal:Journal.record": 9,
-    "opengte.data.report.page": 0,
-    "opengte.data.window.json.dumps": 15,
+    "opengte.data.cleaning.report.markdown_report": 0,
+    "opengte.data.preparation.window.json.dumps": 15,
 }
 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_killed_run_continues_and_writes_the_same_bytes(tmp_path, monkeypatch, place, seed):
-    monkeypatch.setattr("opengte.data.prepare.WINDOW", 8)
+    monkeypatch.setattr("opengte.data.preparation.prepare.WINDOW", 8)
     rows = pairs(120, negatives=2)
     texts = [{"text": f"text {i}", "label": i % 3} for i in range(50)]
     one = write_lines(tmp_path / "a.jsonl", [*rows[:70], *rows[:9], {"query": 1}, *rows[60:75]])
     two = write_lines(tmp_path / "b.jsonl", texts)
     three = write_lines(tmp_path / "c.jsonl", [*rows[40:], {"query": "x", "positive": "X"}])
-    specs = [Spec("a", (one,)), Spec("b", (two,)), Spec("c", (three,))]
-    options = {"encoding": encoding(tmp_path), "settings": Settings(shard_rows=20)}
+    specs = [SourceSpec("a", (one,)), SourceSpec("b", (two,)), SourceSpec("c", (three,))]
+    options = {"encoding": encoding(tmp_path), "settings": PreparationSettings(shard_rows=20)}
     prepare(specs, tmp_path / "whole", **options)
     expected = contents(tmp_path / "whole")
     assert len(expected) > 10
@@ -392,7 +421,7 @@ def test_a_killed_run_continues_and_writes_the_same_bytes(tmp_path, monkeypatch,
 
 def test_a_finished_folder_is_left_alone_and_another_run_refused(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", pairs(20))
-    specs, own = [Spec("a", (path,))], encoding(tmp_path)
+    specs, own = [SourceSpec("a", (path,))], encoding(tmp_path)
     first = prepare(specs, tmp_path / "out", own)
     before = contents(tmp_path / "out")
     again = prepare(specs, tmp_path / "out", own, advance=lambda rows: pytest.fail("read again"))
@@ -401,7 +430,7 @@ def test_a_finished_folder_is_left_alone_and_another_run_refused(tmp_path):
     with pytest.raises(InputError, match=r"another run: tokens\[1\] was 32, is now 9"):
         prepare(specs, tmp_path / "out", shorter)
     with pytest.raises(InputError, match="settings.duplicates was false, is now true"):
-        prepare(specs, tmp_path / "out", own, Settings(duplicates=True))
+        prepare(specs, tmp_path / "out", own, PreparationSettings(duplicates=True))
     assert contents(tmp_path / "out") == before
     prepare(specs, tmp_path / "out", shorter, restart=True)
     assert contents(tmp_path / "out") != before
@@ -412,8 +441,8 @@ def test_restart_leaves_files_of_others_alone(tmp_path):
     own = encoding(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    prepare([Spec("a", (path,))], tmp_path / "out", own)
-    prepare([Spec("b", (path,))], tmp_path / "out", own, restart=True)
+    prepare([SourceSpec("a", (path,))], tmp_path / "out", own)
+    prepare([SourceSpec("b", (path,))], tmp_path / "out", own, restart=True)
     names = set(contents(tmp_path / "out"))
     assert "notes.txt" in names
     assert {name for name in names if name.endswith(".shard")} == {"shards/000-b-00000.shard"}
@@ -425,29 +454,29 @@ def test_two_runs_on_one_folder_are_told_apart(tmp_path):
 
     def other(rows: int) -> None:
         with pytest.raises(InputError, match="in use"):
-            prepare([Spec("a", (path,))], tmp_path / "out", own)
+            prepare([SourceSpec("a", (path,))], tmp_path / "out", own)
 
-    prepare([Spec("a", (path,))], tmp_path / "out", own, advance=other)
+    prepare([SourceSpec("a", (path,))], tmp_path / "out", own, advance=other)
 
 
 def test_sources_without_any_row(tmp_path):
     good = write_lines(tmp_path / "a.jsonl", pairs(5))
     empty = write_lines(tmp_path / "b.jsonl", [{"query": "x", "positive": "X"}])
-    data, done = made(tmp_path, Spec("a", (good,)), Spec("b", (empty,)))
+    data, done = made(tmp_path, SourceSpec("a", (good,)), SourceSpec("b", (empty,)))
     assert done.empty == ("b",)
     assert [source.name for source in data.sources] == ["a"]
     with pytest.raises(InputError, match="no row is left of any source.*report.md. says why"):
-        prepare([Spec("b", (empty,))], tmp_path / "none", encoding(tmp_path))
+        prepare([SourceSpec("b", (empty,))], tmp_path / "none", encoding(tmp_path))
     assert "query equals positive" in (tmp_path / "none" / "report.md").read_text()
 
 
 def test_sources_that_cannot_be_used_are_refused_before_anything_is_written(tmp_path):
     good = write_lines(tmp_path / "a.jsonl", pairs(5))
-    wrong = Columns(query="quest", positive=("positive",))
+    wrong = ColumnMapping(query="quest", positive=("positive",))
     with pytest.raises(InputError, match="source `b`: .*column `quest` is not there.*`query`"):
-        made(tmp_path, Spec("a", (good,)), Spec("b", (good,), wrong))
+        made(tmp_path, SourceSpec("a", (good,)), SourceSpec("b", (good,), wrong))
     with pytest.raises(InputError, match="2 sources are called `a`"):
-        made(tmp_path, Spec("a", (good,)), Spec("a", (good,)))
+        made(tmp_path, SourceSpec("a", (good,)), SourceSpec("a", (good,)))
     with pytest.raises(InputError, match="there are no sources"):
         made(tmp_path)
     assert not (tmp_path / "out").exists()
@@ -488,7 +517,7 @@ def test_a_folder_that_was_interrupted_says_so(tmp_path):
         raise Killed
 
     with pytest.raises(Killed):
-        prepare([Spec("a", (path,))], tmp_path / "out", encoding(tmp_path), advance=kill)
+        prepare([SourceSpec("a", (path,))], tmp_path / "out", encoding(tmp_path), advance=kill)
     with pytest.raises(InputError, match="is not finished. Repeat"):
         Dataset.open(tmp_path / "out")
 
@@ -508,7 +537,7 @@ def test_ranks_are_those_of_a_sorted_list(seed, n, m, d, known_count):
     known = [
         frozenset(bytes([i]) * 16 for i in random.integers(0, m + 3, known_count)) for _ in range(n)
     ]
-    found = ranks(queries, positives, known, Pool(hashes, vectors))
+    found = positive_ranks(queries, positives, known, RandomPool(hashes, vectors))
     for i in range(n):
         own = float(queries[i] @ positives[i])
         others = [
@@ -519,12 +548,12 @@ def test_ranks_are_those_of_a_sorted_list(seed, n, m, d, known_count):
 
 @given(st.lists(st.text(max_size=3)), st.integers(1, 9), st.integers(-3, 3), st.randoms())
 def test_a_pool_is_random_distinct_and_whatever_the_order(texts, size, seed, random):
-    pool = sample(texts, size, seed)
+    pool = sample_texts(texts, size, seed)
     distinct = {text_hash(text) for text in texts}
     assert len(pool) == min(size, len(distinct)) == len({text_hash(text) for text in pool})
     shuffled = list(texts)
     random.shuffle(shuffled)
-    again = sample(shuffled, size, seed)
+    again = sample_texts(shuffled, size, seed)
     assert list(map(text_hash, again)) == list(map(text_hash, pool))
 
 
@@ -540,11 +569,11 @@ def test_pairs_whose_positive_ranks_low_are_dropped(tmp_path):
     rows[5]["positive"] = ["the 5", "the 15.2"]
     path = write_lines(tmp_path / "a.jsonl", rows)
     scored = [{"sentence1": "a 1", "sentence2": "b 9", "score": 0}]
-    asked = Consistency(embed, embed, "model", keep=2, pool=100)
+    asked = ConsistencyFilter(embed, embed, "model", keep=2, pool=100)
     data, done = made(
         tmp_path,
-        Spec("a", (path,)),
-        Spec("s", (write_lines(tmp_path / "s.jsonl", scored),)),
+        SourceSpec("a", (path,)),
+        SourceSpec("s", (write_lines(tmp_path / "s.jsonl", scored),)),
         consistent=asked,
     )
     assert [source.rows for source in data.sources] == [19, 1]
@@ -553,22 +582,22 @@ def test_pairs_whose_positive_ranks_low_are_dropped(tmp_path):
     assert not list((tmp_path / "out").glob("pool*"))
     with pytest.raises(InputError, match="filters.consistency.keep was 2, is now 1"):
         prepare(
-            [Spec("a", (path,)), Spec("s", (tmp_path / "s.jsonl",))],
+            [SourceSpec("a", (path,)), SourceSpec("s", (tmp_path / "s.jsonl",))],
             tmp_path / "out",
             encoding(tmp_path),
-            consistent=Consistency(embed, embed, "model", keep=1, pool=100),
+            consistent=ConsistencyFilter(embed, embed, "model", keep=1, pool=100),
         )
 
 
 def test_the_vectors_of_a_pool_are_taken_up_after_a_kill(tmp_path, monkeypatch):
     monkeypatch.setattr(consistency, "BLOCK", 4)
     texts = [f"t {i}" for i in range(11)]
-    pool = consistency.embedded(texts, embed, tmp_path / "pool.npy")
+    pool = consistency.embed_pool(texts, embed, tmp_path / "pool.npy")
     np.testing.assert_array_equal(pool.vectors, embed(texts))
-    again = consistency.embedded(texts, lambda t: pytest.fail("again"), tmp_path / "pool.npy")
+    again = consistency.embed_pool(texts, lambda t: pytest.fail("again"), tmp_path / "pool.npy")
     np.testing.assert_array_equal(again.vectors, pool.vectors)
 
 
 def test_a_filter_that_cannot_drop_is_an_error():
     with pytest.raises(InputError, match="keep=5 with a pool of 5"):
-        Consistency(embed, embed, "m", keep=5, pool=5)
+        ConsistencyFilter(embed, embed, "m", keep=5, pool=5)

@@ -10,32 +10,32 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from opengte.data import specs
-from opengte.data.columns import Columns
-from opengte.data.examples import BadRow, Example
-from opengte.data.excluded import texts_of
-from opengte.data.sources import columns_of, examples, files
-from opengte.data.specs import name_of as bare_name
+from opengte.data.examples import Example, UnusableRow
+from opengte.data.reading import source_specs
+from opengte.data.reading.column_mapping import ColumnMapping
+from opengte.data.reading.source_specs import source_name as bare_name
+from opengte.data.reading.sources import detect_columns, list_files, read_examples
+from opengte.data.reading.text_extraction import all_texts
 from opengte.errors import InputError
 from tests.support.training_data import write_lines
 
-PAIR = Columns(query="query", positive=("positive",))
+PAIR = ColumnMapping(query="query", positive=("positive",))
 ROWS = [{"query": "what is a cat", "positive": "an animal"}, {"query": "été", "positive": "a\nb"}]
 
 
-def read(path: Path, columns: Columns | None = None) -> list[Example | BadRow]:
-    return list(examples((path,), columns or columns_of((path,), Columns())))
+def read(path: Path, columns: ColumnMapping | None = None) -> list[Example | UnusableRow]:
+    return list(read_examples((path,), columns or detect_columns((path,), ColumnMapping())))
 
 
-def good(path: Path, columns: Columns | None = None) -> list[tuple]:
+def good(path: Path, columns: ColumnMapping | None = None) -> list[tuple]:
     found = read(path, columns)
     assert all(isinstance(one, Example) for one in found), found
     return [(one.query, one.positives) for one in found]
 
 
-def bad(path: Path, columns: Columns | None = None) -> list[tuple[int, str]]:
+def bad(path: Path, columns: ColumnMapping | None = None) -> list[tuple[int, str]]:
     found = read(path, columns)
-    return [(one.origin.row, one.reason) for one in found if isinstance(one, BadRow)]
+    return [(one.origin.row, one.reason) for one in found if isinstance(one, UnusableRow)]
 
 
 EXPECTED = [("what is a cat", ("an animal",)), ("été", ("a\nb",))]
@@ -86,14 +86,14 @@ def test_tsv_has_no_quotes(tmp_path):
 def test_text_is_a_text_a_line(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one\n\ntwo words\n")
-    assert columns_of((path,), Columns()).kind == "texts"
+    assert detect_columns((path,), ColumnMapping()).kind == "texts"
     assert good(path) == [("one", ()), ("two words", ())]
 
 
 def test_parquet_reads_lists_and_only_the_columns_asked_for(tmp_path):
     table = {"query": ["a", "b"], "positives": [["p"], ["p", "r"]], "neg": [[], None], "x": [1, 2]}
     pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
-    columns = columns_of((tmp_path / "a.parquet",), Columns())
+    columns = detect_columns((tmp_path / "a.parquet",), ColumnMapping())
     assert str(columns) == "query=query, positive=positives, negative=neg"
     assert good(tmp_path / "a.parquet", columns) == [("a", ("p",)), ("b", ("p", "r"))]
 
@@ -116,7 +116,7 @@ def test_what_the_datasets_library_saved(tmp_path):
     assert good(tmp_path / "parts" / "test") == EXPECTED[1:]
     datasets.DatasetDict(dev=saved).save_to_disk(tmp_path / "dev")
     with pytest.raises(InputError, match="has the parts .'dev'., and none is called train"):
-        files((tmp_path / "dev",))
+        list_files((tmp_path / "dev",))
 
 
 def test_a_folder_is_read_in_the_order_of_names(tmp_path):
@@ -129,26 +129,26 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path):
 
 def test_an_empty_folder_and_a_missing_path_are_errors(tmp_path):
     with pytest.raises(InputError, match="holds no file of a known kind: .jsonl"):
-        files((tmp_path,))
+        list_files((tmp_path,))
     with pytest.raises(InputError, match="does not exist"):
-        files((tmp_path / "none",))
+        list_files((tmp_path / "none",))
     (tmp_path / "a.pdf").write_bytes(b"")
     with pytest.raises(InputError, match="unknown kind; expected .jsonl"):
-        files((tmp_path / "a.pdf",))
+        list_files((tmp_path / "a.pdf",))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt", "a.json"])
 def test_an_empty_file_is_an_error(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(InputError, match="has no rows; expected at least one"):
-        columns_of((tmp_path / name,), Columns())
+        detect_columns((tmp_path / name,), ColumnMapping())
 
 
 def test_one_column_is_an_error_that_says_what_to_do(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [{"body": "x"}])
     with pytest.raises(InputError, match="one column, `body`, and a pair needs two"):
-        columns_of((path,), Columns())
-    assert columns_of((path,), Columns(text="body")).kind == "texts"
+        detect_columns((path,), ColumnMapping())
+    assert detect_columns((path,), ColumnMapping(text="body")).kind == "texts"
 
 
 def test_bad_rows_are_told_by_their_lines(tmp_path):
@@ -208,7 +208,7 @@ def test_utf_16_and_cut_off_files_are_errors(tmp_path):
 
 
 def test_a_long_line_is_reported_and_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr("opengte.data.sources.LINE_LIMIT", 100)
+    monkeypatch.setattr("opengte.data.reading.sources.LINE_LIMIT", 100)
     rows = [ROWS[0], {"query": "x" * 300, "positive": "y"}, ROWS[0]]
     path = write_lines(tmp_path / "a.jsonl", rows)
     assert bad(path, PAIR) == [(2, "is longer than 100 bytes")]
@@ -248,7 +248,7 @@ def test_a_long_line_is_reported_and_skipped(tmp_path, monkeypatch):
 )
 def test_well_known_columns_are_recognised(tmp_path, row, kind, said):
     path = write_lines(tmp_path / "a.jsonl", [row])
-    columns = columns_of((path,), Columns())
+    columns = detect_columns((path,), ColumnMapping())
     assert (columns.kind, str(columns)[: len(said)]) == (kind, said)
     assert not bad(path, columns)
 
@@ -256,13 +256,13 @@ def test_well_known_columns_are_recognised(tmp_path, row, kind, said):
 def test_columns_that_cannot_be_told_or_are_not_there(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [{"en": "a", "fr": "b", "file": "c"}])
     with pytest.raises(InputError, match="which of the columns `en`, `fr`, `file` are the query"):
-        columns_of((path,), Columns())
+        detect_columns((path,), ColumnMapping())
     with pytest.raises(InputError, match="column `fire` is not there.* Did you mean `file`"):
-        columns_of((path,), Columns(query="en", positive=("fire",)))
+        detect_columns((path,), ColumnMapping(query="en", positive=("fire",)))
     with pytest.raises(InputError, match="positive is not given"):
-        columns_of((path,), Columns(query="en"))
+        detect_columns((path,), ColumnMapping(query="en"))
     with pytest.raises(InputError, match="excludes query and positive"):
-        columns_of((path,), Columns(query="en", text="fr"))
+        detect_columns((path,), ColumnMapping(query="en", text="fr"))
 
 
 def test_columns_inside_objects_and_passages_with_titles(tmp_path):
@@ -273,9 +273,9 @@ def test_columns_inside_objects_and_passages_with_titles(tmp_path):
         }
     ]
     path = write_lines(tmp_path / "a.jsonl", rows)
-    inside = Columns(query="translation.en", positive=("translation.fr",))
-    assert good(path, columns_of((path,), inside)) == [("dog", ("chien",))]
-    passages = Columns(query="translation.en", positive=("positive_passages",))
+    inside = ColumnMapping(query="translation.en", positive=("translation.fr",))
+    assert good(path, detect_columns((path,), inside)) == [("dog", ("chien",))]
+    passages = ColumnMapping(query="translation.en", positive=("positive_passages",))
     assert good(path, passages) == [("dog", ("T body", "x"))]
 
 
@@ -294,7 +294,9 @@ def test_scores_are_one_for_each_document(tmp_path):
 
 def test_names_and_paths_of_a_command_line(tmp_path):
     (tmp_path / "x=y.jsonl").touch()
-    found = specs.named(["a.jsonl", "web=b/", "web=c.csv.gz", f"{tmp_path}/x=y.jsonl"])
+    found = source_specs.parse_source_arguments(
+        ["a.jsonl", "web=b/", "web=c.csv.gz", f"{tmp_path}/x=y.jsonl"]
+    )
     assert found == {
         "a": (Path("a.jsonl"),),
         "web": (Path("b"), Path("c.csv.gz")),
@@ -309,9 +311,9 @@ def test_sources_in_a_file(tmp_path):
         '[[source]]\nname = "b"\npath = ["x", "y"]\nin_batch_negatives = false\n'
         'instruction = "Find"\ntemperature = 0.1\n'
     )
-    first, second = specs.read(tmp_path / "s.toml")
+    first, second = source_specs.read_source_specs(tmp_path / "s.toml")
     assert (first.name, first.paths, first.weight) == ("a", (tmp_path / "a.jsonl",), 2)
-    assert first.columns == Columns(query="q", positive=("p", "r"))
+    assert first.columns == ColumnMapping(query="q", positive=("p", "r"))
     assert (second.paths, second.in_batch_negatives) == ((tmp_path / "x", tmp_path / "y"), False)
     assert (second.instruction, second.temperature) == ("Find", 0.1)
 
@@ -334,7 +336,7 @@ def test_sources_in_a_file(tmp_path):
 def test_a_file_of_sources_that_is_wrong(tmp_path, content, message):
     (tmp_path / "s.toml").write_text(content)
     with pytest.raises(InputError, match=message):
-        specs.read(tmp_path / "s.toml")
+        source_specs.read_source_specs(tmp_path / "s.toml")
 
 
 def test_texts_to_exclude_are_all_texts_of_a_benchmark(tmp_path):
@@ -343,4 +345,4 @@ def test_texts_to_exclude_are_all_texts_of_a_benchmark(tmp_path):
         {"_id": "2", "text": "other", "tags": ["a", "b"], "label": "no"},
     ]
     path = write_lines(tmp_path / "corpus.jsonl", rows)
-    assert sorted(texts_of(path)) == ["T", "T body", "a", "b", "body", "n", "other"]
+    assert sorted(all_texts(path)) == ["T", "T body", "a", "b", "body", "n", "other"]

@@ -7,13 +7,13 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from opengte.data import Batch, Column, Source
+from opengte.data import BatchTexts, DatasetSource, TrainingBatch
 from opengte.types import PackedBatch
 
 VOCABULARY = 50
 
 
-def source(**changes: Any) -> Source:
+def source(**changes: Any) -> DatasetSource:
     fields: dict[str, Any] = {
         "name": "toy",
         "kind": "pairs",
@@ -21,7 +21,7 @@ def source(**changes: Any) -> Source:
         "temperature": None,
         "origin": lambda row: ("toy.jsonl", row + 1),
     }
-    return cast(Source, SimpleNamespace(**(fields | changes)))
+    return cast(DatasetSource, SimpleNamespace(**(fields | changes)))
 
 
 def packed(lengths: npt.ArrayLike, generator: np.random.Generator) -> PackedBatch:
@@ -33,23 +33,25 @@ def packed(lengths: npt.ArrayLike, generator: np.random.Generator) -> PackedBatc
     return PackedBatch(ids, cu_seqlens, types, np.zeros(len(sizes), np.int32))
 
 
-def random_batch(rows: int, seed: int, *, words: int = 10**6, scored: bool = False) -> Batch:
+def random_batch(
+    rows: int, seed: int, *, words: int = 10**6, scored: bool = False
+) -> TrainingBatch:
     """A global batch; of few words, many texts share a hash."""
     generator = np.random.default_rng(seed)
     negatives = generator.integers(0, 4, rows).astype(np.int32)
     known = generator.integers(0, 3, rows).astype(np.int32)
 
-    def column(counts: npt.NDArray[np.int32]) -> Column:
+    def column(counts: npt.NDArray[np.int32]) -> BatchTexts:
         total = int(counts.sum())
         hashes = generator.integers(words, size=(total, 2))
         hashes[:, 1] = 7
         scores = generator.random(total).astype(np.float32) if scored else None
         lengths = generator.integers(1, 12, total)
-        return Column(packed(lengths, generator), counts, hashes, scores)
+        return BatchTexts(packed(lengths, generator), counts, hashes, scores)
 
     one = np.ones(rows, np.int32)
     hashes = generator.integers(words, size=(int(known.sum()), 2))
-    return Batch(
+    return TrainingBatch(
         step=3,
         source=source(),
         total=rows,
@@ -63,14 +65,14 @@ def random_batch(rows: int, seed: int, *, words: int = 10**6, scored: bool = Fal
     )
 
 
-def part(batch: Batch, start: int, stop: int) -> Batch:
+def part(batch: TrainingBatch, start: int, stop: int) -> TrainingBatch:
     """The rows of one process."""
 
-    def cut(column: Column) -> Column:
+    def cut(column: BatchTexts) -> BatchTexts:
         bounds = np.concatenate([[0], np.cumsum(column.counts)])
         places = np.arange(bounds[start], bounds[stop])
         scores = None if column.scores is None else column.scores[places]
-        return Column(
+        return BatchTexts(
             column.texts.select(places), column.counts[start:stop], column.hashes[places], scores
         )
 

@@ -19,13 +19,13 @@ from torch.distributed.tensor import DTensor
 
 from opengte.arch import plan_of, with_masked_head
 from opengte.arch.plan import Plan, ScoreHead
-from opengte.data import Batch, Column
+from opengte.data import BatchTexts, TrainingBatch
 from opengte.reference.initialization import init_model
-from opengte.train.distributed import Parallel, World, join, leave
-from opengte.train.objectives import Contrastive, MaskedTokens, Objective, Ranking, Share
-from opengte.train.objectives.base import share_of
-from opengte.train.passes import Passes
-from opengte.train.trainee import Trainee, concatenated
+from opengte.train.distributed import ParallelModule, World, join_processes, leave_processes
+from opengte.train.gradient_cache import GradientCache
+from opengte.train.models.trainable import TrainableModel, concatenate_batches
+from opengte.train.objectives import Contrastive, LossShare, MaskedTokens, Objective, Ranking
+from opengte.train.objectives.base import loss_share
 from tests.support.train_batches import VOCABULARY, bounds, part, random_batch, source
 
 ROWS = 9
@@ -74,7 +74,7 @@ def plan(**changes: Any) -> Plan:
     return replace(plan_of(config), pooling="mean", **changes)
 
 
-def objectives() -> Iterator[tuple[str, Objective, Batch]]:
+def objectives() -> Iterator[tuple[str, Objective, TrainingBatch]]:
     """Each loss with the batch that it is computed on."""
     batch, repeats = random_batch(ROWS, 5), random_batch(ROWS, 6, words=6)
     scored = random_batch(ROWS, 7, scored=True)
@@ -95,19 +95,19 @@ def objectives() -> Iterator[tuple[str, Objective, Batch]]:
 class Scores(Ranking):
     """A reranker that sees documents only: queries are for a tokenizer to join."""
 
-    def step(self, passes: Passes, batch: Batch, seed: tuple[int, ...]) -> Share:
-        texts = concatenated([batch.positive.texts, batch.negative.texts])
+    def step(self, passes: GradientCache, batch: TrainingBatch, seed: tuple[int, ...]) -> LossShare:
+        texts = concatenate_batches([batch.positive.texts, batch.negative.texts])
         rows = np.concatenate([np.repeat(np.arange(len(batch)), c.counts) for c in columns(batch)])
         texts = texts.select(np.argsort(rows, kind="stable"))
         loss = passes.backward(texts, partial(self.share, batch, passes.world), seed)
-        return share_of(loss, texts)
+        return loss_share(loss, texts)
 
 
-def columns(batch: Batch) -> tuple[Column, Column]:
+def columns(batch: TrainingBatch) -> tuple[BatchTexts, BatchTexts]:
     return batch.positive, batch.negative
 
 
-def trainee(objective: Objective) -> Trainee:
+def trainee(objective: Objective) -> TrainableModel:
     heads: dict[str, Any] = {}
     if "sparse" in objective.outputs:
         heads = {"sparse": True, "token_width": 6}
@@ -117,19 +117,19 @@ def trainee(objective: Objective) -> Trainee:
     if "masked" in objective.outputs:
         network = with_masked_head(network)
     model = init_model(network, 0, std=0.3).double()
-    return Trainee(model, objective.outputs)
+    return TrainableModel(model, objective.outputs)
 
 
-def compute(objective: Objective, batch: Batch, way: Way, world: World) -> dict[str, Any]:
+def compute(objective: Objective, batch: TrainingBatch, way: Way, world: World) -> dict[str, Any]:
     """Return the loss of the global batch and the gradients, both the same on every process."""
     module = trainee(objective)
     module.model.recompute = way.recompute
     names = {id(p): name for name, p in module.named_parameters()}
     order = [names[id(p)] for p in module.parameters()]
-    parallel = Parallel(module, module.parts, world, way.parallel)  # type: ignore[arg-type]
+    parallel = ParallelModule(module, module.parts, world, way.parallel)  # type: ignore[arg-type]
     cuts = bounds(ROWS, world.size, way.spread)
     mine = part(batch, cuts[world.rank], cuts[world.rank + 1])
-    passes = Passes(parallel, world, way.chunk, way.kept)
+    passes = GradientCache(parallel, world, way.chunk, way.kept)
     share = objective.step(passes, mine, (0, batch.step))
     results = {"loss": world.sum(share.loss).numpy()}
     for name, parameter in zip(order, module.parameters(), strict=True):
@@ -146,14 +146,14 @@ def full(parameter: nn.Parameter) -> torch.Tensor:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    world = join("cpu")
+    world = join_processes("cpu")
     for name, objective, batch in objectives():
         for way in WAYS:
             results = compute(objective, batch, way, world)
             if world.is_first:
                 np.savez(folder / f"{name}-{way.name}-{world.size}.npz", **results)
     dist.barrier()
-    leave()
+    leave_processes()
 
 
 if __name__ == "__main__":

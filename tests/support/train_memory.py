@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from opengte.arch import plan_of
-from opengte.data import Batch, Column
+from opengte.data import BatchTexts, TrainingBatch
 from opengte.reference.initialization import init_model
 from opengte.train import optim
-from opengte.train.distributed import Parallel, World
+from opengte.train.distributed import ParallelModule, World
+from opengte.train.gradient_cache import GradientCache
+from opengte.train.models.trainable import TrainableModel
 from opengte.train.objectives import Contrastive
-from opengte.train.passes import Passes
-from opengte.train.trainee import Trainee
 from tests.support.train_batches import packed, source
 
 PAIRS = 16384
@@ -32,11 +32,11 @@ MINILM = {
 }
 
 
-def column(generator: np.random.Generator, texts: int) -> Column:
+def column(generator: np.random.Generator, texts: int) -> BatchTexts:
     lengths = np.full(texts, 2)
     lengths[:64] = 128
     counts = np.full(PAIRS, texts // PAIRS, np.int32)
-    return Column(
+    return BatchTexts(
         packed(lengths[:texts], generator), counts, generator.integers(2**60, size=(texts, 2))
     )
 
@@ -44,13 +44,15 @@ def column(generator: np.random.Generator, texts: int) -> Column:
 def main() -> None:
     torch.set_num_threads(2)
     generator = np.random.default_rng(0)
-    trainee = Trainee(init_model(replace(plan_of(MINILM), pooling="mean"), 0))
+    trainee = TrainableModel(init_model(replace(plan_of(MINILM), pooling="mean"), 0))
     optimiser = optim.adamw(trainee, weight_decay=0.01, betas=(0.9, 0.999), epsilon=1e-8)
     one, none = column(generator, PAIRS), column(generator, 0)
     rows, zero = np.arange(PAIRS), np.zeros(PAIRS, np.int32)
     known = np.zeros((0, 2), np.int64)
-    batch = Batch(0, source(), PAIRS, 0, rows, one, column(generator, PAIRS), none, known, zero)
-    passes = Passes(Parallel(trainee, [], World()), World(), 2048, 0)
+    batch = TrainingBatch(
+        0, source(), PAIRS, 0, rows, one, column(generator, PAIRS), none, known, zero
+    )
+    passes = GradientCache(ParallelModule(trainee, [], World()), World(), 2048, 0)
     Contrastive(margin=0.1).step(passes, batch, (0, 0))
     optimiser.step()
     sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from opengte.train.losses import COSINE, Items, Keys, Pairs
+from opengte.train.losses import COSINE, GlobalBatch, TextKeys, TextVectors
 
 Score = Callable[[Tensor, Tensor], Tensor]
 
@@ -71,7 +71,7 @@ def pairs_of(
     *,
     keys: bool = True,
     dtype: torch.dtype = torch.float64,
-) -> tuple[Pairs, list[Tensor]]:
+) -> tuple[GlobalBatch, list[Tensor]]:
     """The same batch for the losses, with the leaves that gradients flow to."""
     flat = torch.cat([*texts.negatives, texts.queries[:0]])
     leaves = [x.detach().clone().requires_grad_() for x in (texts.queries, texts.positives, flat)]
@@ -80,8 +80,13 @@ def pairs_of(
     rows = rows or slice(0, len(texts))
     own = slice(int(counts[: rows.start].sum()), int(counts[: rows.stop].sum()))
     q, p, n, k = number(texts)
-    pairs = Pairs(
-        *(Items(x) for x in leaves), owners, rows, own, Keys(q, p, n, k) if keys else None, COSINE
+    pairs = GlobalBatch(
+        *(TextVectors(x) for x in leaves),
+        owners,
+        rows,
+        own,
+        TextKeys(q, p, n, k) if keys else None,
+        COSINE,
     )
     return pairs, leaves
 

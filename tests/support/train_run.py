@@ -16,14 +16,14 @@ from typing import Any, cast
 
 import torch
 
-from opengte.data import Batch, Batches
+from opengte.data import BatchLoader, TrainingBatch
 from opengte.reference import save
 from opengte.reference.initialization import init_model
-from opengte.train.distributed import World, join, leave
-from opengte.train.loop import Evaluate, Result, train
+from opengte.train.distributed import World, join_processes, leave_processes
+from opengte.train.loop import Evaluate, TrainingResult, train
+from opengte.train.models.trainable import TrainableModel
 from opengte.train.objectives import Contrastive
-from opengte.train.settings import Settings
-from opengte.train.trainee import Trainee
+from opengte.train.settings import TrainingSettings
 from tests.support.train_batches import part, random_batch
 from tests.support.train_invariance import plan
 
@@ -36,12 +36,12 @@ class RandomBatches:
     def __init__(self, start: int, rank: int = 0, world: int = 1) -> None:
         self.start, self.rank, self.world = start, rank, world
 
-    def at(self, step: int) -> Batch:
+    def at(self, step: int) -> TrainingBatch:
         whole = random_batch(ROWS, step)
         cuts = [r * ROWS // self.world for r in range(self.world + 1)]
         return part(whole, cuts[self.rank], cuts[self.rank + 1])
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[TrainingBatch]:
         step = self.start
         while True:
             yield self.at(step)
@@ -54,8 +54,8 @@ class RandomBatches:
         pass
 
 
-def make(start: int, rank: int, world: int) -> Batches:
-    return cast(Batches, RandomBatches(start, rank, world))
+def make(start: int, rank: int, world: int) -> BatchLoader:
+    return cast(BatchLoader, RandomBatches(start, rank, world))
 
 
 def run(
@@ -67,7 +67,7 @@ def run(
     make_batches: Any = make,
     identity: dict[str, str] | None = None,
     **changes: Any,
-) -> tuple[Result, Trainee]:
+) -> tuple[TrainingResult, TrainableModel]:
     """Train a tiny model, from the same first weights each time."""
     values: dict[str, Any] = {
         "steps": 12,
@@ -81,9 +81,9 @@ def run(
         "dropout": 0.1,
         "ema": 0.9,
     }
-    settings = Settings(**(values | changes))
+    settings = TrainingSettings(**(values | changes))
     objective = Contrastive(temperature=0.1)
-    trainee = Trainee(init_model(plan(), 0, std=0.2), objective.outputs, settings.precision)
+    trainee = TrainableModel(init_model(plan(), 0, std=0.2), objective.outputs, settings.precision)
     result = train(
         trainee,
         make_batches,
@@ -119,21 +119,21 @@ def main(folder: str, *arguments: str) -> None:
     options = {name: ast.literal_eval(value) for name, value in (a.split("=") for a in arguments)}
     slow_writes(options.pop("slow", 0.0))
     stop = options.pop("stop", None)
-    world = join("cpu")
+    world = join_processes("cpu")
 
     class Stopped(RandomBatches):
-        def at(self, step: int) -> Batch:
+        def at(self, step: int) -> TrainingBatch:
             if step + 1 == stop:
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().at(step)
 
-    def make_stopped(start: int, rank: int, world: int) -> Batches:
-        return cast(Batches, Stopped(start, rank, world))
+    def make_stopped(start: int, rank: int, world: int) -> BatchLoader:
+        return cast(BatchLoader, Stopped(start, rank, world))
 
     try:
         run(Path(folder), world, make_batches=make_stopped, **options)
     finally:
-        leave()
+        leave_processes()
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from torch.distributed.tensor import DTensor
 from opengte import checkpoint
 from opengte.arch import plan_of
 from opengte.reference.model import ReferenceModel
-from opengte.train.distributed import Parallel, join, leave
-from opengte.train.models import load_trainable, prepare
-from opengte.train.trainee import Trainee, activation_bytes
+from opengte.train.distributed import ParallelModule, join_processes, leave_processes
+from opengte.train.models.loading import build_trainable, load_trainable
+from opengte.train.models.trainable import TrainableModel, activation_bytes
 
 QWEN2_7B = {
     "model_type": "qwen2",
@@ -29,25 +29,25 @@ QWEN2_7B = {
 
 
 def main(folder: str) -> None:
-    world = join("cpu")
+    world = join_processes("cpu")
     with torch.device("meta"):
         model = ReferenceModel(plan_of(QWEN2_7B))
-    trainee = Trainee(model)
-    Parallel(trainee, trainee.parts, world, "fsdp2", "bf16")
+    trainee = TrainableModel(model)
+    ParallelModule(trainee, trainee.parts, world, "fsdp2", "bf16")
     local = sum(p.to_local().numel() for p in trainee.parameters() if isinstance(p, DTensor))
     assert 7.0e9 < local * world.size < 7.1e9
     assert 1e6 < activation_bytes(model, "bf16") < 2e7
 
     found = checkpoint.read_checkpoint(folder)
-    small, start = prepare(found)
-    trainee = Trainee(small, fill=start.fill)
-    Parallel(trainee, trainee.parts, world, "fsdp2")
+    small, start = build_trainable(found)
+    trainee = TrainableModel(small, fill=start.fill)
+    ParallelModule(trainee, trainee.parts, world, "fsdp2")
     trainee.materialise(world.device)
     for name, expected in load_trainable(found).named_parameters():
         sharded = small.get_parameter(name)
         assert isinstance(sharded, DTensor)
         assert torch.equal(sharded.full_tensor(), expected), name
-    leave()
+    leave_processes()
     # all was checked; tearing torch.distributed down after a meta model aborts now and then
     os._exit(0)
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
-from opengte.data.prepare import prepare
-from opengte.data.sources import Spec
-from opengte.data.tokens import Encoding
+from opengte.data.preparation.prepare import prepare
+from opengte.data.preparation.source_tokenizer import SourceTokenizer
+from opengte.data.reading.sources import SourceSpec
 from opengte.tokenization import Prompts
-from opengte.train.stages.start import create
-from opengte.train.stages.work import Job
+from opengte.train.stages.base_models import create_model
+from opengte.train.stages.runner import StageJob
 from tests.support.training_data import write_lines
 
 SUBJECTS = "red blue green quick lazy old new small big cold".split()
@@ -47,7 +47,7 @@ def texts() -> list[str]:
 
 def model(folder: Path, **options: Any) -> Checkpoint:
     settings: dict[str, Any] = {"size": "tiny", "vocabulary": 400, "positions": 64}
-    return create(folder / "nothing", texts(), **(settings | options))
+    return create_model(folder / "nothing", texts(), **(settings | options))
 
 
 def data(
@@ -56,13 +56,13 @@ def data(
     file = write_lines(folder / f"{name}.jsonl", rows)
     lengths = {"query_tokens": 64, "document_tokens": 64}
     prompts = options.pop("prompts", start.prompts)
-    encoding = Encoding(start.tokenizer, prompts, **(lengths | options))
-    prepare([Spec(name, (file,))], folder / f"{name}-data", encoding)
+    encoding = SourceTokenizer(start.tokenizer, prompts, **(lengths | options))
+    prepare([SourceSpec(name, (file,))], folder / f"{name}-data", encoding)
     return Dataset.open(folder / f"{name}-data", start.tokenizer.fingerprint)
 
 
-def job(folder: Path, dev: Dataset | None = None, **options: Any) -> Job:
-    return Job(output=folder / "out", dev=dev, options=OPTIONS, **options)
+def job(folder: Path, dev: Dataset | None = None, **options: Any) -> StageJob:
+    return StageJob(output=folder / "out", dev=dev, options=OPTIONS, **options)
 
 
 PLAIN = Prompts()

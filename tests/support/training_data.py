@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from opengte.data import Dataset, Source
-from opengte.data.dataset import Slots
-from opengte.data.prepare import Prepared, prepare
-from opengte.data.sources import Spec
-from opengte.data.tokens import Encoding
+from opengte.data import Dataset, DatasetSource
+from opengte.data.preparation.prepare import PreparationResult, prepare
+from opengte.data.preparation.source_tokenizer import SourceTokenizer
+from opengte.data.reading.sources import SourceSpec
+from opengte.data.shards.dataset import TextRefs
 from opengte.tokenization import Prompts, Tokenizer, load_tokenizer
 from tests.support.tokenizers_for_tests import WORDS, save_wordpiece
 
@@ -39,12 +39,14 @@ def pairs(count: int, negatives: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
-def encoding(folder: Path, **options: Any) -> Encoding:
+def encoding(folder: Path, **options: Any) -> SourceTokenizer:
     settings = {"prompts": Prompts(query="query "), "query_tokens": 24, "document_tokens": 32}
-    return Encoding(options.pop("tokenizer", None) or tokenizer(folder), **(settings | options))
+    return SourceTokenizer(
+        options.pop("tokenizer", None) or tokenizer(folder), **(settings | options)
+    )
 
 
-def made(folder: Path, *specs: Spec, **options: Any) -> tuple[Dataset, Prepared]:
+def made(folder: Path, *specs: SourceSpec, **options: Any) -> tuple[Dataset, PreparationResult]:
     own = options.pop("encoding", None) or encoding(folder)
     result = prepare(specs, folder / "out", own, **options)
     return Dataset.open(folder / "out"), result
@@ -52,15 +54,15 @@ def made(folder: Path, *specs: Spec, **options: Any) -> tuple[Dataset, Prepared]
 
 def dataset(folder: Path, rows: Any, name: str = "rows", **switches: Any) -> Dataset:
     path = write_lines(folder / f"{name}.jsonl", rows)
-    return made(folder, Spec(name, (path,), **switches))[0]
+    return made(folder, SourceSpec(name, (path,), **switches))[0]
 
 
-def text_ids(source: Source, slots: Slots) -> list[list[int]]:
+def text_ids(source: DatasetSource, slots: TextRefs) -> list[list[int]]:
     uses = zip(slots.shards.tolist(), slots.texts.tolist(), strict=True)
     return [source.shards[shard].text_ids(text).tolist() for shard, text in uses]
 
 
-def rows_of(source: Source) -> list[tuple[list[int], list[list[int]], list[list[int]]]]:
+def rows_of(source: DatasetSource) -> list[tuple[list[int], list[list[int]], list[list[int]]]]:
     """Return the token ids of every row: query, positives, negatives."""
     found = []
     for row in range(source.rows):

@@ -17,9 +17,9 @@ from opengte.reference.layers import to_device
 from opengte.reference.model import ReferenceModel
 from opengte.tokenization.loading import load_tokenizer
 from opengte.tokenization.prompts import Prompts
-from opengte.train.card import Card, TrainedOn
-from opengte.train.export import Package, export
-from opengte.train.models import load_trainable
+from opengte.train.models.loading import load_trainable
+from opengte.train.saving.export import ExportPackage, export_model
+from opengte.train.saving.model_card import TrainedModelCard, TrainingDataSource
 from opengte.types import PackedBatch
 from tests.support import checkpoints
 from tests.train.test_invariance import launch
@@ -38,12 +38,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": {"intermediate_size": 40, "num_key_value_heads": 1, "is_causal": False},
     "qwen3": {"intermediate_size": 40, "num_key_value_heads": 1, "head_dim": 8},
 }
-CARD = Card(
+CARD = TrainedModelCard(
     "toy",
     base_model="org/base",
     licence="apache-2.0",
     languages=("en",),
-    data=(TrainedOn("faq", "pairs", 1200, "cc-by-4.0"),),
+    data=(TrainingDataSource("faq", "pairs", 1200, "cc-by-4.0"),),
     settings={"steps": "10"},
     metrics={"dev nDCG@10": 0.5},
 )
@@ -58,7 +58,7 @@ def config_of(kind: str) -> dict[str, Any]:
     return {"model_type": kind, "vocab_size": 512, **size, **ids, **tokens, **CONFIGS[kind]}
 
 
-def toy(kind: str, tmp_path: Path, **changes: Any) -> tuple[ReferenceModel, Package]:
+def toy(kind: str, tmp_path: Path, **changes: Any) -> tuple[ReferenceModel, ExportPackage]:
     config = config_of(kind)
     (tmp_path / "tokenizer").mkdir()
     checkpoints.add_tokenizer(tmp_path / "tokenizer", kind)
@@ -69,7 +69,7 @@ def toy(kind: str, tmp_path: Path, **changes: Any) -> tuple[ReferenceModel, Pack
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, 0, 0.1)
     prompts = Prompts(query="query: ", document="")
-    return model, Package(config, tmp_path / "tokenizer", 32, prompts, CARD)
+    return model, ExportPackage(config, tmp_path / "tokenizer", 32, prompts, CARD)
 
 
 def ours(model: ReferenceModel, folder: Path, texts: list[str]) -> Any:
@@ -84,7 +84,7 @@ def ours(model: ReferenceModel, folder: Path, texts: list[str]) -> Any:
 def test_all_loaders_give_the_trained_vectors(kind: str, tmp_path: Path) -> None:
     model, package = toy(kind, tmp_path)
     folder = tmp_path / "out"
-    export(model, folder, package)
+    export_model(model, folder, package)
     expected = ours(model, folder, TEXTS)
     for engine in ("native", "torch"):
         encoder = Encoder.load(str(folder), engine=engine, precision="fp32")
@@ -106,7 +106,7 @@ def sentence_transformer(folder: Path) -> Any:
 def test_projections_and_the_pooling_come_back(tmp_path: Path) -> None:
     dense = (Dense(24, True, "tanh"), Dense(16, False, "identity"))
     model, package = toy("bert", tmp_path, pooling="cls", dense=dense)
-    export(model, tmp_path / "out", package)
+    export_model(model, tmp_path / "out", package)
     expected = ours(model, tmp_path / "out", TEXTS)
     assert expected.shape == (3, 16)
     encoder = Encoder.load(str(tmp_path / "out"), engine="native", precision="fp32")
@@ -120,7 +120,7 @@ def test_sparse_and_token_heads_come_back(kind: str, tmp_path: Path) -> None:
     model, package = toy(kind, tmp_path, sparse=True, token_width=32)
     assert model.sparse is not None
     torch.nn.init.constant_(model.sparse.bias, 1.0)
-    export(model, tmp_path / "out", package)
+    export_model(model, tmp_path / "out", package)
     batch = load_tokenizer(tmp_path / "out").encode(TEXTS, max_length=32).batch
     packed = to_device(batch, torch.device("cpu"))
     with torch.no_grad():
@@ -144,7 +144,7 @@ def test_rerankers_come_back(kind: str, tmp_path: Path) -> None:
     assert isinstance(score, ScoreHead)
     model, package = toy(kind, tmp_path, score=score, pooling=None)
     folder = tmp_path / "out"
-    export(model, folder, package)
+    export_model(model, folder, package)
     batch = load_tokenizer(folder).encode_pairs([("a cat", t) for t in TEXTS], max_length=32).batch
     packed = to_device(batch, torch.device("cpu"))
     with torch.no_grad():
@@ -176,7 +176,7 @@ def test_masked_language_models_come_back(kind: str, tmp_path: Path) -> None:
     plan = arch.with_masked_head(arch.plan_of(config_of(kind)))
     model, package = toy(kind, tmp_path, masked=plan.masked, pooling=None)
     folder = tmp_path / "out"
-    export(model, folder, package)
+    export_model(model, folder, package)
     ids = torch.tensor([5, 9, 7, 11])
     batch = one_text(ids)
     packed = to_device(batch, torch.device("cpu"))
@@ -207,7 +207,7 @@ def test_a_new_head_starts_random_and_is_said(
 ) -> None:
     caplog.set_level("INFO", "opengte.train")
     model, package = toy("bert", tmp_path)
-    export(model, tmp_path / "out", package)
+    export_model(model, tmp_path / "out", package)
     stored = checkpoint.read_checkpoint(tmp_path / "out")
     again = load_trainable(stored, replace(stored.plan, sparse=True))
     assert torch.equal(again.layers[0].qkv.weight, model.layers[0].qkv.weight)
@@ -222,7 +222,7 @@ def test_a_new_head_starts_random_and_is_said(
 
 def test_the_card_lists_data_settings_and_results(tmp_path: Path) -> None:
     model, package = toy("bert", tmp_path)
-    export(model, tmp_path / "out", package)
+    export_model(model, tmp_path / "out", package)
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert text.startswith("---\nlicense: apache-2.0\nlanguage:\n- en\nbase_model: org/base\n")
     for part in (
@@ -240,7 +240,7 @@ def test_an_older_export_is_replaced_whole(tmp_path: Path) -> None:
     model, package = toy("bert", tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "stale.txt").write_text("old")
-    export(model, tmp_path / "out", replace(package, dtype="bf16"))
+    export_model(model, tmp_path / "out", replace(package, dtype="bf16"))
     assert not (tmp_path / "out" / "stale.txt").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "tokenizer"]
     assert checkpoint.read_checkpoint(tmp_path / "out").stored_dtype == "bf16"
@@ -250,12 +250,12 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     model, package = toy("gte", tmp_path)
     wrong = replace(package, config={**package.config, "rope_theta": 99.0})
     with pytest.raises(InputError, match="another network than the model in layers"):
-        export(model, tmp_path / "out", wrong)
+        export_model(model, tmp_path / "out", wrong)
     with pytest.raises(InputError, match="has no tokenizer's files"):
-        export(model, tmp_path / "out", replace(package, tokenizer=tmp_path))
+        export_model(model, tmp_path / "out", replace(package, tokenizer=tmp_path))
     decoder, package = toy_again("qwen3", tmp_path, score=yes_no())
     with pytest.raises(UnsupportedModelError, match="train a sequence classifier"):
-        export(decoder, tmp_path / "out", package)
+        export_model(decoder, tmp_path / "out", package)
     assert not (tmp_path / "out").exists()
 
 
@@ -263,7 +263,7 @@ def yes_no() -> ScoreHead:
     return ScoreHead("last", None, None, 2, False, vocabulary_rows=(5, 6))
 
 
-def toy_again(kind: str, tmp_path: Path, **changes: Any) -> tuple[ReferenceModel, Package]:
+def toy_again(kind: str, tmp_path: Path, **changes: Any) -> tuple[ReferenceModel, ExportPackage]:
     (tmp_path / kind).mkdir()
     return toy(kind, tmp_path / kind, **changes)
 
@@ -272,5 +272,5 @@ def toy_again(kind: str, tmp_path: Path, **changes: Any) -> tuple[ReferenceModel
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_model_is_sharded_by_shape_and_filled_in_place(size: int, tmp_path: Path) -> None:
     model, package = toy("qwen2", tmp_path)
-    export(model, tmp_path / "out", package)
+    export_model(model, tmp_path / "out", package)
     launch(size, "tests.support.train_shapes", str(tmp_path / "out"))

@@ -20,10 +20,10 @@ from opengte.arch import plan_of
 from opengte.arch.bert import BERT
 from opengte.arch.tensors import resolve_slots
 from opengte.reference.initialization import init_model
-from opengte.train.distributed import Parallel, World
+from opengte.train.distributed import ParallelModule, World
+from opengte.train.gradient_cache import GradientCache
+from opengte.train.models.trainable import TrainableModel
 from opengte.train.objectives import Contrastive
-from opengte.train.passes import Passes
-from opengte.train.trainee import Trainee
 from opengte.types import PackedBatch
 from tests.support import train_invariance as ways
 from tests.support import train_naive as naive
@@ -113,12 +113,12 @@ def test_dropped_values_are_the_same_in_both_encodings() -> None:
     for kept in (0, 10**9):
         module = ways.trainee(objective)
         module.set_dropout(0.2)
-        parallel = Parallel(module, [], World())
-        share = objective.step(Passes(parallel, World(), 40, kept), batch, (0, 3))
+        parallel = ParallelModule(module, [], World())
+        share = objective.step(GradientCache(parallel, World(), 40, kept), batch, (0, 3))
         found.append([share.loss, *(p.grad for p in module.parameters())])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
-    again = objective.step(Passes(parallel, World(), 40, 0), batch, (0, 4)).loss
+    again = objective.step(GradientCache(parallel, World(), 40, 0), batch, (0, 4)).loss
     assert again != found[0][0]  # another step drops other values
 
 
@@ -144,7 +144,7 @@ def test_packed_sequences_train_as_padded_ones_do_in_transformers() -> None:
         model.get_parameter(slot).data.copy_(value)
     batch = random_batch(5, 1)
     objective = Contrastive(masks=False, temperature=0.05)
-    passes = Passes(Parallel(Trainee(model), [], World()), World(), 30, 0)
+    passes = GradientCache(ParallelModule(TrainableModel(model), [], World()), World(), 30, 0)
     loss = objective.step(passes, batch, (0, 0)).loss
 
     columns = [c.texts for c in (batch.query, batch.positive, batch.negative)]

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from opengte.errors import EngineError, InputError, MissingExtraError
-from opengte.train import journal, optim
+from opengte.train import optim
 from opengte.train.distributed import World
 from opengte.train.objectives import Contrastive
 from opengte.train.optim import learning_rate
-from opengte.train.settings import Settings
+from opengte.train.reporting import training_log
+from opengte.train.settings import TrainingSettings
 from tests.support import train_run
 from tests.support.train_run import run
 from tests.train.test_invariance import launch
@@ -37,7 +38,7 @@ def test_the_loss_falls_and_everything_is_written_down(
     steps = table(tmp_path)
     assert [int(row["step"]) for row in steps] == list(range(1, 17))
     assert float(steps[-1]["loss"]) < 0.7 * float(steps[0]["loss"])
-    lines = journal.read_table(tmp_path / journal.LOG)
+    lines = training_log.read_table(tmp_path / training_log.LOG)
     assert len(lines) == 8
     for row in lines:
         values = {name: float(value) for name, value in row.items()}
@@ -52,7 +53,7 @@ def test_the_loss_falls_and_everything_is_written_down(
 
 
 def table(folder: Path) -> list[dict[str, str]]:
-    return journal.read_table(folder / journal.STEPS)
+    return training_log.read_table(folder / training_log.STEPS)
 
 
 class Same(train_run.RandomBatches):
@@ -238,7 +239,7 @@ def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 )
 def test_settings_are_checked(name: str, value: Any, text: str) -> None:
     with pytest.raises(InputError, match=text):
-        Settings(**({"steps": 5} | {name: value}))
+        TrainingSettings(**({"steps": 5} | {name: value}))
 
 
 def test_sharding_needs_processes(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from opengte.train.losses import (
     COSINE,
     LATE,
     SPARSE,
-    Groups,
-    Items,
-    Pairs,
+    CandidateScores,
+    GlobalBatch,
     Similarity,
+    TextVectors,
 )
 from tests.support import train_naive as naive
 from tests.support.train_naive import Texts, pairs_of, random_texts
@@ -153,22 +153,24 @@ def test_losses_of_own_candidates_equal_their_formulas(n: int, seed: int) -> Non
     naive_leaves(texts)
     generator = torch.Generator().manual_seed(seed)
     teacher = [torch.randn(1 + len(row), generator=generator).double() for row in texts.negatives]
-    theirs = Groups(
+    theirs = CandidateScores(
         torch.stack([t[0] for t in teacher]),
         torch.cat([t[1:] for t in teacher]),
         pairs_of(texts)[0].owners,
     )
     pairs, leaves = pairs_of(texts)
-    groups = losses.own_groups(pairs)
-    alone = losses.own_negatives(losses.without_known(groups, pairs), n, temperature=0.2)
+    groups = losses.score_candidates(pairs)
+    alone = losses.own_negatives_loss(
+        losses.mask_false_negatives(groups, pairs), n, temperature=0.2
+    )
     assert_same(alone, leaves, naive.own_negatives(texts, 0.2), texts)
     pairs, leaves = pairs_of(texts)
-    groups = losses.own_groups(pairs)
+    groups = losses.score_candidates(pairs)
     kl = losses.distil_kl(groups, theirs, n, temperature=0.3, teacher_temperature=2.0)
     assert_same(kl, leaves, naive.kl(texts, teacher, 0.3, 2.0), texts)
     if sum(map(len, texts.negatives)):
         pairs, leaves = pairs_of(texts)
-        error = losses.margin_mse(losses.own_groups(pairs), theirs, len(pairs.owners))
+        error = losses.margin_mse(losses.score_candidates(pairs), theirs, len(pairs.owners))
         assert_same(error, leaves, naive.margin_mse(texts, teacher), texts)
 
 
@@ -198,7 +200,7 @@ def test_matryoshka_is_the_weighted_sum_over_leading_parts() -> None:
     weights = {6: 1.0, 4: 0.5, 2: 0.25}
     pairs, leaves = pairs_of(texts)
 
-    def loss(some: Pairs) -> Tensor:
+    def loss(some: GlobalBatch) -> Tensor:
         return losses.improved_contrastive(some, temperature=0.05)
 
     together = losses.matryoshka(loss, pairs, weights)
@@ -223,7 +225,7 @@ def test_matryoshka_is_the_weighted_sum_over_leading_parts() -> None:
 # --- sparse weights and token vectors -------------------------------------------------------------
 
 
-def ragged(n: int, seed: int, width: int | None, vocabulary: int = 9) -> Items:
+def ragged(n: int, seed: int, width: int | None, vocabulary: int = 9) -> TextVectors:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 6, (n,), generator=generator)
     total = int(lengths.sum())
@@ -232,10 +234,10 @@ def ragged(n: int, seed: int, width: int | None, vocabulary: int = 9) -> Items:
     values = values if width is None else values - 0.5
     ids = torch.randint(vocabulary, (total,), generator=generator) if width is None else None
     offsets = F.pad(lengths.cumsum(0), (1, 0))
-    return Items(values.requires_grad_(), offsets, ids)
+    return TextVectors(values.requires_grad_(), offsets, ids)
 
 
-def sparse_score(a: Items, b: Items) -> Tensor:
+def sparse_score(a: TextVectors, b: TextVectors) -> Tensor:
     tables = []
     for item in (a, b):
         table: dict[int, Tensor] = {}
@@ -247,7 +249,7 @@ def sparse_score(a: Items, b: Items) -> Tensor:
     return sum((tables[0][t] * tables[1][t] for t in tables[0] if t in tables[1]), start=zero)
 
 
-def late_score(a: Items, b: Items) -> Tensor:
+def late_score(a: TextVectors, b: TextVectors) -> Tensor:
     x, y = F.normalize(a.values, dim=-1), F.normalize(b.values, dim=-1)
     return (x @ y.T).max(dim=1).values.mean()
 
@@ -280,8 +282,8 @@ def test_ragged_similarities_equal_text_by_text_scores(
 def test_the_improved_loss_needs_a_symmetric_similarity() -> None:
     items = ragged(2, 0, 3)
     none = torch.zeros(0, dtype=torch.int64)
-    empty = Items(items.values[:0], torch.zeros(1, dtype=torch.int64))
-    pairs = Pairs(items, items, empty, none, slice(0, 2), slice(0, 0), None, LATE)
+    empty = TextVectors(items.values[:0], torch.zeros(1, dtype=torch.int64))
+    pairs = GlobalBatch(items, items, empty, none, slice(0, 2), slice(0, 0), None, LATE)
     with pytest.raises(InputError, match="from queries to documents only: use info_nce"):
         losses.improved_contrastive(pairs, temperature=0.1)
 
@@ -293,7 +295,7 @@ def test_ragged_losses_are_the_same_in_any_tiles(similarity: Similarity, width: 
         sides = [ragged(n, n, width) for n in (6, 6)] + [ragged(4, 9, width)]
         cut = Similarity(similarity.prepare, similarity.matrix, similarity.paired, tile)
         owners = torch.tensor([0, 0, 3, 5])
-        pairs = Pairs(*sides, owners, slice(0, 6), slice(0, 4), None, cut)
+        pairs = GlobalBatch(*sides, owners, slice(0, 6), slice(0, 4), None, cut)
         loss = losses.info_nce(pairs, temperature=0.1)
         results.append([loss, *torch.autograd.grad(loss, [s.values for s in sides])])
     for one, other in zip(*results, strict=True):
@@ -310,7 +312,7 @@ def test_flops_is_the_squared_mean_weight_of_each_id() -> None:
         cells = table[i].scatter_reduce(0, part.ids, part.values, "amax")  # type: ignore[arg-type]
         rows.append(cells)
     expected = torch.stack(rows).mean(0).square().sum()
-    shares = [losses.flops(items, slice(a, b)) for a, b in ((0, 2), (2, 6))]
+    shares = [losses.flops_regulariser(items, slice(a, b)) for a, b in ((0, 2), (2, 6))]
     torch.testing.assert_close(shares[0] + shares[1], expected, **TIGHT)
     got = torch.autograd.grad(shares[0] + shares[1], items.values)[0]
     torch.testing.assert_close(got, torch.autograd.grad(expected, items.values)[0], **TIGHT)
@@ -346,7 +348,7 @@ def test_masked_cross_entropy_equals_the_dense_one(
 def test_no_tile_is_larger_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, int]] = []
 
-    def watched(a: Items, b: Items) -> Tensor:
+    def watched(a: TextVectors, b: TextVectors) -> Tensor:
         sizes.append((len(a), len(b)))
         return COSINE.matrix(a, b)
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from opengte.errors import CheckpointError, InputError
-from opengte.train import state
-from opengte.train.journal import STEPS, read_table
+from opengte.train.reporting.training_log import STEPS, read_table
+from opengte.train.saving import checkpoints
 from tests.support.train_run import RandomBatches, run
 from tests.train.test_invariance import ROOT, launch
 
@@ -37,8 +37,8 @@ def rows(folder: Path) -> list[str]:
 
 def same_run(a: Path, b: Path) -> None:
     assert (a / STEPS).read_text() == (b / STEPS).read_text()
-    last = list(state.folders(a).values())[-1].name
-    for name in ("model.safetensors", state.STATE):
+    last = list(checkpoints.list_checkpoints(a).values())[-1].name
+    for name in ("model.safetensors", checkpoints.STATE):
         assert (a / last / name).read_bytes() == (b / last / name).read_bytes(), name
 
 
@@ -102,7 +102,7 @@ def test_another_number_of_processes_goes_on_with_the_same_batches(
     for size, last in ((2, 6), (4, 9), (1, 12)):
         stop = () if last == 12 else (f"stop={last}",)
         launch(size, "tests.support.train_run", str(folder), "resume=True", *options, *stop)
-        assert list(state.folders(folder))[-1] == last
+        assert list(checkpoints.list_checkpoints(folder))[-1] == last
     assert rows(folder) == rows(tmp_path / "one")
     assert losses(folder) == pytest.approx(losses(tmp_path / "one"), rel=1e-6, abs=1e-6)
 
@@ -115,7 +115,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_so(tmp_path: Path) -> None:
 
     result, _ = run(tmp_path, evaluate=interrupt, evaluate_every=1)
     assert result.interrupted and result.step in (5, 6)
-    assert list(state.folders(tmp_path))[-1] == result.step
+    assert list(checkpoints.list_checkpoints(tmp_path))[-1] == result.step
     again, _ = run(tmp_path, resume=True, evaluate=interrupt, evaluate_every=1)
     assert not again.interrupted and again.step == 12
 
@@ -150,8 +150,8 @@ def test_resuming_nothing_starts(tmp_path: Path) -> None:
 def test_what_was_never_finished_is_not_a_checkpoint(tmp_path: Path) -> None:
     run(tmp_path, steps=3)
     (tmp_path / ".partial-step-00000009").mkdir()
-    (tmp_path / "step-00000009").mkdir()  # no state.json: never renamed by us
-    assert list(state.folders(tmp_path)) == [3]
+    (tmp_path / "step-00000009").mkdir()  # no checkpoints.json: never renamed by us
+    assert list(checkpoints.list_checkpoints(tmp_path)) == [3]
     run(tmp_path, steps=3, resume=True)
     assert not (tmp_path / ".partial-step-00000009").exists()
 
@@ -159,7 +159,7 @@ def test_what_was_never_finished_is_not_a_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["{", '{"version": 99}', ""])
 def test_a_damaged_state_is_an_error_that_names_the_file(damage: str, tmp_path: Path) -> None:
     run(tmp_path, steps=3)
-    (tmp_path / "step-00000003" / state.STATE).write_text(damage)
+    (tmp_path / "step-00000003" / checkpoints.STATE).write_text(damage)
     with pytest.raises(CheckpointError, match=r"step-00000003/state\.json` cannot be read"):
         run(tmp_path, steps=3, resume=True)
 
@@ -170,7 +170,7 @@ def test_keeps_the_last_checkpoints_and_the_best(tmp_path: Path) -> None:
 
     result, _ = run(tmp_path, evaluate=evaluate, evaluate_every=2, save_every=1, keep=2)
     assert result.best_step == 4
-    assert list(state.folders(tmp_path)) == [4, 11, 12]
+    assert list(checkpoints.list_checkpoints(tmp_path)) == [4, 11, 12]
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
@@ -184,10 +184,10 @@ def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     ]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
-    while not state.folders(tmp_path):
+    while not checkpoints.list_checkpoints(tmp_path):
         time.sleep(0.05)
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
-    found = list(state.folders(tmp_path))
+    found = list(checkpoints.list_checkpoints(tmp_path))
     assert found and len(read_table(tmp_path / STEPS)) == found[-1]

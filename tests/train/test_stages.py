@@ -11,16 +11,16 @@ from opengte import Encoder, Reranker
 from opengte import checkpoint as checkpoints
 from opengte.arch.plan import Rope
 from opengte.errors import InputError
-from opengte.train.lora import Adapters
-from opengte.train.models import load_trainable
-from opengte.train.stages.contrastive import Weak, contrast
-from opengte.train.stages.distill import Distillation, distill, thinned
-from opengte.train.stages.extend import Extension, extend
-from opengte.train.stages.finetune import FineTuning, finetune
-from opengte.train.stages.instruct import Tuning, as_embedder, instruct
-from opengte.train.stages.mlm import Masking, fitted, pretrain
-from opengte.train.stages.rerank import Reranking, rerank
-from opengte.train.stages.start import create, opened, pooled
+from opengte.train.models.loading import load_trainable
+from opengte.train.models.lora import Adapters
+from opengte.train.stages.base_models import create_model, read_encoder, read_pooled_encoder
+from opengte.train.stages.contrastive import ContrastiveRecipe, pretrain_contrastive
+from opengte.train.stages.distill import DistillationRecipe, distill, drop_layers
+from opengte.train.stages.extend import ExtensionRecipe, extend_context
+from opengte.train.stages.finetune import FineTuningRecipe, finetune
+from opengte.train.stages.instruct import InstructionRecipe, read_decoder, tune_instructions
+from opengte.train.stages.mlm import MlmRecipe, fit_phases, pretrain_mlm
+from opengte.train.stages.rerank import RerankerRecipe, train_reranker
 from tests.support import train_small as small
 
 QUESTIONS = ["red cat river", "the lazy dog eats", "document 12"]
@@ -57,7 +57,7 @@ def same_everywhere(folder, text_prompt: str = "") -> None:
 def test_fine_tuning_betters_a_model_that_loads_everywhere(tmp_path, encoder):
     train = small.data(tmp_path, encoder, small.pairs(400, negatives=2))
     dev = small.data(tmp_path, encoder, small.pairs(400, seed=1), "dev")
-    recipe = FineTuning(steps=40, batch=32, learning_rate=1e-3)
+    recipe = FineTuningRecipe(steps=40, batch=32, learning_rate=1e-3)
     done = finetune(encoder, train, small.job(tmp_path, dev), recipe)
     assert done.after["nDCG@10"] > done.before["nDCG@10"]
     assert done.model == tmp_path / "out/model"
@@ -69,7 +69,7 @@ def test_fine_tuning_betters_a_model_that_loads_everywhere(tmp_path, encoder):
 
 def test_matryoshka_and_sparse_head(tmp_path, encoder):
     train = small.data(tmp_path, encoder, small.pairs(64))
-    recipe = FineTuning(steps=2, batch=16, matryoshka=(32, 16), sparse=0.1)
+    recipe = FineTuningRecipe(steps=2, batch=16, matryoshka=(32, 16), sparse=0.1)
     done = finetune(encoder, train, small.job(tmp_path), recipe)
     model = Encoder.load(done.model)
     assert "sparse" in model.card.outputs
@@ -80,7 +80,7 @@ def test_matryoshka_and_sparse_head(tmp_path, encoder):
 def test_low_rank_adapters_change_the_weights_by_their_rank(tmp_path, encoder):
     pytest.importorskip("peft")
     train = small.data(tmp_path, encoder, small.pairs(64))
-    recipe = FineTuning(steps=3, batch=16, learning_rate=1e-2, adapters=Adapters(2, 4.0))
+    recipe = FineTuningRecipe(steps=3, batch=16, learning_rate=1e-2, adapters=Adapters(2, 4.0))
     done = finetune(encoder, train, small.job(tmp_path), recipe)
     before = dict(load_trainable(encoder).named_parameters())
     after = dict(load_trainable(checkpoints.read_checkpoint(done.model)).named_parameters())
@@ -97,9 +97,9 @@ def test_low_rank_adapters_change_the_weights_by_their_rank(tmp_path, encoder):
 def test_masked_language_modelling_in_two_phases(tmp_path, encoder):
     texts = [{"text": " ".join(row.values())} for row in small.pairs(200)]
     train = small.data(tmp_path, encoder, texts, query_tokens=64)
-    recipe = Masking(steps=40, batch=16, learning_rate=6.0, seed=1)
+    recipe = MlmRecipe(steps=40, batch=16, learning_rate=6.0, seed=1)
     dev = small.data(tmp_path, encoder, texts[:50], "dev")
-    done = pretrain(encoder, train, small.job(tmp_path, dev), recipe)
+    done = pretrain_mlm(encoder, train, small.job(tmp_path, dev), recipe)
     assert done.steps == 40
     metric = "masked likelihood"
     assert done.after[metric] > 2 * done.before[metric]
@@ -111,60 +111,62 @@ def test_masked_language_modelling_in_two_phases(tmp_path, encoder):
 
 
 def test_phases_are_shortened_together():
-    recipe = Masking()
-    assert [p.length for p in fitted(recipe.phases, 512)] == [128, 512]
-    assert fitted(recipe.phases, 8192) == recipe.phases
+    recipe = MlmRecipe()
+    assert [p.length for p in fit_phases(recipe.phases, 512)] == [128, 512]
+    assert fit_phases(recipe.phases, 8192) == recipe.phases
 
 
 def test_a_causal_decoder_cannot_fill_in(tmp_path, decoder):
     train = small.data(tmp_path, decoder, [{"text": text} for text in small.texts()[:50]])
     with pytest.raises(InputError, match="names no mask_token"):
-        pretrain(decoder, train, small.job(tmp_path), Masking(steps=1, batch=4))
+        pretrain_mlm(decoder, train, small.job(tmp_path), MlmRecipe(steps=1, batch=4))
 
 
 def test_reversed_ntk_is_written_and_read(tmp_path, encoder):
     train = small.data(tmp_path, encoder, small.pairs(64))
-    recipe = Weak(steps=2, batch=16, query_tokens=16, document_tokens=16)
-    done = contrast(encoder, train, small.job(tmp_path), recipe)
+    recipe = ContrastiveRecipe(steps=2, batch=16, query_tokens=16, document_tokens=16)
+    done = pretrain_contrastive(encoder, train, small.job(tmp_path), recipe)
     config = json.loads((done.model / "config.json").read_text())
     assert config["model_type"] == "new"
     assert config["rope_theta"] == 10_000 / 4
     assert config["rope_scaling"] == {"type": "ntk", "factor": 4.0}
     found = rope(checkpoints.read_checkpoint(done.model))
     assert found == Rope(2500.0, 4.0)
-    same = Weak(steps=2, batch=16, document_tokens=16, reversed_ntk=1.0)
-    done = contrast(encoder, train, small.job(tmp_path / "plain"), same)
+    same = ContrastiveRecipe(steps=2, batch=16, document_tokens=16, reversed_ntk=1.0)
+    done = pretrain_contrastive(encoder, train, small.job(tmp_path / "plain"), same)
     assert rope(checkpoints.read_checkpoint(done.model)).ntk_factor == 1.0
 
 
 def test_a_longer_context(tmp_path, encoder):
     longer = small.data(tmp_path, encoder, small.pairs(64, words=90), document_tokens=200)
-    done = extend(encoder, longer, small.job(tmp_path), Extension(steps=2, batch=8))
+    done = extend_context(encoder, longer, small.job(tmp_path), ExtensionRecipe(steps=2, batch=8))
     made = checkpoints.read_checkpoint(done.model)
     assert made.plan.max_positions == made.max_length == 256
     assert rope(made).theta == 160_000
     model = Encoder.load(done.model)
     assert int(model.embed("cat " * 200).token_counts[0]) == 202
     with pytest.raises(InputError, match="positions is 64, expected more than the 64"):
-        extend(encoder, longer, small.job(tmp_path / "b"), Extension(positions=64))
+        extend_context(encoder, longer, small.job(tmp_path / "b"), ExtensionRecipe(positions=64))
 
 
 def test_learned_positions_cannot_be_extended(tmp_path, encoder):
     bert = checkpoints.read_checkpoint("minilm")
     train = small.data(tmp_path, bert, small.pairs(40))
     with pytest.raises(InputError, match="the model has learned positions"):
-        extend(bert, train, small.job(tmp_path), Extension(positions=1024))
+        extend_context(bert, train, small.job(tmp_path), ExtensionRecipe(positions=1024))
 
 
 def test_instruction_tuning_of_a_decoder(tmp_path, decoder):
-    start = as_embedder(decoder.folder, tmp_path / "start")
+    start = read_decoder(decoder.folder, tmp_path / "start")
     assert not start.plan.layers[0].attention.causal
     assert start.tokenizer.encode(["cat"], max_length=9).batch.ids[-1] == 0
     assert (tmp_path / "start/model.safetensors").is_symlink()
     train = small.data(tmp_path, start, small.pairs(200), query_tokens=128)
     dev = small.data(tmp_path, start, small.pairs(60, seed=1), "dev", query_tokens=128)
-    recipe = Tuning(steps=40, batch=32, learning_rate=1e-3, adapters=None, temperature=0.05)
-    done = instruct(start, train, small.job(tmp_path, dev), recipe)
+    recipe = InstructionRecipe(
+        steps=40, batch=32, learning_rate=1e-3, adapters=None, temperature=0.05
+    )
+    done = tune_instructions(start, train, small.job(tmp_path, dev), recipe)
     assert done.after["nDCG@10"] > done.before["nDCG@10"]
     model = Encoder.load(done.model)
     assert model.card.instruction_template == "Instruct: {instruction}\nQuery: "
@@ -174,7 +176,7 @@ def test_instruction_tuning_of_a_decoder(tmp_path, decoder):
 
 def test_an_encoder_is_no_decoder(tmp_path, encoder):
     with pytest.raises(InputError, match="expected a decoder: qwen2, qwen3, mistral"):
-        as_embedder(encoder.folder, tmp_path / "start")
+        read_decoder(encoder.folder, tmp_path / "start")
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
@@ -183,8 +185,8 @@ def test_a_reranker(tmp_path, kind, request):
     rows = small.pairs(200, negatives=3)
     train = small.data(tmp_path, start, rows, prompts=small.PLAIN)
     dev = small.data(tmp_path, start, small.pairs(40, 1, 3), "dev", prompts=small.PLAIN)
-    recipe = Reranking(steps=40, batch=16, learning_rate=3e-3)
-    done = rerank(start, train, small.job(tmp_path, dev), recipe)
+    recipe = RerankerRecipe(steps=40, batch=16, learning_rate=3e-3)
+    done = train_reranker(start, train, small.job(tmp_path, dev), recipe)
     assert done.after["MRR"] >= done.before["MRR"]
     scores = [
         Reranker.load(done.model, engine=engine, precision="fp32").score("red cat", QUESTIONS)
@@ -194,12 +196,12 @@ def test_a_reranker(tmp_path, kind, request):
 
 
 def test_a_student_with_some_layers(tmp_path, encoder):
-    student = thinned(encoder, 1, tmp_path / "student")
+    student = drop_layers(encoder, 1, tmp_path / "student")
     theirs = dict(load_trainable(encoder).named_parameters())
     for name, value in load_trainable(student).named_parameters():
         assert torch.equal(value, theirs[name.replace("layers.0", "layers.1")])
     with pytest.raises(InputError, match="layers is 2, expected 1 to 1"):
-        thinned(encoder, 2, tmp_path / "more")
+        drop_layers(encoder, 2, tmp_path / "more")
 
 
 def test_distillation_follows_the_teacher(tmp_path, encoder):
@@ -208,9 +210,9 @@ def test_distillation_follows_the_teacher(tmp_path, encoder):
     for row in rows:
         row["scores"] = draw.random(4).tolist()
     train = small.data(tmp_path, encoder, rows)
-    student = thinned(encoder, 1, tmp_path / "student")
+    student = drop_layers(encoder, 1, tmp_path / "student")
     for by in ("kl", "margin_mse"):
-        recipe = Distillation(steps=2, batch=16, by=by)
+        recipe = DistillationRecipe(steps=2, batch=16, by=by)
         done = distill(student, train, small.job(tmp_path / by), recipe)
         assert Encoder.load(done.model).card.layers == 1
 
@@ -221,9 +223,9 @@ def test_a_model_that_does_not_pool_is_given_a_pooling(tmp_path, encoder):
     for path in encoder.folder.iterdir():
         if path.is_file() and path.name != "modules.json":
             (bare / path.name).write_bytes(path.read_bytes())
-    assert pooled(bare, tmp_path / "read").plan.pooling == "mean"
-    assert opened(bare, tmp_path / "read", pooling="cls").plan.pooling == "cls"
-    assert pooled(encoder.folder, tmp_path / "no").folder == encoder.folder
+    assert read_pooled_encoder(bare, tmp_path / "read").plan.pooling == "mean"
+    assert read_encoder(bare, tmp_path / "read", pooling="cls").plan.pooling == "cls"
+    assert read_pooled_encoder(encoder.folder, tmp_path / "no").folder == encoder.folder
 
 
 @pytest.mark.parametrize("architecture", ["new", "qwen2"])
@@ -235,16 +237,16 @@ def test_the_same_seed_and_texts_make_the_same_model(tmp_path, architecture):
 
 def test_a_model_is_not_written_over_another(tmp_path, encoder):
     with pytest.raises(InputError, match="is not empty; give a new folder"):
-        create(encoder.folder, small.texts())
+        create_model(encoder.folder, small.texts())
     with pytest.raises(InputError, match="size is 'huge', expected tiny, mini, small, base"):
-        create(tmp_path / "new", small.texts(), size="huge")
+        create_model(tmp_path / "new", small.texts(), size="huge")
 
 
 def test_an_interrupted_stage_leaves_no_model_and_goes_on(tmp_path, encoder, monkeypatch):
     from opengte.train import loop
 
     train = small.data(tmp_path, encoder, small.pairs(64))
-    recipe = FineTuning(steps=6, batch=16, learning_rate=1e-3)
+    recipe = FineTuningRecipe(steps=6, batch=16, learning_rate=1e-3)
     whole = finetune(encoder, train, small.job(tmp_path / "whole"), recipe)
     steps = 0
     step = loop._Run._step

@@ -5,8 +5,22 @@ into memory-mapped shards (`prepare`, `shards`), and come back as batches (`orde
 `mining` finds hard negatives. Nothing here loads a model: what needs one is handed a function.
 """
 
-from opengte.data.batches import Batch, Batches, Column, joined
-from opengte.data.dataset import Dataset, Source
-from opengte.data.order import Draw, Order
+from opengte.data.sampling.loader import (
+    BatchLoader,
+    BatchTexts,
+    TrainingBatch,
+    cross_encoder_sequences,
+)
+from opengte.data.sampling.sampler import BatchDraw, BatchSampler
+from opengte.data.shards.dataset import Dataset, DatasetSource
 
-__all__ = ["Batch", "Batches", "Column", "Dataset", "Draw", "Order", "Source", "joined"]
+__all__ = [
+    "TrainingBatch",
+    "BatchLoader",
+    "BatchTexts",
+    "Dataset",
+    "BatchDraw",
+    "BatchSampler",
+    "DatasetSource",
+    "cross_encoder_sequences",
+]

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-Kind = Literal["pairs", "scored", "labelled", "texts"]
+SourceKind = Literal["pairs", "scored", "labelled", "texts"]
 Hashes = npt.NDArray[np.int64]  # (n, 2): 128 bits a text, signed because PyTorch has no others
 
 
@@ -47,14 +47,14 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class BadRow:
+class UnusableRow:
     """A row that gives no example, and why."""
 
     origin: Origin
     reason: str
 
 
-def normalised(text: str) -> str:
+def normalised_text(text: str) -> str:
     """Return what two texts share if they are the same but for case, white space and encoding."""
     plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
     return " ".join(plain.casefold().split())
@@ -62,7 +62,7 @@ def normalised(text: str) -> str:
 
 def text_hash(text: str) -> bytes:
     """Return 128 bits that are equal for equal normalised texts, and only for them."""
-    content = normalised(text).encode("utf-8", "surrogatepass")
+    content = normalised_text(text).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
@@ -71,12 +71,12 @@ def joint_hash(parts: Iterable[bytes]) -> bytes:
     return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
 
 
-def as_array(hashes: Iterable[bytes]) -> Hashes:
+def hashes_to_array(hashes: Iterable[bytes]) -> Hashes:
     """Return hashes as (n, 2) int64."""
     return np.frombuffer(b"".join(hashes), dtype="<i8").reshape(-1, 2).astype(np.int64, copy=False)
 
 
-def as_bytes(hashes: Hashes) -> list[bytes]:
+def array_to_hashes(hashes: Hashes) -> list[bytes]:
     """Return the rows of (n, 2) int64 as hashes of 16 bytes."""
     content = np.ascontiguousarray(hashes, dtype="<i8").tobytes()
     return [content[start : start + 16] for start in range(0, len(content), 16)]

@@ -96,7 +96,7 @@ class _Gather(torch.autograd.Function):
         return mine[: ctx.counts[ctx.rank]], None, None
 
 
-def join(device: str | None = None) -> World:
+def join_processes(device: str | None = None) -> World:
     """Join the processes that torchrun started; alone, be a world of one.
 
     device is `cpu`, `cuda` or a device's full name; None takes a GPU where there is one.
@@ -114,13 +114,13 @@ def join(device: str | None = None) -> World:
     return World(rank, size, place)
 
 
-def leave() -> None:
+def leave_processes() -> None:
     """Leave the processes that `join` joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-class Parallel:
+class ParallelModule:
     """A module on all processes: replicated (DDP) or sharded (FSDP2), gradients summed.
 
     module is called for a forward pass; parts are the submodules that FSDP2 shards one by one.

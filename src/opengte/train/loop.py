@@ -16,27 +16,36 @@ from types import FrameType
 import numpy as np
 import torch
 
-from opengte.data import Batch, Batches
+from opengte.data import BatchLoader, TrainingBatch
 from opengte.errors import EngineError, InputError
-from opengte.train import optim, plots, state
-from opengte.train.distributed import Parallel, World
-from opengte.train.journal import Journal, Meter, StepRecord, measured_flops
-from opengte.train.objectives import Objective, Share
-from opengte.train.passes import Passes
-from opengte.train.settings import Settings
-from opengte.train.trainee import Trainee, activation_bytes, flops_per_token
+from opengte.train import optim
+from opengte.train.distributed import ParallelModule, World
+from opengte.train.gradient_cache import GradientCache
+from opengte.train.models.trainable import TrainableModel, activation_bytes, flops_per_token
+from opengte.train.objectives import LossShare, Objective
+from opengte.train.reporting import report_page
+from opengte.train.reporting.training_log import (
+    StepRecord,
+    ThroughputMeter,
+    TrainingLog,
+    measure_flops,
+)
+from opengte.train.saving import checkpoints
+from opengte.train.settings import TrainingSettings
 
 log = logging.getLogger("opengte.train")
 
-MakeBatches = Callable[[int, int, int], Batches]  # first step, rank, number of processes
-Evaluate = Callable[[int, Trainee], Mapping[str, float]]  # step, model -> metrics, first decides
+MakeLoader = Callable[[int, int, int], BatchLoader]  # first step, rank, number of processes
+Evaluate = Callable[
+    [int, TrainableModel], Mapping[str, float]
+]  # step, model -> metrics, first decides
 
 REMEMBERED = 32  # losses of a source that a new one is compared with
 PATIENCE = 10  # steps that may be skipped one after the other
 
 
 @dataclass(frozen=True)
-class Result:
+class TrainingResult:
     """How a run ended: after how many steps, of which how many were skipped."""
 
     step: int
@@ -47,17 +56,17 @@ class Result:
 
 
 def train(
-    trainee: Trainee,
-    batches: MakeBatches,
+    trainee: TrainableModel,
+    batches: MakeLoader,
     objective: Objective,
-    settings: Settings,
+    settings: TrainingSettings,
     folder: Path,
     *,
     world: World | None = None,
     identity: Mapping[str, str] | None = None,
     evaluate: Evaluate | None = None,
     resume: bool = False,
-) -> Result:
+) -> TrainingResult:
     """Train a model in place and leave checkpoints, tables and plots in a folder.
 
     identity names what else shapes the result (data, order, model): a run is only resumed with the
@@ -71,7 +80,7 @@ def train(
     start = run.progress.step
     journal = None
     if world.is_first:
-        journal = Journal(
+        journal = TrainingLog(
             folder,
             start,
             settings.steps,
@@ -87,29 +96,29 @@ def train(
     if run.average is not None and not stopped:
         run.average.exchange()
     if world.is_first:
-        plots.write(folder)
+        report_page.write_report(folder)
     progress = run.progress
-    return Result(
+    return TrainingResult(
         progress.step, progress.skipped, dict(progress.metrics), progress.best_step, stopped
     )
 
 
 @dataclass(eq=False)
 class _Run:
-    trainee: Trainee
+    trainee: TrainableModel
     objective: Objective
-    settings: Settings
+    settings: TrainingSettings
     folder: Path
     world: World
     extra: Mapping[str, str]
-    progress: state.Progress = field(default_factory=state.Progress)
-    average: optim.Average | None = None
+    progress: checkpoints.TrainingProgress = field(default_factory=checkpoints.TrainingProgress)
+    average: optim.WeightAverage | None = None
     failures: int = 0  # skipped one after the other
 
     def begin(self, resume: bool) -> None:
         """Spread the model over processes, make the optimiser, load the last checkpoint."""
         settings, trainee = self.settings, self.trainee
-        found = state.folders(self.folder)
+        found = checkpoints.list_checkpoints(self.folder)
         if found and not resume:
             raise InputError(
                 f"`{self.folder}` has a run of {list(found)[-1]} steps: resume it with "
@@ -130,23 +139,25 @@ class _Run:
             for part in trainee.parts:
                 part.compile(dynamic=True)
         precision = settings.precision
-        self.parallel = Parallel(trainee, trainee.parts, self.world, settings.parallel, precision)
+        self.parallel = ParallelModule(
+            trainee, trainee.parts, self.world, settings.parallel, precision
+        )
         if sharded:
             trainee.materialise(self.world.device)
-        self.passes = Passes(self.parallel, self.world, *self._sizes())
+        self.passes = GradientCache(self.parallel, self.world, *self._sizes())
         self.optimiser = optim.adamw(
             trainee,
             weight_decay=settings.weight_decay,
             betas=settings.betas,
             epsilon=settings.epsilon,
         )
-        self.average = optim.Average(trainee, settings.ema) if settings.ema else None
+        self.average = optim.WeightAverage(trainee, settings.ema) if settings.ema else None
         if found:
             step, path = list(found.items())[-1]
-            self.progress = state.read(path, self._parts(), self._identity())
+            self.progress = checkpoints.load_checkpoint(path, self._parts(), self._identity())
             log.info("resumed `%s` at step %d", self.folder, step)
         if self.world.is_first:
-            state.prune(self.folder, settings.keep, self.progress.best_step)
+            checkpoints.prune_checkpoints(self.folder, settings.keep, self.progress.best_step)
         self.world.wait()
 
     def _sizes(self) -> tuple[int, int]:
@@ -159,8 +170,8 @@ class _Run:
         chunk = self.settings.chunk_tokens or min(default, fitting)
         return chunk, fitting
 
-    def _parts(self) -> state.Parts:
-        return state.Parts(self.trainee, self.optimiser, self.average)
+    def _parts(self) -> checkpoints.TrainingState:
+        return checkpoints.TrainingState(self.trainee, self.optimiser, self.average)
 
     def _identity(self) -> dict[str, str]:
         plan = hashlib.sha256(repr(self.trainee.model.plan).encode()).hexdigest()[:16]
@@ -169,14 +180,14 @@ class _Run:
 
     def go(
         self,
-        source: Batches,
+        source: BatchLoader,
         interrupted: Callable[[], bool],
         evaluate: Evaluate | None,
-        journal: Journal | None,
+        journal: TrainingLog | None,
     ) -> bool:
         """Do the steps that are left; return whether they were interrupted."""
         settings, progress = self.settings, self.progress
-        meter = Meter(self.world.device, self._peak())
+        meter = ThroughputMeter(self.world.device, self._peak())
         stream, waited = iter(source), 0.0
         while progress.step < settings.steps:
             asked = time.perf_counter()
@@ -198,9 +209,11 @@ class _Run:
         if self.settings.peak_tflops is not None:
             return self.settings.peak_tflops * 1e12
         dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
-        return measured_flops(self.world.device, dtype)
+        return measure_flops(self.world.device, dtype)
 
-    def _step(self, batch: Batch, interrupted: bool) -> tuple[StepRecord, dict[str, float], bool]:
+    def _step(
+        self, batch: TrainingBatch, interrupted: bool
+    ) -> tuple[StepRecord, dict[str, float], bool]:
         """Do one step; return what came of it, the work it was, and whether to stop after it."""
         progress, step = self.progress, self.progress.step
         self.optimiser.zero_grad(set_to_none=True)
@@ -233,7 +246,7 @@ class _Run:
             stop > 0,
         )
 
-    def _totals(self, share: Share, *numbers: float) -> list[float]:
+    def _totals(self, share: LossShare, *numbers: float) -> list[float]:
         """Return the loss and the given numbers, summed over processes."""
         values = torch.tensor([0.0, *numbers], dtype=torch.float64, device=self.world.device)
         values[0] = share.loss
@@ -269,7 +282,7 @@ class _Run:
             self.average.update()
         self.failures = 0
 
-    def _trouble(self, batch: Batch, loss: float, norm: float) -> str | None:
+    def _trouble(self, batch: TrainingBatch, loss: float, norm: float) -> str | None:
         """Return what is wrong with a step, if anything."""
         if not math.isfinite(loss) or not math.isfinite(norm):
             return f"the loss is {loss} and the gradient's norm {norm}"
@@ -286,7 +299,7 @@ class _Run:
         past.append(loss)
         del past[:-REMEMBERED]
 
-    def _skip(self, trouble: str, batch: Batch, share: Share) -> None:
+    def _skip(self, trouble: str, batch: TrainingBatch, share: LossShare) -> None:
         """Leave a step out, or stop: saved as it was before the step."""
         self.optimiser.zero_grad(set_to_none=True)
         where = self._describe(batch, share)
@@ -301,7 +314,7 @@ class _Run:
         log.warning("step %d is skipped: %s. %s", self.progress.step + 1, trouble, where)
         self.progress.skipped += 1
 
-    def _describe(self, batch: Batch, share: Share) -> str:
+    def _describe(self, batch: TrainingBatch, share: LossShare) -> str:
         """Name a batch: its source, and the rows of the processes whose share is not finite."""
         ill = self.world.counts(not math.isfinite(float(share.loss)))
         rows = [int(row) for row in batch.rows]
@@ -312,7 +325,9 @@ class _Run:
             text += f"not finite in process {', '.join(str(r) for r, n in enumerate(ill) if n)}; "
         return text + f"process {self.world.rank} has rows {rows[:8]} ... ({first}, ...)."
 
-    def _after_step(self, evaluate: Evaluate | None, journal: Journal | None, stop: bool) -> None:
+    def _after_step(
+        self, evaluate: Evaluate | None, journal: TrainingLog | None, stop: bool
+    ) -> None:
         settings, progress = self.settings, self.progress
         last = progress.step == settings.steps
         every = settings.evaluate_every
@@ -323,7 +338,7 @@ class _Run:
         if last or stop or best or (save is not None and progress.step % save == 0):
             self._save()
 
-    def _evaluate(self, evaluate: Evaluate, journal: Journal | None) -> bool:
+    def _evaluate(self, evaluate: Evaluate, journal: TrainingLog | None) -> bool:
         """Evaluate the model, or its average; return whether it is the best so far."""
         progress = self.progress
         if self.average is not None:
@@ -345,12 +360,14 @@ class _Run:
 
     def _save(self) -> None:
         self.parallel.rest()
-        state.write(self.folder, self._parts(), self.progress, self._identity(), self.world)
+        checkpoints.save_checkpoint(
+            self.folder, self._parts(), self.progress, self._identity(), self.world
+        )
         if self.world.is_first:
-            state.prune(self.folder, self.settings.keep, self.progress.best_step)
+            checkpoints.prune_checkpoints(self.folder, self.settings.keep, self.progress.best_step)
 
 
-def _checksum(batch: Batch) -> int:
+def _checksum(batch: TrainingBatch) -> int:
     """Return a number for the rows of a batch; those of all processes add up to the global one."""
     mixed = batch.rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return int((mixed >> np.uint64(32)).sum())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-Schedule = Literal["linear", "cosine", "wsd", "constant"]
+LearningRateSchedule = Literal["linear", "cosine", "wsd", "constant"]
 
 
 def learning_rate(
@@ -17,7 +17,7 @@ def learning_rate(
     steps: int,
     peak: float,
     warmup: float,
-    schedule: Schedule,
+    schedule: LearningRateSchedule,
     decay: float = 0.2,
     final: float = 0.0,
 ) -> float:
@@ -57,7 +57,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
-class Average:
+class WeightAverage:
     """An exponential moving average of the weights that train."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:

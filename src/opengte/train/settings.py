@@ -5,10 +5,10 @@ from typing import Literal, get_args
 
 from opengte.errors import InputError
 from opengte.train.distributed import Parallelism
-from opengte.train.optim import Schedule
+from opengte.train.optim import LearningRateSchedule
 
 # may change when a run is resumed: how it is computed and recorded, not what is computed
-FREE = (
+FREE_ON_RESUME = (
     "parallel",
     "chunk_tokens",
     "memory",
@@ -26,7 +26,7 @@ FREE = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """How a model is trained. Raises InputError for a value that cannot be.
 
     warmup, decay and final are shares, see `optim.learning_rate`. memory, in GiB, is what a
@@ -37,7 +37,7 @@ class Settings:
     steps: int
     learning_rate: float = 2e-5
     warmup: float = 0.05
-    schedule: Schedule = "linear"
+    schedule: LearningRateSchedule = "linear"
     decay: float = 0.2
     final: float = 0.0
     weight_decay: float = 0.01
@@ -80,7 +80,7 @@ class Settings:
         self._check("ema", self.ema is None or 0 < self.ema < 1, "between 0 and 1, or None")
         self._check("spike", self.spike is None or self.spike > 1, "above 1, or None")
         self._check("betas", all(0 <= b < 1 for b in self.betas), "0 or more and below 1")
-        for name, kind in (("schedule", Schedule), ("parallel", Parallelism)):
+        for name, kind in (("schedule", LearningRateSchedule), ("parallel", Parallelism)):
             self._check(name, getattr(self, name) in get_args(kind), _one_of(get_args(kind)))
         self._check("precision", self.precision in ("fp32", "bf16"), "fp32 or bf16")
         self._check("on_trouble", self.on_trouble in ("stop", "skip"), "stop or skip")
@@ -91,7 +91,7 @@ class Settings:
 
     def identity(self) -> dict[str, str]:
         """Return the settings that shape the result, which a resumed run must have too."""
-        names = [field.name for field in fields(self) if field.name not in FREE]
+        names = [field.name for field in fields(self) if field.name not in FREE_ON_RESUME]
         return {name: repr(getattr(self, name)) for name in names}
 
 

@@ -26,8 +26,8 @@ from opengte.cli.data.options import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from opengte.data.mining import Mined, Settings
-    from opengte.data.sources import Spec
+    from opengte.data.mining.hard_negatives import MiningReport, MiningSettings
+    from opengte.data.reading.sources import SourceSpec
     from opengte.types import Floats
 
 mine_options = stacked(
@@ -124,11 +124,11 @@ def command(
       gte data mine qa.parquet -o mined.jsonl.gz -m thenlper/gte-base -n 4 --first 10 --last 50
       gte data mine qa.csv -o mined.jsonl --reranker BAAI/bge-reranker-base --scores
     """
-    from opengte.data.mining import Settings
+    from opengte.data.mining.hard_negatives import MiningSettings
 
     if scores and reranker is None:
         raise click.UsageError("--scores needs --reranker.")
-    settings = Settings(negatives, first, last, margin, reranker_margin, draw, seed)
+    settings = MiningSettings(negatives, first, last, margin, reranker_margin, draw, seed)
     specs = specs_of(sources, None, columns, {})
     for spec in specs:
         say_columns(spec)
@@ -148,22 +148,22 @@ def command(
 
 
 def _mined(
-    specs: "list[Spec]",
+    specs: "list[SourceSpec]",
     output: Path,
     corpus: tuple[Path, ...],
-    settings: "Settings",
+    settings: "MiningSettings",
     reranking: tuple[str | None, bool],
     cleaning: CleaningOptions,
     instruction: str | None,
     options: ModelOptions,
-) -> "Mined":
-    from opengte.data.mine_files import Models, mine_files
+) -> "MiningReport":
+    from opengte.data.mining.files import MiningModels, mine_hard_negatives
 
     encoder, (name, scores) = options.load_encoder(), reranking
     score: Callable[[str, Sequence[str]], Floats] | None = None
     if name is not None:
         score = replace(options, model=name, max_length=None).load_reranker().score
-    models = Models(
+    models = MiningModels(
         queries=lambda texts: embed(encoder, texts, "query", instruction),
         documents=lambda texts: embed(encoder, texts, "document", None),
         identity={"model": encoder.card.fingerprint, "instruction": instruction},
@@ -171,7 +171,7 @@ def _mined(
         write_scores=scores,
     )
     with progress_bar("texts") as advance:
-        return mine_files(
+        return mine_hard_negatives(
             specs,
             output,
             models,

@@ -11,9 +11,9 @@ from opengte.cli.common.options import gathered
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from opengte.data.cleaning import Cleaning
-    from opengte.data.filters import Limits
-    from opengte.data.sources import Spec
+    from opengte.data.cleaning.filters import LengthLimits
+    from opengte.data.cleaning.text_cleaning import CleaningSettings
+    from opengte.data.reading.sources import SourceSpec
     from opengte.encoder import Encoder
     from opengte.types import Floats, Role
 
@@ -39,11 +39,11 @@ class CleaningOptions:
     html: bool
     fold_space: bool
 
-    def record(self) -> "Cleaning":
+    def record(self) -> "CleaningSettings":
         """Return the steps to take."""
-        from opengte.data.cleaning import Cleaning
+        from opengte.data.cleaning.text_cleaning import CleaningSettings
 
-        return Cleaning(html=self.html, space=self.fold_space)
+        return CleaningSettings(html=self.html, space=self.fold_space)
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class LimitOptions:
     min_tokens: int
     max_tokens: int | None
 
-    def record(self) -> "Limits":
+    def record(self) -> "LengthLimits":
         """Return the limits."""
-        from opengte.data.filters import Limits
+        from opengte.data.cleaning.filters import LengthLimits
 
-        return Limits(**{f.name: getattr(self, f.name) for f in fields(self)})
+        return LengthLimits(**{f.name: getattr(self, f.name) for f in fields(self)})
 
 
 column_options = gathered(
@@ -122,29 +122,32 @@ def specs_of(
     listed: Path | None,
     columns: ColumnOptions,
     switches: dict[str, Any],
-) -> "list[Spec]":
+) -> "list[SourceSpec]":
     """Return the sources of the command line, or those of the file."""
-    from opengte.data import specs
-    from opengte.data.columns import Columns
-    from opengte.data.sources import Spec
+    from opengte.data.reading import source_specs
+    from opengte.data.reading.column_mapping import ColumnMapping
+    from opengte.data.reading.sources import SourceSpec
 
-    given = Columns(**vars(columns))
+    given = ColumnMapping(**vars(columns))
     if listed is not None:
-        if sources or given != Columns() or any(v is not None for v in switches.values()):
+        if sources or given != ColumnMapping() or any(v is not None for v in switches.values()):
             raise click.UsageError("--sources says all: give no PATH, column or switch with it.")
-        return specs.read(listed)
+        return source_specs.read_source_specs(listed)
     if not sources:
         raise click.UsageError("Give at least one PATH, or --sources FILE.")
-    return [Spec(name, paths, given, **switches) for name, paths in specs.named(sources).items()]
+    return [
+        SourceSpec(name, paths, given, **switches)
+        for name, paths in source_specs.parse_source_arguments(sources).items()
+    ]
 
 
-def say_columns(spec: "Spec") -> None:
+def say_columns(spec: "SourceSpec") -> None:
     """Say on stderr what a source is taken to be; an error names the source."""
-    from opengte.data.sources import columns_of
+    from opengte.data.reading.sources import detect_columns
     from opengte.errors import InputError
 
     try:
-        found = columns_of(spec.paths, spec.columns)
+        found = detect_columns(spec.paths, spec.columns)
     except InputError as error:
         raise InputError(f"source `{spec.name}`: {error}") from error
     click.echo(f"{spec.name}: {found.kind} ({found})", err=True)

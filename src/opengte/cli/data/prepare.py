@@ -29,8 +29,8 @@ from opengte.cli.data.options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from opengte.data.consistency import Consistency
-    from opengte.data.prepare import Prepared
+    from opengte.data.cleaning.consistency import ConsistencyFilter
+    from opengte.data.preparation.prepare import PreparationResult
     from opengte.types import Floats
 
 TOKENS = 512  # kept of a text unless asked for otherwise: what GTE was fine-tuned with
@@ -134,9 +134,9 @@ def command(
       gte data prepare --sources sources.toml --output data/ --consistent 2 --pool 100000
     """
     from opengte import checkpoint as checkpoints
-    from opengte.data.prepare import prepare as write
-    from opengte.data.tokens import Encoding
-    from opengte.data.window import Settings
+    from opengte.data.preparation.prepare import prepare as write
+    from opengte.data.preparation.source_tokenizer import SourceTokenizer
+    from opengte.data.preparation.window import PreparationSettings
 
     checkpoint = checkpoints.read_checkpoint(
         options.name,
@@ -150,8 +150,8 @@ def command(
         say_columns(spec)
     longest = min(TOKENS, checkpoint.max_length)
     tokens = [_tokens(n, longest, checkpoint.max_length) for n in (query_tokens, document_tokens)]
-    encoding = Encoding(checkpoint.tokenizer, checkpoint.prompts, *tokens)
-    settings = Settings(limits.record(), cleaning.record(), keep_duplicates)
+    encoding = SourceTokenizer(checkpoint.tokenizer, checkpoint.prompts, *tokens)
+    settings = PreparationSettings(limits.record(), cleaning.record(), keep_duplicates)
     consistency = None
     if consistent is not None:
         consistency = _consistency(options, filter_model, consistent, pool)
@@ -169,7 +169,7 @@ def command(
     _report(result, output, as_json=as_json)
 
 
-def _report(result: "Prepared", output: Path, *, as_json: bool) -> None:
+def _report(result: "PreparationResult", output: Path, *, as_json: bool) -> None:
     """Say what was kept of each source; fail where nothing was."""
     for name, tally in result.tallies.items():
         if as_json:
@@ -199,12 +199,12 @@ def _tokens(asked: int | None, default: int, most: int) -> int:
 
 
 def _excluded(paths: tuple[Path, ...]) -> frozenset[bytes]:
-    from opengte.data.excluded import texts_of
-    from opengte.data.prepare import hashes_of
+    from opengte.data.preparation.prepare import hash_texts
+    from opengte.data.reading.text_extraction import all_texts
 
     found: frozenset[bytes] = frozenset()
     for path in paths:
-        own = hashes_of(texts_of(path))
+        own = hash_texts(all_texts(path))
         click.echo(f"excluding {len(own):,} texts of `{path}`", err=True)
         found |= own
     return found
@@ -212,8 +212,8 @@ def _excluded(paths: tuple[Path, ...]) -> frozenset[bytes]:
 
 def _consistency(
     options: ModelOptions, filter_model: str | None, keep: int, pool: int
-) -> "Consistency":
-    from opengte.data.consistency import Consistency
+) -> "ConsistencyFilter":
+    from opengte.data.cleaning.consistency import ConsistencyFilter
 
     encoder = replace(options, model=filter_model or options.model).load_encoder()
 
@@ -223,4 +223,4 @@ def _consistency(
     def documents(texts: "Sequence[str]") -> "Floats":
         return embed(encoder, texts, "document", None)
 
-    return Consistency(queries, documents, encoder.card.fingerprint, keep, pool)
+    return ConsistencyFilter(queries, documents, encoder.card.fingerprint, keep, pool)

@@ -12,7 +12,7 @@ from opengte.cli.data.options import count_type
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from opengte.data import Dataset, Source
+    from opengte.data import Dataset, DatasetSource
 
 
 @click.command("show", no_args_is_help=True)
@@ -47,7 +47,7 @@ def command(
       gte data show data/ --step 1200 --batch 256 --seed 1 --json
     """
     from opengte import checkpoint as checkpoints
-    from opengte.data import Dataset, Order
+    from opengte.data import BatchSampler, Dataset
 
     tokenizer = checkpoints.read_checkpoint(model).tokenizer if model is not None else None
     dataset = Dataset.open(folder, None if tokenizer is None else tokenizer.fingerprint)
@@ -57,7 +57,7 @@ def command(
     decode = _raw if tokenizer is None else tokenizer.decode
     chosen = _chosen(dataset, source)
     if step is not None:
-        draw = Order.of(dataset, seed=seed, batch=batch, alpha=alpha, small="drop").at(step)
+        draw = BatchSampler.of(dataset, seed=seed, batch=batch, alpha=alpha, small="drop").at(step)
         _print_rows(dataset.sources[draw.source], draw.rows.tolist(), decode, as_json)
     elif rows is not None:
         for one in chosen:
@@ -70,7 +70,7 @@ def _raw(ids: "Sequence[int]") -> str:
     return " ".join(map(str, ids))
 
 
-def _chosen(dataset: "Dataset", name: str | None) -> "list[Source]":
+def _chosen(dataset: "Dataset", name: str | None) -> "list[DatasetSource]":
     found = [one for one in dataset.sources if name in (None, one.name)]
     if not found:
         names = ", ".join(one.name for one in dataset.sources)
@@ -78,7 +78,7 @@ def _chosen(dataset: "Dataset", name: str | None) -> "list[Source]":
     return found
 
 
-def _print_sources(sources: "list[Source]", as_json: bool) -> None:
+def _print_sources(sources: "list[DatasetSource]", as_json: bool) -> None:
     header = ("source", "kind", "rows", "texts", "tokens", "in-batch", "weight", "instruction")
     rows = []
     for one in sources:
@@ -95,7 +95,10 @@ def _print_sources(sources: "list[Source]", as_json: bool) -> None:
 
 
 def _print_rows(
-    source: "Source", rows: "Sequence[int]", decode: "Callable[[Sequence[int]], str]", as_json: bool
+    source: "DatasetSource",
+    rows: "Sequence[int]",
+    decode: "Callable[[Sequence[int]], str]",
+    as_json: bool,
 ) -> None:
     """Print rows: where each came from, and its texts as they were tokenised."""
     for number in rows:

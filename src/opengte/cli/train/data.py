@@ -15,10 +15,10 @@ from opengte.cli.train.options import DataOptions
 if TYPE_CHECKING:
     from opengte.checkpoint import Checkpoint
     from opengte.data import Dataset
-    from opengte.data.columns import Columns
     from opengte.data.examples import Example
-    from opengte.data.sources import Spec
-    from opengte.data.tokens import Encoding
+    from opengte.data.preparation.source_tokenizer import SourceTokenizer
+    from opengte.data.reading.column_mapping import ColumnMapping
+    from opengte.data.reading.sources import SourceSpec
     from opengte.train.distributed import World
 
 MOST_HELD_OUT = 500  # rows of a source
@@ -33,7 +33,7 @@ class Sources:
         asked: DataOptions,
         columns: ColumnOptions,
         folder: Path,
-        encoding: "Encoding",
+        encoding: "SourceTokenizer",
         *,
         mine: int = 0,
         miner: "Checkpoint | None" = None,
@@ -76,16 +76,16 @@ class Sources:
                 specs = specs_of(self.asked.dev, None, self.columns, switches)
                 self._write([self._dev(spec, None) for spec in specs], DEV)
 
-    def _dev(self, spec: "Spec", train: "Spec | None") -> "Spec":
+    def _dev(self, spec: "SourceSpec", train: "SourceSpec | None") -> "SourceSpec":
         """Return what measures, with negatives where asked, of the documents of training too."""
-        from opengte.data.sources import columns_of
+        from opengte.data.reading.sources import detect_columns
 
         if not self.mine_dev:
             return spec
         if train is None:
             return self._mined(spec, DEV)
         path = self.folder / f"{train.name}.documents.jsonl"
-        rows = _rows(train, columns_of(train.paths, train.columns))
+        rows = _rows(train, detect_columns(train.paths, train.columns))
         lines = (json.dumps({"text": text}) + "\n" for row in rows for text in row.documents)
         with path.open("w", encoding="utf-8") as file:
             file.writelines(lines)
@@ -110,8 +110,8 @@ class Sources:
     def _tokens(self) -> list[int]:
         return [self.encoding.query_tokens, self.encoding.document_tokens]
 
-    def _write(self, specs: "Sequence[Spec]", name: str) -> None:
-        from opengte.data.prepare import prepare
+    def _write(self, specs: "Sequence[SourceSpec]", name: str) -> None:
+        from opengte.data.preparation.prepare import prepare
         from opengte.errors import InputError
 
         if not specs:
@@ -127,12 +127,12 @@ class Sources:
                 "says why"
             )
 
-    def _split(self, spec: "Spec", share: float) -> "tuple[Spec, Spec | None]":
+    def _split(self, spec: "SourceSpec", share: float) -> "tuple[SourceSpec, SourceSpec | None]":
         """Return a source without the rows held out, and those; rows of one query stay together."""
-        from opengte.data import writing
-        from opengte.data.sources import columns_of
+        from opengte.data.reading import writer
+        from opengte.data.reading.sources import detect_columns
 
-        columns = columns_of(spec.paths, spec.columns)
+        columns = detect_columns(spec.paths, spec.columns)
         if share == 0 or columns.kind not in ("pairs", "texts"):
             return spec, None
         chosen = _held_out(spec, columns, share)
@@ -142,30 +142,37 @@ class Sources:
         for part, path in paths.items():
             rows = _rows(spec, columns)
             wanted = part == DEV
-            writing.write(path, (row for row in rows if (_key(row) in chosen) == wanted), 0)
+            writer.write_examples(path, (row for row in rows if (_key(row) in chosen) == wanted), 0)
         plain = replace(spec, columns=type(spec.columns)())
         train, dev = (replace(plain, paths=(path,)) for path in paths.values())
         return train, dev
 
-    def _mined(self, spec: "Spec", part: str = TRAIN, corpus: tuple[Path, ...] = ()) -> "Spec":
+    def _mined(
+        self, spec: "SourceSpec", part: str = TRAIN, corpus: tuple[Path, ...] = ()
+    ) -> "SourceSpec":
         """Return a source of pairs with mined negatives, where its rows had none."""
-        from opengte.data.mine_files import Models, mine_files
-        from opengte.data.mining import Settings
-        from opengte.data.sources import columns_of
+        from opengte.data.mining.files import MiningModels, mine_hard_negatives
+        from opengte.data.mining.hard_negatives import MiningSettings
+        from opengte.data.reading.sources import detect_columns
         from opengte.encoder import Encoder
 
-        columns = columns_of(spec.paths, spec.columns)
+        columns = detect_columns(spec.paths, spec.columns)
         if not self.mine or self.miner is None or columns.kind != "pairs" or _has_negatives(spec):
             return spec
         encoder = Encoder.load(self.miner.folder)
-        models = Models(
+        models = MiningModels(
             queries=lambda texts: embed(encoder, texts, "query", spec.instruction),
             documents=lambda texts: embed(encoder, texts, "document", None),
             identity={"model": encoder.card.fingerprint, "instruction": spec.instruction},
         )
-        output, settings = self.folder / f"{spec.name}.{part}.mined.jsonl", Settings(self.mine)
+        output, settings = (
+            self.folder / f"{spec.name}.{part}.mined.jsonl",
+            MiningSettings(self.mine),
+        )
         with progress_bar("texts") as advance:
-            found = mine_files([spec], output, models, settings, corpus=corpus, advance=advance)
+            found = mine_hard_negatives(
+                [spec], output, models, settings, corpus=corpus, advance=advance
+            )
         taken = sum(number * rows for number, rows in found.negatives.items())
         click.echo(f"{spec.name}: {taken:,} negatives for {found.rows:,} rows", err=True)
         return replace(spec, paths=(output,), columns=type(spec.columns)())
@@ -178,11 +185,11 @@ def _ready(named: tuple[str, ...]) -> Path | None:
     return None
 
 
-def _rows(spec: "Spec", columns: "Columns") -> "Iterator[Example]":
-    from opengte.data.examples import BadRow
-    from opengte.data.sources import examples
+def _rows(spec: "SourceSpec", columns: "ColumnMapping") -> "Iterator[Example]":
+    from opengte.data.examples import UnusableRow
+    from opengte.data.reading.sources import read_examples
 
-    return (row for row in examples(spec.paths, columns) if not isinstance(row, BadRow))
+    return (row for row in read_examples(spec.paths, columns) if not isinstance(row, UnusableRow))
 
 
 def _key(row: "Example") -> bytes:
@@ -191,30 +198,30 @@ def _key(row: "Example") -> bytes:
     return text_hash(row.query)
 
 
-def _held_out(spec: "Spec", columns: "Columns", share: float) -> set[bytes]:
+def _held_out(spec: "SourceSpec", columns: "ColumnMapping", share: float) -> set[bytes]:
     """Return the hashes of the queries that are held out: those with the smallest."""
     keys = sorted({_key(row) for row in _rows(spec, columns)})
     return set(keys[: min(MOST_HELD_OUT, int(len(keys) * share))])
 
 
-def _has_negatives(spec: "Spec") -> bool:
+def _has_negatives(spec: "SourceSpec") -> bool:
     from itertools import islice
 
-    from opengte.data.sources import columns_of
+    from opengte.data.reading.sources import detect_columns
 
-    columns = columns_of(spec.paths, spec.columns)
+    columns = detect_columns(spec.paths, spec.columns)
     return any(row.negatives for row in islice(_rows(spec, columns), 1000))
 
 
 def encoding_of(
     start: "Checkpoint", query_tokens: int | None, document_tokens: int | None, **changes: Any
-) -> "Encoding":
+) -> "SourceTokenizer":
     """Return how a model's data is tokenised; changes replace its prompts, for one."""
-    from opengte.data.tokens import Encoding
+    from opengte.data.preparation.source_tokenizer import SourceTokenizer
 
     longest = start.plan.max_positions
     wanted = [n or min(512, start.max_length) for n in (query_tokens, document_tokens)]
     for tokens in wanted:
         if tokens > longest:
             raise click.UsageError(f"The model reads {longest} tokens; {tokens} are too many.")
-    return replace(Encoding(start.tokenizer, start.prompts, *wanted), **changes)
+    return replace(SourceTokenizer(start.tokenizer, start.prompts, *wanted), **changes)

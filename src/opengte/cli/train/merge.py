@@ -40,12 +40,12 @@ def command(
       gte train merge minilm tuned/model --slerp 0.3 --output milder/
     """
     from opengte.errors import InputError
-    from opengte.train import merge
+    from opengte.train.saving import merge
 
     if output.exists() and any(output.iterdir()):
         raise InputError(f"`{output}` is not empty; give a new folder for the model")
     if slerp is None:
-        merge.average(models, output, weights)
+        merge.average_models(models, output, weights)
     elif len(models) != 2 or weights:
         raise click.UsageError("--slerp takes two models, and no --weight.")
     else:

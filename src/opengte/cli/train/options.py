@@ -13,7 +13,7 @@ from opengte.cli.common.options import Function, gathered, stacked
 from opengte.cli.data.options import column_options, count_type, instruction_option
 
 if TYPE_CHECKING:
-    from opengte.train.lora import Adapters
+    from opengte.train.models.lora import Adapters
     from opengte.train.stages.recipe import Recipe
 
 ARGUMENTS = "opengte.arguments"  # where a command's words are kept while it runs
@@ -277,7 +277,7 @@ mine_option = click.option(
 
 def adapters(rank: int | None) -> "Adapters | None":
     """Return adapters of a rank, scaled by two, or none."""
-    from opengte.train.lora import Adapters
+    from opengte.train.models.lora import Adapters
 
     return Adapters(rank, 2.0 * rank) if rank else None
 

@@ -25,7 +25,7 @@ from opengte.cli.train.options import (
 if TYPE_CHECKING:
     from opengte.checkpoint import Checkpoint
     from opengte.train.distributed import World
-    from opengte.train.stages.work import Done, Job
+    from opengte.train.stages.runner import StageJob, StageResult
 
 COMMAND, RESULT = "command.json", "result.json"
 
@@ -80,13 +80,13 @@ def stage_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
 @contextmanager
 def _world(asked: Asked) -> "Iterator[World]":
     """Join the other processes, say what training says, and write down what was asked."""
-    from opengte.train.distributed import join, leave
+    from opengte.train.distributed import join_processes, leave_processes
 
     logger = logging.getLogger("opengte.train")
     handler = _Lines()
     level = logger.level
     logger.setLevel(logging.INFO)
-    world = join(asked.run.device)
+    world = join_processes(asked.run.device)
     if world.is_first:
         logger.addHandler(handler)
         context = click.get_current_context()
@@ -100,7 +100,7 @@ def _world(asked: Asked) -> "Iterator[World]":
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-        leave()
+        leave_processes()
 
 
 class _Lines(logging.Handler):
@@ -111,11 +111,11 @@ class _Lines(logging.Handler):
         click.echo(record.getMessage(), err=True)
 
 
-def job(asked: Asked, world: "World", dev: Any) -> "Job":
+def job(asked: Asked, world: "World", dev: Any) -> "StageJob":
     """Return where a stage writes, and how it is computed."""
-    from opengte.train.stages.work import Job
+    from opengte.train.stages.runner import StageJob
 
-    return Job(
+    return StageJob(
         output=asked.output,
         dev=dev,
         resume=asked.resume,
@@ -124,7 +124,7 @@ def job(asked: Asked, world: "World", dev: Any) -> "Job":
     )
 
 
-def finish(done: "Done", world: "World", *, loads: str = "Encoder") -> None:
+def finish(done: "StageResult", world: "World", *, loads: str = "Encoder") -> None:
     """Say what was made, and how it is used."""
     if not world.is_first:
         return
@@ -157,9 +157,9 @@ def created(
 ) -> "Checkpoint":
     """Return a model from nothing, made once."""
     from opengte import checkpoint as checkpoints
-    from opengte.data.examples import BadRow
-    from opengte.data.sources import columns_of, examples
-    from opengte.train.stages.start import create
+    from opengte.data.examples import UnusableRow
+    from opengte.data.reading.sources import detect_columns, read_examples
+    from opengte.train.stages.base_models import create_model
 
     if asked.model != architecture:
         raise click.UsageError(f"With --from-nothing, --model is `{architecture}`.")
@@ -168,11 +168,11 @@ def created(
         texts = (
             text
             for spec in specs
-            for row in examples(spec.paths, columns_of(spec.paths, spec.columns))
-            if not isinstance(row, BadRow)
+            for row in read_examples(spec.paths, detect_columns(spec.paths, spec.columns))
+            if not isinstance(row, UnusableRow)
             for text in (row.query, *row.documents)
         )
-        create(
+        create_model(
             folder,
             texts,
             architecture=architecture,

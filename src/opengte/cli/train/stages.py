@@ -53,11 +53,11 @@ def finetune(
       gte train finetune -m thenlper/gte-base --data nli.jsonl --data qa=qa/ -o out/ --tokens 20M
     """
     from opengte.train.stages import finetune as stage
-    from opengte.train.stages.start import pooled
+    from opengte.train.stages.base_models import read_pooled_encoder
 
-    start = pooled(asked.model, asked.start)
+    start = read_pooled_encoder(asked.model, asked.start)
     own = {"matryoshka": matryoshka, "sparse": sparse, "adapters": adapters(lora)}
-    recipe = asked.numbers.recipe(stage.FineTuning, **own)
+    recipe = asked.numbers.recipe(stage.FineTuningRecipe, **own)
     sources = asked.sources(start, recipe, mine=4 if mine is None else mine, miner=start)
     train, dev = sources.open(world)
     done = stage.finetune(start, train, job(asked, world, dev), recipe)
@@ -80,17 +80,17 @@ def pretrain(
       gte train pretrain --model minilm --data texts.txt.gz --output mlm/ --tokens 20M
     """
     from opengte.train.stages import mlm
-    from opengte.train.stages.start import pooled
+    from opengte.train.stages.base_models import read_pooled_encoder
 
     if from_nothing is None:
-        start = pooled(asked.model, asked.start)
+        start = read_pooled_encoder(asked.model, asked.start)
     else:
         start = created(asked, world, "new", from_nothing, vocabulary, positions, asked.start)
-    recipe = asked.numbers.recipe(mlm.Masking)
-    longest = max(p.length for p in mlm.fitted(recipe.phases, start.plan.max_positions))
+    recipe = asked.numbers.recipe(mlm.MlmRecipe)
+    longest = max(p.length for p in mlm.fit_phases(recipe.phases, start.plan.max_positions))
     data = replace(recipe, query_tokens=longest, document_tokens=longest)
     train, dev = asked.sources(start, data).open(world)
-    done = mlm.pretrain(start, train, job(asked, world, dev), recipe)
+    done = mlm.pretrain_mlm(start, train, job(asked, world, dev), recipe)
     finish(done, world)
 
 
@@ -116,13 +116,13 @@ def contrastive(
       gte train contrastive -m mlm/model --sources sources.toml -o cpt/ --batch 1024 --steps 5000
     """
     from opengte.train.stages import contrastive as stage
-    from opengte.train.stages.start import pooled
+    from opengte.train.stages.base_models import read_pooled_encoder
 
-    start = pooled(asked.model, asked.start)
+    start = read_pooled_encoder(asked.model, asked.start)
     own = {"temperature": temperature, "reversed_ntk": reversed_ntk}
-    recipe = asked.numbers.recipe(stage.Weak, **own)
+    recipe = asked.numbers.recipe(stage.ContrastiveRecipe, **own)
     train, dev = asked.sources(start, recipe).open(world)
-    done = stage.contrast(start, train, job(asked, world, dev), recipe)
+    done = stage.pretrain_contrastive(start, train, job(asked, world, dev), recipe)
     finish(done, world)
 
 
@@ -146,15 +146,15 @@ def extend(
       gte train extend -m cpt/model --data long.jsonl -o long/ --theta 160000 --tokens 20M
     """
     from opengte.train.stages import extend as stage
-    from opengte.train.stages.start import pooled
+    from opengte.train.stages.base_models import read_pooled_encoder
 
-    start = pooled(asked.model, asked.start)
-    recipe = asked.numbers.recipe(stage.Extension, positions=positions, theta=theta)
+    start = read_pooled_encoder(asked.model, asked.start)
+    recipe = asked.numbers.recipe(stage.ExtensionRecipe, positions=positions, theta=theta)
     longest = recipe.positions or 4 * start.plan.max_positions
     room = replace(start, plan=replace(start.plan, max_positions=longest))
     data = replace(recipe, document_tokens=recipe.document_tokens or longest)
     train, dev = asked.sources(room, data).open(world)
-    done = stage.extend(start, train, job(asked, world, dev), recipe)
+    done = stage.extend_context(start, train, job(asked, world, dev), recipe)
     if done.model is not None and check and world.is_first:
         _sees(start, done.model, longest)
     finish(done, world)
@@ -210,15 +210,15 @@ def instruct(
         model = asked.output / "nothing"
         created(asked, world, "qwen2", from_nothing, vocabulary, positions, model)
     if world.is_first:
-        stage.as_embedder(model, asked.start, causal=causal)
+        stage.read_decoder(model, asked.start, causal=causal)
     world.wait()
     start = checkpoints.read_checkpoint(asked.start, kind="encoder")
-    recipe = asked.numbers.recipe(stage.Tuning, matryoshka=matryoshka)
+    recipe = asked.numbers.recipe(stage.InstructionRecipe, matryoshka=matryoshka)
     if lora is not None:
         recipe = replace(recipe, adapters=adapters(lora))
     sources = asked.sources(start, recipe, mine=mine or 0, miner=start)
     train, dev = sources.open(world)
-    done = stage.instruct(start, train, job(asked, world, dev), recipe)
+    done = stage.tune_instructions(start, train, job(asked, world, dev), recipe)
     finish(done, world)
 
 
@@ -255,18 +255,18 @@ def rerank(
     from opengte import checkpoint as checkpoints
     from opengte.tokenization.prompts import Prompts
     from opengte.train.stages import rerank as stage
-    from opengte.train.stages.start import pooled
+    from opengte.train.stages.base_models import read_pooled_encoder
 
-    start = pooled(asked.model, asked.start)
+    start = read_pooled_encoder(asked.model, asked.start)
     own = {"max_length": max_length, "loss": loss, "adapters": adapters(lora)}
-    recipe = asked.numbers.recipe(stage.Reranking, **own)
+    recipe = asked.numbers.recipe(stage.RerankerRecipe, **own)
     plain = {"prompts": Prompts()}
     count = 10 if mine is None else mine
     finder = start if miner is None else checkpoints.read_checkpoint(miner, kind="encoder")
     how = {"mine": count, "miner": finder, "mine_dev": True}
     sources = asked.sources(start, recipe, encoding=plain, **how)
     train, dev = sources.open(world)
-    done = stage.rerank(start, train, job(asked, world, dev), recipe)
+    done = stage.train_reranker(start, train, job(asked, world, dev), recipe)
     finish(done, world, loads="Reranker")
 
 
@@ -308,7 +308,7 @@ def distill(
     if (layers is None) == (student is None):
         raise click.UsageError("Give --layers or --student.")
     own = {"by": by, "teacher_temperature": 1.0 if reranker else None}
-    recipe = asked.numbers.recipe(stage.Distillation, **own)
+    recipe = asked.numbers.recipe(stage.DistillationRecipe, **own)
     teacher = Teacher(asked.model, reranker, 8 if mine is None else mine)
     switches = {"instruction": asked.source.instruction}
     specs = specs_of(asked.source.data, asked.source.listed, asked.columns, switches)
@@ -316,7 +316,7 @@ def distill(
     if world.is_first:
         score(specs, folder, teacher)
         if layers is not None and not asked.start.exists():
-            stage.thinned(
+            stage.drop_layers(
                 checkpoints.read_checkpoint(asked.model, kind="encoder"), layers, asked.start
             )
     world.wait()

@@ -9,7 +9,7 @@ from opengte.cli.common.progress import progress_bar
 from opengte.cli.data.options import embed, say_columns
 
 if TYPE_CHECKING:
-    from opengte.data.sources import Spec
+    from opengte.data.reading.sources import SourceSpec
     from opengte.types import Floats
 
 
@@ -22,15 +22,15 @@ class Teacher:
     negatives: int
 
 
-def file_of(spec: "Spec", folder: Path) -> Path:
+def file_of(spec: "SourceSpec", folder: Path) -> Path:
     """Return where the scored rows of a source are."""
     return folder / f"{spec.name}.scored.jsonl"
 
 
-def score(specs: "Sequence[Spec]", folder: Path, teacher: Teacher) -> None:
+def score(specs: "Sequence[SourceSpec]", folder: Path, teacher: Teacher) -> None:
     """Write the scored rows of each source, where they are not there yet."""
-    from opengte.data.mine_files import Models, mine_files
-    from opengte.data.mining import Settings
+    from opengte.data.mining.files import MiningModels, mine_hard_negatives
+    from opengte.data.mining.hard_negatives import MiningSettings
     from opengte.encoder import Encoder, Reranker
 
     missing = [spec for spec in specs if not file_of(spec, folder).exists()]
@@ -52,7 +52,7 @@ def score(specs: "Sequence[Spec]", folder: Path, teacher: Teacher) -> None:
             found: Floats = documents(texts) @ queries([query])[0]
             return found
 
-        models = Models(
+        models = MiningModels(
             queries=queries,
             documents=documents,
             identity={"model": encoder.card.fingerprint, "instruction": spec.instruction},
@@ -60,5 +60,5 @@ def score(specs: "Sequence[Spec]", folder: Path, teacher: Teacher) -> None:
             write_scores=True,
         )
         with progress_bar("texts") as advance:
-            settings = Settings(teacher.negatives)
-            mine_files([spec], file_of(spec, folder), models, settings, advance=advance)
+            settings = MiningSettings(teacher.negatives)
+            mine_hard_negatives([spec], file_of(spec, folder), models, settings, advance=advance)

@@ -5,41 +5,41 @@ batch, and the sum of gradients its gradient, however the batch is divided.
 """
 
 from opengte.train.losses.contrastive import (
-    Groups,
+    CandidateScores,
     improved_contrastive,
     info_nce,
-    own_groups,
-    own_negatives,
-    without_known,
+    mask_false_negatives,
+    own_negatives_loss,
+    score_candidates,
 )
-from opengte.train.losses.items import COSINE, LATE, SPARSE, Items, Similarity
+from opengte.train.losses.items import COSINE, LATE, SPARSE, Similarity, TextVectors
 from opengte.train.losses.masked import masked_cross_entropy
 from opengte.train.losses.matryoshka import matryoshka
-from opengte.train.losses.pairs import Keys, Pairs, number_texts
+from opengte.train.losses.pairs import GlobalBatch, TextKeys, number_texts
 from opengte.train.losses.scored import cosent, distil_kl, margin_mse, pointwise
-from opengte.train.losses.weights import flops, saturated
+from opengte.train.losses.weights import flops_regulariser, log_saturated
 
 __all__ = [
     "COSINE",
     "LATE",
     "SPARSE",
-    "Groups",
-    "Items",
-    "Keys",
-    "Pairs",
+    "CandidateScores",
+    "TextVectors",
+    "TextKeys",
+    "GlobalBatch",
     "Similarity",
     "cosent",
     "distil_kl",
-    "flops",
+    "flops_regulariser",
     "improved_contrastive",
     "info_nce",
     "margin_mse",
     "masked_cross_entropy",
     "matryoshka",
     "number_texts",
-    "own_groups",
-    "own_negatives",
+    "score_candidates",
+    "own_negatives_loss",
     "pointwise",
-    "saturated",
-    "without_known",
+    "log_saturated",
+    "mask_false_negatives",
 ]

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from opengte.errors import InputError
-from opengte.train.losses.items import joined
-from opengte.train.losses.pairs import Masks, Pairs
-from opengte.train.losses.streamed import Sum, logsumexp
+from opengte.train.losses.items import concatenate_vectors
+from opengte.train.losses.pairs import FalseNegativeMasks, GlobalBatch
+from opengte.train.losses.streamed import PartitionSum, logsumexp
 
 
-def info_nce(pairs: Pairs, *, temperature: float, margin: float | None = None) -> Tensor:
+def info_nce(pairs: GlobalBatch, *, temperature: float, margin: float | None = None) -> Tensor:
     """Score each query's positive against all documents of the batch (arXiv 1807.03748).
 
     Documents are the positives and negatives of all rows. With margin, documents that score above
@@ -20,14 +20,14 @@ def info_nce(pairs: Pairs, *, temperature: float, margin: float | None = None) -
     pairs = pairs.prepared()
     masks, positive = _masks(pairs, margin)
     queries = pairs.queries[pairs.rows]
-    documents = joined(pairs.positives, pairs.negatives)
-    terms = [Sum(queries, documents, masks.documents())]
+    documents = concatenate_vectors(pairs.positives, pairs.negatives)
+    terms = [PartitionSum(queries, documents, masks.documents())]
     total = logsumexp(terms, pairs.similarity, temperature)
     return (total - positive / temperature).sum() / len(pairs)
 
 
 def improved_contrastive(
-    pairs: Pairs, *, temperature: float, margin: float | None = None
+    pairs: GlobalBatch, *, temperature: float, margin: float | None = None
 ) -> Tensor:
     """Score both ways and within each side, in one logarithm (GTE, arXiv 2308.03281, equation 6).
 
@@ -44,25 +44,25 @@ def improved_contrastive(
     pairs = pairs.prepared()
     masks, positive = _masks(pairs, margin)
     queries, positives = pairs.queries[pairs.rows], pairs.positives[pairs.rows]
-    documents = joined(pairs.positives, pairs.negatives)
+    documents = concatenate_vectors(pairs.positives, pairs.negatives)
     terms = [
-        Sum(queries, documents, masks.documents()),
-        Sum(queries, pairs.queries, masks.queries()),
-        Sum(positives, pairs.queries, masks.queries_and_own()),
-        Sum(positives, documents, masks.others_documents(likely=False)),
+        PartitionSum(queries, documents, masks.documents()),
+        PartitionSum(queries, pairs.queries, masks.queries()),
+        PartitionSum(positives, pairs.queries, masks.queries_and_own()),
+        PartitionSum(positives, documents, masks.others_documents(likely=False)),
     ]
     total = logsumexp(terms, pairs.similarity, temperature)
     return (total - positive / temperature).sum() / len(pairs)
 
 
-def _masks(pairs: Pairs, margin: float | None) -> tuple[Masks, Tensor]:
+def _masks(pairs: GlobalBatch, margin: float | None) -> tuple[FalseNegativeMasks, Tensor]:
     positive = pairs.similarity.paired(pairs.queries[pairs.rows], pairs.positives[pairs.rows])
     limit = None if margin is None else positive.detach() + margin
-    return Masks(pairs, limit), positive
+    return FalseNegativeMasks(pairs, limit), positive
 
 
 @dataclass(frozen=True, eq=False)
-class Groups:
+class CandidateScores:
     """Scores of rows' own candidates: positive (r,), negative (m,) with its row in owners (m,)."""
 
     positive: Tensor
@@ -70,8 +70,8 @@ class Groups:
     owners: Tensor
 
 
-def own_negatives(
-    groups: Groups, count: int, *, temperature: float, margin: float | None = None
+def own_negatives_loss(
+    groups: CandidateScores, count: int, *, temperature: float, margin: float | None = None
 ) -> Tensor:
     """Score each positive against the row's own negatives only; count is the global batch.
 
@@ -81,11 +81,11 @@ def own_negatives(
     if margin is not None:
         limit = (groups.positive.detach() + margin)[groups.owners]
         negative = negative.masked_fill(negative > limit, float("-inf"))
-    scaled = Groups(groups.positive / temperature, negative / temperature, groups.owners)
-    return (group_logsumexp(scaled) - scaled.positive).sum() / count
+    scaled = CandidateScores(groups.positive / temperature, negative / temperature, groups.owners)
+    return (candidates_logsumexp(scaled) - scaled.positive).sum() / count
 
 
-def group_logsumexp(groups: Groups) -> Tensor:
+def candidates_logsumexp(groups: CandidateScores) -> Tensor:
     """Return the log-sum-exp of each row's positive and negatives (r,)."""
     highest = groups.positive.detach().scatter_reduce(
         0, groups.owners, groups.negative.detach(), "amax"
@@ -95,12 +95,12 @@ def group_logsumexp(groups: Groups) -> Tensor:
     return highest + sums.log()
 
 
-def own_groups(pairs: Pairs) -> Groups:
+def score_candidates(pairs: GlobalBatch) -> CandidateScores:
     """Score this process's rows against their own candidates."""
-    return Groups(*pairs.prepared().own_scores())
+    return CandidateScores(*pairs.prepared().own_scores())
 
 
-def without_known(groups: Groups, pairs: Pairs) -> Groups:
+def mask_false_negatives(groups: CandidateScores, pairs: GlobalBatch) -> CandidateScores:
     """Return the groups with -inf for negatives that are known to be positives of their row."""
     if pairs.keys is None:
         return groups

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Items:
+class TextVectors:
     """n texts.
 
     values (n, d) dense vectors; or values (t, ...) of the texts' tokens with offsets (n + 1,)
@@ -27,27 +27,29 @@ class Items:
         """Return the number of texts."""
         return len(self.values) if self.offsets is None else len(self.offsets) - 1
 
-    def __getitem__(self, span: slice) -> "Items":
+    def __getitem__(self, span: slice) -> "TextVectors":
         """Return neighbouring texts."""
         start, stop, _ = span.indices(len(self))
         if self.offsets is None:
-            return Items(self.values[start:stop])
+            return TextVectors(self.values[start:stop])
         bounds = self.offsets[start : stop + 1]
         tokens = slice(int(bounds[0]), int(bounds[-1]))
         ids = None if self.ids is None else self.ids[tokens]
-        return Items(self.values[tokens], bounds - bounds[0], ids)
+        return TextVectors(self.values[tokens], bounds - bounds[0], ids)
 
-    def select(self, texts: Tensor) -> "Items":
+    def select(self, texts: Tensor) -> "TextVectors":
         """Return the given texts (k,), in the given order."""
         if self.offsets is None:
-            return Items(self.values[texts])
+            return TextVectors(self.values[texts])
         lengths = self.lengths[texts]
-        offsets = starts(lengths)
+        offsets = offsets_from_lengths(lengths)
         tokens = torch.repeat_interleave(self.offsets[texts] - offsets[:-1], lengths)
         tokens = tokens + torch.arange(len(tokens), device=tokens.device)
-        return Items(self.values[tokens], offsets, None if self.ids is None else self.ids[tokens])
+        return TextVectors(
+            self.values[tokens], offsets, None if self.ids is None else self.ids[tokens]
+        )
 
-    def with_values(self, values: Tensor) -> "Items":
+    def with_values(self, values: Tensor) -> "TextVectors":
         """Return the same texts with other values."""
         return replace(self, values=values)
 
@@ -64,19 +66,19 @@ class Items:
         return torch.repeat_interleave(places, self.lengths)
 
 
-def starts(lengths: Tensor) -> Tensor:
+def offsets_from_lengths(lengths: Tensor) -> Tensor:
     """Return where each of the given lengths (n,) starts, and the end: (n + 1,)."""
     return F.pad(lengths.cumsum(0), (1, 0))
 
 
-def joined(*parts: Items) -> Items:
+def concatenate_vectors(*parts: TextVectors) -> TextVectors:
     """Return the texts of all parts, in order."""
     values = torch.cat([part.values for part in parts])
     if parts[0].offsets is None:
-        return Items(values)
-    offsets = starts(torch.cat([part.lengths for part in parts]))
+        return TextVectors(values)
+    offsets = offsets_from_lengths(torch.cat([part.lengths for part in parts]))
     ids = [part.ids for part in parts if part.ids is not None]
-    return Items(values, offsets, torch.cat(ids) if ids else None)
+    return TextVectors(values, offsets, torch.cat(ids) if ids else None)
 
 
 @dataclass(frozen=True)
@@ -89,26 +91,26 @@ class Similarity:
     documents only.
     """
 
-    prepare: Callable[[Items], Items]
-    matrix: Callable[[Items, Items], Tensor]
-    paired: Callable[[Items, Items], Tensor]
+    prepare: Callable[[TextVectors], TextVectors]
+    matrix: Callable[[TextVectors, TextVectors], Tensor]
+    paired: Callable[[TextVectors, TextVectors], Tensor]
     tile: tuple[int, int]
     symmetric: bool = True
 
 
-def _unit(items: Items) -> Items:
+def _unit(items: TextVectors) -> TextVectors:
     return items.with_values(F.normalize(items.values, dim=-1))
 
 
-def _dot_matrix(a: Items, b: Items) -> Tensor:
+def _dot_matrix(a: TextVectors, b: TextVectors) -> Tensor:
     return a.values @ b.values.T
 
 
-def _dot_paired(a: Items, b: Items) -> Tensor:
+def _dot_paired(a: TextVectors, b: TextVectors) -> Tensor:
     return (a.values * b.values).sum(-1)
 
 
-def _sparse_matrix(a: Items, b: Items) -> Tensor:
+def _sparse_matrix(a: TextVectors, b: TextVectors) -> Tensor:
     """Score by the ids that both texts have; of an id that occurs twice the larger counts."""
     assert a.ids is not None and b.ids is not None
     if not len(a.ids) or not len(b.ids):
@@ -120,13 +122,13 @@ def _sparse_matrix(a: Items, b: Items) -> Tensor:
     return left @ _largest(b, places, len(known) + 1)[:, : len(known)].T
 
 
-def _largest(items: Items, columns: Tensor, width: int) -> Tensor:
+def _largest(items: TextVectors, columns: Tensor, width: int) -> Tensor:
     cells = items.owners * width + columns
     table = items.values.new_zeros(len(items) * width)
     return table.scatter_reduce(0, cells, items.values, "amax").view(len(items), width)
 
 
-def _sparse_paired(a: Items, b: Items) -> Tensor:
+def _sparse_paired(a: TextVectors, b: TextVectors) -> Tensor:
     """Score by the common ids: both sides sorted by (text, id), then matched."""
     (keys, left), (others, right) = _by_text_and_id(a), _by_text_and_id(b)
     scores = a.values.new_zeros(len(a))
@@ -141,13 +143,13 @@ def _sparse_paired(a: Items, b: Items) -> Tensor:
 _ID_LIMIT = 1 << 32
 
 
-def _by_text_and_id(items: Items) -> tuple[Tensor, Tensor]:
+def _by_text_and_id(items: TextVectors) -> tuple[Tensor, Tensor]:
     assert items.ids is not None
     keys, places = torch.unique(items.owners * _ID_LIMIT + items.ids, return_inverse=True)
     return keys, items.values.new_zeros(len(keys)).scatter_reduce(0, places, items.values, "amax")
 
 
-def _late_matrix(a: Items, b: Items) -> Tensor:
+def _late_matrix(a: TextVectors, b: TextVectors) -> Tensor:
     """For each token of `a` its best match in `b`, averaged over the tokens of `a`."""
     scores = a.values @ b.values.T
     owners = b.owners.expand(len(scores), -1)
@@ -157,7 +159,7 @@ def _late_matrix(a: Items, b: Items) -> Tensor:
     return total / a.lengths[:, None].clamp(min=1)
 
 
-def _late_paired(a: Items, b: Items) -> Tensor:
+def _late_paired(a: TextVectors, b: TextVectors) -> Tensor:
     rows = [_late_matrix(a[i : i + 1], b[i : i + 1])[0] for i in range(len(a))]
     return torch.cat(rows) if rows else a.values.new_zeros(0)
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from opengte.errors import InputError
-from opengte.train.losses.pairs import Pairs
+from opengte.train.losses.pairs import GlobalBatch
 
 
 def matryoshka(
-    loss: Callable[[Pairs], Tensor], pairs: Pairs, weights: Mapping[int, float]
+    loss: Callable[[GlobalBatch], Tensor], pairs: GlobalBatch, weights: Mapping[int, float]
 ) -> Tensor:
     """Return the weighted sum of a loss over the dimensions that weights names.
 

@@ -6,12 +6,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from opengte.train.losses.items import COSINE, Items, Similarity
+from opengte.train.losses.items import COSINE, Similarity, TextVectors
 from opengte.train.losses.streamed import Mask
 
 
 @dataclass(frozen=True, eq=False)
-class Keys:
+class TextKeys:
     """Numbers that are equal exactly where texts are equal, int64, over the whole global batch.
 
     queries, positives (n,); negatives (m,); known (n, k): further texts that are positives of each
@@ -25,7 +25,7 @@ class Keys:
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class GlobalBatch:
     """A global batch: n queries, a positive each, and m negatives, any number of them for a row.
 
     owners (m,) int64 says whose negative each is, in rows' order. A loss is computed for `rows`,
@@ -33,13 +33,13 @@ class Pairs:
     the mean over the n rows, so that gradients are summed, never averaged.
     """
 
-    queries: Items
-    positives: Items
-    negatives: Items
+    queries: TextVectors
+    positives: TextVectors
+    negatives: TextVectors
     owners: Tensor
     rows: slice
     own: slice
-    keys: Keys | None = None
+    keys: TextKeys | None = None
     similarity: Similarity = COSINE
     teacher: Tensor | None = None  # (n + m,) scores of positives, then negatives, by another model
 
@@ -47,7 +47,7 @@ class Pairs:
         """Return the number of rows of the global batch."""
         return len(self.queries)
 
-    def prepared(self) -> "Pairs":
+    def prepared(self) -> "GlobalBatch":
         """Return the pairs with vectors made ready for scoring (unit length for cosines)."""
         prepare = self.similarity.prepare
         return replace(
@@ -57,7 +57,7 @@ class Pairs:
             negatives=prepare(self.negatives),
         )
 
-    def truncated(self, dimensions: int) -> "Pairs":
+    def truncated(self, dimensions: int) -> "GlobalBatch":
         """Return the pairs with only the first values of each dense vector (Matryoshka)."""
         cut = [
             items.with_values(items.values[:, :dimensions])
@@ -84,7 +84,7 @@ def number_texts(hashes: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Masks:
+class FalseNegativeMasks:
     """Which texts of other rows are no negatives of a row, by texts and by scores.
 
     A text is known to be none if it is the row's query or one of its positives, or if its own pair
@@ -92,7 +92,7 @@ class Masks:
     of the row's positive and a margin.
     """
 
-    pairs: Pairs
+    pairs: GlobalBatch
     limit: Tensor | None
 
     def queries(self, *, likely: bool = True) -> Mask:
@@ -160,7 +160,7 @@ class Masks:
         return mask
 
 
-def _shared(keys: Keys) -> bool:
+def _shared(keys: TextKeys) -> bool:
     """Return whether any text occurs twice, so that there is something to mask."""
     texts = torch.cat((keys.queries, keys.positives, keys.negatives))
     if len(torch.unique(texts)) < len(texts):

@@ -4,13 +4,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from opengte.train.losses.contrastive import Groups, group_logsumexp
-from opengte.train.losses.items import Items, Similarity
-from opengte.train.losses.streamed import Sum, logsumexp
+from opengte.train.losses.contrastive import CandidateScores, candidates_logsumexp
+from opengte.train.losses.items import Similarity, TextVectors
+from opengte.train.losses.streamed import PartitionSum, logsumexp
 
 
 def distil_kl(
-    student: Groups, teacher: Groups, count: int, *, temperature: float, teacher_temperature: float
+    student: CandidateScores,
+    teacher: CandidateScores,
+    count: int,
+    *,
+    temperature: float,
+    teacher_temperature: float,
 ) -> Tensor:
     """Return KL(teacher || student) over each row's candidates.
 
@@ -22,13 +27,15 @@ def distil_kl(
     return (pieces[0].sum() + pieces[1].sum()) / count
 
 
-def _log_softmax(groups: Groups, temperature: float) -> tuple[Tensor, Tensor]:
-    scaled = Groups(groups.positive / temperature, groups.negative / temperature, groups.owners)
-    total = group_logsumexp(scaled)
+def _log_softmax(groups: CandidateScores, temperature: float) -> tuple[Tensor, Tensor]:
+    scaled = CandidateScores(
+        groups.positive / temperature, groups.negative / temperature, groups.owners
+    )
+    total = candidates_logsumexp(scaled)
     return scaled.positive - total, scaled.negative - total[scaled.owners]
 
 
-def margin_mse(student: Groups, teacher: Groups, count: int) -> Tensor:
+def margin_mse(student: CandidateScores, teacher: CandidateScores, count: int) -> Tensor:
     """Return the squared error of the margins positive - negative (arXiv 2010.02666).
 
     Summed over this process's negatives; count is the number of negatives of the global batch.
@@ -37,7 +44,7 @@ def margin_mse(student: Groups, teacher: Groups, count: int) -> Tensor:
     return (ours - theirs).square().sum() / max(1, count)
 
 
-def _added(a: Items, b: Items) -> Tensor:
+def _added(a: TextVectors, b: TextVectors) -> Tensor:
     return a.values[:, :1] + b.values[:, :1].T
 
 
@@ -57,7 +64,9 @@ def cosent(scores: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tensor:
     def unordered(_: Tensor, rows: slice, columns: slice) -> Tensor:
         return labels[rows, None] <= labels[None, columns]
 
-    total = logsumexp([Sum(Items(-column), Items(column), unordered)], _ADDED, 1.0)
+    total = logsumexp(
+        [PartitionSum(TextVectors(-column), TextVectors(column), unordered)], _ADDED, 1.0
+    )
     return torch.cat((total, total.new_zeros(1))).logsumexp(0)
 
 

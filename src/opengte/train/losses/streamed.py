@@ -11,22 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opengte.train.losses.items import Items, Similarity
+from opengte.train.losses.items import Similarity, TextVectors
 
 # (scores of a tile, its rows, its columns) -> which of them do not count (rows, columns), or None
 Mask = Callable[[Tensor, slice, slice], Tensor | None]
 
 
 @dataclass(frozen=True, eq=False)
-class Sum:
+class PartitionSum:
     """One sum of exponentials: rows against columns, where the mask lets them."""
 
-    rows: Items
-    columns: Items
+    rows: TextVectors
+    columns: TextVectors
     mask: Mask
 
 
-def logsumexp(sums: Sequence[Sum], similarity: Similarity, temperature: float) -> Tensor:
+def logsumexp(sums: Sequence[PartitionSum], similarity: Similarity, temperature: float) -> Tensor:
     """Return for each row (n,) the logarithm of all sums of exp(score / temperature) together.
 
     All sums have the same number of rows. A row without any score is -inf.
@@ -40,7 +40,7 @@ class _Streamed(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        sums: Sequence[Sum],
+        sums: Sequence[PartitionSum],
         similarity: Similarity,
         temperature: float,
         *values: Tensor,
@@ -80,10 +80,10 @@ class _Streamed(torch.autograd.Function):
         return None, None, None, *gradients
 
 
-def _detached(sums: Sequence[Sum], values: Sequence[Tensor]) -> list[Sum]:
+def _detached(sums: Sequence[PartitionSum], values: Sequence[Tensor]) -> list[PartitionSum]:
     flat = [v.detach() for v in values]
     return [
-        Sum(
+        PartitionSum(
             term.rows.with_values(flat[2 * place]),
             term.columns.with_values(flat[2 * place + 1]),
             term.mask,
@@ -100,11 +100,11 @@ def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
     return scores.clone() if mask is None else scores.masked_fill(mask, float("-inf"))
 
 
-def _leaf(items: Items) -> Items:
+def _leaf(items: TextVectors) -> TextVectors:
     return items.with_values(items.values.detach().requires_grad_())
 
 
-def _part(gradient: Tensor, items: Items, span: slice) -> Tensor:
+def _part(gradient: Tensor, items: TextVectors, span: slice) -> Tensor:
     if items.offsets is None:
         return gradient[span]
     return gradient[int(items.offsets[span.start]) : int(items.offsets[span.stop])]

@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor
 
-from opengte.train.losses.items import Items
+from opengte.train.losses.items import TextVectors
 
 
-def saturated(weights: Tensor) -> Tensor:
+def log_saturated(weights: Tensor) -> Tensor:
     """Return log(1 + weight) of weights that are not negative (SPLADE, arXiv 2107.05720)."""
     return weights.log1p()
 
 
-def flops(items: Items, rows: slice) -> Tensor:
+def flops_regulariser(items: TextVectors, rows: slice) -> Tensor:
     """Return the FLOPS regulariser (arXiv 2004.05665): sum over ids of the squared mean weight.
 
     items are the texts of the global batch; the result is the share of those in rows.

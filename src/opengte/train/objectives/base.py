@@ -7,16 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opengte.data import Batch
+from opengte.data import TrainingBatch
 from opengte.errors import InputError
-from opengte.train.passes import Passes
+from opengte.train.gradient_cache import GradientCache
 from opengte.types import PackedBatch
 
-Distillation = Literal["kl", "margin_mse"]
+DistillationLoss = Literal["kl", "margin_mse"]
 
 
 @dataclass(frozen=True, eq=False)
-class Share:
+class LossShare:
     """What one process did in a step: its share of the loss, the texts and tokens it computed."""
 
     loss: Tensor
@@ -32,17 +32,17 @@ class Objective(Protocol):
     def outputs(self) -> tuple[str, ...]:
         """Return the outputs of the trainee that the objective needs."""
 
-    def step(self, passes: Passes, batch: Batch, seed: tuple[int, ...]) -> Share:
+    def step(self, passes: GradientCache, batch: TrainingBatch, seed: tuple[int, ...]) -> LossShare:
         """Add the gradients of this process's share of the loss of the global batch."""
 
 
-def share_of(loss: Tensor, texts: PackedBatch) -> Share:
+def loss_share(loss: Tensor, texts: PackedBatch) -> LossShare:
     """Return what a process did: a share of the loss, and the texts it computed."""
     lengths = texts.lengths.astype(np.int64)
-    return Share(loss, len(texts), len(texts.ids), int((lengths * lengths).sum()))
+    return LossShare(loss, len(texts), len(texts.ids), int((lengths * lengths).sum()))
 
 
-def check_one_positive(batch: Batch) -> None:
+def check_one_positive(batch: TrainingBatch) -> None:
     """Raise InputError unless each row has one positive."""
     if len(batch.positive) != len(batch) or len(batch.query) != len(batch):
         raise InputError(
@@ -52,7 +52,7 @@ def check_one_positive(batch: Batch) -> None:
         )
 
 
-def teacher_scores(batch: Batch, device: torch.device) -> Tensor | None:
+def teacher_scores(batch: TrainingBatch, device: torch.device) -> Tensor | None:
     """Return the teacher's scores of this process's positives and negatives, if it has them all."""
     positive, negative = batch.positive.scores, batch.negative.scores
     if positive is None or (negative is None and len(batch.negative)):

@@ -9,22 +9,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opengte.data import Batch
+from opengte.data import TrainingBatch
 from opengte.errors import InputError
 from opengte.train import losses
 from opengte.train.distributed import World
-from opengte.train.losses import Groups, Items, Pairs
-from opengte.train.objectives.base import Distillation, Share, check_one_positive, share_of
-from opengte.train.objectives.gathering import (
-    again,
-    gathered,
-    offsets_of,
-    regularised,
-    vectors_of,
-    words_of,
+from opengte.train.gradient_cache import GradientCache
+from opengte.train.losses import CandidateScores, GlobalBatch, TextVectors
+from opengte.train.models.trainable import concatenate_batches
+from opengte.train.objectives.base import (
+    DistillationLoss,
+    LossShare,
+    check_one_positive,
+    loss_share,
 )
-from opengte.train.passes import Passes
-from opengte.train.trainee import concatenated
+from opengte.train.objectives.gathering import (
+    dense_spans,
+    flops_terms,
+    gather_global_batch,
+    offsets_of,
+    token_spans,
+    with_vectors,
+)
 from opengte.types import PackedBatch
 
 
@@ -52,7 +57,7 @@ class Contrastive:
     tokens: float = 0.0
     tokens_temperature: float = 0.02
     distil: float = 0.0
-    distil_by: Distillation = "kl"
+    distil_by: DistillationLoss = "kl"
     teacher_temperature: float = 1.0
     cosent_scale: float = 20.0
     special: tuple[int, ...] = ()  # token ids without a sparse weight
@@ -63,42 +68,44 @@ class Contrastive:
         optional = (("sparse", self.sparse), ("tokens", self.tokens))
         return ("dense", *(name for name, weight in optional if weight))
 
-    def step(self, passes: Passes, batch: Batch, seed: tuple[int, ...]) -> Share:
+    def step(self, passes: GradientCache, batch: TrainingBatch, seed: tuple[int, ...]) -> LossShare:
         """Add the gradients of this process's share of the loss of the global batch."""
         check_one_positive(batch)
-        texts = concatenated([batch.query.texts, batch.positive.texts, batch.negative.texts])
+        texts = concatenate_batches([batch.query.texts, batch.positive.texts, batch.negative.texts])
         loss = passes.backward(texts, partial(self.share, batch, texts, passes.world), seed)
-        return share_of(loss, texts)
+        return loss_share(loss, texts)
 
     def share(
-        self, batch: Batch, texts: PackedBatch, world: World, outputs: Mapping[str, Tensor]
+        self, batch: TrainingBatch, texts: PackedBatch, world: World, outputs: Mapping[str, Tensor]
     ) -> Tensor:
         """Return this process's share of the loss, of the outputs of its own texts."""
-        pairs = gathered(batch, vectors_of(outputs["dense"]), world, self.masks)
+        pairs = gather_global_batch(batch, dense_spans(outputs["dense"]), world, self.masks)
         parts = [self._dense(batch, pairs, world)]
         if self.sparse:
             weights = self._weights(texts, outputs["sparse"])
-            sparse = again(pairs, batch, weights, world, losses.SPARSE)
+            sparse = with_vectors(pairs, batch, weights, world, losses.SPARSE)
             parts.append(self.sparse * self._main(batch, sparse, world, self.sparse_temperature))
             if self.flops:
-                parts += [self.flops * part for part in regularised(sparse)]
+                parts += [self.flops * part for part in flops_terms(sparse)]
         if self.tokens:
-            vectors = words_of(texts, outputs["tokens"])
-            late = again(pairs, batch, vectors, world, losses.LATE)
+            vectors = token_spans(texts, outputs["tokens"])
+            late = with_vectors(pairs, batch, vectors, world, losses.LATE)
             parts.append(self.tokens * self._main(batch, late, world, self.tokens_temperature))
         return torch.stack(parts).sum()
 
-    def _dense(self, batch: Batch, pairs: Pairs, world: World) -> Tensor:
+    def _dense(self, batch: TrainingBatch, pairs: GlobalBatch, world: World) -> Tensor:
         temperature = batch.source.temperature or self.temperature
 
-        def loss(some: Pairs) -> Tensor:
+        def loss(some: GlobalBatch) -> Tensor:
             return self._main(batch, some, world, temperature)
 
         if self.dimensions:
             return losses.matryoshka(loss, pairs, self.dimensions)
         return loss(pairs)
 
-    def _main(self, batch: Batch, pairs: Pairs, world: World, temperature: float) -> Tensor:
+    def _main(
+        self, batch: TrainingBatch, pairs: GlobalBatch, world: World, temperature: float
+    ) -> Tensor:
         """Return the loss that the source calls for, on one kind of vectors."""
         if batch.source.kind == "scored":
             return self._ranked(batch, pairs, world)
@@ -107,23 +114,23 @@ class Contrastive:
             loss = loss + self.distil * self._distilled(pairs, temperature)
         return loss
 
-    def _contrast(self, batch: Batch, pairs: Pairs, temperature: float) -> Tensor:
+    def _contrast(self, batch: TrainingBatch, pairs: GlobalBatch, temperature: float) -> Tensor:
         if not batch.source.in_batch_negatives:
-            groups = losses.own_groups(pairs)
+            groups = losses.score_candidates(pairs)
             if self.masks:
-                groups = losses.without_known(groups, pairs)
-            return losses.own_negatives(
+                groups = losses.mask_false_negatives(groups, pairs)
+            return losses.own_negatives_loss(
                 groups, len(pairs), temperature=temperature, margin=self.margin
             )
         both_ways = self.loss == "improved" and pairs.similarity.symmetric
         loss = losses.improved_contrastive if both_ways else losses.info_nce
         return loss(pairs, temperature=temperature, margin=self.margin)
 
-    def _distilled(self, pairs: Pairs, temperature: float) -> Tensor:
+    def _distilled(self, pairs: GlobalBatch, temperature: float) -> Tensor:
         assert pairs.teacher is not None
-        student = losses.own_groups(pairs)
+        student = losses.score_candidates(pairs)
         count = pairs.rows.stop - pairs.rows.start
-        teacher = Groups(pairs.teacher[:count], pairs.teacher[count:], student.owners)
+        teacher = CandidateScores(pairs.teacher[:count], pairs.teacher[count:], student.owners)
         if self.distil_by == "margin_mse":
             return losses.margin_mse(student, teacher, len(pairs.owners))
         return losses.distil_kl(
@@ -134,7 +141,7 @@ class Contrastive:
             teacher_temperature=self.teacher_temperature,
         )
 
-    def _ranked(self, batch: Batch, pairs: Pairs, world: World) -> Tensor:
+    def _ranked(self, batch: TrainingBatch, pairs: GlobalBatch, world: World) -> Tensor:
         gold = batch.positive.scores
         if gold is None:
             raise InputError(
@@ -145,11 +152,11 @@ class Contrastive:
         labels = world.gather(torch.from_numpy(gold).to(world.device))
         return losses.cosent(scores, labels, scale=self.cosent_scale) / world.size
 
-    def _weights(self, texts: PackedBatch, weights: Tensor) -> Callable[[slice], Items]:
+    def _weights(self, texts: PackedBatch, weights: Tensor) -> Callable[[slice], TextVectors]:
         """Return the sparse weights of a span of texts, special tokens left out."""
         if self.saturate:
-            weights = losses.saturated(weights)
+            weights = losses.log_saturated(weights)
         ids = torch.from_numpy(texts.ids.astype(np.int64)).to(weights.device)
         kept = torch.isin(ids, torch.tensor(self.special, device=ids.device), invert=True)
-        whole = Items(weights * kept, offsets_of(texts, weights.device), ids)
+        whole = TextVectors(weights * kept, offsets_of(texts, weights.device), ids)
         return whole.__getitem__

@@ -8,11 +8,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from opengte.data import Batch
+from opengte.data import TrainingBatch
 from opengte.train import losses
 from opengte.train.distributed import World
-from opengte.train.losses import Items, Keys, Pairs
-from opengte.train.losses.items import starts
+from opengte.train.losses import GlobalBatch, TextKeys, TextVectors
+from opengte.train.losses.items import offsets_from_lengths
 from opengte.train.objectives.base import teacher_scores
 from opengte.types import PackedBatch
 
@@ -22,28 +22,30 @@ def offsets_of(texts: PackedBatch, device: torch.device) -> Tensor:
     return torch.from_numpy(texts.cu_seqlens.astype(np.int64)).to(device)
 
 
-def vectors_of(vectors: Tensor) -> Callable[[slice], Items]:
+def dense_spans(vectors: Tensor) -> Callable[[slice], TextVectors]:
     """Return the dense vectors of a span of texts."""
-    return lambda span: Items(vectors[span])
+    return lambda span: TextVectors(vectors[span])
 
 
-def words_of(texts: PackedBatch, vectors: Tensor) -> Callable[[slice], Items]:
+def token_spans(texts: PackedBatch, vectors: Tensor) -> Callable[[slice], TextVectors]:
     """Return the token vectors of a span of texts; the first token stands for no word."""
     offsets = offsets_of(texts, vectors.device)
     kept = torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
     kept[offsets[:-1]] = False
-    whole = Items(vectors[kept], starts(offsets.diff() - 1))
+    whole = TextVectors(vectors[kept], offsets_from_lengths(offsets.diff() - 1))
     return whole.__getitem__
 
 
-def gathered(batch: Batch, items: Callable[[slice], Items], world: World, masks: bool) -> Pairs:
+def gather_global_batch(
+    batch: TrainingBatch, items: Callable[[slice], TextVectors], world: World, masks: bool
+) -> GlobalBatch:
     """Return the global batch, of this process's texts: queries, then positives, negatives."""
     n, m = len(batch), len(batch.negative)
     owners = np.repeat(np.arange(batch.first, batch.first + n), batch.negative.counts)
     negatives = world.counts(m)
     first = sum(negatives[: world.rank])
     teacher = teacher_scores(batch, world.device)
-    return Pairs(
+    return GlobalBatch(
         queries=_gather_items(items(slice(0, n)), world),
         positives=_gather_items(items(slice(n, 2 * n)), world),
         negatives=_gather_items(items(slice(2 * n, 2 * n + m)), world),
@@ -55,13 +57,13 @@ def gathered(batch: Batch, items: Callable[[slice], Items], world: World, masks:
     )
 
 
-def again(
-    pairs: Pairs,
-    batch: Batch,
-    items: Callable[[slice], Items],
+def with_vectors(
+    pairs: GlobalBatch,
+    batch: TrainingBatch,
+    items: Callable[[slice], TextVectors],
     world: World,
     similarity: losses.Similarity,
-) -> Pairs:
+) -> GlobalBatch:
     """Return the same global batch with another kind of vectors."""
     n, m = len(batch), len(batch.negative)
     return replace(
@@ -73,23 +75,23 @@ def again(
     )
 
 
-def _gather_items(items: Items, world: World) -> Items:
+def _gather_items(items: TextVectors, world: World) -> TextVectors:
     values = world.gather(items.values)
     if items.offsets is None:
-        return Items(values)
+        return TextVectors(values)
     ids = None if items.ids is None else world.gather(items.ids)
-    return Items(values, starts(world.gather(items.lengths)), ids)
+    return TextVectors(values, offsets_from_lengths(world.gather(items.lengths)), ids)
 
 
-def regularised(pairs: Pairs) -> list[Tensor]:
+def flops_terms(pairs: GlobalBatch) -> list[Tensor]:
     """Return the FLOPS regularisers of queries and of positives."""
     return [
-        losses.flops(pairs.queries, pairs.rows),
-        losses.flops(pairs.positives, pairs.rows),
+        losses.flops_regulariser(pairs.queries, pairs.rows),
+        losses.flops_regulariser(pairs.positives, pairs.rows),
     ]
 
 
-def _keys(batch: Batch, world: World) -> Keys:
+def _keys(batch: TrainingBatch, world: World) -> TextKeys:
     """Give numbers to the texts of the global batch; known positives are padded with the query."""
     hashes = [batch.query.hashes, batch.positive.hashes, batch.negative.hashes]
     gathered = [world.gather(torch.from_numpy(h).to(world.device)) for h in hashes]
@@ -98,10 +100,10 @@ def _keys(batch: Batch, world: World) -> Keys:
     numbers = losses.number_texts(torch.cat([*gathered, known.flatten(0, 1)]))
     sizes = [len(part) for part in gathered] + [known.shape[0] * known.shape[1]]
     q, p, n, k = torch.split(numbers, sizes)
-    return Keys(q, p, n, k.view(known.shape[:2]))
+    return TextKeys(q, p, n, k.view(known.shape[:2]))
 
 
-def _padded(batch: Batch, most: int) -> npt.NDArray[np.int64]:
+def _padded(batch: TrainingBatch, most: int) -> npt.NDArray[np.int64]:
     counts = batch.known_counts.astype(np.int64)
     table = np.repeat(batch.query.hashes[:, None], most, axis=1)
     rows = np.repeat(np.arange(len(counts)), counts)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from opengte.data import Batch
-from opengte.train.objectives.base import Share, share_of
-from opengte.train.passes import Passes
+from opengte.data import TrainingBatch
+from opengte.train.gradient_cache import GradientCache
+from opengte.train.objectives.base import LossShare, loss_share
 from opengte.types import PackedBatch
 
 
@@ -31,14 +31,14 @@ class MaskedTokens:
         """Return the outputs of the trainee that the objective needs."""
         return ("masked",)
 
-    def step(self, passes: Passes, batch: Batch, seed: tuple[int, ...]) -> Share:
+    def step(self, passes: GradientCache, batch: TrainingBatch, seed: tuple[int, ...]) -> LossShare:
         """Add the gradients of this process's share of the loss of the global batch."""
         masked, targets = self.draw(batch, seed)
         count = sum(passes.world.counts(int((targets >= 0).sum())))
-        return share_of(passes.summed(masked, targets, count, seed), masked)
+        return loss_share(passes.summed(masked, targets, count, seed), masked)
 
     def draw(
-        self, batch: Batch, seed: tuple[int, ...]
+        self, batch: TrainingBatch, seed: tuple[int, ...]
     ) -> tuple[PackedBatch, npt.NDArray[np.int32]]:
         """Return the texts with hidden tokens, and what was hidden: ids, -1 elsewhere (t,)."""
         texts = batch.query.texts

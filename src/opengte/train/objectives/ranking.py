@@ -10,19 +10,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from opengte.data import Batch, Column, joined
+from opengte.data import BatchTexts, TrainingBatch, cross_encoder_sequences
 from opengte.tokenization import Tokenizer
 from opengte.train import losses
 from opengte.train.distributed import World
-from opengte.train.losses import Groups
+from opengte.train.gradient_cache import GradientCache
+from opengte.train.losses import CandidateScores
 from opengte.train.objectives.base import (
-    Distillation,
-    Share,
+    DistillationLoss,
+    LossShare,
     check_one_positive,
-    share_of,
+    loss_share,
     teacher_scores,
 )
-from opengte.train.passes import Passes
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Ranking:
     loss: Literal["softmax", "binary"] = "softmax"
     temperature: float = 1.0
     distil: float = 0.0
-    distil_by: Distillation = "kl"
+    distil_by: DistillationLoss = "kl"
     teacher_temperature: float = 1.0
 
     @property
@@ -47,30 +47,32 @@ class Ranking:
         """Return the outputs of the trainee that the objective needs."""
         return ("score",)
 
-    def step(self, passes: Passes, batch: Batch, seed: tuple[int, ...]) -> Share:
+    def step(self, passes: GradientCache, batch: TrainingBatch, seed: tuple[int, ...]) -> LossShare:
         """Add the gradients of this process's share of the loss of the global batch."""
         if self.loss == "softmax":
             check_one_positive(batch)
-        texts = joined(batch, self.tokenizer, self.max_length)
+        texts = cross_encoder_sequences(batch, self.tokenizer, self.max_length)
         loss = passes.backward(texts, partial(self.share, batch, passes.world), seed)
-        return share_of(loss, texts)
+        return loss_share(loss, texts)
 
-    def share(self, batch: Batch, world: World, outputs: Mapping[str, Tensor]) -> Tensor:
+    def share(self, batch: TrainingBatch, world: World, outputs: Mapping[str, Tensor]) -> Tensor:
         """Return this process's share of the loss, of the scores of its own pairs."""
         scores, positive = outputs["score"], torch.from_numpy(_is_positive(batch)).to(world.device)
         if self.loss == "binary":
             count = sum(world.counts(len(scores)))
             return losses.pointwise(scores, positive, count)
         owners = torch.from_numpy(_owners(batch.negative)).to(world.device)
-        groups = Groups(scores[positive], scores[~positive], owners)
-        loss = losses.own_negatives(groups, batch.total, temperature=self.temperature)
+        groups = CandidateScores(scores[positive], scores[~positive], owners)
+        loss = losses.own_negatives_loss(groups, batch.total, temperature=self.temperature)
         teacher = teacher_scores(batch, world.device) if self.distil else None
         if teacher is None:
             return loss
-        theirs = Groups(teacher[: len(batch)], teacher[len(batch) :], owners)
+        theirs = CandidateScores(teacher[: len(batch)], teacher[len(batch) :], owners)
         return loss + self.distil * self._distilled(groups, theirs, batch, world)
 
-    def _distilled(self, ours: Groups, theirs: Groups, batch: Batch, world: World) -> Tensor:
+    def _distilled(
+        self, ours: CandidateScores, theirs: CandidateScores, batch: TrainingBatch, world: World
+    ) -> Tensor:
         if self.distil_by == "margin_mse":
             return losses.margin_mse(ours, theirs, sum(world.counts(len(batch.negative))))
         return losses.distil_kl(
@@ -82,11 +84,11 @@ class Ranking:
         )
 
 
-def _owners(column: Column) -> npt.NDArray[np.int64]:
+def _owners(column: BatchTexts) -> npt.NDArray[np.int64]:
     return np.repeat(np.arange(len(column.counts), dtype=np.int64), column.counts)
 
 
-def _is_positive(batch: Batch) -> npt.NDArray[np.bool_]:
+def _is_positive(batch: TrainingBatch) -> npt.NDArray[np.bool_]:
     """Return which of the joined sequences are of a positive: each row's come first."""
     counts = np.stack((batch.positive.counts, batch.negative.counts), axis=1).ravel()
     return np.repeat(np.tile([True, False], len(batch)), counts)

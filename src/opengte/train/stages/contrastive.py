@@ -11,15 +11,15 @@ from typing import Literal
 from opengte import checkpoint as checkpoints
 from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
-from opengte.train.models import load_trainable
+from opengte.train.models.loading import load_trainable
 from opengte.train.objectives import Contrastive
-from opengte.train.stages.positions import as_read, with_rope
-from opengte.train.stages.recipe import Recipe, course
-from opengte.train.stages.work import Done, Job, carry_out, product
+from opengte.train.stages.recipe import Recipe, schedule_batches
+from opengte.train.stages.rope import plan_with_positions, with_rope
+from opengte.train.stages.runner import StageJob, StageResult, export_spec, run_stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weak(Recipe):
+class ContrastiveRecipe(Recipe):
     """GTE's numbers: 16,384 pairs a batch, one epoch; mGTE's lengths of 512 and 1024.
 
     reversed_ntk: None takes the number of times that document_tokens fit into the positions of a
@@ -36,9 +36,11 @@ class Weak(Recipe):
     reversed_ntk: float | None = None
 
 
-def contrast(start: Checkpoint, data: Dataset, job: Job, recipe: Weak | None = None) -> Done:
+def pretrain_contrastive(
+    start: Checkpoint, data: Dataset, job: StageJob, recipe: ContrastiveRecipe | None = None
+) -> StageResult:
     """Train an encoder on weak pairs: title and body, question and answer, text and translation."""
-    recipe = recipe or Weak()
+    recipe = recipe or ContrastiveRecipe()
     factor = ntk_factor(start, recipe)
     config = checkpoints.read_json_config(start.folder / "config.json")
     plan, written = start.plan, start.plan
@@ -46,18 +48,20 @@ def contrast(start: Checkpoint, data: Dataset, job: Job, recipe: Weak | None = N
         rope = start.plan.layers[0].attention.rope
         assert rope is not None
         config = with_rope(config, rope.theta / factor, factor=factor)
-        plan = as_read(start.plan, with_rope(config, rope.theta / factor))
-        written = as_read(start.plan, config)
+        plan = plan_with_positions(start.plan, with_rope(config, rope.theta / factor))
+        written = plan_with_positions(start.plan, config)
     model = load_trainable(start, plan, seed=recipe.seed)
     objective = Contrastive(recipe.loss, temperature=recipe.temperature)
-    made = product(start, NOTES, config=config, plan=written)
-    return carry_out(start, model, data, course(data, recipe), objective, recipe, job, made)
+    made = export_spec(start, NOTES, config=config, plan=written)
+    return run_stage(
+        start, model, data, schedule_batches(data, recipe), objective, recipe, job, made
+    )
 
 
 NOTES = "Trained on weakly supervised pairs."
 
 
-def ntk_factor(start: Checkpoint, recipe: Weak) -> float:
+def ntk_factor(start: Checkpoint, recipe: ContrastiveRecipe) -> float:
     """Return the factor of the reversed NTK scaling."""
     if recipe.reversed_ntk is not None:
         return recipe.reversed_ntk

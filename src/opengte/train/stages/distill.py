@@ -13,16 +13,16 @@ from opengte import checkpoint as checkpoints
 from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
 from opengte.errors import InputError
-from opengte.train.card import Card
-from opengte.train.export import Package, export
-from opengte.train.models import load_trainable
+from opengte.train.models.loading import load_trainable
 from opengte.train.objectives import Contrastive
-from opengte.train.stages.recipe import Recipe, course
-from opengte.train.stages.work import Done, Job, carry_out, product
+from opengte.train.saving.export import ExportPackage, export_model
+from opengte.train.saving.model_card import TrainedModelCard
+from opengte.train.stages.recipe import Recipe, schedule_batches
+from opengte.train.stages.runner import StageJob, StageResult, export_spec, run_stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distillation(Recipe):
+class DistillationRecipe(Recipe):
     """The teacher's order by KL divergence or MarginMSE, beside the contrastive loss."""
 
     largest: int = 128
@@ -36,10 +36,10 @@ class Distillation(Recipe):
 
 
 def distill(
-    student: Checkpoint, data: Dataset, job: Job, recipe: Distillation | None = None
-) -> Done:
+    student: Checkpoint, data: Dataset, job: StageJob, recipe: DistillationRecipe | None = None
+) -> StageResult:
     """Train a student on rows with a teacher's scores."""
-    recipe = recipe or Distillation()
+    recipe = recipe or DistillationRecipe()
     model = load_trainable(student, seed=recipe.seed)
     objective = Contrastive(
         recipe.loss,
@@ -48,11 +48,13 @@ def distill(
         distil_by=recipe.by,
         teacher_temperature=recipe.teacher_temperature,
     )
-    made = product(student, "Distilled from a larger model.")
-    return carry_out(student, model, data, course(data, recipe), objective, recipe, job, made)
+    made = export_spec(student, "Distilled from a larger model.")
+    return run_stage(
+        student, model, data, schedule_batches(data, recipe), objective, recipe, job, made
+    )
 
 
-def thinned(teacher: Checkpoint, layers: int, folder: Path) -> Checkpoint:
+def drop_layers(teacher: Checkpoint, layers: int, folder: Path) -> Checkpoint:
     """Write a model with some layers of another, spread evenly, the last one kept; read it."""
     total = len(teacher.plan.layers)
     if not 1 <= layers < total:
@@ -67,11 +69,13 @@ def thinned(teacher: Checkpoint, layers: int, folder: Path) -> Checkpoint:
     model.plan = replace(teacher.plan, layers=tuple(teacher.plan.layers[p] for p in kept))
     model.layers = type(model.layers)(model.layers[place] for place in kept)
     notes = f"Layers {', '.join(map(str, kept))} of `{teacher.name}`: a student to train."
-    card = Card(name=folder.name, base_model=teacher.name, licence=teacher.licence, notes=notes)
-    export(
+    card = TrainedModelCard(
+        name=folder.name, base_model=teacher.name, licence=teacher.licence, notes=notes
+    )
+    export_model(
         model,
         folder,
-        Package(
+        ExportPackage(
             json.loads(json.dumps(config)),
             teacher.folder,
             teacher.max_length,

@@ -10,15 +10,15 @@ from opengte import checkpoint as checkpoints
 from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
 from opengte.errors import InputError
-from opengte.train.models import load_trainable
+from opengte.train.models.loading import load_trainable
 from opengte.train.objectives import Contrastive
-from opengte.train.stages.positions import as_read, theta_of, with_rope
-from opengte.train.stages.recipe import Recipe, course
-from opengte.train.stages.work import Done, Job, carry_out, product
+from opengte.train.stages.recipe import Recipe, schedule_batches
+from opengte.train.stages.rope import plan_with_positions, rope_theta, with_rope
+from opengte.train.stages.runner import StageJob, StageResult, export_spec, run_stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extension(Recipe):
+class ExtensionRecipe(Recipe):
     """Four times the positions unless told otherwise; the base grows with their square.
 
     theta None takes the old base times the square of the growth: mGTE went from 10,000 at 2048
@@ -34,9 +34,11 @@ class Extension(Recipe):
     loss: Literal["improved", "info_nce"] = "improved"
 
 
-def extend(start: Checkpoint, data: Dataset, job: Job, recipe: Extension | None = None) -> Done:
+def extend_context(
+    start: Checkpoint, data: Dataset, job: StageJob, recipe: ExtensionRecipe | None = None
+) -> StageResult:
     """Give an encoder a longer context, and train it on pairs with long texts."""
-    recipe = recipe or Extension()
+    recipe = recipe or ExtensionRecipe()
     positions = recipe.positions or 4 * start.plan.max_positions
     if positions <= start.plan.max_positions:
         raise InputError(
@@ -45,16 +47,18 @@ def extend(start: Checkpoint, data: Dataset, job: Job, recipe: Extension | None 
         )
     rope = start.plan.layers[0].attention.rope
     growth = positions / start.plan.max_positions
-    theta = recipe.theta or theta_of(start.plan) * growth**2
+    theta = recipe.theta or rope_theta(start.plan) * growth**2
     config = with_rope(
         checkpoints.read_json_config(start.folder / "config.json"),
         theta,
         factor=rope.ntk_factor if rope is not None else 1.0,
         positions=positions,
     )
-    plan = as_read(start.plan, config)
+    plan = plan_with_positions(start.plan, config)
     model = load_trainable(start, plan, seed=recipe.seed)
     objective = Contrastive(recipe.loss, temperature=recipe.temperature)
     notes = f"Extended from {start.plan.max_positions} to {positions} tokens."
-    made = product(start, notes, config=config, plan=plan, max_length=positions)
-    return carry_out(start, model, data, course(data, recipe), objective, recipe, job, made)
+    made = export_spec(start, notes, config=config, plan=plan, max_length=positions)
+    return run_stage(
+        start, model, data, schedule_batches(data, recipe), objective, recipe, job, made
+    )

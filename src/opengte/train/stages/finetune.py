@@ -9,19 +9,19 @@ from typing import Literal
 
 from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
-from opengte.data.order import Buckets
-from opengte.train.lora import Adapters
-from opengte.train.models import load_trainable
+from opengte.data.sampling.sampler import LengthBuckets
+from opengte.train.models.loading import load_trainable
+from opengte.train.models.lora import Adapters
 from opengte.train.objectives import Contrastive
-from opengte.train.stages.recipe import Recipe, course
-from opengte.train.stages.work import Done, Job, carry_out, product, replaced
+from opengte.train.stages.recipe import Recipe, schedule_batches
+from opengte.train.stages.runner import StageJob, StageResult, export_spec, replaced, run_stage
 
 # tokens of a row's longest text, rows of a batch: mGTE, appendix B.4
 BUCKETS = ((500, 768), (1000, 384), (2000, 256), (3000, 160), (8000, 80))
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuning(Recipe):
+class FineTuningRecipe(Recipe):
     """mGTE's numbers: eight hard negatives, temperature 0.05, batches of 768 rows of short texts.
 
     matryoshka are further sizes of vector, trained alike; sparse is the weight of the sparse loss
@@ -29,7 +29,7 @@ class FineTuning(Recipe):
     """
 
     largest: int = 768
-    buckets: Buckets = BUCKETS
+    buckets: LengthBuckets = BUCKETS
     learning_rate: float = 2e-5
     negatives: int | None = 8
     temperature: float = 0.05
@@ -40,27 +40,29 @@ class FineTuning(Recipe):
     adapters: Adapters | None = None
 
 
-def finetune(start: Checkpoint, data: Dataset, job: Job, recipe: FineTuning | None = None) -> Done:
+def finetune(
+    start: Checkpoint, data: Dataset, job: StageJob, recipe: FineTuningRecipe | None = None
+) -> StageResult:
     """Train an encoder on one's own pairs, or on labelled or scored texts."""
-    recipe = recipe or FineTuning()
+    recipe = recipe or FineTuningRecipe()
     plan = replaced(start, sparse=start.plan.sparse or recipe.sparse > 0)
     model = load_trainable(start, plan, seed=recipe.seed)
     objective = Contrastive(
         recipe.loss,
         temperature=recipe.temperature,
         margin=recipe.margin,
-        dimensions=sizes(recipe.matryoshka, plan.dimension),
+        dimensions=matryoshka_weights(recipe.matryoshka, plan.dimension),
         sparse=recipe.sparse,
         special=tuple(sorted(start.tokenizer.special_ids)),
     )
-    order = course(data, recipe, recipe.buckets)
-    made = product(start, "Fine-tuned on pairs.", plan=plan)
-    return carry_out(
+    order = schedule_batches(data, recipe, recipe.buckets)
+    made = export_spec(start, "Fine-tuned on pairs.", plan=plan)
+    return run_stage(
         start, model, data, order, objective, recipe, job, made, adapters=recipe.adapters
     )
 
 
-def sizes(matryoshka: tuple[int, ...], full: int) -> dict[int, float]:
+def matryoshka_weights(matryoshka: tuple[int, ...], full: int) -> dict[int, float]:
     """Return the weights of the sizes asked for and of the full vector."""
     if not matryoshka:
         return {}

@@ -14,20 +14,20 @@ from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
 from opengte.errors import InputError
 from opengte.published_models import WEB_SEARCH
-from opengte.train.lora import Adapters
-from opengte.train.models import load_trainable
+from opengte.train.models.loading import load_trainable
+from opengte.train.models.lora import Adapters
 from opengte.train.objectives import Contrastive
-from opengte.train.stages.finetune import sizes
-from opengte.train.stages.positions import DECODERS
-from opengte.train.stages.recipe import Recipe, course
-from opengte.train.stages.start import opened
-from opengte.train.stages.work import Done, Job, carry_out, product
+from opengte.train.stages.base_models import read_encoder
+from opengte.train.stages.finetune import matryoshka_weights
+from opengte.train.stages.recipe import Recipe, schedule_batches
+from opengte.train.stages.rope import DECODERS
+from opengte.train.stages.runner import StageJob, StageResult, export_spec, run_stage
 
 TEMPLATE = "Instruct: {instruction}\nQuery: "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning(Recipe):
+class InstructionRecipe(Recipe):
     """E5-mistral's numbers: batches of 2048, rank 16, temperature 0.02 with one hard negative."""
 
     largest: int = 2048
@@ -43,7 +43,7 @@ class Tuning(Recipe):
     adapters: Adapters | None = Adapters(16, 32.0)
 
 
-def as_embedder(model: str | Path, into: Path, *, causal: bool = False) -> Checkpoint:
+def read_decoder(model: str | Path, into: Path, *, causal: bool = False) -> Checkpoint:
     """Read a decoder as an embedder that takes instructions; into gets what its files do not say.
 
     A text then ends with the eos_token, whose state is its vector.
@@ -55,7 +55,7 @@ def as_embedder(model: str | Path, into: Path, *, causal: bool = False) -> Check
             f"{', '.join(DECODERS)}. `gte train finetune` is for encoders."
         )
     query = TEMPLATE.replace("{instruction}", WEB_SEARCH)
-    start = opened(
+    start = read_encoder(
         model,
         into,
         pooling="last",
@@ -90,22 +90,24 @@ def end_with_eos(folder: Path) -> None:
     tokenizer.save(str(path))
 
 
-def instruct(start: Checkpoint, data: Dataset, job: Job, recipe: Tuning | None = None) -> Done:
+def tune_instructions(
+    start: Checkpoint, data: Dataset, job: StageJob, recipe: InstructionRecipe | None = None
+) -> StageResult:
     """Train a decoder that was read by `as_embedder`; its data must be prepared with it."""
-    recipe = recipe or Tuning()
+    recipe = recipe or InstructionRecipe()
     model = load_trainable(start, seed=recipe.seed)
     objective = Contrastive(
         recipe.loss,
         temperature=recipe.temperature,
         margin=recipe.margin,
-        dimensions=sizes(recipe.matryoshka, start.plan.dimension),
+        dimensions=matryoshka_weights(recipe.matryoshka, start.plan.dimension),
     )
-    made = product(start, "Tuned to follow instructions, which go before queries.")
-    return carry_out(
+    made = export_spec(start, "Tuned to follow instructions, which go before queries.")
+    return run_stage(
         start,
         model,
         data,
-        course(data, recipe),
+        schedule_batches(data, recipe),
         objective,
         recipe,
         job,

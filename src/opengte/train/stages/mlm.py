@@ -12,15 +12,15 @@ from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
 from opengte.errors import InputError
 from opengte.tokenization import Tokenizer
-from opengte.train.models import load_trainable
+from opengte.train.models.loading import load_trainable
 from opengte.train.objectives import MaskedTokens
-from opengte.train.stages.positions import as_read, with_rope
-from opengte.train.stages.recipe import Recipe, course
-from opengte.train.stages.work import Done, Job, carry_out, product
+from opengte.train.stages.recipe import Recipe, schedule_batches
+from opengte.train.stages.rope import plan_with_positions, with_rope
+from opengte.train.stages.runner import StageJob, StageResult, export_spec, run_stage
 
 
 @dataclass(frozen=True)
-class Phase:
+class MlmPhase:
     """One context length: its tokens, the base of the rotary angles, its share of the budget."""
 
     length: int
@@ -31,20 +31,20 @@ class Phase:
 
 
 PHASES = (
-    Phase(2048, 10_000.0, 8192, 5e-4, 0.9),
-    Phase(8192, 160_000.0, 2048, 5e-5, 0.1),
+    MlmPhase(2048, 10_000.0, 8192, 5e-4, 0.9),
+    MlmPhase(8192, 160_000.0, 2048, 5e-5, 0.1),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Masking(Recipe):
+class MlmRecipe(Recipe):
     """mGTE's numbers: decoupled weight decay of 1e-5, no clipping, dropout 0.1.
 
     With a model of fewer positions the phases are shortened in proportion; learning_rate scales
     those of the phases (1: as they are).
     """
 
-    phases: tuple[Phase, ...] = PHASES
+    phases: tuple[MlmPhase, ...] = PHASES
     rate: float = 0.3
     learning_rate: float = 1.0
     warmup: float = 0.06
@@ -55,29 +55,31 @@ class Masking(Recipe):
     dropout: float = 0.1
 
 
-def pretrain(start: Checkpoint, data: Dataset, job: Job, recipe: Masking | None = None) -> Done:
+def pretrain_mlm(
+    start: Checkpoint, data: Dataset, job: StageJob, recipe: MlmRecipe | None = None
+) -> StageResult:
     """Train an encoder to fill in hidden tokens of raw texts, phase after phase.
 
     Texts must have been prepared at the length of the last phase, or longer ones are in pieces.
     """
-    recipe = recipe or Masking()
-    objective = masked_tokens(start.tokenizer, start.plan.embedding.vocabulary, recipe.rate)
+    recipe = recipe or MlmRecipe()
+    objective = mlm_objective(start.tokenizer, start.plan.embedding.vocabulary, recipe.rate)
     config = checkpoints.read_json_config(start.folder / "config.json")
     rotary = start.plan.layers[0].attention.rope is not None
     checkpoint, first, steps = start, None, 0
-    phases = fitted(recipe.phases, start.plan.max_positions)
+    phases = fit_phases(recipe.phases, start.plan.max_positions)
     for number, phase in enumerate(phases, 1):
         if rotary:
             config = with_rope(config, phase.theta)
-        plan = as_read(arch.with_masked_head(checkpoint.plan), config)
+        plan = plan_with_positions(arch.with_masked_head(checkpoint.plan), config)
         model = load_trainable(checkpoint, plan, seed=recipe.seed)
         own = _of_phase(recipe, phase, number)
-        made = product(start, NOTES, config=config, plan=plan)
-        done = carry_out(
+        made = export_spec(start, NOTES, config=config, plan=plan)
+        done = run_stage(
             checkpoint,
             model,
             data,
-            course(data, own),
+            schedule_batches(data, own),
             objective,
             own,
             job,
@@ -99,7 +101,7 @@ NOTES = (
 )
 
 
-def masked_tokens(tokenizer: Tokenizer, vocabulary: int, rate: float) -> MaskedTokens:
+def mlm_objective(tokenizer: Tokenizer, vocabulary: int, rate: float) -> MaskedTokens:
     """Return the objective for a tokenizer, which must have a token that hides others."""
     if "mask" not in tokenizer.named:
         raise InputError(
@@ -110,7 +112,7 @@ def masked_tokens(tokenizer: Tokenizer, vocabulary: int, rate: float) -> MaskedT
     return MaskedTokens(tokenizer.named["mask"], vocabulary, special, rate)
 
 
-def fitted(phases: tuple[Phase, ...], positions: int) -> tuple[Phase, ...]:
+def fit_phases(phases: tuple[MlmPhase, ...], positions: int) -> tuple[MlmPhase, ...]:
     """Return phases no longer than a model's positions, all shortened by the same factor."""
     longest = max(phase.length for phase in phases)
     if longest <= positions:
@@ -118,7 +120,7 @@ def fitted(phases: tuple[Phase, ...], positions: int) -> tuple[Phase, ...]:
     return tuple(replace(p, length=max(8, p.length * positions // longest)) for p in phases)
 
 
-def _of_phase(recipe: Masking, phase: Phase, number: int) -> Masking:
+def _of_phase(recipe: MlmRecipe, phase: MlmPhase, number: int) -> MlmRecipe:
     def part(value: int | None) -> int | None:
         return None if value is None else max(1, round(value * phase.share))
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
-from opengte.data import Batches, Dataset, Order
-from opengte.data.order import Buckets
+from opengte.data import BatchLoader, BatchSampler, Dataset
+from opengte.data.sampling.sampler import LengthBuckets
 from opengte.errors import InputError
-from opengte.train.optim import Schedule
-from opengte.train.settings import Settings
+from opengte.train.optim import LearningRateSchedule
+from opengte.train.settings import TrainingSettings
 
 log = logging.getLogger("opengte.train")
 
@@ -19,7 +19,7 @@ LEAST_BATCH = 16
 SAMPLED = 16  # batches of which the tokens are counted
 
 
-class Limits(TypedDict):
+class BatchLimits(TypedDict):
     """How `Batches` cuts texts and negatives."""
 
     query_tokens: int | None
@@ -43,7 +43,7 @@ class Recipe:
     epochs: float = 1.0
     learning_rate: float = 2e-5
     warmup: float = 0.05
-    schedule: Schedule = "linear"
+    schedule: LearningRateSchedule = "linear"
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
@@ -67,14 +67,16 @@ class Recipe:
         if not self.epochs > 0:
             raise InputError(f"epochs is {self.epochs}, expected above 0")
 
-    def settings(self, steps: int, options: Mapping[str, Any]) -> Settings:
+    def settings(self, steps: int, options: Mapping[str, Any]) -> TrainingSettings:
         """Return the settings of the loop; options are those that do not shape the result."""
-        shared = {field.name for field in fields(Settings)} & {f.name for f in fields(Recipe)}
+        shared = {field.name for field in fields(TrainingSettings)} & {
+            f.name for f in fields(Recipe)
+        }
         mine = {name: getattr(self, name) for name in shared - {"steps"}}
-        return Settings(steps=steps, **(mine | dict(options)))
+        return TrainingSettings(steps=steps, **(mine | dict(options)))
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> BatchLimits:
         """Return how texts and negatives are cut when batches are made."""
         return {
             "query_tokens": self.query_tokens,
@@ -84,15 +86,17 @@ class Recipe:
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class BatchSchedule:
     """The global batches of a stage: their order, how many, and their rows."""
 
-    order: Order
+    order: BatchSampler
     steps: int
     batch: int
 
 
-def course(dataset: Dataset, recipe: Recipe, buckets: Buckets | None = None) -> Course:
+def schedule_batches(
+    dataset: Dataset, recipe: Recipe, buckets: LengthBuckets | None = None
+) -> BatchSchedule:
     """Return the order and number of a recipe's batches for the data that there are.
 
     buckets are (most tokens, batch); with a smaller batch than `largest` they shrink in proportion,
@@ -101,20 +105,20 @@ def course(dataset: Dataset, recipe: Recipe, buckets: Buckets | None = None) -> 
     """
     wanted = recipe.batch or _batch(dataset, recipe)
 
-    def ordered(batch: int) -> Order:
+    def ordered(batch: int) -> BatchSampler:
         small: Any = "error" if recipe.batch is not None else "drop"
         common: dict[str, Any] = {"seed": recipe.seed, "alpha": recipe.alpha, "small": small}
         if buckets is None or recipe.batch is not None:
-            return Order.of(dataset, batch=batch, **common)
+            return BatchSampler.of(dataset, batch=batch, **common)
         sizes = [(most, max(2, size * batch // buckets[0][1])) for most, size in buckets]
-        return Order.of(dataset, buckets=sizes, **common)
+        return BatchSampler.of(dataset, buckets=sizes, **common)
 
     order = ordered(wanted)
     for name, rows in order.dropped.items():
         log.info("%d rows of `%s` fill no batch and are left out", rows, name)
     steps = recipe.steps or _steps(dataset, recipe, order)
     log.info("%d steps of %d rows, about %.1f epochs", steps, wanted, steps / order.steps_per_epoch)
-    return Course(order, steps, wanted)
+    return BatchSchedule(order, steps, wanted)
 
 
 def _batch(dataset: Dataset, recipe: Recipe) -> int:
@@ -130,16 +134,16 @@ def _batch(dataset: Dataset, recipe: Recipe) -> int:
     return max(2, 1 << int(math.log2(max(found, 1))))
 
 
-def _steps(dataset: Dataset, recipe: Recipe, order: Order) -> int:
+def _steps(dataset: Dataset, recipe: Recipe, order: BatchSampler) -> int:
     if recipe.tokens is None:
         return max(1, round(recipe.epochs * order.steps_per_epoch))
-    batches = Batches(dataset, order, ahead=0, **recipe.limits)
+    batches = BatchLoader(dataset, order, ahead=0, **recipe.limits)
     tokens = sum(batches.at(step).tokens for step in range(SAMPLED)) / SAMPLED
     return max(1, round(recipe.tokens / tokens))
 
 
 def _tokens_of_row(dataset: Dataset, recipe: Recipe) -> float:
-    order = Order.of(dataset, batch=2, alpha=recipe.alpha, small="drop")
-    batches = Batches(dataset, order, ahead=0, **recipe.limits)
+    order = BatchSampler.of(dataset, batch=2, alpha=recipe.alpha, small="drop")
+    batches = BatchLoader(dataset, order, ahead=0, **recipe.limits)
     found = [batches.at(step) for step in range(SAMPLED)]
     return sum(batch.tokens for batch in found) / sum(batch.total for batch in found)

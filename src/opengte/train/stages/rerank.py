@@ -11,26 +11,26 @@ from opengte import checkpoint as checkpoints
 from opengte.arch.plan import ScoreHead
 from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
-from opengte.data.order import Buckets
-from opengte.train.lora import Adapters
-from opengte.train.models import load_trainable
+from opengte.data.sampling.sampler import LengthBuckets
+from opengte.train.models.loading import load_trainable
+from opengte.train.models.lora import Adapters
 from opengte.train.objectives import Ranking
-from opengte.train.stages.recipe import Recipe, course
-from opengte.train.stages.work import Done, Job, carry_out, product
+from opengte.train.stages.recipe import Recipe, schedule_batches
+from opengte.train.stages.runner import StageJob, StageResult, export_spec, run_stage
 
 # tokens of a row's longest text, rows of a batch: mGTE, appendix B.4
 BUCKETS = ((500, 512), (1000, 384), (2000, 256), (3000, 160), (8000, 80))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reranking(Recipe):
+class RerankerRecipe(Recipe):
     """mGTE's numbers: ten negatives a query; 512 tokens for both texts, as many as the model has.
 
     distil weighs the scores of a teacher, where rows have them.
     """
 
     largest: int = 512
-    buckets: Buckets = BUCKETS
+    buckets: LengthBuckets = BUCKETS
     learning_rate: float = 2e-5
     negatives: int | None = 10
     max_length: int = 512
@@ -39,20 +39,22 @@ class Reranking(Recipe):
     adapters: Adapters | None = None
 
 
-def rerank(start: Checkpoint, data: Dataset, job: Job, recipe: Reranking | None = None) -> Done:
+def train_reranker(
+    start: Checkpoint, data: Dataset, job: StageJob, recipe: RerankerRecipe | None = None
+) -> StageResult:
     """Train a cross-encoder; data must be prepared without prompts, and its rows have negatives."""
-    recipe = recipe or Reranking()
+    recipe = recipe or RerankerRecipe()
     config = checkpoints.read_json_config(start.folder / "config.json")
     plan = replace(start.plan, score=score_head(config), sparse=False, token_width=0, dense=())
     length = min(recipe.max_length, start.plan.max_positions)
     model = load_trainable(start, plan, seed=recipe.seed)
     objective = Ranking(start.tokenizer, length, recipe.loss, distil=recipe.distil)
-    made = product(start, "Scores a query with a document.", plan=plan, max_length=length)
-    return carry_out(
+    made = export_spec(start, "Scores a query with a document.", plan=plan, max_length=length)
+    return run_stage(
         start,
         model,
         data,
-        course(data, recipe, recipe.buckets),
+        schedule_batches(data, recipe, recipe.buckets),
         objective,
         recipe,
         job,

@@ -1,0 +1,163 @@
+"""Hard negatives for files of pairs; texts, vectors and candidates are on disk, not in memory."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opengte.data.cleaning.filters import BAD, ExampleHashes, FilterRules, clean_example
+from opengte.data.cleaning.text_cleaning import DEFAULT_CLEANING, CleaningSettings, TextCleaner
+from opengte.data.examples import Example, UnusableRow
+from opengte.data.mining import disk_store
+from opengte.data.mining.hard_negatives import (
+    EmbedTexts,
+    MiningCorpus,
+    MiningReport,
+    MiningSettings,
+    ScoreDocuments,
+    draw_negatives,
+    mine_candidates,
+)
+from opengte.data.reading import writer
+from opengte.data.reading.column_mapping import ColumnMapping
+from opengte.data.reading.sources import SourceSpec, detect_columns, read_examples
+from opengte.data.reading.text_extraction import all_texts
+from opengte.errors import InputError
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class MiningModels:
+    """What embeds queries and documents, what identifies it, and a reranker, if there is one."""
+
+    queries: EmbedTexts
+    documents: EmbedTexts
+    identity: dict[str, Any]
+    score: ScoreDocuments | None = None
+    write_scores: bool = False  # of the reranker, for every document of a row
+
+
+def mine_hard_negatives(
+    specs: Sequence[SourceSpec],
+    output: Path,
+    models: MiningModels,
+    settings: MiningSettings,
+    *,
+    corpus: Sequence[Path] = (),
+    cleaning: CleaningSettings = DEFAULT_CLEANING,
+    advance: Advance = lambda texts: None,
+) -> MiningReport:
+    """Write the rows of sources with hard negatives, and say what became of the candidates.
+
+    corpus are files of more texts that may be negatives. InputError for sources that are not pairs,
+    before any work. `OUTPUT.work` holds what is too large for memory; after a kill it is continued.
+    """
+    writer.check_output_path(output)
+    places = [(spec, _pairs(spec)) for spec in specs]
+    work = output.with_name(output.name + ".work")
+    work.mkdir(parents=True, exist_ok=True)
+    mined, collection = MiningReport(), MiningCorpus(work)
+    try:
+        for example in _rows(places, cleaning, mined.dropped):
+            collection.add(example)
+        if not len(collection.queries):
+            raise InputError(f"no row of {_named(specs)} can be used; expected pairs")
+        clean = TextCleaner(cleaning, Counter())
+        for path in corpus:
+            for text in map(clean, all_texts(path)):
+                if text:
+                    collection.add_text(text)
+        found = _candidates(collection, work, models, settings, mined, advance)
+        rows = _with_negatives(places, cleaning, collection, found, models, settings, mined)
+        writer.write_examples(output, rows, settings.count)
+    finally:
+        collection.close()
+    shutil.rmtree(work)
+    return mined
+
+
+def _named(specs: Sequence[SourceSpec]) -> str:
+    return ", ".join(f"`{spec.name}`" for spec in specs)
+
+
+def _pairs(spec: SourceSpec) -> ColumnMapping:
+    columns = detect_columns(spec.paths, spec.columns)
+    if columns.kind != "pairs":
+        raise InputError(
+            f"source `{spec.name}` holds {columns.kind} ({columns}); negatives are mined for "
+            "pairs. Name the columns of query and positive."
+        )
+    return columns
+
+
+def _rows(
+    places: Sequence[tuple[SourceSpec, ColumnMapping]],
+    cleaning: CleaningSettings,
+    dropped: Counter[str],
+) -> Iterator[Example]:
+    """Yield the rows that can be used, cleaned, without texts that are in them twice."""
+    clean, rules = TextCleaner(cleaning, Counter()), FilterRules()
+    for spec, columns in places:
+        for item in read_examples(spec.paths, columns):
+            if isinstance(item, UnusableRow):
+                dropped[BAD] += 1
+                continue
+            example = clean_example(item, clean)
+            outcome = rules.apply(example, ExampleHashes.of(example), Counter())
+            if isinstance(outcome, str):
+                dropped[outcome] += 1
+            else:
+                yield outcome[0]
+
+
+def _candidates(
+    collection: MiningCorpus,
+    work: Path,
+    models: MiningModels,
+    settings: MiningSettings,
+    mined: MiningReport,
+    advance: Advance,
+) -> Any:
+    """Return the numbers of each query's candidates, nearest first, -1 where there are no more."""
+    first, second = collection.identity(models.identity)
+    queries = disk_store.embed_to_disk(
+        collection.queries, models.queries, work / "queries.f32", first, advance
+    )
+    corpus = disk_store.embed_to_disk(
+        collection.corpus, models.documents, work / "corpus.f32", second, advance
+    )
+    shape = (len(queries), settings.last)
+    found = np.lib.format.open_memmap(work / "candidates.npy", "w+", np.int64, shape)
+    found[:] = -1
+    for number, _, kept in mine_candidates(
+        collection, queries, corpus, settings, mined, models.score
+    ):
+        found[number, : len(kept)] = [one.number for one in kept]
+    return found
+
+
+def _with_negatives(
+    places: Sequence[tuple[SourceSpec, ColumnMapping]],
+    cleaning: CleaningSettings,
+    collection: MiningCorpus,
+    found: Any,
+    models: MiningModels,
+    settings: MiningSettings,
+    mined: MiningReport,
+) -> Iterator[Example]:
+    hashes = list(collection.corpus_numbers)
+    for example in _rows(places, cleaning, Counter()):
+        query = collection.query_numbers[ExampleHashes.of(example).query]
+        numbers = [number for number in found[query].tolist() if number >= 0]
+        chosen = draw_negatives(example, [(n, hashes[n]) for n in numbers], settings, mined)
+        texts = [collection.corpus[number] for number in chosen]
+        full = replace(example, negatives=(*example.negatives, *texts), scores=None)
+        if models.write_scores and models.score is not None:
+            values = models.score(full.query, full.documents)
+            full = replace(full, scores=tuple(map(float, values)))
+        yield full

@@ -1,0 +1,291 @@
+"""Hard negatives: texts that are near a query and do not answer it.
+
+For each query the corpus is ranked by an encoder, exactly. Texts that are known to answer the query
+(the positives of all its rows) and the query itself are left out; of what remains, the texts within
+a window of ranks are candidates, those too near (over `margin` of the best positive's score) are
+left out, a reranker may refuse more, and `count` of the rest are drawn for each row.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from opengte.data.arrays import Longs
+from opengte.data.cleaning.filters import ExampleHashes
+from opengte.data.examples import Example, joint_hash, text_hash
+from opengte.data.mining import disk_store
+from opengte.data.mining.exact_search import nearest_rows
+from opengte.errors import InputError
+from opengte.types import Floats
+
+QUERIES = 512  # that are compared at once
+CORPUS = 16384  # vectors of a block
+
+EmbedTexts = Callable[[Sequence[str]], Floats]
+ScoreDocuments = Callable[[str, Sequence[str]], Floats]  # a query and documents -> scores
+SearchCorpus = Callable[[Floats, Iterable[Floats], int], tuple[Floats, Longs]]
+
+POSITIVE = "answers the query"
+QUERY = "is the query"
+WINDOW = "outside the ranks"
+MARGIN = "too near for the margin"
+REFUSED = "refused by the reranker"
+SURPLUS = "not drawn"
+TAKEN = "taken"
+
+
+@dataclass(frozen=True)
+class MiningSettings:
+    """Which candidates are taken.
+
+    first and last bound the rank, counted from 1 without known answers; margin is the most of the
+    best positive's score that a negative may have (0.95; None: no limit); reranker_margin is how
+    far below the best positive the reranker must put it; draw takes any of the candidates
+    ("random") or the nearest ("top").
+    """
+
+    count: int = 8
+    first: int = 2
+    last: int = 100
+    margin: float | None = 0.95
+    reranker_margin: float = 0.0
+    draw: Literal["random", "top"] = "random"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that there can be a candidate."""
+        if self.count < 1 or not 1 <= self.first <= self.last:
+            raise InputError(
+                f"count={self.count}, first={self.first}, last={self.last}; expected a count of at "
+                "least 1 and ranks with 1 <= first <= last"
+            )
+        if self.margin is not None and not 0 < self.margin <= 1:
+            raise InputError(f"margin={self.margin}; expected a number in (0, 1], or None")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A text of the corpus: its number, its rank without known answers, its score and hash."""
+
+    number: int
+    rank: int
+    score: float
+    hash: bytes
+
+
+@dataclass
+class MiningReport:
+    """What became of the candidates (by rule), the rows, and the negatives that rows got."""
+
+    rows: int = 0
+    queries: int = 0
+    corpus: int = 0
+    candidates: Counter[str] = field(default_factory=Counter)
+    negatives: Counter[int] = field(default_factory=Counter)  # found for a row -> rows
+    dropped: Counter[str] = field(default_factory=Counter)  # rule -> rows that could not be used
+
+    def record(self) -> dict[str, Any]:
+        """Return the counts as JSON values."""
+        return {
+            "rows": self.rows,
+            "queries": self.queries,
+            "corpus": self.corpus,
+            "candidates": dict(sorted(self.candidates.items())),
+            "dropped": dict(sorted(self.dropped.items())),
+            "rows_by_negatives": {str(n): c for n, c in sorted(self.negatives.items())},
+        }
+
+
+class MiningCorpus:
+    """The queries, what answers each, and the distinct texts that may be negatives."""
+
+    def __init__(self, folder: Path) -> None:
+        self.queries, self.corpus = (
+            disk_store.TextStore(folder / f"{n}.txt") for n in ("queries", "corpus")
+        )
+        self.query_numbers: dict[bytes, int] = {}
+        self.corpus_numbers: dict[bytes, int] = {}
+        self.answers: list[set[int]] = []  # corpus numbers of each query's positives
+
+    def add(self, example: Example) -> None:
+        """Add a row: its query, and its positives and negatives to the corpus."""
+        hashed = ExampleHashes.of(example)
+        query = self.query_numbers.get(hashed.query)
+        if query is None:
+            query = self.query_numbers[hashed.query] = len(self.queries)
+            self.queries.append(example.query)
+            self.answers.append(set())
+        for index, (text, own) in enumerate(zip(example.documents, hashed.documents, strict=True)):
+            number = self.add_text(text, own)
+            if index < len(example.positives):
+                self.answers[query].add(number)
+
+    def add_text(self, text: str, own: bytes | None = None) -> int:
+        """Add a text to the corpus, once, and return its number."""
+        own = text_hash(text) if own is None else own
+        number = self.corpus_numbers.get(own)
+        if number is None:
+            number = self.corpus_numbers[own] = len(self.corpus)
+            self.corpus.append(text)
+        return number
+
+    def identity(self, model: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what vectors of the queries, and of the corpus, depend on."""
+        both = (self.query_numbers, self.corpus_numbers)
+        first, second = ({**model, "texts": joint_hash(b).hex()} for b in both)
+        return first, second
+
+    def close(self) -> None:
+        """Close the files."""
+        self.queries.close()
+        self.corpus.close()
+
+
+def mine_candidates(
+    collection: MiningCorpus,
+    queries: Floats,
+    corpus: Floats,
+    settings: MiningSettings,
+    mined: MiningReport,
+    score: ScoreDocuments | None = None,
+    search: SearchCorpus = nearest_rows,
+) -> Iterator[tuple[int, float, list[Candidate]]]:
+    """Yield each query's number, its best positive's score and its candidates, nearest first.
+
+    queries (q, d) and corpus (m, d) are the vectors of the collection's texts.
+    """
+    hashes = list(collection.corpus_numbers)
+    mined.queries, mined.corpus = len(queries), len(corpus)
+    for start in range(0, len(queries), QUERIES):
+        block = np.asarray(queries[start : start + QUERIES])
+        answers = collection.answers[start : start + QUERIES]
+        most = max(map(len, answers), default=0)
+        # known answers and the query itself take no rank
+        scores, rows = search(
+            block, disk_store.row_blocks(corpus, CORPUS), settings.last + most + 1
+        )
+        for index, (own_scores, own_rows) in enumerate(
+            zip(scores.tolist(), rows.tolist(), strict=True)
+        ):
+            number = start + index
+            best = _best(block[index], corpus, answers[index])
+            ranked = zip(own_rows, own_scores, strict=True)
+            itself = collection.corpus_numbers.get(_nth(collection, number))
+            found = [
+                Candidate(row, rank, value, hashes[row])
+                for rank, (row, value) in enumerate(
+                    _others(ranked, answers[index], itself, mined.candidates), 1
+                )
+            ]
+            kept = list(_allowed(found, settings, best, mined.candidates))
+            if score is not None and kept:
+                kept = _judged(collection, number, kept, settings, score, mined.candidates)
+            yield number, best, kept
+
+
+def _nth(collection: MiningCorpus, number: int) -> bytes:
+    """Return the hash of a query."""
+    return text_hash(collection.queries[number])
+
+
+def _best(query: Floats, corpus: Floats, answers: set[int]) -> float:
+    """Return the highest score of a known answer."""
+    if not answers:
+        return -np.inf
+    return float((np.asarray(corpus[sorted(answers)]) @ query).max())
+
+
+def _others(
+    ranked: Iterable[tuple[int, float]],
+    answers: set[int],
+    itself: int | None,
+    counts: Counter[str],
+) -> Iterator[tuple[int, float]]:
+    """Yield the texts that are neither the query nor known to answer it."""
+    for row, value in ranked:
+        if row in answers:
+            counts[POSITIVE] += 1
+        elif row == itself:
+            counts[QUERY] += 1
+        else:
+            yield row, value
+
+
+def _allowed(
+    found: Iterable[Candidate], settings: MiningSettings, best: float, counts: Counter[str]
+) -> Iterator[Candidate]:
+    """Yield the candidates whose rank and score are allowed."""
+    limit = max_negative_score(best, settings.margin)
+    for one in found:
+        if one.rank > settings.last:
+            return
+        if one.rank < settings.first:
+            counts[WINDOW] += 1
+        elif one.score > limit:
+            counts[MARGIN] += 1
+        else:
+            yield one
+
+
+def max_negative_score(best: float, margin: float | None) -> float:
+    """Return the highest score that a negative may have; below zero, too, less than the best's."""
+    if margin is None or not np.isfinite(best):
+        return float(np.inf)
+    return best - (1 - margin) * abs(best)
+
+
+def _judged(
+    collection: MiningCorpus,
+    query: int,
+    kept: list[Candidate],
+    settings: MiningSettings,
+    score: ScoreDocuments,
+    counts: Counter[str],
+) -> list[Candidate]:
+    """Return the candidates that a reranker puts below the best known answer."""
+    answers = sorted(collection.answers[query])
+    texts = [collection.corpus[number] for number in (*answers, *(one.number for one in kept))]
+    values = score(collection.queries[query], texts)
+    if not answers:
+        return kept
+    limit = float(values[: len(answers)].max()) - settings.reranker_margin
+    good = [
+        one
+        for one, value in zip(kept, values[len(answers) :].tolist(), strict=True)
+        if value < limit
+    ]
+    counts[REFUSED] += len(kept) - len(good)
+    return good
+
+
+def draw_negatives(
+    example: Example,
+    candidates: Sequence[tuple[int, bytes]],
+    settings: MiningSettings,
+    mined: MiningReport,
+) -> list[int]:
+    """Return the numbers of the candidates that a row gets as further negatives, nearest first.
+
+    candidates are (number, hash), nearest first.
+    """
+    hashed = ExampleHashes.of(example)
+    own = {hashed.query, *hashed.documents}
+    free = [place for place, (_, one) in enumerate(candidates) if one not in own]
+    chosen = free
+    if settings.draw == "random":
+        key = joint_hash([settings.seed.to_bytes(8, "little", signed=True), hashed.key(example)])
+        luck = {
+            p: hashlib.blake2b(candidates[p][1], key=key, digest_size=16).digest() for p in free
+        }
+        chosen = sorted(free, key=luck.__getitem__)
+    chosen = sorted(chosen[: settings.count])
+    mined.rows += 1
+    mined.negatives[len(chosen)] += 1
+    mined.candidates[TAKEN] += len(chosen)
+    mined.candidates[SURPLUS] += len(free) - len(chosen)
+    return [candidates[place][0] for place in chosen]

@@ -1,0 +1,1 @@
+"""From source files to a folder of tokenised shards, resumable."""

@@ -1,0 +1,1 @@
+"""Reading of source files: formats, columns, and the files that are written back."""

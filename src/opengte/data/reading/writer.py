@@ -1,0 +1,85 @@
+"""Rows of training data as a file: JSON Lines, CSV or Parquet, whole or not at all."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from opengte.atomic_files import atomic_write
+from opengte.data.examples import Example
+from opengte.data.reading import arrow
+from opengte.errors import InputError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
+
+
+def check_output_path(path: Path) -> None:
+    """Refuse a file whose name says no known format."""
+    if not path.name.lower().endswith(SUFFIXES):
+        raise InputError(f"`{path}` has an unknown suffix; expected one of {', '.join(SUFFIXES)}")
+
+
+def write_examples(path: Path, examples: Iterable[Example], negatives: int) -> None:
+    """Write rows; a CSV file gets as many columns for negatives as given."""
+    check_output_path(path)
+    with atomic_write(path) as part:
+        if path.suffix == ".parquet":
+            arrow.write_parquet(part, map(_lists, examples))
+        else:
+            _write_text(path, part, examples, negatives)
+
+
+def _write_text(path: Path, part: Path, examples: Iterable[Example], negatives: int) -> None:
+    with part.open("wb") as raw:
+        # no time and no name inside, so that the same rows are the same bytes
+        packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
+        with io.TextIOWrapper(packed, "utf-8", "backslashreplace", newline="") as file:
+            lines = _csv(examples, negatives) if path.suffix == ".csv" else map(_json, examples)
+            for line in lines:
+                file.write(line)
+
+
+def example_record(example: Example) -> dict[str, Any]:
+    """Return a row as the readers take it: one positive as a string, several as a list."""
+    if example.label is not None:
+        return {"text": example.query, "label": example.label}
+    if not example.positives:
+        return {"text": example.query}
+    row: dict[str, Any] = {"query": example.query}
+    one = len(example.positives) == 1
+    row["positive"] = example.positives[0] if one else list(example.positives)
+    row["negative"] = list(example.negatives)
+    if example.scores is not None:
+        row["scores"] = list(example.scores)
+    return row
+
+
+def _lists(example: Example) -> dict[str, Any]:
+    row = example_record(example)
+    return row | {"positive": list(example.positives)} if "positive" in row else row
+
+
+def _json(example: Example) -> str:
+    return json.dumps(example_record(example), ensure_ascii=False) + "\n"
+
+
+def _csv(examples: Iterable[Example], negatives: int) -> Iterator[str]:
+    buffer = io.StringIO(newline="")
+    writer: Callable[[Iterable[Any]], Any] = csv.writer(buffer).writerow
+    names = [f"negative_{number}" for number in range(1, negatives + 1)]
+    writer(["query", "positive", *names])
+    for example in examples:
+        if len(example.positives) != 1 or len(example.negatives) > negatives or example.scores:
+            raise InputError(
+                f"{example.origin} has {len(example.positives)} positives, "
+                f"{len(example.negatives)} negatives{' and scores' if example.scores else ''}: "
+                "CSV holds one positive and a fixed number of negatives. Write .jsonl or .parquet"
+            )
+        missing = negatives - len(example.negatives)
+        writer([example.query, *example.positives, *example.negatives, *[""] * missing])
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()

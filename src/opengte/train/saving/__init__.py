@@ -1,0 +1,1 @@
+"""What a run writes: checkpoints to resume from, and finished models."""

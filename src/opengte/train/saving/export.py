@@ -1,0 +1,235 @@
+"""A trained model as a folder that `Encoder`, sentence-transformers and transformers load."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from opengte import arch
+from opengte.arch import export_layout
+from opengte.arch.export_layout import ExportedTensor
+from opengte.errors import InputError
+from opengte.reference import save
+from opengte.reference.model import ReferenceModel
+from opengte.tokenization.prompts import Prompts
+from opengte.train.distributed import World
+from opengte.train.saving.checkpoints import full_tensor
+from opengte.train.saving.model_card import TrainedModelCard, write_model_card
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
+_POOLING = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "last": "pooling_mode_lasttoken",
+}
+_MODULES = "sentence_transformers.models"
+_ACTIVATIONS = {
+    "identity": "torch.nn.modules.linear.Identity",
+    "tanh": "torch.nn.modules.activation.Tanh",
+    "gelu": "torch.nn.modules.activation.GELU",
+    "relu": "torch.nn.modules.activation.ReLU",
+    "silu": "torch.nn.modules.activation.SiLU",
+}
+
+
+@dataclass(frozen=True)
+class ExportPackage:
+    """What goes into the folder beside weights.
+
+    config describes the body, as the config.json that it was made from; tokenizer is a folder with
+    the tokenizer's files.
+    """
+
+    config: Mapping[str, Any]
+    tokenizer: Path
+    max_length: int
+    prompts: Prompts
+    card: TrainedModelCard
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+def export_model(
+    model: ReferenceModel, folder: Path, package: ExportPackage, world: World | None = None
+) -> None:
+    """Write a model; all processes call it, the first one writes. An existing folder is replaced.
+
+    Raises InputError if config describes another network, or the tokenizer's folder has no
+    tokenizer.
+    """
+    world = world or World()
+    plan = model.plan
+    _check(model, package)
+    config = export_layout.export_config(
+        plan, package.config, str(DTYPES[package.dtype]).removeprefix("torch.")
+    )
+    naming = arch.architecture_of(config).naming
+    dense = tuple((f"{2 + i}_Dense", part) for i, part in enumerate(plan.dense))
+    naming = arch.with_dense_modules(naming, dense)
+    written = export_layout.export_tensors(plan, naming, str(config["model_type"]))
+    partial = folder.with_name(f".partial-{folder.name}")
+    if world.is_first:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    for file, names in _files(written).items():
+        part = {name: written[name] for name in names}
+        _write(partial / file, part, model, DTYPES[package.dtype], world)
+    if world.is_first:
+        _write_json(partial / "config.json", config)
+        _copy_tokenizer(package, partial)
+        if plan.score is None and plan.masked is None:
+            _write_modules(partial, model, package)
+        write_model_card(partial, package.card, model)
+        _replace(partial, folder)
+    world.wait()
+
+
+def _check(model: ReferenceModel, package: ExportPackage) -> None:
+    described = arch.plan_of(package.config)
+    same = replace(
+        described,
+        pooling=model.plan.pooling,
+        dense=model.plan.dense,
+        sparse=model.plan.sparse,
+        token_width=model.plan.token_width,
+        score=model.plan.score,
+        masked=model.plan.masked,
+    )
+    if same != model.plan:
+        names = [
+            name
+            for name in ("embedding", "layers", "final_norm", "max_positions", "latent")
+            if getattr(same, name) != getattr(model.plan, name)
+        ]
+        raise InputError(
+            f"config describes another network than the model in {', '.join(names) or 'its kind'}: "
+            "change config.json's settings as the plan was changed (rope_theta, for one)"
+        )
+    if not any((package.tokenizer / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(f"tokenizer is `{package.tokenizer}`, which has no tokenizer's files")
+
+
+def _files(written: Mapping[str, ExportedTensor]) -> dict[str, list[str]]:
+    """Return the tensors of each file: the model's, side files, the folders of projections."""
+    files: dict[str, list[str]] = {}
+    for name in written:
+        side, _, _ = name.rpartition(":")
+        file = save.FILE if not side else side if "." in side else f"{side}/{save.FILE}"
+        files.setdefault(file, []).append(name)
+    return files
+
+
+def _write(
+    path: Path,
+    written: Mapping[str, ExportedTensor],
+    model: ReferenceModel,
+    dtype: torch.dtype,
+    world: World,
+) -> None:
+    values = _values(written, model)
+    if not world.is_first:
+        for _ in values:  # sharded weights are put together by all processes
+            pass
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shapes = {name.rpartition(":")[2]: (w.shape, dtype) for name, w in written.items()}
+    save.write_safetensors(path, shapes, values)
+
+
+def _values(written: Mapping[str, ExportedTensor], model: ReferenceModel) -> Iterator[Tensor]:
+    for tensor in written.values():
+        (slot,) = {part.slot for part in tensor.parts}
+        value = full_tensor(model.get_parameter(slot)).detach()
+        rows = [value[p.row : p.row + p.stop - p.start] for p in parts_by_start(tensor)]
+        yield torch.cat(rows)
+
+
+def parts_by_start(tensor: ExportedTensor) -> list[export_layout.SlotRows]:
+    """Return a tensor's parts in the order of its rows."""
+    return sorted(tensor.parts, key=lambda part: part.start)
+
+
+def _copy_tokenizer(package: ExportPackage, folder: Path) -> None:
+    for name in TOKENIZER_FILES:
+        path = package.tokenizer / name
+        if path.is_file():
+            shutil.copyfile(path, folder / name)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    _write_json(path, settings | {"model_max_length": package.max_length})
+
+
+def _write_modules(folder: Path, model: ReferenceModel, package: ExportPackage) -> None:
+    """Write the module files of sentence-transformers, which `Encoder` reads too."""
+    plan = model.plan
+    if plan.pooling not in _POOLING:
+        raise InputError(f"pooling is {plan.pooling!r}, expected {', '.join(_POOLING)} to export")
+    modes = {key: kind == plan.pooling for kind, key in _POOLING.items()}
+    include = package.prompts.mask == "none"
+    _write_json(
+        folder / "1_Pooling" / "config.json",
+        {"word_embedding_dimension": plan.width, **modes, "include_prompt": include},
+    )
+    inputs, modules = plan.width, [("", "Transformer"), ("1_Pooling", "Pooling")]
+    for i, dense in enumerate(plan.dense):
+        name = f"{2 + i}_Dense"
+        modules.append((name, "Dense"))
+        settings = {
+            "in_features": inputs,
+            "out_features": dense.outputs,
+            "bias": dense.bias,
+            "activation_function": _ACTIVATIONS[dense.activation],
+        }
+        _write_json(folder / name / "config.json", settings)
+        inputs = dense.outputs
+    modules.append((f"{len(modules)}_Normalize", "Normalize"))
+    _write_json(folder / "modules.json", _listed(modules))
+    _write_json(
+        folder / "sentence_bert_config.json",
+        {"max_seq_length": package.max_length, "do_lower_case": False},
+    )
+    prompts = {"query": package.prompts.prefix("query"), "document": package.prompts.document}
+    settings = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    if package.prompts.plain:
+        prompts["plain"] = package.prompts.plain
+        settings["default_prompt_name"] = "plain"
+    _write_json(folder / "config_sentence_transformers.json", settings)
+
+
+def _listed(modules: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    return [
+        {"idx": i, "name": str(i), "path": path, "type": f"{_MODULES}.{kind}"}
+        for i, (path, kind) in enumerate(modules)
+    ]
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _replace(partial: Path, folder: Path) -> None:
+    """Put a finished folder in the place of an older one."""
+    old = folder.with_name(f".removed-{folder.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,212 @@
+"""How good a model is on development data, while it trains and before.
+
+Pairs: nDCG@10 of finding each query's positives among the positives and negatives of all rows.
+Scored pairs: Spearman's correlation. Raw texts: the geometric mean of the probabilities that hidden
+tokens are given. Rerankers: how high the positive stands among a row's own candidates (MRR).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from opengte import batching
+from opengte.data import BatchTexts, Dataset, DatasetSource, TrainingBatch, cross_encoder_sequences
+from opengte.data.arrays import Longs
+from opengte.data.shards.dataset import TextRefs
+from opengte.errors import InputError
+from opengte.ranking_metrics import ndcg
+from opengte.reference.layers import to_device
+from opengte.train.loop import Evaluate
+from opengte.train.models.trainable import TrainableModel
+from opengte.train.objectives import MaskedTokens, Objective, Ranking
+from opengte.train.stages.recipe import BatchLimits
+from opengte.types import Floats, PackedBatch
+
+ROWS = 1000  # of a source
+TOKENS = 4096  # computed at once
+TOP = 10
+
+Measure = Callable[[TrainableModel, DatasetSource], float | None]
+
+
+def dev_evaluation(dataset: Dataset, objective: Objective, limits: BatchLimits) -> Evaluate:
+    """Return what measures a model on a data set: the mean over sources, then each source."""
+    measure = _measure(objective, limits)
+    metric = _metric(dataset, objective)
+
+    def evaluate(step: int, trainee: TrainableModel) -> dict[str, float]:
+        with torch.no_grad():
+            found = {s.name: measure(trainee, s) for s in dataset.sources}
+        values = {name: value for name, value in found.items() if value is not None}
+        if not values:
+            raise InputError(
+                f"`{dataset.folder}` has no source that can be measured: expected pairs, scored "
+                "pairs or raw texts; for a reranker rows with negatives"
+            )
+        each = {f"{metric} {name}": v for name, v in values.items()} if len(values) > 1 else {}
+        return {metric: float(np.mean(list(values.values()))), **each}
+
+    return evaluate
+
+
+def _metric(dataset: Dataset, objective: Objective) -> str:
+    if isinstance(objective, MaskedTokens):
+        return "masked likelihood"
+    if isinstance(objective, Ranking):
+        return "MRR"
+    kinds = {source.kind for source in dataset.sources}
+    return "Spearman" if kinds == {"scored"} else "nDCG@10" if kinds == {"pairs"} else "mean"
+
+
+def _measure(objective: Objective, limits: BatchLimits) -> Measure:
+    if isinstance(objective, MaskedTokens):
+        return lambda trainee, source: masked_likelihood(trainee, source, objective, limits)
+    if isinstance(objective, Ranking):
+        return lambda trainee, source: mean_reciprocal_rank(trainee, source, objective)
+    return lambda trainee, source: (
+        retrieval_ndcg(trainee, source, limits)
+        if source.kind == "pairs"
+        else spearman(trainee, source, limits)
+        if source.kind == "scored"
+        else None
+    )
+
+
+def embed_texts(trainee: TrainableModel, texts: PackedBatch) -> Floats:
+    """Return the dense vectors of texts (n, d), of length one."""
+    device = next(trainee.parameters()).device
+    parts = batching.cut_batches(texts.lengths, TOKENS)
+    found = [trainee(to_device(texts.select(part), device))["dense"].cpu() for part in parts]
+    table = torch.empty(len(texts), found[0].shape[1], dtype=found[0].dtype)
+    for part, rows in zip(parts, found, strict=True):
+        table[torch.from_numpy(part)] = rows
+    unit: Floats = torch.nn.functional.normalize(table, dim=-1).float().numpy()
+    return unit
+
+
+def retrieval_ndcg(trainee: TrainableModel, source: DatasetSource, limits: BatchLimits) -> float:
+    """Return nDCG@10 of the first rows of a source of pairs."""
+    own = source.get(np.arange(min(ROWS, source.rows)))
+    query_keys = source.hashes(own.queries)
+    documents = _together(own.positives, own.negatives)
+    _, first, asked = np.unique(query_keys, axis=0, return_index=True, return_inverse=True)
+    keys = source.hashes(documents)
+    _, kept, place = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    relevant = np.zeros((len(first), len(kept)), bool)
+    owners = np.repeat(asked.reshape(-1), own.positive_counts)
+    relevant[owners, place.reshape(-1)[: len(owners)]] = True
+    q = embed_texts(
+        trainee, source.pack(_some(own.queries, first), "query", limits["query_tokens"])
+    )
+    d = embed_texts(
+        trainee, source.pack(_some(documents, kept), "document", limits["document_tokens"])
+    )
+    order = np.argsort(-(q @ d.T), axis=1, kind="stable")[:, :TOP]
+    gains = np.take_along_axis(relevant, order, axis=1)
+    return float(ndcg(gains, relevant, TOP).mean())
+
+
+def spearman(trainee: TrainableModel, source: DatasetSource, limits: BatchLimits) -> float | None:
+    """Return Spearman's correlation of similarities and gold scores."""
+    own = source.get(np.arange(min(ROWS, source.rows)))
+    if own.positive_scores is None or source.rows < 2:
+        return None
+    a = embed_texts(trainee, source.pack(own.queries, "query", limits["query_tokens"]))
+    b = embed_texts(trainee, source.pack(own.positives, "document", limits["document_tokens"]))
+    return float(np.corrcoef(_ranks((a * b).sum(axis=1)), _ranks(own.positive_scores))[0, 1])
+
+
+def _ranks(values: Floats) -> npt.NDArray[np.float64]:
+    """Return ranks, equal values sharing their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks: npt.NDArray[np.float64] = (ends - (counts - 1) / 2)[inverse]
+    return ranks
+
+
+def masked_likelihood(
+    trainee: TrainableModel, source: DatasetSource, objective: MaskedTokens, limits: BatchLimits
+) -> float | None:
+    """Return the geometric mean of the probabilities of hidden tokens, always the same ones."""
+    if source.kind != "texts":
+        return None
+    cuts = limits["query_tokens"], limits["document_tokens"]
+    batch = _batch(source, np.arange(min(ROWS, source.rows)), cuts)
+    hidden, targets = objective.draw(batch, (0,))
+    device = next(trainee.parameters()).device
+    total, count = 0.0, 0
+    for part in batching.cut_batches(hidden.lengths, TOKENS):
+        places = _places(hidden, part)
+        wanted = torch.from_numpy(targets[places].astype(np.int64)).to(device)
+        total += float(trainee(to_device(hidden.select(part), device), wanted)["masked"])
+        count += int((wanted >= 0).sum())
+    return math.exp(-total / max(1, count))
+
+
+def mean_reciprocal_rank(
+    trainee: TrainableModel, source: DatasetSource, objective: Ranking
+) -> float | None:
+    """Return the mean reciprocal rank of the best positive among a row's own candidates."""
+    if source.kind != "pairs":
+        return None
+    rows = np.arange(min(ROWS, source.rows))
+    own = source.get(rows)
+    rows = rows[own.negative_counts > 0]
+    if not len(rows):
+        return None
+    batch = _batch(source, rows, (None, None))
+    texts = cross_encoder_sequences(batch, objective.tokenizer, objective.max_length)
+    device = next(trainee.parameters()).device
+    scores = np.empty(len(texts), np.float32)
+    for part in batching.cut_batches(texts.lengths, TOKENS):
+        scores[part] = trainee(to_device(texts.select(part), device))["score"].cpu().numpy()
+    ends = np.cumsum(batch.positive.counts + batch.negative.counts)
+    found = []
+    for end, good, bad in zip(ends, batch.positive.counts, batch.negative.counts, strict=True):
+        positives, others = scores[end - good - bad : end - bad], scores[end - bad : end]
+        found.append(1 / (1 + int((others >= positives.max()).sum())))
+    return float(np.mean(found))
+
+
+def _batch(
+    source: DatasetSource, asked: Longs, cuts: tuple[int | None, int | None]
+) -> TrainingBatch:
+    """Return rows of a source as one batch with all their texts, cut on both sides."""
+    own = source.get(asked)
+
+    def column(side: str, slots: TextRefs, counts: Longs) -> BatchTexts:
+        texts = source.pack(slots, side, cuts[side == "document"])
+        return BatchTexts(texts, counts.astype(np.int32), source.hashes(slots))
+
+    one = np.ones_like(asked)
+    positive = column("document", own.positives, own.positive_counts)
+    return TrainingBatch(
+        step=0,
+        source=source,
+        total=len(asked),
+        first=0,
+        rows=asked,
+        query=column("query", own.queries, one),
+        positive=positive,
+        negative=column("document", own.negatives, own.negative_counts),
+        known_hashes=positive.hashes,
+        known_counts=positive.counts,
+    )
+
+
+def _places(texts: PackedBatch, part: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    spans = [np.arange(texts.cu_seqlens[i], texts.cu_seqlens[i + 1]) for i in part]
+    return np.concatenate(spans).astype(np.intp)
+
+
+def _together(first: TextRefs, second: TextRefs) -> TextRefs:
+    shards = np.concatenate([first.shards, second.shards])
+    return replace(first, shards=shards, texts=np.concatenate([first.texts, second.texts]))
+
+
+def _some(slots: TextRefs, indices: npt.NDArray[np.intp]) -> TextRefs:
+    return replace(slots, shards=slots.shards[indices], texts=slots.texts[indices])
