@@ -10,11 +10,7 @@ import argparse
 from pathlib import Path
 
 from opengte import Encoder, checkpoint
-from opengte.data import Dataset
-from opengte.data.preparation.prepare import prepare
-from opengte.data.preparation.source_tokenizer import SourceTokenizer
-from opengte.data.reading.column_mapping import ColumnMapping
-from opengte.data.reading.sources import SourceSpec
+from opengte.data import ColumnMapping, Dataset, SourceSpec, SourceTokenizer, prepare
 from opengte.train.stages.finetune import FineTuningRecipe, finetune
 from opengte.train.stages.runner import StageJob
 

@@ -381,7 +381,7 @@ def kill_at(patched: pytest.MonkeyPatch, target: str, count: int) -> None:
 
 
 PLACES = {  # where a run is killed, and a part of how often it comes by
-    "opengte.data.preparation.prepare.add": 25,
+    "opengte.data.preparation.prepare.add_window": 25,
     "opengte.atomic_files.os.replace": 9,
     "opengte.atomic_files.os.fsync": 20,
     "opengte.journal:Journal.record": 9,

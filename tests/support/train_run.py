@@ -31,7 +31,7 @@ ROWS = 8
 
 
 class RandomBatches:
-    """Batches as `opengte.data.Batches` gives them: a function of the step."""
+    """Batches as `opengte.data.BatchLoader` gives them: a function of the step."""
 
     def __init__(self, start: int, rank: int = 0, world: int = 1) -> None:
         self.start, self.rank, self.world = start, rank, world

@@ -363,15 +363,15 @@ def test_no_tile_is_larger_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> No
 BIG = """
 import resource, torch
 from opengte.train import losses
-from opengte.train.losses import Items, Keys, Pairs
+from opengte.train.losses import GlobalBatch, TextKeys, TextVectors
 torch.set_num_threads(2)
 n = {n}
 q, p = (torch.randn(n, 64, requires_grad=True) for _ in range(2))
 none = torch.zeros(0, 64)
 keys = torch.arange(n) // 2
 empty = torch.zeros(0, dtype=torch.int64)
-pairs = Pairs(Items(q), Items(p), Items(none), empty, slice(0, n), slice(0, 0),
-              Keys(keys, keys + n, empty, keys[:, None]))
+pairs = GlobalBatch(TextVectors(q), TextVectors(p), TextVectors(none), empty, slice(0, n), slice(0, 0),
+              TextKeys(keys, keys + n, empty, keys[:, None]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 losses.info_nce(pairs, temperature=0.01, margin=0.1).backward()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -48,7 +48,7 @@ def check_one_positive(batch: TrainingBatch) -> None:
         raise InputError(
             f"a batch of source {batch.source.name!r} has {len(batch)} rows with "
             f"{len(batch.query)} queries and {len(batch.positive)} positives, expected one each: "
-            "draw one with Batches(..., positives=1); texts without pairs are for MaskedTokens"
+            "draw one with BatchLoader(..., positives=1); texts without pairs are for MaskedTokens"
         )
 
 

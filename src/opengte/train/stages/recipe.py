@@ -20,7 +20,7 @@ SAMPLED = 16  # batches of which the tokens are counted
 
 
 class BatchLimits(TypedDict):
-    """How `Batches` cuts texts and negatives."""
+    """The limits that a `BatchLoader` applies: tokens of texts, and negatives of a row."""
 
     query_tokens: int | None
     document_tokens: int | None
