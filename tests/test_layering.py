@@ -99,15 +99,11 @@ SHARED_CLASSES: set[str] = {
     "Engine",
     "Found",
     "Hit",
-    "Limits",
     "Options",
     "Passage",
-    "Source",
 }
 SHARED_FUNCTIONS: set[str] = {
-    "names",
     "read",
-    "write",
 }
 TORCH = ("reference", "train")
 ADAPTERS: dict[str, tuple[str, ...]] = {
