@@ -1,7 +1,7 @@
-"""Architectures as data: `config.json` -> plan, and the names of its checkpoint tensors.
+"""Architectures as data: the plan of a `config.json`, and the names of its checkpoint tensors.
 
-Useful for: knowing what a checkpoint computes, without weights and without torch. To add an
-architecture, write a module with one `plan` function and one `Naming`, and list it here.
+A plan says what a checkpoint computes, without weights and without torch. To add an architecture,
+write a module with one plan function and one `TensorNaming`, and list it here.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from opengte.errors import UnsupportedModelError
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to read one `model_type`: its plan from the config, its tensors by name."""
+    """How to read one `model_type`: the plan of its config, and the names of its tensors."""
 
     plan: Callable[[Config], Plan]
     naming: TensorNaming
@@ -37,10 +37,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def architecture_of(config: Config) -> Architecture:
-    """Return the architecture that a config names.
-
-    Raises UnsupportedModelError, with the list of known types, for any other.
-    """
+    """Return the architecture of a config; UnsupportedModelError if its type is not supported."""
     name = config.get("model_type")
     if name not in ARCHITECTURES:
         raise UnsupportedModelError(
@@ -56,7 +53,7 @@ def plan_of(config: Config) -> Plan:
 
 
 def with_masked_head(plan: Plan) -> Plan:
-    """Give an encoder's plan the head of masked language modelling that its architecture has.
+    """Add the head for masked language modelling to an encoder's plan.
 
     Raises UnsupportedModelError for a decoder.
     """
@@ -78,6 +75,6 @@ def with_masked_head(plan: Plan) -> Plan:
 def with_dense_modules(
     naming: TensorNaming, modules: tuple[tuple[str, Dense], ...]
 ) -> TensorNaming:
-    """Name the tensors of projection modules kept in folders of their own, such as `2_Dense`."""
+    """Add the tensor names of projection modules in folders such as `2_Dense`."""
     named = {f"dense.{i}": (f"{folder}:linear",) for i, (folder, _) in enumerate(modules)}
     return replace(naming, heads={**naming.heads, **named})

@@ -7,7 +7,7 @@ from opengte.arch.config_values import Config
 from opengte.arch.plan import Attention, Dense, Embedding, FeedForward, Layer, Norm, Plan, ScoreHead
 from opengte.arch.tensors import TensorNaming
 
-# side files with a head of their own; the pickles are bge-m3's
+# heads in side files; the pickles are those of bge-m3
 SPARSE = ("sparse_linear.safetensors:", "sparse_linear.pt:")
 TOKENS = ("colbert_linear.safetensors:", "colbert_linear.pt:")
 
@@ -48,7 +48,7 @@ BERT = TensorNaming(
     ),
 )
 
-# RoBERTa keeps the dense of its classifier among the heads
+# RoBERTa's classifier has its dense layer among the heads
 ROBERTA = replace(
     BERT,
     body={slot: names for slot, names in BERT.body.items() if slot != "score.dense"},
@@ -65,12 +65,12 @@ ROBERTA = replace(
 
 
 def bert_plan(config: Config) -> Plan:
-    """Describe a BERT encoder, or its sequence classifier with a tanh pooler."""
+    """Return the plan of a BERT encoder, or of its sequence classifier with a tanh pooler."""
     return _plan(config, "bert", position_offset=0)
 
 
 def roberta_plan(config: Config) -> Plan:
-    """Describe a RoBERTa or XLM-R encoder, or its sequence classifier.
+    """Return the plan of a RoBERTa or XLM-R encoder, or of its sequence classifier.
 
     Positions start after the padding index.
     """

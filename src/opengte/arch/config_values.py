@@ -1,4 +1,4 @@
-"""Reading `config.json`: typed, bounded access with errors that name the setting."""
+"""Typed access to the values of `config.json`, with errors that name the setting."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def whole_number(config: Config, name: str, default: int | None = None, at_least: int = 1) -> int:
-    """Return a whole-number setting; a null counts as absent."""
+    """Return a whole number; null counts as absent."""
     value = config.get(name)
     value = default if value is None else value
     if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value <= 10**8:
@@ -31,7 +31,7 @@ def whole_number(config: Config, name: str, default: int | None = None, at_least
 
 
 def number(config: Config, name: str, default: float | None = None) -> float:
-    """Return a positive real setting; a null counts as absent."""
+    """Return a positive real number; null counts as absent."""
     value = config.get(name)
     value = default if value is None else value
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e18:
@@ -40,7 +40,7 @@ def number(config: Config, name: str, default: float | None = None) -> float:
 
 
 def flag(config: Config, name: str, default: bool) -> bool:
-    """Return a boolean setting; a null counts as absent."""
+    """Return a boolean; null counts as absent."""
     value = config.get(name)
     value = default if value is None else value
     if not isinstance(value, bool):
@@ -49,7 +49,7 @@ def flag(config: Config, name: str, default: bool) -> bool:
 
 
 def activation(config: Config, name: str, default: str) -> Activation:
-    """Return the activation that a setting names."""
+    """Return an activation by the name in the config."""
     value = config.get(name) or default
     if value not in ACTIVATIONS:
         raise unsupported_value(config, name, value, f"one of {', '.join(ACTIVATIONS)}")
@@ -57,7 +57,7 @@ def activation(config: Config, name: str, default: str) -> Activation:
 
 
 def one_of(config: Config, name: str, allowed: tuple[Any, ...]) -> Any:
-    """Return a setting that must be one of a few values, the first being the default."""
+    """Return one of the allowed values, of which the first is the default."""
     value = config.get(name)
     value = allowed[0] if value is None else value
     if value not in allowed:
@@ -68,7 +68,7 @@ def one_of(config: Config, name: str, allowed: tuple[Any, ...]) -> Any:
 
 
 def head_dim(config: Config, width: int, heads: int) -> int:
-    """Return the head dimension, given or width / heads; it must be even."""
+    """Return the head dimension, by default width / heads; it must be even."""
     if config.get("head_dim") is None and width % heads:
         raise unsupported_value(
             config, "num_attention_heads", heads, f"a divisor of the width {width}"
@@ -80,7 +80,7 @@ def head_dim(config: Config, width: int, heads: int) -> int:
 
 
 def rope(config: Config, default_theta: float) -> Rope:
-    """Return the unscaled rotary embedding of a decoder, in the old or the new style of config."""
+    """Return the unscaled rotary embedding of a decoder, from an old or a new style of config."""
     parameters = config.get("rope_parameters") or {}
     for name in ("rope_scaling", "rope_parameters"):
         scaling = config.get(name) or {}
@@ -93,7 +93,7 @@ def rope(config: Config, default_theta: float) -> Rope:
 def unsupported_value(
     config: Config, name: str, value: object, expected: str
 ) -> UnsupportedModelError:
-    """Return the error for a setting that no plan can express."""
+    """Return the error for a value that is not supported."""
     kind = config.get("model_type", "unknown")
     return UnsupportedModelError(
         f"config.json of a `{kind}` model: `{name}` is {value!r}, expected {expected}."
@@ -101,13 +101,13 @@ def unsupported_value(
 
 
 def is_classifier(config: Config) -> bool:
-    """Return whether the checkpoint was saved as a sequence classifier, which rerankers are."""
+    """Return whether the checkpoint is a sequence classifier, as rerankers are."""
     architectures = config.get("architectures") or ()
     return any(str(name).endswith("ForSequenceClassification") for name in architectures)
 
 
 def labels(config: Config) -> int:
-    """Return the number of classes; a reranker must have one."""
+    """Return the number of classes, which must be one."""
     found = config.get("num_labels") or len(config.get("id2label") or {"0": "LABEL_0", "1": ""})
     if found != 1:
         raise unsupported_value(config, "num_labels", found, "1, a relevance score")

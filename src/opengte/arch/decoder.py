@@ -1,4 +1,4 @@
-"""Decoders turned encoders: gte-Qwen1.5 and gte-Qwen2, Qwen3-Embedding, e5-mistral."""
+"""Decoders used as encoders: gte-Qwen1.5, gte-Qwen2, Qwen3-Embedding, e5-mistral."""
 
 from dataclasses import replace
 
@@ -36,10 +36,10 @@ DECODER = TensorNaming(
 
 
 def qwen2_plan(config: Config) -> Plan:
-    """Describe a Qwen2 decoder: biases on queries, keys and values.
+    """Return the plan of a Qwen2 decoder, which has biases on queries, keys and values.
 
-    It is bidirectional where the config says `is_causal: false`, or names the code that made it so,
-    as the gte-Qwen checkpoints do.
+    It is bidirectional if the config has `is_causal: false`, or if, as in the gte-Qwen checkpoints,
+    its `auto_map` names code that makes it so.
     """
     code = str((config.get("auto_map") or {}).get("AutoModel", ""))
     causal = config_values.flag(config, "is_causal", not code.endswith("modeling_qwen.Qwen2Model"))
@@ -47,20 +47,20 @@ def qwen2_plan(config: Config) -> Plan:
 
 
 def qwen3_plan(config: Config) -> Plan:
-    """Describe a Qwen3 decoder: RMSNorm on the heads of queries and keys."""
+    """Return the plan of a Qwen3 decoder, which has an RMSNorm on the heads of queries and keys."""
     bias = config_values.flag(config, "attention_bias", False)
     causal = config_values.flag(config, "is_causal", True)
     return _plan(config, "qwen3", qkv_bias=bias, qk_norm=True, causal=causal, theta=1e4)
 
 
 def mistral_plan(config: Config) -> Plan:
-    """Describe a Mistral decoder: no biases, a sliding window where the config has one."""
+    """Return the plan of a Mistral decoder: no biases, a sliding window if the config has one."""
     causal = config_values.flag(config, "is_causal", True)
     return _plan(config, "mistral", qkv_bias=False, qk_norm=False, causal=causal, theta=1e4)
 
 
 def with_yes_no_head(plan: Plan, yes: int, no: int) -> Plan:
-    """Turn a decoder into a reranker that scores by P(yes) against no at the last token."""
+    """Add the head of a reranker whose score is the probability of "yes", against "no"."""
     head = ScoreHead(
         pooling="last", dense=None, norm=None, outputs=2, bias=False, vocabulary_rows=(yes, no)
     )
@@ -68,7 +68,7 @@ def with_yes_no_head(plan: Plan, yes: int, no: int) -> Plan:
 
 
 def yes_no_naming(rows: tuple[int, ...]) -> TensorNaming:
-    """Name the rows of the vocabulary matrix, tied or not, that the yes/no head needs."""
+    """Return the names of the vocabulary rows, tied or not, that the yes/no head reads."""
     output = (
         TensorRows("lm_head.weight", rows),
         TensorRows("model.embed_tokens.weight", rows),
@@ -88,7 +88,8 @@ def _plan(
         kv_heads=_kv_heads(config, heads),
         head_dim=config_values.head_dim(config, width, heads),
         qkv_bias=qkv_bias,
-        out_bias=qkv_bias and name == "qwen3",  # Qwen2 has none even where its projections do
+        out_bias=qkv_bias
+        and name == "qwen3",  # Qwen2 has none, even though its projections have biases
         causal=causal,
         rope=config_values.rope(config, theta),
         window=None,
@@ -124,7 +125,7 @@ def _plan(
 
 
 def _score(config: Config) -> ScoreHead | None:
-    """Return the head of a decoder saved as a sequence classifier: a row on the last token."""
+    """Return the head of a decoder saved as a sequence classifier: one row on the last token."""
     if not config_values.is_classifier(config):
         return None
     outputs = config_values.labels(config)
@@ -141,11 +142,11 @@ def _kv_heads(config: Config, heads: int) -> int:
 
 
 def _window(config: Config, name: str, index: int) -> int | None:
-    """Return how many tokens back a layer sees; a sliding window counts the token itself."""
+    """Return how many tokens back a layer attends; a sliding window includes the token itself."""
     sliding = config.get("sliding_window")
     if sliding is None:
         return None
-    if name != "mistral":  # Qwen: off by default, and then on from a certain layer
+    if name != "mistral":  # Qwen: off by default; if on, then from a certain layer
         if not config_values.flag(config, "use_sliding_window", False):
             return None
         if index < config_values.whole_number(config, "max_window_layers", 28, at_least=0):

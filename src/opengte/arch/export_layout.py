@@ -1,7 +1,7 @@
-"""The way back: which checkpoint tensors a plan's weights are written to, and the config's class.
+"""The layout of an exported checkpoint: the tensors to write for a plan, and its config.json.
 
-Folders are laid out as transformers' own classes save them: without a prefix for a bare encoder,
-with the model's prefix where a head stands beside it.
+It is that of transformers' own classes: tensors of a bare encoder have no prefix, those of a model
+with a head have the model's prefix.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ class ExportedTensor:
 
 
 def export_tensors(plan: Plan, naming: TensorNaming, model_type: str) -> dict[str, ExportedTensor]:
-    """Return the checkpoint tensors of a plan; those of side files are named `file:tensor`."""
+    """Return the checkpoint tensors to write for a plan; those of side files are `file:tensor`."""
     if plan.score is not None and plan.score.vocabulary_rows is not None:
         raise UnsupportedModelError(
             "the head reads its score from rows of the vocabulary, which are weights of the body "
@@ -66,9 +66,9 @@ def export_tensors(plan: Plan, naming: TensorNaming, model_type: str) -> dict[st
 
 
 def export_config(plan: Plan, base: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """Return config.json for a plan that base describes, heads apart: its class and dtype.
+    """Return config.json for a plan: that of its base model, with the class and dtype to write.
 
-    A `new` model with plain rotary positions becomes a `gte` one, which transformers has.
+    A `new` model with unscaled rotary positions becomes a `gte` model, which transformers supports.
     """
     written = {k: v for k, v in base.items() if k not in ("auto_map", "torch_dtype", "dtype")}
     rope = plan.layers[0].attention.rope
@@ -90,7 +90,7 @@ def export_config(plan: Plan, base: Mapping[str, Any], dtype: str) -> dict[str, 
 
 
 def _is_gte(plan: Plan, rope: Rope) -> bool:
-    """Return whether a `new` network is one that transformers' `gte` can be."""
+    """Return whether transformers' `gte` can represent a `new` network."""
     layer = plan.layers[0]
     return (
         rope.ntk_factor == 1.0 and layer.attention.logn is None and layer.ffn_norm.kind == "layer"
@@ -106,7 +106,7 @@ def _class(model_type: str) -> tuple[str, str]:
 
 
 def _head(plan: Plan) -> str:
-    """Return what a class name ends with for the head in the main file, "" for a bare encoder."""
+    """Return the suffix of the class name for the head in the main file, "" without a head."""
     if plan.score is not None:
         return "ForSequenceClassification"
     if plan.masked is not None:

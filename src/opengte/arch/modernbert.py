@@ -44,7 +44,7 @@ MODERNBERT = TensorNaming(
 
 
 def modernbert_plan(config: Config) -> Plan:
-    """Describe a ModernBERT encoder, or its sequence classifier."""
+    """Return the plan of a ModernBERT encoder, or of its sequence classifier."""
     width = config_values.whole_number(config, "hidden_size", 768)
     layers = config_values.whole_number(config, "num_hidden_layers", 22)
     eps = config_values.number(config, "norm_eps", 1e-5)
@@ -72,7 +72,7 @@ def _layer(config: Config, width: int, norm: Norm, index: int) -> Layer:
     mlp_bias = config_values.flag(config, "mlp_bias", False)
     return Layer(
         post_norm=False,
-        attention_norm=None if index == 0 else norm,  # the embedding is normalised already
+        attention_norm=None if index == 0 else norm,  # the embedding is already normalised
         attention=Attention(
             heads=heads,
             kv_heads=heads,

@@ -1,7 +1,7 @@
 """The `new` architecture of gte-*-en-v1.5 and gte-multilingual-base (mGTE, arXiv 2407.19669).
 
-BERT with rotary positions, gated feed-forward layers and packed projections; also saved under the
-model type `gte` (snowflake-arctic-embed-m-v2.0).
+It is BERT with rotary positions, gated feed-forward layers and packed projections. Some checkpoints
+have the model type `gte` instead (snowflake-arctic-embed-m-v2.0).
 """
 
 from opengte.arch import config_values
@@ -61,7 +61,7 @@ NEW = TensorNaming(
 
 
 def new_plan(config: Config) -> Plan:
-    """Describe a `new` encoder, with the sparse or the reranker head that its config names."""
+    """Return the plan of a `new` encoder, with the sparse or reranker head of its config."""
     width = config_values.whole_number(config, "hidden_size", 768)
     positions = config_values.whole_number(config, "max_position_embeddings", 2048)
     eps = config_values.number(config, "layer_norm_eps", 1e-12)

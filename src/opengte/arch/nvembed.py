@@ -30,7 +30,7 @@ NVEMBED = TensorNaming(
 
 
 def nvembed_plan(config: Config) -> Plan:
-    """Describe NV-Embed-v1: its decoder from `text_config`, its pool from the latent config."""
+    """Return the plan of NV-Embed-v1: the decoder of `text_config`, latent-attention pooling."""
     text = config.get("text_config")
     pool = config.get("latent_attention_config")
     if not isinstance(text, dict) or not isinstance(pool, dict):

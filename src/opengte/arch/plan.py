@@ -1,11 +1,11 @@
-"""The vocabulary in which an architecture is described.
+"""The vocabulary in which architectures are described.
 
-A `Plan` says what a network is: its embedding, its layers, its pooling and its heads. It holds no
-weights, names no checkpoint tensor and imports nothing heavy; every engine interprets it.
-A field exists here only because two supported checkpoints disagree on it.
+A `Plan` describes a network: its embedding, layers, pooling and heads. It holds no weights, names
+no checkpoint tensor and imports nothing heavy; every engine interprets it. A field exists only if
+two supported checkpoints differ in it. A model's fingerprint hashes the repr of its plan, so that
+the names of classes and fields must not change.
 
-Weights are addressed by *slots*, canonical names that every engine uses (`Plan.slots`). Letters in
-shapes: V vocabulary, C width, H query heads, K key-value heads, D head dimension, I inner width.
+Weights are addressed by *slots*, canonical names that every engine uses (`Plan.slots`).
 """
 
 import math
@@ -30,8 +30,8 @@ class Norm:
 class Rope:
     """Rotary position embedding (arXiv 2104.09864) in the half-split layout.
 
-    `ntk_factor` is the fixed NTK scaling of the `new` architecture, on at every length; `mixed_b`
-    selects its variant whose divisor grows with the frequency index (kexue.fm 9706).
+    `ntk_factor` is the fixed NTK scaling of the `new` architecture, applied at every length.
+    `mixed_b` selects the variant whose divisor grows with the frequency index (kexue.fm 9706).
     """
 
     theta: float
@@ -39,7 +39,7 @@ class Rope:
     mixed_b: float | None = None
 
     def inverse_frequencies(self, head_dim: int) -> tuple[float, ...]:
-        """Return the D/2 angular frequencies, in radians a position."""
+        """Return the head_dim / 2 angular frequencies, in radians per position."""
         half = head_dim // 2
         base = [self.theta ** (-2 * i / head_dim) for i in range(half)]
         if self.ntk_factor == 1.0:
@@ -54,7 +54,7 @@ class Rope:
 
 @dataclass(frozen=True)
 class Embedding:
-    """Word vectors, plus learned positions and token types where the network has them."""
+    """Word vectors, and learned positions and token types if the network has them."""
 
     vocabulary: int
     width: int
@@ -66,7 +66,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class LogN:
-    """Scaling of queries by log(tokens) / log(trained length), optionally never below one."""
+    """Scaling of queries by log(tokens) / log(trained length), optionally at least one."""
 
     trained_length: int
     at_least_one: bool
@@ -83,14 +83,14 @@ class Attention:
     out_bias: bool
     causal: bool
     rope: Rope | None
-    window: int | None  # a token sees the tokens at most this far away; None: all
+    window: int | None  # a token attends to tokens at most this far away; None: to all
     qk_norm: Norm | None
     logn: LogN | None
 
 
 @dataclass(frozen=True)
 class FeedForward:
-    """`down(act(up(x)))`, or with `gated` `down(act(gate(x)) * up(x))`."""
+    """`down(act(up(x)))`, or `down(act(gate(x)) * up(x))` if gated."""
 
     inner: int
     gated: bool
@@ -101,7 +101,7 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Layer:
-    """One transformer block; `post_norm` normalises after each residual sum, otherwise before."""
+    """One transformer layer; norms come after each residual sum if post_norm, otherwise before."""
 
     post_norm: bool
     attention_norm: Norm | None
@@ -112,7 +112,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class LatentAttention:
-    """Latent-attention pooling of NV-Embed (arXiv 2405.17428): tokens attend to trained latents."""
+    """Latent-attention pooling of NV-Embed (arXiv 2405.17428): tokens attend to learned latents."""
 
     latents: int
     latent_width: int
@@ -133,10 +133,10 @@ class Dense:
 
 @dataclass(frozen=True)
 class ScoreHead:
-    """A reranker's head: pool, optional dense + activation + norm, then `outputs` logits.
+    """A reranker's head: pooling, an optional dense layer with activation and norm, then logits.
 
-    With `vocabulary_rows` the output weights are those rows of the vocabulary matrix (yes, no) and
-    the score is the probability of the first; without, the score is the first logit.
+    With `vocabulary_rows`, the output weights are these rows of the vocabulary matrix (yes, no),
+    and the score is the probability of the first one. Otherwise the score is the first logit.
     """
 
     pooling: PoolingKind
@@ -149,9 +149,9 @@ class ScoreHead:
 
 @dataclass(frozen=True)
 class MaskedHead:
-    """The head of masked language modelling: dense + activation + norm, then the word vectors.
+    """The head for masked language modelling: dense, activation, norm, then the word vectors.
 
-    Only training uses it; its output bias has one value for each word.
+    Only training uses it. Its output bias has one value for each word.
     """
 
     dense: Dense
@@ -160,7 +160,7 @@ class MaskedHead:
 
 @dataclass(frozen=True)
 class Slot:
-    """One weight: its shape, and the row counts of the parts that checkpoints may keep apart."""
+    """One weight: its shape, and the rows of each part that may be a tensor of its own."""
 
     shape: tuple[int, ...]
     parts: tuple[int, ...]
@@ -168,39 +168,39 @@ class Slot:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole network."""
+    """A whole network: what engines execute."""
 
     architecture: str
     embedding: Embedding
     layers: tuple[Layer, ...]
     final_norm: Norm | None
     max_positions: int  # tokens a sequence may have, special tokens included
-    pooling: PoolingKind | None = None  # None where the architecture leaves it to other files
+    pooling: PoolingKind | None = None  # None: other files of the checkpoint say it
     latent: LatentAttention | None = None
     dense: tuple[Dense, ...] = ()
     sparse: bool = False  # a ReLU(Linear) weight per token
     token_width: int = 0  # width of the late-interaction vectors; 0: no such head
     score: ScoreHead | None = None
-    # no vector depends on it, so that fingerprints, which hash the repr, do not either
+    # no vector depends on it, so it is not part of the repr, which fingerprints hash
     masked: MaskedHead | None = field(default=None, repr=False)
 
     @property
     def width(self) -> int:
-        """Return the width of a token's final state."""
+        """Return the width of a token state."""
         return self.embedding.width
 
     @property
     def dimension(self) -> int:
-        """Return the width of a text's dense vector."""
+        """Return the width of a dense vector."""
         return self.dense[-1].outputs if self.dense else self.width
 
     def slots(self) -> dict[str, Slot]:
-        """Return every weight of the network by canonical name, in execution order."""
+        """Return all weights of the network by canonical name, in execution order."""
         return dict(_plan_slots(self))
 
     @property
     def parameters(self) -> int:
-        """Return the number of weights that the plan uses."""
+        """Return the number of weights of the network."""
         total = 0
         for slot in self.slots().values():
             size = 1

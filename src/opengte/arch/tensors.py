@@ -1,9 +1,10 @@
-"""How checkpoint tensors fill a plan's slots.
+"""Which checkpoint tensors fill the slots of a plan.
 
-An architecture writes a table: slot name without `.weight` or `.bias`, layers as `{i}` -> one or
-several alternatives, of which the first whose tensors are all in the checkpoint is taken. An
-alternative is the name of one tensor with the same rows as the slot, a tuple of names with one
-tensor for each part of the slot, or `Swapped`, one tensor whose two parts stand in reverse.
+An architecture has a table from slot names (without `.weight` or `.bias`, with `{i}` for the layer)
+to one or several alternatives. The first alternative whose tensors are all in the checkpoint is
+used. An alternative is the name of one tensor with the same rows as the slot; a tuple with the name
+of one tensor for each part of the slot; `SwappedParts`, one tensor whose two parts are in reverse
+order; or `TensorRows`, single rows of one tensor.
 """
 
 import re
@@ -36,7 +37,7 @@ Renamer = Callable[[str], str]
 
 @dataclass(frozen=True)
 class TensorSlice:
-    """Rows [start, stop) of one checkpoint tensor; `shape` is the tensor's expected shape.
+    """Rows [start, stop) of one checkpoint tensor, and the tensor's expected shape.
 
     An expected extent of -1 matches anything.
     """
@@ -49,10 +50,10 @@ class TensorSlice:
 
 @dataclass(frozen=True)
 class TensorNaming:
-    """The checkpoint names of one architecture.
+    """The names of an architecture's checkpoint tensors.
 
-    body carries the model's prefix, one of prefixes; heads do not; unused are patterns of tensors
-    that a checkpoint may have and no output needs.
+    Names in body have one of the prefixes in front of them, names in heads have none. unused are
+    patterns of tensors that a checkpoint may have and no output needs.
     """
 
     body: TensorTable
@@ -64,9 +65,9 @@ class TensorNaming:
 def resolve_slots(
     plan: Plan, naming: TensorNaming, names: Collection[str]
 ) -> dict[str, tuple[TensorSlice, ...]]:
-    """Return the checkpoint pieces that fill each slot of the plan.
+    """Return the tensor slices that fill each slot of a plan, given the checkpoint's tensor names.
 
-    Raises WeightsError, naming the tensors looked for, when a slot has no source among names.
+    Raises WeightsError, listing the tensors it looked for, if a slot cannot be filled.
     """
     prefix = _prefix(naming, names)
     return {
@@ -78,7 +79,7 @@ def resolve_slots(
 def unexpected_tensors(
     used: Mapping[str, tuple[TensorSlice, ...]], naming: TensorNaming, names: Collection[str]
 ) -> list[str]:
-    """Return the checkpoint tensors that neither a slot uses nor the architecture sets aside."""
+    """Return the checkpoint tensors that no slot uses and the architecture does not ignore."""
     taken = {piece.tensor for pieces in used.values() for piece in pieces}
     prefix = _prefix(naming, names)
     spare = re.compile("|".join(naming.unused) or r"(?!)")
@@ -92,7 +93,7 @@ def unexpected_tensors(
 def expected_tensors(
     plan: Plan, naming: TensorNaming, prefix: str = "", choice: int = 0
 ) -> dict[str, tuple[TensorSlice, ...]]:
-    """Return the pieces as a checkpoint would have them, by one alternative for each slot."""
+    """Return the tensor slices that a checkpoint has if every slot uses one of its alternatives."""
     result = {}
     for name, slot in plan.slots().items():
         options = list(_alternatives(name, naming, prefix))

@@ -1,4 +1,4 @@
-"""Engines: what turns packed batches of ids into vectors. `load` chooses one."""
+"""Engines compute packed batches of token ids. `load_engine` chooses one."""
 
 import importlib.util
 import warnings
@@ -10,7 +10,7 @@ from opengte.engine.base import Engine
 from opengte.errors import EngineError, FallbackWarning, MissingExtraError
 
 NAMES = ("auto", "native", "torch")
-GPU_NODES = ("/dev/nvidiactl", "/dev/kfd")  # present where a driver is; importing torch is slow
+GPU_NODES = ("/dev/nvidiactl", "/dev/kfd")  # of GPU drivers; importing torch to ask is slow
 
 
 def load_engine(
@@ -23,8 +23,8 @@ def load_engine(
 ) -> Engine:
     """Load a checkpoint's weights into an engine.
 
-    `native` is the compiled CPU engine; `torch` runs on CPUs and GPUs; `auto` takes torch where
-    there is a GPU, otherwise native, and warns where it has to fall back to torch.
+    `native` is the compiled CPU engine, `torch` runs on CPUs and GPUs. `auto` uses torch if there
+    is a GPU, otherwise native; a FallbackWarning says why it uses torch without a GPU.
     """
     if engine not in NAMES:
         raise EngineError(f"engine is {engine!r}, expected one of {', '.join(NAMES)}")
@@ -54,7 +54,7 @@ def _choose(checkpoint: Checkpoint, precision: str, device: str | None) -> str:
 
 
 def _not_native(checkpoint: Checkpoint) -> str | None:
-    """Return why the compiled engine cannot run a checkpoint, or None."""
+    """Return the reason why the compiled engine cannot run a checkpoint, or None."""
     if not native_extension.available():
         return "the extension is not installed; reinstall where a C++20 compiler is present"
     if checkpoint.pickles:
@@ -79,7 +79,7 @@ def _torch(
 ) -> Engine:
     if not _has_torch():
         raise MissingExtraError("torch", "torch", f"Running `{checkpoint.name}` on PyTorch")
-    from opengte.engine import torch as torch_engine  # heavy: only when a model runs
+    from opengte.engine import torch as torch_engine  # imported only when a model runs on it
 
     return torch_engine.load_torch_engine(
         checkpoint, precision=precision, threads=threads, device=device

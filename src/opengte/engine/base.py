@@ -1,7 +1,7 @@
-"""The contract between what computes a plan and everything above it.
+"""The interface of an engine.
 
-An engine sees ids, never strings; packed batches, never padding. It pools and applies the model's
-heads; normalising, cutting and sorting results is the caller's work.
+An engine takes packed batches of token ids: no strings, no padding. It pools and applies the
+model's heads. Its caller normalises, truncates and sorts the results.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,14 @@ from opengte.types import Floats, Output, PackedBatch
 
 @dataclass(frozen=True, eq=False)
 class EngineResult:
-    """What one batch gave; an output that was not asked for is None.
+    """The results of one batch; an output that was not requested is None.
 
-    dense (n, d) float32, pooled and projected, not normalised; sparse (t,) float32, a weight >= 0
-    per token; tokens (t, d') float32, not normalised; states (t, width) float32; score (n,)
-    float32.
+    Attributes:
+        dense: Pooled and projected vectors (n, d) float32, not normalised.
+        sparse: A weight >= 0 of each token, (t,) float32.
+        tokens: Late-interaction vectors (t, d') float32, not normalised.
+        states: Final token states (t, width) float32.
+        score: Scores of a reranker (n,) float32.
     """
 
     dense: Floats | None = None
@@ -27,16 +30,16 @@ class EngineResult:
 
 
 class Engine(Protocol):
-    """Runs one loaded model; safe to call from several threads."""
+    """A loaded model that computes batches; safe to call from several threads."""
 
     name: str  # "torch", "native"
     precision: str  # "fp32", "bf16", "fp16", "int8"
     device: str
     threads: int
-    max_batch_tokens: int  # tokens a batch should have for the best throughput
+    max_batch_tokens: int  # the tokens of a batch with the best throughput
 
     def run(self, batch: PackedBatch, outputs: frozenset[Output]) -> EngineResult:
-        """Compute the wanted outputs of an encoder."""
+        """Compute the requested outputs of an encoder."""
         ...
 
     def score(self, batch: PackedBatch) -> EngineResult:

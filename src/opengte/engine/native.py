@@ -91,7 +91,7 @@ class NativeEngine:
         return int(self._engine.workspace_bytes)
 
     def run(self, batch: PackedBatch, outputs: frozenset[Output]) -> EngineResult:
-        """Compute the wanted outputs of an encoder."""
+        """Compute the requested outputs of an encoder."""
         count, tokens, plan = _count(batch), len(batch.ids), self._plan
         result = EngineResult(
             dense=_empty("dense" in outputs, count, plan.dimension),

@@ -1,7 +1,7 @@
-"""Which precision is the fastest that is still faithful? Measured once, then remembered.
+"""Choosing the fastest precision that is close enough to fp32, measured once and cached.
 
-Every precision embeds a few texts beside fp32. Those whose vectors stay within the bound are timed,
-and the fastest wins. A model too large for a copy in fp32 is judged by its first layers.
+Every precision embeds a few texts. The fastest one whose vectors stay within the bound of those of
+fp32 is chosen. A model that is too large for a copy in fp32 is judged by its first layers.
 """
 
 import json
@@ -21,11 +21,11 @@ from opengte.weights import WeightChunk
 
 log = logging.getLogger(__name__)
 
-LOWEST_COSINE = 0.99  # the bound: between a text's vector and its vector in fp32
+LOWEST_COSINE = 0.99  # the bound on the cosine of a text's vector with its vector in fp32
 ROUNDS = 8
-LARGEST_COPY = 2 << 30  # bytes of fp32 weights that the measurement may hold
+LARGEST_COPY = 2 << 30  # the largest fp32 copy that the measurement makes, in bytes
 
-# prose, code, names and numbers, several scripts, short and long: what quantisation may stumble on
+# prose, code, names, numbers, several scripts, short and long texts: hard cases of quantisation
 TEXTS = (
     "a",
     "What is the capital of China?",
@@ -50,7 +50,7 @@ Build = Callable[[Plan, Iterable[WeightChunk], str], Engine]
 
 @dataclass(frozen=True)
 class PrecisionTrial:
-    """How one precision did: lowest and mean cosine to fp32, processor time for all texts."""
+    """A measured precision: lowest and mean cosine to fp32, CPU time for all texts."""
 
     precision: str
     lowest: float
@@ -61,7 +61,7 @@ class PrecisionTrial:
 def choose_precision(
     checkpoint: Checkpoint, candidates: tuple[str, ...], build: Build, remembered: Path | None
 ) -> str:
-    """Return the fastest faithful precision, from the file that remembers it or by measurement."""
+    """Return the fastest precision within the bound, from the cache file or by measurement."""
     if remembered is not None and (known := _recall(remembered, candidates)):
         return known
     trials = measure_precisions(checkpoint, candidates, build)
@@ -77,7 +77,7 @@ def choose_precision(
 def measure_precisions(
     checkpoint: Checkpoint, candidates: tuple[str, ...], build: Build
 ) -> list[PrecisionTrial]:
-    """Run every precision on the same texts, in turn, and compare it with fp32."""
+    """Run every precision on the same texts in turn, and compare it with fp32."""
     plan = _within(checkpoint.plan, LARGEST_COPY)
     limit = min(checkpoint.max_length, 256)
     batch = checkpoint.tokenizer.encode(TEXTS, max_length=limit).batch
@@ -99,7 +99,7 @@ def measure_precisions(
 
 
 def _within(plan: Plan, size: int) -> Plan:
-    """Return the plan, cut to as many layers as fit into so many bytes of fp32 weights."""
+    """Return the plan with as many layers as fit into a number of bytes of fp32 weights."""
     layers = len(plan.layers)
     while layers > 1 and 4 * _layer_parameters(plan, layers) > size:
         layers -= 1
@@ -107,13 +107,13 @@ def _within(plan: Plan, size: int) -> Plan:
 
 
 def _layer_parameters(plan: Plan, layers: int) -> int:
-    """Return the number of weights in the first layers; words are looked up, not multiplied."""
+    """Return the number of weights in the first layers, without the word vectors."""
     words = plan.embedding.vocabulary * plan.width
     return replace(plan, layers=plan.layers[:layers]).parameters - words
 
 
 def _run(engine: Engine, batch: PackedBatch) -> tuple[Floats, float]:
-    """Return the states and the processor time of all threads; a busy machine hardly moves it."""
+    """Return the states and the CPU time of all threads, which other load hardly changes."""
     start = time.process_time()
     states = engine.run(batch, frozenset({"states"})).states
     taken = time.process_time() - start

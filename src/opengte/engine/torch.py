@@ -31,11 +31,11 @@ class TorchEngine:
         self.max_batch_tokens = CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
         self._model = model
         self._device = device
-        # CPU kernels use all threads already: two batches at once would only evict each other
+        # CPU kernels already use all threads: two concurrent batches would only compete for caches
         self._lock = threading.Lock()
 
     def run(self, batch: PackedBatch, outputs: frozenset[Output]) -> EngineResult:
-        """Compute the wanted outputs of an encoder."""
+        """Compute the requested outputs of an encoder."""
         with self._lock, torch.inference_mode():
             packed = to_device(batch, self._device)
             states = self._model(packed)
@@ -67,8 +67,8 @@ def load_torch_engine(
 ) -> TorchEngine:
     """Load a checkpoint's weights into PyTorch.
 
-    `auto` keeps bf16 where the file is bf16, takes fp16 files as fp16 on a GPU and fp32 on a CPU,
-    and runs everything else in fp32. The number of CPU threads is one setting for all of PyTorch.
+    Precision `auto` runs bf16 files in bf16, fp16 files in fp16 on a GPU and fp32 on a CPU, and
+    everything else in fp32. threads sets the number of CPU threads of the whole PyTorch process.
     """
     place = _device(device)
     chosen = _precision(precision, checkpoint.stored_dtype, place)

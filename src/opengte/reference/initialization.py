@@ -1,4 +1,4 @@
-"""First weights of a network that starts from nothing."""
+"""Random initial weights, for training from scratch."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from opengte.reference.model import ReferenceModel
 
 
 def init_model(plan: Plan, seed: int, *, std: float = 0.02) -> ReferenceModel:
-    """Build a plan's model with random weights, float32, in training mode."""
+    """Build a model with random weights in float32, in training mode."""
     with torch.device("meta"):
         model = ReferenceModel(plan)
     model.to_empty(device="cpu")
@@ -22,7 +22,7 @@ def init_model(plan: Plan, seed: int, *, std: float = 0.02) -> ReferenceModel:
 def init_weight(
     slot: str, shape: tuple[int, ...], generator: torch.Generator, std: float = 0.02
 ) -> Tensor:
-    """Return a weight's first value: zeros for a bias, ones for a norm, else normal numbers."""
+    """Return an initial weight: zeros for a bias, ones for a norm, otherwise normal numbers."""
     if slot.endswith("bias"):
         return torch.zeros(shape)
     if len(shape) == 1:

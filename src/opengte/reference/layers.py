@@ -1,7 +1,7 @@
-"""The mechanisms, each once, as functions of tensors: norms, rotary positions, packed attention.
+"""Each mechanism as one function of tensors: norms, rotary positions, packed attention, pooling.
 
-Letters in shapes: N sequences, T tokens of all of them, H query heads, K key-value heads,
-D head dimension, C width, L the length of one sequence.
+Letters in shapes: N sequences, T tokens of all sequences together, H query heads, K key-value
+heads, D head dimension, C width, L length of one sequence, V vocabulary.
 """
 
 import inspect
@@ -20,13 +20,13 @@ from torch.nn.attention.varlen import varlen_attn
 from opengte.arch.plan import Activation, Attention, LogN, Norm, Rope
 from opengte.types import Ints, PackedBatch
 
-QUERY_BLOCK = 512  # queries that local attention takes at once
+QUERY_BLOCK = 512  # queries that local attention computes at once
 _VARLEN_OPTIONS = inspect.signature(varlen_attn).parameters
 
 
 @dataclass(frozen=True)
 class EqualLengthRun:
-    """Neighbouring sequences of equal length: the first token, their number, the length."""
+    """Consecutive sequences of equal length: their first token, their number, their length."""
 
     start: int
     count: int
@@ -37,8 +37,8 @@ class EqualLengthRun:
 class PackedTensors:
     """A packed batch on a device.
 
-    ids, type_ids, positions, owners (T,) int64, where owners says which sequence a token is of;
-    cu_seqlens (N + 1,) int32; lengths, pool_from (N,) int64; runs covers all tokens, in order.
+    ids, type_ids, positions and owners (the sequence of each token) are (T,) int64, cu_seqlens is
+    (N + 1,) int32, lengths and pool_from are (N,) int64. runs cover all tokens, in order.
     """
 
     ids: Tensor
@@ -53,7 +53,7 @@ class PackedTensors:
 
 
 def to_device(batch: PackedBatch, device: torch.device) -> PackedTensors:
-    """Move a batch to a device and lay out its sequences."""
+    """Move a batch to a device and derive the layout of its sequences."""
     cu_seqlens = _moved(batch.cu_seqlens, device)
     lengths = cu_seqlens.diff().long()
     owners = torch.repeat_interleave(torch.arange(len(batch), device=device), lengths)
@@ -90,10 +90,10 @@ _in_place: ContextVar[bool] = ContextVar("_in_place", default=False)
 
 @contextmanager
 def accumulate_lookups_in_place() -> Iterator[None]:
-    """Let lookups inside add their gradient to the table's own, whose hooks then do not run.
+    """Make embedding lookups add to the gradient of their table in place; its hooks do not run.
 
-    Otherwise each lookup makes a gradient as large as the table, which over many small batches
-    costs more than the lookups.
+    Otherwise each lookup allocates a gradient as large as the table, which costs more than the
+    lookups themselves when there are many small batches.
     """
     token = _in_place.set(True)
     try:
@@ -126,7 +126,7 @@ class _LookUp(torch.autograd.Function):
 
 
 def activate(x: Tensor, kind: Activation) -> Tensor:
-    """Apply an activation; `gelu` is the exact one (erf)."""
+    """Apply an activation; `gelu` is the exact form (erf)."""
     return _ACTIVATIONS[kind](x)
 
 
@@ -148,7 +148,7 @@ def apply_norm(x: Tensor, norm: Norm, weight: Tensor, bias: Tensor | None) -> Te
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype for sums and angles beside values of a dtype: float64 or float32."""
+    """Return the dtype of sums and angles for values of a dtype: float64 or float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -200,7 +200,7 @@ def _attend_varlen(
     reach = -1 if attention.window is None else attention.window
     options: dict[str, Any] = {"window_size": (reach, 0 if attention.causal else reach)}
     if "num_splits" in _VARLEN_OPTIONS:
-        options["num_splits"] = 1  # the same sums whatever the batch
+        options["num_splits"] = 1  # sums that do not depend on the batch
     group = attention.heads // attention.kv_heads
     if group > 1 and "enable_gqa" in _VARLEN_OPTIONS:
         options["enable_gqa"] = True
@@ -212,12 +212,12 @@ def _attend_varlen(
     return result
 
 
-# the runs differ from batch to batch: compiled code would be specialised to each
+# runs differ from batch to batch: torch.compile would specialise the code for each batch
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend_runs(
     q: Tensor, k: Tensor, v: Tensor, packed: PackedTensors, attention: Attention
 ) -> Tensor:
-    # split, not slices: the gradient of a slice is as large as the whole
+    # split instead of slices: the gradient of a slice is as large as the whole tensor
     sizes = [run.count * run.length for run in packed.runs]
     parts = []
     for run, *pieces in zip(packed.runs, *(torch.split(x, sizes) for x in (q, k, v)), strict=True):
@@ -260,7 +260,7 @@ def _attend_window(q: Tensor, k: Tensor, v: Tensor, window: int, causal: bool) -
 def attend_naive(
     q: Tensor, k: Tensor, v: Tensor, packed: PackedTensors, attention: Attention
 ) -> Tensor:
-    """Do what `attend` does, one sequence and one full score matrix at a time: the oracle."""
+    """Compute what `attend` computes, with one full score matrix at a time: the oracle of tests."""
     group = attention.heads // attention.kv_heads
     result = torch.empty_like(q)
     bounds = packed.cu_seqlens.tolist()

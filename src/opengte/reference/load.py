@@ -1,4 +1,4 @@
-"""Weights into a model: one parameter at a time, cast as it is placed, never two copies."""
+"""Loading weights into a PyTorch model, one parameter at a time, without a second copy."""
 
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,10 @@ from opengte.weights import WeightChunk
 def load_reference_model(
     plan: Plan, chunks: Iterable[WeightChunk], dtype: torch.dtype, device: torch.device | str
 ) -> ReferenceModel:
-    """Build a plan's model from a stream of chunks, in evaluation mode."""
+    """Build a plan's model in evaluation mode from a stream of weights.
+
+    Raises WeightsError if the stream lacks a weight.
+    """
     with torch.device("meta"):
         model = ReferenceModel(plan)
     slot, parameter = "", torch.empty(0)
@@ -61,11 +64,11 @@ _TAGS = {
 
 
 def read_pickle(path: Path) -> Mapping[str, tuple["np.typing.NDArray[Any]", str]]:
-    """Read a `pytorch_model.bin` as data: only tensors are unpickled, no code runs."""
+    """Read a `pytorch_model.bin`: only tensors are unpickled, and no code is executed."""
     try:
-        mapped = zipfile.is_zipfile(path)  # the format before PyTorch 1.6 cannot be mapped
+        mapped = zipfile.is_zipfile(path)  # the format of PyTorch before 1.6 cannot be mapped
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # torch raises many kinds for a damaged or hostile file
+    except Exception as error:  # torch raises many types of errors for a damaged or hostile file
         raise WeightsError(f"`{path}` cannot be read as plain tensors: {error}") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"`{path}` is not a table of tensors")

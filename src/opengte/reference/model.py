@@ -1,7 +1,7 @@
-"""A plan, executed in plain PyTorch: the oracle, the GPU engine, the thing that trains.
+"""A plan as a PyTorch module: the oracle of tests, the GPU engine, and the model that trains.
 
-Parameter names are the plan's slots. What a network is lives in `arch`; nothing here knows the name
-of a model.
+Names of parameters are the plan's slots. Architectures are defined in `arch`: nothing here depends
+on the name of a model.
 """
 
 import torch
@@ -26,7 +26,7 @@ RotaryTables = dict[Attention, tuple[Tensor, Tensor]]
 
 
 class NormLayer(nn.Module):
-    """A norm with its weights."""
+    """LayerNorm or RMSNorm with its weights."""
 
     def __init__(self, norm: Norm, width: int) -> None:
         super().__init__()
@@ -40,17 +40,17 @@ class NormLayer(nn.Module):
 
 
 class DropoutLayer(nn.Module):
-    """Dropout of hidden states; p is 0 until training sets it."""
+    """Dropout of hidden states; training sets p, which is 0 by default."""
 
     p = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop values at random while training."""
+        """Set values to zero at random in training mode."""
         return F.dropout(x, self.p) if self.training and self.p else x
 
 
 class EmbeddingLayer(nn.Module):
-    """Ids to vectors: word + position + type, normalised."""
+    """Embedding: the sum of word, position and type vectors, normalised."""
 
     def __init__(self, plan: Embedding) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def _table(rows: int, width: int) -> nn.Parameter | None:
 
 
 class TransformerLayer(nn.Module):
-    """One layer."""
+    """One transformer layer."""
 
     def __init__(self, plan: Layer, width: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class TransformerLayer(nn.Module):
         return x + self.feed(self.ffn_norm(x))
 
     def attend(self, x: Tensor, packed: PackedTensors, rotary: RotaryTables) -> Tensor:
-        """Project to heads, attend, project back."""
+        """Apply multi-head attention."""
         a = self.plan.attention
         heads = self.qkv(x).view(len(x), a.heads + 2 * a.kv_heads, a.head_dim)
         q, k, v = heads.split((a.heads, a.kv_heads, a.kv_heads), dim=1)
@@ -117,7 +117,7 @@ class TransformerLayer(nn.Module):
         return attended
 
     def feed(self, x: Tensor) -> Tensor:
-        """Apply the feed-forward part."""
+        """Apply the feed-forward network."""
         f = self.plan.ffn
         inner = self.up(x)
         if f.gated:
@@ -130,7 +130,7 @@ class TransformerLayer(nn.Module):
 
 
 class LatentPooling(nn.Module):
-    """Latent-attention pooling (arXiv 2405.17428, section 3.1) up to the mean."""
+    """Latent-attention pooling (arXiv 2405.17428, section 3.1), without the final mean."""
 
     def __init__(self, plan: LatentAttention, width: int) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class LatentPooling(nn.Module):
         self.down = nn.Linear(plan.inner, width)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Let each token state (T, C) attend to the latents, then feed it forward."""
+        """Return token states (T, C) after attention to the latents and a feed-forward network."""
         heads = (self.plan.heads, self.plan.head_dim)
         q = self.q(self.query_norm(states)).unflatten(-1, heads).transpose(0, 1)
         k, v = self.kv(self.context_norm(self.latents)).chunk(2, dim=-1)
@@ -160,7 +160,7 @@ class LatentPooling(nn.Module):
 
 
 class ScoreLayer(nn.Module):
-    """A reranker's head: one number a sequence."""
+    """A reranker's head: one score for each sequence."""
 
     def __init__(self, plan: ScoreHead, width: int) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class ScoreLayer(nn.Module):
         return scores[:, 0]
 
     def logits(self, states: Tensor, packed: PackedTensors) -> Tensor:
-        """Return logits (N,); of vocabulary rows, that of the first against the second."""
+        """Return logits (N,); with vocabulary rows, the first logit minus the second."""
         logits = self._outputs(states, packed)
         return logits[:, 0] - logits[:, 1] if self.plan.vocabulary_rows else logits[:, 0]
 
@@ -192,7 +192,7 @@ class ScoreLayer(nn.Module):
 
 
 class MaskedLanguageHead(nn.Module):
-    """The head of masked language modelling up to the word vectors, which it shares."""
+    """The head for masked language modelling, without the word vectors, which it shares."""
 
     def __init__(self, plan: MaskedHead, vocabulary: int, width: int) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class MaskedLanguageHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return what is compared with the word vectors (m, C)."""
+        """Return the vectors (m, C) to multiply with the word vectors."""
         activation = self.plan.dense.activation
         x: Tensor = self.norm(layers.activate(self.dense(states), activation))
         return x
@@ -211,7 +211,7 @@ class MaskedLanguageHead(nn.Module):
 class ReferenceModel(nn.Module):
     """A whole network with its pooling and heads.
 
-    With recompute, a layer keeps only its input for the backward pass and runs again in it.
+    With `recompute`, a layer stores only its input for the backward pass and runs again there.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -255,7 +255,7 @@ class ReferenceModel(nn.Module):
         }
 
     def pool(self, states: Tensor, packed: PackedTensors) -> Tensor:
-        """Return the dense vectors (N, d) of final states, projected, not normalised."""
+        """Return the projected dense vectors (N, d) of final states, not normalised."""
         assert self.plan.pooling is not None
         kind = self.plan.pooling
         if self.latent is not None:
@@ -283,6 +283,6 @@ class ReferenceModel(nn.Module):
         return scores
 
     def score_logits(self, states: Tensor, packed: PackedTensors) -> Tensor:
-        """Return the reranking logits (N,) of final states, which training compares."""
+        """Return the reranking logits (N,) of final states, for training."""
         assert self.score is not None
         return self.score.logits(states, packed)

@@ -1,4 +1,4 @@
-"""Tensors into a safetensors file, one at a time: the way back from `load`."""
+"""Writing a safetensors file, one tensor at a time."""
 
 import json
 import os
@@ -23,9 +23,10 @@ Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 def write_safetensors(path: Path, layout: Layout, values: Iterable[Tensor]) -> None:
-    """Write a file of the tensors that layout names, taken in its order, and sync it to disk.
+    """Write the tensors of a layout, in its order, to a file and sync it to disk.
 
-    values are converted to the layout's dtypes; only one of them is held at a time.
+    layout maps names to shapes and dtypes. values are converted to these dtypes; only one is in
+    memory at a time.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
