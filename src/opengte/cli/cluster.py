@@ -38,9 +38,11 @@ if TYPE_CHECKING:
     "count",
     type=click.IntRange(1),
     metavar="N",
-    help="How many.  [default: the clearest number]",
+    help="Number of clusters.  [default: chosen from the data]",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of where to start.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Random seed of the initial centroids."
+)
 @click.option(
     "-o",
     "--output",
@@ -60,10 +62,10 @@ def command(
     text: TextOptions,
     options: ModelOptions,
 ) -> None:
-    """Group texts, or the documents of an index, by what they are about.
+    """Cluster texts, or the documents of an index, by topic.
 
-    Spherical k-means over their vectors. A group is named by words that its texts have and others
-    have not; the text in its middle is shown. Texts far from every group are in none (-1).
+    Runs spherical k-means on their vectors. Each cluster is named by the words that distinguish its
+    texts and shown with its medoid. Outliers belong to no cluster (-1).
 
     \b
     Examples:

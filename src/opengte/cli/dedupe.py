@@ -47,7 +47,8 @@ COSINE = 0.95  # from which two texts mean the same, unless told otherwise
     type=click.Choice(["exact", "words", "meaning"]),
     default="words",
     show_default=True,
-    help="Equal but for white space; nearly the same words (MinHash); close vectors.",
+    help="Criterion: equal except for white space (exact), nearly the same words by "
+    "MinHash (words), or close vectors (meaning).",
 )
 @click.option(
     "--threshold",
@@ -59,7 +60,7 @@ COSINE = 0.95  # from which two texts mean the same, unless told otherwise
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write what is kept: rows of the input as they are, documents of an index as .jsonl.",
+    help="Write the distinct rows: input rows unchanged, documents of an index as .jsonl.",
 )
 @json_option
 @text_options
@@ -74,10 +75,10 @@ def command(
     text: TextOptions,
     options: ModelOptions,
 ) -> None:
-    """Find texts that are there more than once, and keep the first of each.
+    """Find duplicate texts and keep the first of each group.
 
-    Prints each text that is kept and those that it stands for, with how alike they are. An index is
-    not changed.
+    Prints each text that is kept, and its duplicates with their similarity. An index is not
+    changed.
 
     \b
     Examples:

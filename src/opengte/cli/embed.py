@@ -41,7 +41,7 @@ def _outputs(ctx: click.Context, parameter: click.Parameter, value: str) -> tupl
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write to .jsonl, .npy or .parquet.  [default: JSON Lines on stdout]",
+    help="Output file: .jsonl, .npy or .parquet.  [default: JSON Lines on stdout]",
 )
 @click.option(
     "--outputs",
@@ -49,7 +49,7 @@ def _outputs(ctx: click.Context, parameter: click.Parameter, value: str) -> tupl
     show_default=True,
     callback=_outputs,
     metavar="LIST",
-    help="Which vectors: dense, sparse, tokens, or several with commas.",
+    help="Comma-separated outputs: dense, sparse, tokens.",
 )
 @click.option(
     "--window",
@@ -57,10 +57,10 @@ def _outputs(ctx: click.Context, parameter: click.Parameter, value: str) -> tupl
     default=256,
     show_default=True,
     metavar="ROWS",
-    help="Rows that are embedded, written and recorded together.",
+    help="Rows to embed, write and checkpoint together.",
 )
-@click.option("--strict", is_flag=True, help="Stop at the first row that cannot be used.")
-@click.option("--restart", is_flag=True, help="Begin again instead of continuing a killed run.")
+@click.option("--strict", is_flag=True, help="Stop at the first invalid row.")
+@click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted run.")
 @text_options
 @encoder_options
 def command(
@@ -73,13 +73,13 @@ def command(
     text: TextOptions,
     options: ModelOptions,
 ) -> None:
-    """Turn texts into vectors.
+    """Embed texts: turn them into vectors.
 
-    Texts come from the command line, from stdin (`-`, a text on each line) or from a file. A row
-    that cannot be used is reported with its place, the others are done, and the exit status is 1.
+    Texts come from the command line, from stdin (`-`, one text per line) or from a file. Invalid
+    rows are reported with their line number, the other rows are embedded, and the exit status is 1.
 
-    With --output, the same command continues a run that was killed, and the file ends up the same,
-    byte for byte. A .npy file gets its ids in a second file, .ids.jsonl, row by row.
+    With --output, repeating the command resumes an interrupted run, and the output is the same,
+    byte for byte. The row ids of a .npy file are written to a second file, .ids.jsonl.
 
     \b
     Examples:

@@ -14,11 +14,10 @@ from opengte.cli.common.options import json_option, where_options
 @json_option
 @where_options
 def command(model: str | None, as_json: bool, revision: str | None, offline: bool | None) -> None:
-    """Print what a model is.
+    """Print a model's card.
 
-    Architecture, sizes, prompts, licence, fingerprint. Reads the model's files without loading its
-    weights, and fetches them first where they are not on this machine. Without MODEL: the default
-    model.
+    Shows the architecture, sizes, prompts, licence and fingerprint. Reads the model's files without
+    loading its weights, and downloads them first if necessary. MODEL defaults to the default model.
 
     \b
     Examples:

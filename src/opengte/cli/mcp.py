@@ -14,7 +14,8 @@ from opengte.cli.common.options import ModelOptions, encoder_options
     "--where",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Only documents that fit exist: = != < <= > >= ~ (contains) ^ (starts with).",
+    help="Expose only documents that match: = != < <= > >= ~ (contains) ^ (starts with);"
+    " repeatable.",
 )
 @click.option(
     "--max-tokens",
@@ -22,14 +23,14 @@ from opengte.cli.common.options import ModelOptions, encoder_options
     default=16_000,
     show_default=True,
     metavar="N",
-    help="The most that an agent may ask for; it gets 2000 unless it asks.",
+    help="Maximum tokens of an answer that an agent may request; the default of a request is 2000.",
 )
-@click.option("--reranker", metavar="MODEL", help="Let a reranker order the best passages.")
+@click.option("--reranker", metavar="MODEL", help="Rerank the best passages with this model.")
 @click.option(
     "--http",
     type=click.IntRange(1, 65535),
     metavar="PORT",
-    help="Listen on this port of 127.0.0.1, path /mcp, instead of stdin.",
+    help="Serve HTTP on this port of 127.0.0.1, at /mcp, instead of stdio.",
 )
 @encoder_options
 def command(
@@ -40,11 +41,11 @@ def command(
     http: int | None,
     options: ModelOptions,
 ) -> None:
-    """Give an index to agents, over the Model Context Protocol.
+    """Serve an index to agents over the Model Context Protocol (MCP).
 
-    Tools: `search` finds passages, `fetch` reads a document, a part or a page of it. An answer
-    never has more tokens than were asked for, counted by the index's own tokenizer. An agent starts
-    this command itself and speaks to it over stdin and stdout.
+    The tool `search` finds passages; the tool `fetch` reads a document, a section or a page of it.
+    An answer never exceeds the requested number of tokens, counted by the index's own tokenizer.
+    The agent starts this command and talks to it over stdin and stdout.
 
     \b
     Examples:

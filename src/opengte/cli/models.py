@@ -10,12 +10,12 @@ from opengte.cli.common.options import json_option
 
 
 @click.command("models")
-@click.option("--cached", is_flag=True, help="Only those that are on this machine.")
+@click.option("--cached", is_flag=True, help="List only models on this machine.")
 @json_option
 def command(cached: bool, as_json: bool) -> None:
-    """List the known models, or those on this machine.
+    """List the known models, or the models on this machine.
 
-    Other checkpoints of a known architecture load too, from the Hub or from a folder.
+    Other checkpoints with a known architecture load as well, from the Hub or from a folder.
 
     \b
     Examples:

@@ -11,9 +11,10 @@ from opengte.cli.common.options import json_option, where_options
 @json_option
 @where_options
 def command(model: str | None, as_json: bool, revision: str | None, offline: bool | None) -> None:
-    """Fetch a model and print the folder that it is in.
+    """Download a model and print its folder.
 
-    What is already on this machine is not fetched again. Without MODEL: the default model.
+    A model that is already on this machine is not downloaded again. MODEL defaults to the default
+    model.
 
     \b
     Examples:

@@ -16,8 +16,12 @@ from opengte.cli.common.options import (
 @click.command("rerank", no_args_is_help=True)
 @click.argument("query")
 @input_options
-@click.option("-k", "--top", type=click.IntRange(1), metavar="N", help="Only the N best.")
-@click.option("--instruction", metavar="TEXT", help="The task, for models that take one.")
+@click.option(
+    "-k", "--top", type=click.IntRange(1), metavar="N", help="Print only the N best documents."
+)
+@click.option(
+    "--instruction", metavar="TEXT", help="Task description, for models that take instructions."
+)
 @json_option
 @reranker_options
 def command(
@@ -28,10 +32,10 @@ def command(
     as_json: bool,
     options: ModelOptions,
 ) -> None:
-    """Order documents by how well they answer a query.
+    """Rank documents by how well they answer a query.
 
-    A reranker reads the query and a document together: slower than comparing vectors, and more
-    exact. Documents come from the command line, from stdin (`-`) or from a file.
+    A reranker reads the query and a document together, which is slower and more accurate than
+    comparing vectors. Documents come from the command line, from stdin (`-`) or from a file.
 
     \b
     Examples:

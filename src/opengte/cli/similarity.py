@@ -17,7 +17,7 @@ from opengte.cli.common.options import (
 
 @click.command("similarity", no_args_is_help=True)
 @click.argument("texts", nargs=-1)
-@click.option("--all", "all_pairs", is_flag=True, help="Compare each text with each other one.")
+@click.option("--all", "all_pairs", is_flag=True, help="Compare all pairs of texts.")
 @json_option
 @text_options
 @encoder_options
@@ -28,7 +28,7 @@ def command(
     text: TextOptions,
     options: ModelOptions,
 ) -> None:
-    """Compare texts by cosine similarity: the first with each other one.
+    """Compare the first text with the others by cosine similarity.
 
     \b
     Examples:

@@ -59,23 +59,24 @@ input_options = gathered(
         "--input",
         "path",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="File of texts: .jsonl, .parquet, or a text on each line; .gz of these but Parquet.",
+        help="Input file: .jsonl, .parquet, or plain text with one text per line; .jsonl and"
+        " plain text may be gzipped (.gz).",
     ),
     click.option(
         "--input-format",
         type=click.Choice(["text", "jsonl", "parquet"]),
-        help="Format of the input.  [default: by the file's name; text for `-`]",
+        help="Format of the input.  [default: from the file's suffix; text for `-`]",
     ),
     click.option(
         "--text-field",
         default="text",
         show_default=True,
         metavar="NAME",
-        help="Field or column that holds the text.",
+        help="Field or column with the text.",
     ),
     click.option(
         "--id-field",
         metavar="NAME",
-        help="Field or column that names the row.  [default: `id` where there is one]",
+        help="Field or column with the row's id.  [default: `id`, if present]",
     ),
 )

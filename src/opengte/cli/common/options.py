@@ -113,7 +113,7 @@ where_options = stacked(
         is_flag=True,
         flag_value=True,
         default=None,
-        help="Use only what is on this machine.",
+        help="Use only local files; never contact the Hub.",
     ),
 )
 
@@ -123,22 +123,22 @@ run_options = stacked(
         type=click.Choice(["auto", "native", "torch"]),
         default="auto",
         show_default=True,
-        help="What computes.",
+        help="Inference engine.",
     ),
     click.option(
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),
         default="auto",
         show_default=True,
-        help="Number format of the computation.",
+        help="Numerical precision.",
     ),
-    click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads."),
-    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ..."),
+    click.option("--threads", type=click.IntRange(1), metavar="N", help="Number of CPU threads."),
+    click.option("--device", metavar="NAME", help="Device: cpu, cuda, cuda:1, ..."),
     click.option(
         "--max-length",
         type=click.IntRange(1),
         metavar="TOKENS",
-        help="Cut texts at fewer tokens than the model takes.",
+        help="Maximum tokens per text, if lower than the model's limit.",
     ),
     where_options,
 )
@@ -152,7 +152,7 @@ encoder_options = gathered(
         envvar="GTE_MODEL",
         show_envvar=True,
         metavar="MODEL",
-        help="Hub id, folder, pypi:NAME or short name.  [default: minilm]",
+        help="Hub id, folder, pypi:NAME or alias of a model.  [default: minilm]",
     ),
     run_options,
 )
@@ -178,20 +178,22 @@ text_options = gathered(
     click.option(
         "--role",
         type=click.Choice(["query", "document"]),
-        help="Add the model's prompt for this side of a search.",
+        help="Prepend the model's prompt for queries or for documents.",
     ),
-    click.option("--instruction", metavar="TEXT", help="The task, for models that take one."),
+    click.option(
+        "--instruction", metavar="TEXT", help="Task description, for models that take instructions."
+    ),
     click.option(
         "--dimensions",
         type=click.IntRange(1),
         metavar="N",
-        help="Keep the first N dimensions (Matryoshka models).",
+        help="Truncate vectors to their first N dimensions (Matryoshka models).",
     ),
     click.option(
         "--truncation",
         type=click.Choice(["right", "left", "error"]),
         default="right",
         show_default=True,
-        help="Which end of a text that is too long is cut off.",
+        help="Side from which overlong texts are truncated; `error` rejects them.",
     ),
 )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PREVIEW = 1_500  # characters of a text that are held
 
 index_option = click.option(
-    "--in", "kb", metavar="KB", help="Take the documents of an index, with the vectors it has."
+    "--in", "kb", metavar="KB", help="Read the documents and their vectors from this index."
 )
 
 

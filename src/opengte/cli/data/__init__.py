@@ -7,7 +7,7 @@ from opengte.cli.data import mine, prepare, show
 
 @click.group("data", context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Prepare training data, mine hard negatives, look at what there is.
+    """Prepare and inspect training data, and mine hard negatives.
 
     \b
     Examples:

@@ -37,14 +37,14 @@ mine_options = stacked(
         required=True,
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="Where the rows go: .jsonl, .jsonl.gz, .csv or .parquet.",
+        help="Output file: .jsonl, .jsonl.gz, .csv or .parquet.",
     ),
     click.option(
         "--corpus",
         multiple=True,
         type=file_type,
         metavar="PATH",
-        help="More texts that may be negatives; repeatable.",
+        help="Additional texts to mine negatives from; repeatable.",
     ),
     click.option(
         "-n",
@@ -52,36 +52,42 @@ mine_options = stacked(
         type=count_type,
         default=8,
         show_default=True,
-        help="Negatives of a row.",
+        help="Negatives per row.",
     ),
     click.option(
-        "--first", type=count_type, default=2, show_default=True, help="The nearest rank."
+        "--first", type=count_type, default=2, show_default=True, help="First rank to consider."
     ),
-    click.option("--last", type=count_type, default=100, show_default=True, help="The last rank."),
+    click.option(
+        "--last", type=count_type, default=100, show_default=True, help="Last rank to consider."
+    ),
     click.option(
         "--margin",
         type=click.FloatRange(0, 1, min_open=True),
         default=0.95,
         show_default=True,
-        help="The most of the positive's score that a negative may have.",
+        help="Maximum score of a negative, as a fraction of the positive's score.",
     ),
     click.option(
         "--draw",
         type=click.Choice(["random", "top"]),
         default="random",
         show_default=True,
-        help="Which of the candidates are taken.",
+        help="Select candidates at random or from the top.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of the random draw."),
-    click.option("--reranker", metavar="MODEL", help="Refuse what it does not put below."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),
+    click.option(
+        "--reranker",
+        metavar="MODEL",
+        help="Reject candidates that this model does not score below the positive.",
+    ),
     click.option(
         "--reranker-margin",
         type=float,
         default=0.0,
         show_default=True,
-        help="How far below the positive.",
+        help="Minimum margin below the positive's reranker score.",
     ),
-    click.option("--scores", is_flag=True, help="Write the reranker's scores, to distil from."),
+    click.option("--scores", is_flag=True, help="Write the reranker's scores, for distillation."),
     column_options,
     instruction_option,
     cleaning_options,
@@ -112,11 +118,11 @@ def command(
     as_json: bool,
     options: ModelOptions,
 ) -> None:
-    """Add hard negatives to pairs: near the query, and no answer to it.
+    """Mine hard negatives for pairs: near the query, but not answers.
 
-    Negatives come from the positives and negatives of all rows, and from --corpus. What answers the
-    query in any row is never one, nor is a copy of it. Repeating a killed command takes up the
-    vectors that are there.
+    Negatives come from the positives and negatives of all rows, and from --corpus. A text that
+    answers the query in any row, and its duplicates, are never used as negatives. Repeating an
+    interrupted command reuses the vectors that it computed.
 
     \b
     Examples:

@@ -65,23 +65,25 @@ class LimitOptions:
 column_options = gathered(
     ColumnOptions,
     "columns",
-    click.option("--query", metavar="COLUMN", help="Column of the query."),
+    click.option("--query", metavar="COLUMN", help="Column with the query."),
     click.option(
-        "--positive", multiple=True, metavar="COLUMN", help="Column of what answers it; repeatable."
+        "--positive", multiple=True, metavar="COLUMN", help="Column with a positive; repeatable."
     ),
     click.option(
-        "--negative", multiple=True, metavar="COLUMN", help="Column of what does not; repeatable."
+        "--negative", multiple=True, metavar="COLUMN", help="Column with a negative; repeatable."
     ),
-    click.option("--score", multiple=True, metavar="COLUMN", help="Column of scores; repeatable."),
-    click.option("--label", metavar="COLUMN", help="Column of the label of a text."),
-    click.option("--text", metavar="COLUMN", help="Column of raw or labelled texts."),
+    click.option(
+        "--score", multiple=True, metavar="COLUMN", help="Column with a score; repeatable."
+    ),
+    click.option("--label", metavar="COLUMN", help="Column with the label of a text."),
+    click.option("--text", metavar="COLUMN", help="Column with raw or labelled texts."),
 )
 
 cleaning_options = gathered(
     CleaningOptions,
     "cleaning",
-    click.option("--html", is_flag=True, help="Turn HTML entities into characters."),
-    click.option("--fold-space", is_flag=True, help="Fold white space, line breaks too."),
+    click.option("--html", is_flag=True, help="Decode HTML entities."),
+    click.option("--fold-space", is_flag=True, help="Collapse white space, including line breaks."),
 )
 
 count_type = click.IntRange(1)
@@ -101,19 +103,19 @@ limit_options = gathered(
         type=click.IntRange(0),
         default=0,
         metavar="N",
-        help="Drop texts with fewer tokens, special ones included.",
+        help="Drop texts with fewer tokens, including special tokens.",
     ),
     click.option(
         "--max-tokens",
         type=count_type,
         metavar="N",
-        help="Drop texts with more tokens, instead of cutting them.",
+        help="Drop texts with more tokens instead of truncating them.",
     ),
 )
 
 sources_argument = click.argument("sources", nargs=-1, metavar="[NAME=]PATH...")
 instruction_option = click.option(
-    "--instruction", metavar="TEXT", help="The task, put before queries."
+    "--instruction", metavar="TEXT", help="Task description, prepended to queries."
 )
 
 

@@ -42,21 +42,21 @@ prepare_options = stacked(
         required=True,
         type=click.Path(path_type=Path, file_okay=False),
         metavar="FOLDER",
-        help="Where the shards go.",
+        help="Output folder for the shards.",
     ),
     click.option(
         "--sources",
         "listed",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
         metavar="FILE",
-        help="A TOML file of sources, each with its own columns and switches.",
+        help="TOML file of sources, each with its own columns and options.",
     ),
     column_options,
     instruction_option,
     click.option(
         "--in-batch-negatives/--no-in-batch-negatives",
         default=None,
-        help="Whether other rows' texts are negatives.  [default: for pairs]",
+        help="Use other rows' texts as negatives.  [default: for pairs]",
     ),
     click.option(
         "--query-tokens", type=count_type, metavar="N", help=f"Cut queries at.  [default: {TOKENS}]"
@@ -69,19 +69,20 @@ prepare_options = stacked(
     ),
     cleaning_options,
     limit_options,
-    click.option("--keep-duplicates", is_flag=True, help="Keep rows that come again."),
+    click.option("--keep-duplicates", is_flag=True, help="Keep duplicate rows."),
     click.option(
         "--exclude",
         multiple=True,
         type=file_type,
         metavar="PATH",
-        help="Drop rows with texts of these files, such as a benchmark's; repeatable.",
+        help="Drop rows that contain texts of this file, such as a benchmark; repeatable.",
     ),
     click.option(
         "--consistent",
         type=count_type,
         metavar="K",
-        help="Keep pairs whose positive ranks in the top K of a random pool.",
+        help="Keep only pairs whose positive ranks among the top K of a random pool "
+        "(consistency filter).",
     ),
     click.option(
         "--pool",
@@ -89,10 +90,16 @@ prepare_options = stacked(
         default=1_000_000,
         show_default=True,
         metavar="N",
-        help="Texts in that pool.",
+        help="Size of that pool.",
     ),
-    click.option("--filter-model", metavar="MODEL", help="What ranks them.  [default: the model]"),
-    click.option("--restart", is_flag=True, help="Begin again instead of continuing."),
+    click.option(
+        "--filter-model",
+        metavar="MODEL",
+        help="Model for the consistency filter.  [default: --model]",
+    ),
+    click.option(
+        "--restart", is_flag=True, help="Start over instead of resuming an interrupted run."
+    ),
 )
 
 
@@ -123,9 +130,9 @@ def command(
 ) -> None:
     """Clean, filter and tokenise training data into shards.
 
-    Sources are JSON Lines, CSV, TSV, text, Parquet or Arrow files, compressed or not, folders of
-    them, or data sets that the Hugging Face library saved: pairs, triples, one-to-many, scored
-    pairs, labelled or raw texts. A killed run continues when the command is repeated.
+    Sources are JSON Lines, CSV, TSV, text, Parquet or Arrow files (compressed or not), folders of
+    these, or datasets saved by the Hugging Face library. They hold pairs, triples, one-to-many
+    rows, scored pairs, or labelled or raw texts. Repeating the command resumes an interrupted run.
 
     \b
     Examples:

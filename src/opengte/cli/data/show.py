@@ -18,13 +18,21 @@ if TYPE_CHECKING:
 @click.command("show", no_args_is_help=True)
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--rows", type=count_type, metavar="N", help="Print the first N rows of each source.")
-@click.option("--source", metavar="NAME", help="Only this source.")
-@click.option("--check", is_flag=True, help="Compare all shards with their hashes.")
-@click.option("--step", type=click.IntRange(0), metavar="N", help="Print the batch of a step.")
-@click.option("--batch", type=count_type, default=64, show_default=True, help="Rows of a batch.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order of batches.")
-@click.option("--alpha", type=float, default=0.5, show_default=True, help="Of the draw of sources.")
-@click.option("-m", "--model", metavar="MODEL", help="Whose tokenizer turns ids into text.")
+@click.option("--source", metavar="NAME", help="Show only this source.")
+@click.option("--check", is_flag=True, help="Verify the checksums of all shards.")
+@click.option("--step", type=click.IntRange(0), metavar="N", help="Print the batch of this step.")
+@click.option("--batch", type=count_type, default=64, show_default=True, help="Rows per batch.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Random seed of the order of batches."
+)
+@click.option(
+    "--alpha",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Exponent for sampling sources by size.",
+)
+@click.option("-m", "--model", metavar="MODEL", help="Model whose tokenizer decodes token ids.")
 @json_option
 def command(
     folder: Path,
@@ -38,7 +46,7 @@ def command(
     model: str | None,
     as_json: bool,
 ) -> None:
-    """Show what a folder of shards holds: sources, rows, batches.
+    """Show the contents of a folder of shards: sources, rows, batches.
 
     \b
     Examples:

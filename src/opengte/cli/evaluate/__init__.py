@@ -17,7 +17,7 @@ class _Evaluations(click.Group):
 
 @click.group("eval", cls=_Evaluations, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Measure models: on MTEB, and on your own data.
+    """Evaluate models on MTEB and on your own data.
 
     `gte eval MODEL` is short for `gte eval run MODEL`.
 

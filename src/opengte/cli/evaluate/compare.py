@@ -29,27 +29,39 @@ own_data_options = stacked(
         "--data",
         required=True,
         type=click.Path(exists=True, path_type=Path),
-        help="BEIR folder, or .csv, .tsv or .jsonl of questions and right documents.",
+        help="BEIR folder, or .csv, .tsv or .jsonl file of questions and their documents.",
     ),
     click.option(
-        "--split", default="test", show_default=True, metavar="NAME", help="Which qrels/NAME.tsv."
+        "--split",
+        default="test",
+        show_default=True,
+        metavar="NAME",
+        help="Judgements to use: qrels/NAME.tsv.",
     ),
     click.option("--columns", metavar="Q,D", help="Columns of question and document."),
-    click.option("--segment", metavar="NAME", help="Column or query field that groups queries."),
+    click.option(
+        "--segment", metavar="NAME", help="Column or query field that groups queries into segments."
+    ),
     click.option(
         "--measure",
         type=click.Choice(["nDCG@10", "R@10", "R@100", "RR@10", "AP@100"]),
         default="nDCG@10",
         show_default=True,
-        help="What decides.",
+        help="Metric that decides.",
     ),
 )
 
 
 shared_options = stacked(
-    click.option("--engine", type=click.Choice(["auto", "native", "torch"]), help="What computes."),
-    click.option("--precision", metavar="NAME", help="fp32, bf16, fp16 or int8."),
-    click.option("--instruction", metavar="TEXT", help="The task, for models that take one."),
+    click.option(
+        "--engine", type=click.Choice(["auto", "native", "torch"]), help="Inference engine."
+    ),
+    click.option(
+        "--precision", metavar="NAME", help="Numerical precision: fp32, bf16, fp16 or int8."
+    ),
+    click.option(
+        "--instruction", metavar="TEXT", help="Task description, for models that take instructions."
+    ),
 )
 
 
@@ -72,10 +84,10 @@ def compare_command(
     reports: tuple[Path, ...],
     **shared: Any,
 ) -> None:
-    """Say whether B is better than A on your own data.
+    """Test whether model B is better than model A on your own data.
 
-    A and B are models, each with settings of its own after commas: engine, precision, dimensions,
-    max_length, instruction, truncation, reranker, depth.
+    A and B are models, each optionally followed by comma-separated settings: engine, precision,
+    dimensions, max_length, instruction, truncation, reranker, depth.
 
     \b
     Examples:
@@ -100,11 +112,17 @@ def compare_command(
 
 @click.command("sweep", no_args_is_help=True)
 @click.argument("model")
-@click.option("--dimensions", metavar="N,...", help="Sizes to cut vectors to.")
-@click.option("--precisions", metavar="NAME,...", help="Precisions to compute in.")
-@click.option("--max-length", metavar="TOKENS,...", help="Lengths to cut texts at.")
-@click.option("--reranker", metavar="MODEL", help="Reads the first documents again.")
-@click.option("--depth", metavar="N,...", help="How many documents it reads; 0: none.")
+@click.option("--dimensions", metavar="N,...", help="Comma-separated vector dimensions.")
+@click.option("--precisions", metavar="NAME,...", help="Comma-separated precisions.")
+@click.option(
+    "--max-length", metavar="TOKENS,...", help="Comma-separated maximum lengths of texts."
+)
+@click.option("--reranker", metavar="MODEL", help="Reranker for the top documents.")
+@click.option(
+    "--depth",
+    metavar="N,...",
+    help="Comma-separated reranking depths, in documents; 0 disables the reranker.",
+)
 @own_data_options
 @shared_options
 @json_option
@@ -160,7 +178,7 @@ def sweep_command(
     "--baseline",
     required=True,
     type=click.Path(path_type=Path),
-    help="Results to hold them against.",
+    help="Baseline results to compare with.",
 )
 @click.option(
     "--tolerance",
@@ -168,11 +186,11 @@ def sweep_command(
     default=0.0,
     show_default=True,
     metavar="POINTS",
-    help="How far a score may fall; its noise is allowed in any case.",
+    help="Allowed decrease of a score; decreases within its noise are always allowed.",
 )
 @json_option
 def check_command(results: Path, baseline: Path, tolerance: float, as_json: bool) -> None:
-    """Fail, with exit status 1, if quality fell by more than noise.
+    """Exit with status 1 if quality fell by more than noise.
 
     RESULTS and the baseline are the run.json of an output folder, or JSON reports.
 

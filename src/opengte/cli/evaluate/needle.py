@@ -21,7 +21,7 @@ from opengte.cli.evaluate.options import (
     default="256,512,1024,2048,4096,8192,16384,32768",
     show_default=True,
     metavar="TOKENS,...",
-    help="Lengths of the documents, in the model's tokens.",
+    help="Document lengths, in tokens of the model.",
 )
 @click.option(
     "--documents",
@@ -29,9 +29,9 @@ from opengte.cli.evaluate.options import (
     default=10,
     show_default=True,
     metavar="N",
-    help="Documents of each length and position.",
+    help="Documents per length and position.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of what is generated.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @json_option
 @checked_reports
 @model_argument
@@ -43,9 +43,9 @@ def needle_command(
     as_json: bool,
     reports: tuple[Path, ...],
 ) -> None:
-    """Find out from what length on a model loses facts in a document.
+    """Find the document length from which a model misses facts.
 
-    Documents are generated; each hides one fact at a known place.
+    Generates documents that each hide one fact at a known position.
 
     \b
     Examples:

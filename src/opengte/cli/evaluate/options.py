@@ -16,7 +16,10 @@ model_argument = gathered(ModelOptions, "options", click.argument("model"), run_
 
 
 dimensions_option = click.option(
-    "--dimensions", type=click.IntRange(1), metavar="N", help="Keep the first N dimensions."
+    "--dimensions",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Truncate vectors to their first N dimensions.",
 )
 
 
@@ -25,7 +28,7 @@ truncation_option = click.option(
     type=click.Choice(["right", "left", "error"]),
     default="right",
     show_default=True,
-    help="Which end of a text that is too long is cut off.",
+    help="Side from which overlong texts are truncated; `error` rejects them.",
 )
 
 
@@ -35,7 +38,7 @@ report_option = click.option(
     multiple=True,
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write a report: .html, .md or .json; may be given again.",
+    help="Write a report (.html, .md or .json); repeatable.",
 )
 
 

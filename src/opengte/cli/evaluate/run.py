@@ -26,19 +26,22 @@ if TYPE_CHECKING:
 
 
 @click.command("run", no_args_is_help=True)
-@click.option("--tasks", metavar="NAMES", help="Names of mteb tasks, with commas between.")
-@click.option("--suite", "suite_name", metavar="NAME", help="mteb-english-56, c-mteb-35, ...")
+@click.option("--tasks", metavar="NAMES", help="Comma-separated names of MTEB tasks.")
+@click.option(
+    "--suite", "suite_name", metavar="NAME", help="Benchmark suite: mteb-english-56, c-mteb-35, ..."
+)
 @click.option(
     "--data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of datasets, asked before the Hub. Alone: every task that it has.",
+    help="Folder of datasets, searched before the Hub. Without --tasks and --suite, all "
+    "its tasks are run.",
 )
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("gte-eval"),
     show_default=True,
-    help="Where results go; a run that was stopped goes on from there.",
+    help="Folder for results; an interrupted run resumes from it.",
 )
 @stacked(dimensions_option, truncation_option, json_option)
 @checked_reports
@@ -54,7 +57,7 @@ def run_command(
     as_json: bool,
     reports: tuple[Path, ...],
 ) -> None:
-    """Run tasks of MTEB with mteb's own scoring, beside the published scores.
+    """Run MTEB tasks with mteb's own scoring; compare published scores.
 
     \b
     Examples:

@@ -17,7 +17,7 @@ class _Indexing(click.Group):
 
 @click.group("index", cls=_Indexing, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Index documents once, and look after the index.
+    """Build, inspect and maintain an index of documents.
 
     `gte index PATHS --to KB` is short for `gte index run PATHS --to KB`; `gte search QUERY --in KB`
     searches it.

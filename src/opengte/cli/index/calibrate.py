@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     "--labelled",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Questions with right documents: .jsonl, .csv or .tsv.",
+    help="Labelled queries with their relevant documents: .jsonl, .csv or .tsv.",
 )
 @click.option(
     "--generate",
     type=click.IntRange(1),
     metavar="N",
-    help="Make questions out of N documents.  [default: 300, without --labelled]",
+    help="Generate queries from N documents.  [default: 300, without --labelled]",
 )
-@click.option("--reranker", metavar="MODEL", help="Learn for searches with this reranker.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of what is generated.")
-@click.option("--show", "shown", is_flag=True, help="Only show what was learned before.")
-@click.option("--forget", is_flag=True, help="Remove what was learned before.")
+@click.option("--reranker", metavar="MODEL", help="Calibrate searches that use this reranker.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@click.option("--show", "shown", is_flag=True, help="Show the current calibration and exit.")
+@click.option("--forget", is_flag=True, help="Delete the current calibration.")
 @json_option
 @encoder_options
 def command(
@@ -46,11 +46,11 @@ def command(
     as_json: bool,
     options: ModelOptions,
 ) -> None:
-    """Learn how sure answers are, and when nothing answers.
+    """Calibrate confidences, and the threshold for unanswerable queries.
 
-    Learns from questions with known answers, or from questions made out of the documents; those
-    whose document is hidden have no answer. Afterwards `gte search --in KB` shows a confidence, and
-    --min-confidence makes use of it. The figures printed are of questions that were held out.
+    Learns from labelled queries, or from queries generated from the documents; generated queries
+    whose document is hidden count as unanswerable. Afterwards `gte search --in KB` shows a
+    confidence, and --min-confidence uses it. The printed figures are measured on held-out queries.
 
     \b
     FILE has an object on each line, such as

@@ -28,42 +28,58 @@ SHOWN = 10  # problems that are printed unless all are asked for
     type=click.Path(exists=True, path_type=Path),
     metavar="PATHS...",
 )
-@click.option("--to", "kb", required=True, metavar="KB", help="Folder or s3:// place of the index.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@click.option("--keep", is_flag=True, help="Keep documents whose files are gone.")
-@click.option("--retry", is_flag=True, help="Read files again that failed and did not change.")
+@click.option(
+    "--to",
+    "kb",
+    required=True,
+    metavar="KB",
+    help="Location of the index: a folder or an s3:// URL.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be done, without changing anything.")
+@click.option("--keep", is_flag=True, help="Keep documents whose files no longer exist.")
+@click.option(
+    "--retry", is_flag=True, help="Retry files that failed before, even if they have not changed."
+)
 @click.option(
     "--passages",
     type=click.Choice(["auto", "late", "classic", "none"]),
     default=None,
-    help="Vectors of passages: out of their document's, or each on its own.  [default: auto]",
+    help="Passage vectors: pooled from the document's token vectors (late chunking), or "
+    "embedded one by one (classic).  [default: auto]",
 )
 @click.option(
-    "--passage-tokens", type=click.IntRange(8), metavar="N", help="Longest passage.  [default: 96]"
+    "--passage-tokens",
+    type=click.IntRange(8),
+    metavar="N",
+    help="Maximum tokens per passage.  [default: 96]",
 )
 @click.option(
     "--window-tokens",
     type=click.IntRange(16),
     metavar="N",
-    help="Longest part read at once.  [default: what the model takes]",
+    help="Maximum tokens per forward pass of a document.  [default: the model's limit]",
 )
 @click.option(
     "--first-pass",
     type=click.IntRange(1),
     metavar="N",
-    help="Find candidates by the first N dimensions (Matryoshka models).",
+    help="Retrieve candidates with the first N dimensions (Matryoshka models).",
 )
 @click.option(
     "--language",
     metavar="NAME",
-    help="Whose word endings are dropped, or `none`.  [default: English]",
+    help="Language for stemming, or `none`.  [default: English]",
 )
-@click.option("--instruction", metavar="TEXT", help="The task of all queries to this index.")
-@click.option("--text-field", multiple=True, metavar="NAME", help="Field of rows with the text.")
-@click.option("--title-field", metavar="NAME", help="Field of rows with the title.")
-@click.option("--id-field", metavar="NAME", help="Field of rows with the name of the row.")
 @click.option(
-    "--max-bytes", type=click.IntRange(1), metavar="N", help="Leave out larger files (not tables)."
+    "--instruction", metavar="TEXT", help="Task description for all queries to this index."
+)
+@click.option(
+    "--text-field", multiple=True, metavar="NAME", help="Field or column with the text; repeatable."
+)
+@click.option("--title-field", metavar="NAME", help="Field or column with the title.")
+@click.option("--id-field", metavar="NAME", help="Field or column with the row's id.")
+@click.option(
+    "--max-bytes", type=click.IntRange(1), metavar="N", help="Skip larger files (except tables)."
 )
 @json_option
 @encoder_options
@@ -71,9 +87,9 @@ def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
     """Bring an index up to date with files and folders.
 
     Reads text, Markdown, HTML, PDF, Word, source code, e-mail, and each row of JSON Lines, CSV and
-    Parquet. Documents that did not change are not embedded again; those whose files are gone from
-    PATHS are removed. What could not be read is listed, and the rest is indexed. A run that was
-    stopped goes on where it was. Settings of an index are chosen when it is made.
+    Parquet. Unchanged documents are not embedded again; documents whose files no longer exist in
+    PATHS are removed. Files that cannot be read are listed, and the others are indexed. An
+    interrupted run resumes. The settings of an index are fixed when it is created.
 
     \b
     Examples:

@@ -17,21 +17,21 @@ knowledge_base_argument = click.argument("kb", metavar="KB")
 
 @click.command("status", no_args_is_help=True)
 @knowledge_base_argument
-@click.option("--problems", is_flag=True, help="List files that failed or look doubtful.")
+@click.option("--problems", is_flag=True, help="List files that failed or have warnings.")
 @click.option(
     "--sample",
     type=click.IntRange(0),
     default=20,
     show_default=True,
     metavar="N",
-    help="Questions with which recall is probed; 0: none.",
+    help="Number of queries for the recall probe; 0 disables it.",
 )
 @json_option
 def status_command(kb: str, problems: bool, sample: int, as_json: bool) -> None:
-    """Show what an index holds, and how well its fast search finds it.
+    """Show the contents of an index and the recall of its fast search.
 
-    The recall probe compares the approximate search with an exact one, on passages of documents
-    all over the index.
+    The recall probe compares approximate with exact search, for passages of documents from all over
+    the index.
 
     \b
     Examples:
@@ -106,9 +106,9 @@ def _status_lines(found: "Status") -> list[tuple[str, str]]:
 @knowledge_base_argument
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def export_command(kb: str, file: Path) -> None:
-    """Write everything in an index to a Parquet file.
+    """Export an index to a Parquet file.
 
-    A row is a window of a document, with its text, vectors and metadata.
+    Each row is a window of a document, with its text, vectors and metadata.
 
     \b
     Examples:
@@ -123,9 +123,15 @@ def export_command(kb: str, file: Path) -> None:
 
 @click.command("import", no_args_is_help=True)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--to", "kb", required=True, metavar="KB", help="Folder or s3:// place of the index.")
+@click.option(
+    "--to",
+    "kb",
+    required=True,
+    metavar="KB",
+    help="Location of the index: a folder or an s3:// URL.",
+)
 def import_command(file: Path, kb: str) -> None:
-    """Make an index out of a file that `gte index export` wrote.
+    """Create an index from a file written by `gte index export`.
 
     \b
     Examples:
@@ -142,7 +148,7 @@ def import_command(file: Path, kb: str) -> None:
 @knowledge_base_argument
 @json_option
 def duplicates_command(kb: str, as_json: bool) -> None:
-    """List documents whose texts are nearly the same, a group a line.
+    """List near-duplicate documents, one group per line.
 
     \b
     Examples:

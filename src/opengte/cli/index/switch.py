@@ -30,11 +30,14 @@ ALPHA = 0.05
     "--queries",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Questions to compare both on: a text file, or .jsonl, .csv, .tsv with right documents.",
+    help="Queries to compare the models on: a text file, or .jsonl, .csv or .tsv with "
+    "relevant documents.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@click.option("--hold", is_flag=True, help="Build and compare, but do not switch yet.")
-@click.option("--force", is_flag=True, help="Switch even if the new model answers worse.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, without changing anything.")
+@click.option(
+    "--hold", is_flag=True, help="Build and compare the new index, but do not switch to it yet."
+)
+@click.option("--force", is_flag=True, help="Switch even if the new model is significantly worse.")
 @click.option(
     "--keep-old/--drop-old",
     default=True,
@@ -45,10 +48,12 @@ ALPHA = 0.05
     "--passages",
     type=click.Choice(["auto", "late", "classic", "none"]),
     default=None,
-    help="Vectors of passages, as in `gte index run`.  [default: as the model needs]",
+    help="Passage vectors, as in `gte index run`.  [default: what suits the model]",
 )
 @click.option(
-    "--instruction", metavar="TEXT", help="The task of all queries.  [default: the index's]"
+    "--instruction",
+    metavar="TEXT",
+    help="Task description for all queries.  [default: the index's]",
 )
 @json_option
 @encoder_options
@@ -64,11 +69,12 @@ def switch_command(
     as_json: bool,
     options: ModelOptions,
 ) -> None:
-    """Embed an index with another model, compare both, and switch.
+    """Re-embed an index with another model, compare both, and switch.
 
-    The index goes on answering and taking documents meanwhile. A switch that was stopped continues
-    with the same command. Both are asked the --queries: without right documents the best 10 are
-    compared, with them nDCG@10 by a paired test, and a model that is worse is not switched to.
+    Meanwhile, the index remains searchable and accepts documents. Repeating the command resumes an
+    interrupted switch. With --queries, both models are compared: by their ten best documents, or,
+    if relevant documents are given, by nDCG@10 with a paired test; a significantly worse model is
+    not switched to.
 
     \b
     Examples:
@@ -114,14 +120,14 @@ def switch_command(
 
 @click.command("rollback", no_args_is_help=True)
 @knowledge_base_argument
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, without changing anything.")
 @json_option
 @encoder_options
 def rollback_command(kb: str, dry_run: bool, as_json: bool, options: ModelOptions) -> None:
     """Go back to the index that `gte index switch` replaced.
 
-    Documents that changed since are embedded with its model first. A second rollback goes forth
-    again.
+    Documents that changed since then are embedded with its model first. A second rollback undoes
+    the first.
 
     \b
     Examples:

@@ -53,14 +53,16 @@ class _Left:
     default=5,
     show_default=True,
     metavar="N",
-    help="Results.",
+    help="Number of results.",
 )
-@click.option("--instruction", metavar="TEXT", help="The task, for models that take one.")
+@click.option(
+    "--instruction", metavar="TEXT", help="Task description, for models that take instructions."
+)
 @click.option(
     "--passage-tokens",
     type=click.IntRange(1),
     metavar="N",
-    help="Longest passage.  [default: what the model takes, at most 512]",
+    help="Maximum tokens per passage.  [default: the model's limit, at most 512]",
 )
 @click.option(
     "--max-bytes",
@@ -68,7 +70,7 @@ class _Left:
     default=MAX_BYTES,
     show_default=True,
     metavar="N",
-    help="Leave out larger files.",
+    help="Skip larger files.",
 )
 @json_option
 @encoder_options
@@ -85,11 +87,11 @@ def command(
 ) -> None:
     """Find the documents that answer a query, in an index or in files.
 
-    In an index (--in) the search is by meaning and by words; each result shows its rank in both,
-    and its best passage with the words of the query marked. Without one, reads whole documents
-    (.txt .md .rst .py .html .json, and each line of .jsonl), cuts them into passages at paragraphs
-    and sentences, and ranks a document by its best passage: exact, and everything is embedded each
-    time.
+    With --in, searches an index by meaning and by words. Each result shows its rank in both, and
+    its best passage with the words of the query highlighted. Without --in, reads whole documents
+    (.txt .md .rst .py .html .json, and each line of .jsonl), splits them into passages at
+    paragraphs and sentences, and ranks each document by its best passage. This search is exact and
+    embeds everything each time.
 
     \b
     Examples:

@@ -60,43 +60,54 @@ def _least(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 index_options = gathered(
     IndexOptions,
     "index",
-    click.option("--in", "kb", metavar="KB", help="Search in an index that `gte index` made."),
+    click.option("--in", "kb", metavar="KB", help="Search this index, built by `gte index`."),
     click.option(
         "--where",
         multiple=True,
         metavar="FIELD=VALUE",
-        help="Only documents that fit: = != < <= > >= ~ (contains) ^ (starts with).",
+        help="Filter documents by metadata: = != < <= > >= ~ (contains) ^ (starts with); "
+        "repeatable.",
     ),
     click.option(
         "--leg",
         multiple=True,
         type=click.Choice(["dense", "sparse", "lexical"]),
-        help="Search in these ways only.  [default: all that the index has]",
+        help="Retrieval method to use; repeatable.  [default: all that the index has]",
     ),
     click.option(
         "--fusion",
         type=click.Choice(["rrf", "weighted"]),
-        help="Join rankings by reciprocal ranks, or by standardised scores.  [default: rrf]",
+        help="Combine rankings by reciprocal rank fusion, or by weighted standardised "
+        "scores.  [default: rrf]",
     ),
     click.option(
-        "--weight", multiple=True, metavar="LEG=W", help="Weight of a leg, such as lexical=0.5."
+        "--weight",
+        multiple=True,
+        metavar="LEG=W",
+        help="Weight of a retrieval method, such as lexical=0.5; repeatable.",
     ),
-    click.option("--exact", is_flag=True, help="Compare with every vector."),
+    click.option(
+        "--exact",
+        is_flag=True,
+        help="Compare the query with every vector instead of using approximate search.",
+    ),
     click.option(
         "--diversity",
         type=click.FloatRange(0, 1),
         metavar="X",
-        help="Prefer results that differ from each other: 0 not at all, 1 above all.",
+        help="Diversify results: 0 ranks by relevance only, 1 by diversity above all.",
     ),
-    click.option("--reranker", metavar="MODEL", help="Let a reranker order the best passages."),
+    click.option("--reranker", metavar="MODEL", help="Rerank the best passages with this model."),
     click.option(
         "--min-confidence",
         metavar="X",
         callback=_least,
-        help="Say that nothing answers below this; `auto`: the threshold that was learned.",
+        help="Return no results if confidence is below this; `auto` uses the calibrated threshold.",
     ),
     click.option(
-        "--explain", metavar="DOCUMENT", help="Say where this document, id or path, was lost."
+        "--explain",
+        metavar="DOCUMENT",
+        help="Explain at which stage this document (id or path) was dropped.",
     ),
 )
 

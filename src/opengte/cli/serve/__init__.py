@@ -72,17 +72,22 @@ def _metavar(said: SettingInfo) -> str | None:
     envvar="OPENGTE_CONFIG",
     show_envvar=True,
     metavar="FILE",
-    help="TOML file of settings; a [[model]] table holds those of one model.",
+    help="TOML configuration file; a [[model]] table configures one model.",
 )
-@click.option("--print-config", is_flag=True, help="Print the settings as TOML, and stop.")
+@click.option(
+    "--print-config",
+    is_flag=True,
+    help="Print the effective configuration and the source of each value as TOML, and exit.",
+)
 @_settings_options
 def command(config: Path | None, print_config: bool, **values: Any) -> None:
     """Serve models over HTTP to every embedding client.
 
     Speaks the protocols of OpenAI, text-embeddings-inference, Cohere, Jina, Voyage and Ollama.
-    Every flag is also a variable (--max-body-bytes is OPENGTE_MAX_BODY_BYTES) and a line of the
-    file; a flag wins over a variable, and that over the file. SIGTERM ends it when the requests
-    that run have their answers, SIGHUP loads models and keys again.
+    Every flag is also an environment variable (--max-body-bytes is OPENGTE_MAX_BODY_BYTES) and a
+    key of the configuration file; flags override variables, and variables override the file. On
+    SIGTERM the server stops after answering requests in flight; on SIGHUP it reloads models and
+    keys.
 
     \b
     Examples:

@@ -20,16 +20,16 @@ state_option = click.option(
     envvar="OPENGTE_STATE_DIR",
     show_envvar=True,
     metavar="FOLDER",
-    help="Folder of the server's keys and usage.  [default: in the user's data folder]",
+    help="Folder for the server's keys and usage records.  [default: in the user's data folder]",
 )
 
 
 @click.group("keys")
 def command() -> None:
-    """Make, list, change and revoke the API keys of a server.
+    """Create, list, rotate and revoke the API keys of a server.
 
-    As soon as there is a key, requests need one. Running servers on the same folder see a change
-    within a second. Keys are kept as hashes, and shown once, when they are made.
+    Once a key exists, requests need one. Running servers that use the same folder see a change
+    within a second. Keys are stored as hashes and shown once, when they are created.
 
     \b
     Examples:
@@ -47,30 +47,31 @@ def _limit(name: str, what: str) -> Callable[[Callable[..., Any]], Callable[...,
 @click.option(
     "--models",
     metavar="LIST",
-    help="Models and knowledge bases that the key may use, with commas.  [default: all]",
+    help="Comma-separated models and knowledge bases that the key may use.  [default: all]",
 )
 @click.option(
     "--priority",
     type=click.Choice(["interactive", "bulk"]),
     default="interactive",
     show_default=True,
-    help="What its requests are where they do not say.",
+    help="Priority of requests that do not set one.",
 )
-@_limit("--requests-per-minute", "Requests in a minute.")
-@_limit("--tokens-per-minute", "Tokens in a minute.")
-@_limit("--tokens-per-day", "Tokens in a day of UTC.")
-@_limit("--tokens-per-month", "Tokens in a month of UTC.")
+@_limit("--requests-per-minute", "Maximum requests per minute.")
+@_limit("--tokens-per-minute", "Maximum tokens per minute.")
+@_limit("--tokens-per-day", "Maximum tokens per calendar day in UTC.")
+@_limit("--tokens-per-month", "Maximum tokens per calendar month in UTC.")
 @click.option(
-    "--expires", metavar="WHEN", help="A date (2027-01-31) or a time from now (90d, 12h)."
+    "--expires", metavar="WHEN", help="Expiry: a date (2027-01-31) or a time from now (90d, 12h)."
 )
 @click.option(
     "--where",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Documents of knowledge bases that exist for the key, as in `gte search --where`; all of "
-    "several conditions must fit.  [default: all documents]",
+    help="Restrict the key to documents of knowledge bases that match, as in `gte search"
+    " --where`; repeatable, and all conditions must match.  [default: all "
+    "documents]",
 )
-@click.option("--admin", is_flag=True, help="May have the server load its models again.")
+@click.option("--admin", is_flag=True, help="Allow the key to reload the server's models.")
 @json_option
 @state_option
 def create(
@@ -87,9 +88,9 @@ def create(
     as_json: bool,
     state_dir: str | None,
 ) -> None:
-    """Make a key and print it: it is shown this once.
+    """Create a key and print it; it cannot be shown again.
 
-    NAME is for people: who has the key, or what for.
+    NAME is a label: the owner or the purpose of the key.
 
     \b
     Examples:
@@ -117,7 +118,7 @@ def create(
 @json_option
 @state_option
 def list_keys(as_json: bool, state_dir: str | None) -> None:
-    """List the keys: what they may do, and whether they still work.
+    """List the keys, their limits, and whether they are valid.
 
     \b
     Examples:
@@ -140,7 +141,7 @@ def list_keys(as_json: bool, state_dir: str | None) -> None:
 @json_option
 @state_option
 def revoke(key: str, as_json: bool, state_dir: str | None) -> None:
-    """End a key, by its id or name. What it used stays on record.
+    """Revoke a key, by its id or name. Its usage records remain.
 
     \b
     Examples:
@@ -161,12 +162,12 @@ def revoke(key: str, as_json: bool, state_dir: str | None) -> None:
     default="0s",
     show_default=True,
     metavar="TIME",
-    help="How long the old secret still works: 30m, 24h, 7d.",
+    help="Time for which the old secret remains valid: 30m, 24h, 7d.",
 )
 @json_option
 @state_option
 def rotate(key: str, grace: str, as_json: bool, state_dir: str | None) -> None:
-    """Give a key a new secret and print it. Id, limits and records stay.
+    """Give a key a new secret and print it; its id and limits stay.
 
     \b
     Examples:

@@ -14,11 +14,11 @@ _run_options = stacked(
         type=click.Choice(["auto", "native", "torch"]),
         default="auto",
         show_default=True,
-        help="What computes.",
+        help="Inference engine.",
     ),
-    click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads."),
-    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ..."),
-    click.option("--offline", is_flag=True, help="Use only what is on this machine."),
+    click.option("--threads", type=click.IntRange(1), metavar="N", help="Number of CPU threads."),
+    click.option("--device", metavar="NAME", help="Device: cpu, cuda, cuda:1, ..."),
+    click.option("--offline", is_flag=True, help="Use only local files; never contact the Hub."),
 )
 
 
@@ -31,16 +31,20 @@ _run_options = stacked(
     default=PORT,
     show_default=True,
     metavar="N",
-    help="Port to listen on; 0 takes a free one.",
+    help="Port to listen on; 0 picks a free one.",
 )
 @click.option("--open", "opened", is_flag=True, help="Open the page in the browser.")
 @click.option(
     "--where",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Only these documents exist, as in `gte search --where`.",
+    help="Show only documents that match, as in `gte search --where`; repeatable.",
 )
-@click.option("--reranker", metavar="MODEL", help="Let a reranker order the best, where asked to.")
+@click.option(
+    "--reranker",
+    metavar="MODEL",
+    help="Reranker for the best passages, used by queries that request it.",
+)
 @_run_options
 def command(
     kb: tuple[str, ...],
@@ -50,11 +54,11 @@ def command(
     reranker: str | None,
     **running: Any,
 ) -> None:
-    """Show the search page of an index, to this machine only.
+    """Open the search page of an index, on this machine only.
 
-    Search as you type, filters, why each result is there, documents near one, and a map. Several
-    indexes can be given; NAME=KB shows one under another name. Ctrl-C ends it. For others to
-    search, use `gte serve --kb KB` with `gte keys`.
+    Offers search as you type, filters, explanations of each result, similar documents, and a map.
+    Several indexes can be given; NAME=KB shows one under another name. Ctrl-C stops it. To let
+    others search, use `gte serve --kb KB` with `gte keys`.
 
     \b
     Examples:

@@ -19,22 +19,22 @@ _GROUPS = ("day", "month", "key", "model")
 
 
 @click.command("usage")
-@click.option("--since", metavar="DATE", help="First day, 2026-11-01 or 2026-11.")
-@click.option("--until", metavar="DATE", help="Last day, or last month.")
+@click.option("--since", metavar="DATE", help="First day: 2026-11-01, or 2026-11 for a month.")
+@click.option("--until", metavar="DATE", help="Last day or month.")
 @click.option("--key", metavar="KEY", help="Only this key, by id or name.")
 @click.option(
     "--by",
     default="day,key,model",
     show_default=True,
     metavar="LIST",
-    help="What the rows are for: day, month, key, model, or several with commas.",
+    help="Comma-separated grouping: day, month, key, model.",
 )
 @click.option(
     "--price",
     "prices",
     multiple=True,
     metavar="PRICE",
-    help="Price of a million tokens; MODEL=PRICE for one model. Repeatable.",
+    help="Price per million tokens; MODEL=PRICE for one model. Repeatable.",
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @json_option
@@ -49,10 +49,10 @@ def command(
     as_json: bool,
     state_dir: str | None,
 ) -> None:
-    """Print what each key used: requests, texts and tokens.
+    """Print the usage of each key: requests, texts and tokens.
 
-    Rows are by day of UTC, key and model. Counts what running servers on the same folder have
-    answered up to now.
+    By default, rows are grouped by calendar day in UTC, key and model. Counts include what running
+    servers on the same folder have answered so far.
 
     \b
     Examples:

@@ -9,7 +9,7 @@ from opengte.cli.train import merge, resume, stages
 def command() -> None:
     """Train encoders and rerankers: pre-train, fine-tune, distil, merge.
 
-    Every stage starts from a model and leaves FOLDER/model, which `gte`, sentence-transformers and
+    Every stage starts from a model and writes FOLDER/model, which `gte`, sentence-transformers and
     transformers load. With several GPUs: `torchrun --nproc-per-node N --no-python gte train ...`.
 
     \b

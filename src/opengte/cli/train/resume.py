@@ -13,9 +13,9 @@ from opengte.cli.train.stages import COMMANDS
 @click.command("resume", no_args_is_help=True)
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def command(folder: Path) -> None:
-    """Go on with a run that was stopped, from its last checkpoint.
+    """Resume an interrupted run from its last checkpoint.
 
-    FOLDER is the --output of a `gte train` command, which is repeated as it was given.
+    FOLDER is the --output of a `gte train` command, which is repeated with the same arguments.
 
     \b
     Examples:

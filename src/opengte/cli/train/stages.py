@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "--sparse",
     type=click.FloatRange(0),
     metavar="WEIGHT",
-    help="Train a sparse head, too, with this weight.",
+    help="Also train a sparse head, with this loss weight.",
 )
 @lora_option
 def finetune(
@@ -43,9 +43,9 @@ def finetune(
 ) -> None:
     """Fine-tune an encoder on your pairs, with mined hard negatives.
 
-    Rows are held out, negatives are mined with the model itself (4 a row, where rows have none),
-    texts are tokenised into FOLDER/data, and the model is measured before and after. Labelled
-    texts and scored pairs train, too.
+    Holds out rows, mines negatives with the model itself (4 per row, for rows without any),
+    tokenises the texts into FOLDER/data, and evaluates the model before and after training.
+    Labelled texts and scored pairs can be used as well.
 
     \b
     Examples:
@@ -69,10 +69,11 @@ def finetune(
 def pretrain(
     asked: Asked, world: "World", from_nothing: str | None, vocabulary: int, positions: int
 ) -> None:
-    """Pre-train an encoder on raw texts: masked language modelling.
+    """Pre-train an encoder on raw texts by masked language modelling.
 
-    30 % of the tokens are hidden; nine tenths of the budget go to short pieces, the rest to long
-    ones with a larger base of the rotary angles. With --from-nothing, --model is `new`.
+    Masks 30 % of the tokens. Nine tenths of the budget are spent on short pieces, the rest on long
+    ones with a larger base of the rotary position embeddings. With --from-nothing, --model is
+    `new`.
 
     \b
     Examples:
@@ -95,20 +96,24 @@ def pretrain(
 
 
 @stage_command("contrastive")
-@click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Of the softmax.")
+@click.option(
+    "--temperature", type=click.FloatRange(0, min_open=True), help="Temperature of the softmax."
+)
 @click.option(
     "--reversed-ntk",
     type=click.FloatRange(1),
     metavar="FACTOR",
-    help="How many times finer long texts are read than short ones were trained; 1: not.",
+    help="Factor of reversed NTK scaling, by which positions of long texts are "
+    "interpolated; 1 disables it.",
 )
 def contrastive(
     asked: Asked, world: "World", temperature: float | None, reversed_ntk: float | None
 ) -> None:
     """Pre-train an encoder on weak pairs: large batches, short texts.
 
-    Titles and bodies, questions and answers, texts and translations; up to 16,384 pairs a batch, of
-    one source each, temperature 0.01. A masked language model becomes an encoder here.
+    Pairs are titles and bodies, questions and answers, texts and translations. A batch has up to
+    16,384 pairs of one source; the temperature is 0.01. This stage turns a masked language model
+    into an encoder.
 
     \b
     Examples:
@@ -128,17 +133,19 @@ def contrastive(
 
 @stage_command("extend")
 @click.option(
-    "--positions", type=amount, metavar="N", help="Tokens that it is to read.  [default: 4 x]"
+    "--positions", type=amount, metavar="N", help="New maximum length in tokens.  [default: 4 x]"
 )
-@click.option("--theta", type=click.FloatRange(1), help="Base of the rotary angles.")
-@click.option("--check/--no-check", default=True, help="Look for needle and passkey afterwards.")
+@click.option("--theta", type=click.FloatRange(1), help="Base of the rotary position embeddings.")
+@click.option(
+    "--check/--no-check", default=True, help="Run the needle and passkey tests afterwards."
+)
 def extend(
     asked: Asked, world: "World", positions: int | None, theta: float | None, check: bool
 ) -> None:
     """Give an encoder with rotary positions a longer context.
 
-    Train it on pairs with long texts; then a fact and a pass key are looked for in documents as
-    long as the new context, with the model before and after.
+    Trains on pairs with long texts. Then runs the needle and passkey tests on documents as long as
+    the new context, with the model before and after.
 
     \b
     Examples:
@@ -179,7 +186,7 @@ def _sees(start: "Checkpoint", model: Path, length: int) -> None:
 @mine_option
 @matryoshka_option
 @lora_option
-@click.option("--causal", is_flag=True, help="Keep the attention causal.")
+@click.option("--causal", is_flag=True, help="Keep causal attention.")
 @from_nothing_options
 def instruct(
     asked: Asked,
@@ -192,10 +199,11 @@ def instruct(
     vocabulary: int,
     positions: int,
 ) -> None:
-    """Tune a decoder to embed by instruction: bidirectional, last token.
+    """Turn a decoder into an instruction-tuned encoder.
 
-    The task goes before queries (--instruction, or each source's own), never before documents.
-    Low-rank adapters of rank 16 are trained and merged; --lora 0 trains all weights.
+    Attention becomes bidirectional, and pooling takes the last token. The task description
+    (--instruction, or each source's own) is prepended to queries, never to documents. Low-rank
+    adapters of rank 16 are trained and merged; --lora 0 trains all weights.
 
     \b
     Examples:
@@ -224,14 +232,16 @@ def instruct(
 
 @stage_command("rerank")
 @mine_option
-@click.option("--miner", metavar="MODEL", help="The encoder that finds them.  [default: --model]")
 @click.option(
-    "--max-length", type=amount, metavar="N", help="Tokens of query and document together."
+    "--miner", metavar="MODEL", help="Encoder that mines the negatives.  [default: --model]"
+)
+@click.option(
+    "--max-length", type=amount, metavar="N", help="Maximum tokens of query and document together."
 )
 @click.option(
     "--loss",
     type=click.Choice(["softmax", "binary"]),
-    help="Over each query's candidates, or for each pair alone.",
+    help="Loss over each query's candidates (softmax) or over single pairs (binary).",
 )
 @lora_option
 def rerank(
@@ -245,7 +255,7 @@ def rerank(
 ) -> None:
     """Train a reranker (cross-encoder) from an encoder or a decoder.
 
-    Rows need negatives; ten are mined where there are none.
+    Rows need negatives; ten per row are mined if there are none.
 
     \b
     Examples:
@@ -272,14 +282,16 @@ def rerank(
 
 @stage_command("distill")
 @click.option(
-    "--layers", type=count_type, metavar="N", help="Of the student, taken from the model."
+    "--layers", type=count_type, metavar="N", help="Number of the model's layers in the student."
 )
-@click.option("--student", metavar="MODEL", help="Or another model that is to learn.")
-@click.option("--reranker", metavar="MODEL", help="The teacher, instead of the model.")
+@click.option("--student", metavar="MODEL", help="Student model, instead of --layers.")
+@click.option(
+    "--reranker", metavar="MODEL", help="Reranker that scores as the teacher, instead of the model."
+)
 @click.option(
     "--by",
     type=click.Choice(["kl", "margin_mse"]),
-    help="Distance from the teacher's scores.",
+    help="Distillation loss.",
 )
 @mine_option
 def distill(
@@ -291,10 +303,10 @@ def distill(
     by: str | None,
     mine: int | None,
 ) -> None:
-    """Train a smaller encoder to order texts as a larger model does.
+    """Distil an encoder: train a smaller one to rank as a larger one.
 
-    The teacher mines negatives (8 a row) and scores each row's texts; the student is the model with
-    fewer layers, or --student.
+    The teacher mines negatives (8 per row) and scores the texts of each row. The student is the
+    model with fewer layers, or --student.
 
     \b
     Examples:

@@ -58,7 +58,7 @@ class ServerSettings:
         "auto",
         "Models",
         "text",
-        "Number format of the computation.",
+        "Numerical precision.",
         choices=("auto", "fp32", "bf16", "fp16", "int8"),
         per_model=True,
     )
@@ -71,7 +71,7 @@ class ServerSettings:
         per_model=True,
     )
     device: str | None = _setting(
-        None, "Models", "text", "cpu, cuda, cuda:1, ...", metavar="NAME", per_model=True
+        None, "Models", "text", "Device: cpu, cuda, cuda:1, ...", metavar="NAME", per_model=True
     )
     revision: str | None = _setting(
         None,
@@ -91,7 +91,7 @@ class ServerSettings:
         per_model=True,
     )
     offline: bool = _setting(
-        False, "Models", "switch", "Use only what is on this machine.", per_model=True
+        False, "Models", "switch", "Use only local files; never contact the Hub.", per_model=True
     )
     max_batch_tokens: int | None = _setting(
         None,
@@ -205,7 +205,7 @@ class ServerSettings:
     )
     host: str = _setting("127.0.0.1", "Network", "text", "Address to listen on.", metavar="ADDRESS")
     port: int = _setting(
-        DEFAULT_PORT, "Network", "whole", "Port to listen on; 0 takes a free one.", minimum=0
+        DEFAULT_PORT, "Network", "whole", "Port to listen on; 0 picks a free one.", minimum=0
     )
     uds: str | None = _setting(
         None, "Network", "text", "Listen on this Unix socket instead of a port.", metavar="PATH"
@@ -228,7 +228,7 @@ class ServerSettings:
         metavar="ORIGIN",
     )
     tls_cert: str | None = _setting(
-        None, "TLS", "text", "Certificate chain; turns on TLS.", metavar="PEM"
+        None, "TLS", "text", "Certificate chain; enables TLS.", metavar="PEM"
     )
     tls_key: str | None = _setting(
         None,
@@ -250,7 +250,7 @@ class ServerSettings:
         None,
         "Access",
         "text",
-        "Folder of the API keys and the usage records.  [default: in the user's data folder]",
+        "Folder for API keys and usage records.  [default: in the user's data folder]",
         metavar="FOLDER",
     )
     keys_dir: str | None = _setting(
@@ -304,7 +304,7 @@ class ServerSettings:
         None,
         "Observation",
         "text",
-        "Send traces to this OpenTelemetry collector over HTTP (extra `otel`).",
+        "Export traces to this OpenTelemetry collector over HTTP (extra `otel`).",
         metavar="URL",
     )
     trace_sample: float = _setting(
@@ -355,7 +355,7 @@ class ServerSettings:
         10.0,
         "Limits",
         "number",
-        "Seconds for a client to send its headers.",
+        "Timeout for a client to send its headers, in seconds.",
         metavar="SECONDS",
         minimum=0,
     )
