@@ -97,10 +97,10 @@ def test_a_file_that_is_no_database_is_counted_and_left_alone(tmp_path, caplog):
 
 
 def test_a_full_disk_is_counted(tmp_path, monkeypatch):
-    def full(self, rows):
+    def full(result):
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(DiskCache, "_store", full)
+    monkeypatch.setattr(disk_cache, "serialize", full)
     assert filled(tmp_path / "cache.sqlite", 10).errors >= 1
 
 
@@ -114,17 +114,16 @@ def test_after_a_failure_the_file_is_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr(disk_cache, "RETRY_SECONDS", 0.05)
     path = tmp_path / "cache.sqlite"
     disk = DiskCache(path, 1 << 20)
-    store = DiskCache._store
     failures = iter([True])
 
-    def once(self, rows):
+    def once(result):
         if next(failures, None):
             raise sqlite3.OperationalError("database is locked")
-        store(self, rows)
+        return serialize(result)
 
-    monkeypatch.setattr(DiskCache, "_store", once)
+    monkeypatch.setattr(disk_cache, "serialize", once)
     disk.put(b"lost", InputResult(1, 1))
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while disk.errors == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)

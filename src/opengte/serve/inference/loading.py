@@ -111,16 +111,10 @@ def canary(model: Model, text: str = CANARY) -> Callable[[], PendingInput]:
 
     The input counts as older than everything that waits.
     """
-    content: ModelInput
-    if isinstance(model, Reranker):
-        options, content = (
-            RequestOptions(frozenset(), 0, salt("canary"), cached=False),
-            (text, text),
-        )
-    else:
-        dense: frozenset[Output] = frozenset(("dense",))
-        size = model.card.dimension
-        options, content = RequestOptions(dense, size, salt("canary"), cached=False), text
+    pair = isinstance(model, Reranker)
+    content: ModelInput = (text, text) if pair else text
+    outputs: frozenset[Output] = frozenset(() if pair else ("dense",))
+    options = RequestOptions(outputs, model.card.dimension, salt("canary"), cached=False)
     tokenized = tokenize_inputs(model, options, [content])[0]
     if isinstance(tokenized, InputError):
         raise tokenized

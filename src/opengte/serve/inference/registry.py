@@ -177,7 +177,7 @@ class ServedModel:
         return self.ready is not None and self.ready.runner is runner
 
 
-def find_model(models: list[ServedModel], name: str | None, kind: str) -> ServedModel:
+def find_model(models: list[ServedModel], name: str | None, kind: str = "") -> ServedModel:
     """Return the model of that name or, if name is None, the first one that fits the kind.
 
     A ready model is preferred to one that is loading, and that to one that failed. Raises

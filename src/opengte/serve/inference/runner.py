@@ -24,7 +24,7 @@ from opengte.serve.inference.in_flight import InFlightInputs, PendingRequest
 from opengte.serve.inference.loading import PreparedModel, canary
 from opengte.serve.inference.preprocessing.input_windows import (
     Lookup,
-    Tokenized,
+    TokenizedOrErrors,
     input_windows,
     look_up_and_tokenize,
     per_input,
@@ -281,7 +281,9 @@ class ModelRunner:
         if misses:
             self._enqueue(misses, tokenized, seconds)
 
-    def _enqueue(self, inputs: list[PendingInput], tokenized: Tokenized, seconds: float) -> None:
+    def _enqueue(
+        self, inputs: list[PendingInput], tokenized: TokenizedOrErrors, seconds: float
+    ) -> None:
         """Queue tokenized inputs for the engine threads."""
         self._observer.count("cache_miss", self.name, len(inputs))
         for request in _waiting_requests(inputs):

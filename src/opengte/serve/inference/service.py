@@ -119,11 +119,11 @@ class InferenceService:
 
         If loading raises an error, it propagates, and the old model stays.
         """
-        await find_model(self.served, name, "").reload()
+        await find_model(self.served, name).reload()
 
     async def unload(self, name: str) -> None:
         """Finish the requests of a model, then remove it."""
-        served = find_model(self.served, name, "")
+        served = find_model(self.served, name)
         await served.close(None)
         self.served.remove(served)
 
@@ -224,7 +224,7 @@ class InferenceService:
 
     def _ready_of_any_kind(self, name: str | None) -> ReadyModel:
         if name is not None or len(self.served) == 1:
-            return find_model(self.served, name or self.served[0].name, "").available()
+            return find_model(self.served, name or self.served[0].name).available()
         return find_model(self.served, None, "encoder").available()
 
     def _deduplicated(

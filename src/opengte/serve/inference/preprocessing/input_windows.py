@@ -18,9 +18,9 @@ from opengte.serve.inference.types import (
 FIRST_WINDOW_CHARACTERS, MAX_WINDOW_CHARACTERS = 1024, 65536
 MAX_WINDOW_INPUTS = 1024
 
-Tokenized = list[TokenizedInputs | InputError]
+TokenizedOrErrors = list[TokenizedInputs | InputError]
 # results from disk, the other inputs, their tokens, and the seconds it took
-Lookup = tuple[dict[bytes, InputResult], list[PendingInput], Tokenized, float]
+Lookup = tuple[dict[bytes, InputResult], list[PendingInput], TokenizedOrErrors, float]
 
 
 def look_up_and_tokenize(
@@ -41,7 +41,7 @@ def look_up_and_tokenize(
 
 
 def per_input(
-    tokenized: Tokenized, count: int
+    tokenized: TokenizedOrErrors, count: int
 ) -> Iterator[tuple[TokenizedInputs | InputError, int]]:
     """Yield for each input its tokenized batch, or error, and its index in that batch."""
     if len(tokenized) == count and count > 1:
