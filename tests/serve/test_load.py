@@ -98,12 +98,12 @@ def load(tmp_path):
 
 
 def test_an_open_stream_keeps_its_rate_and_sees_the_latency(load):
-    with Known(delay=0.02).running() as server:
-        (found,) = load(server, {"mix": "mixed", "rate": 200})
-    assert 140 < found["requests_per_second"] < 260
+    with Known(delay=0.1).running() as server:
+        (found,) = load(server, {"mix": "mixed", "rate": 60})
+    assert 42 < found["requests_per_second"] < 78
     assert set(found["statuses"]) == {"200"}
     for kind in ("short", "long"):
-        assert 20 <= found["latency_ms"][kind]["p50"] < 60
+        assert 100 <= found["latency_ms"][kind]["p50"] < 300
     count = found["latency_ms"]["all"]["count"]
     assert count == found["statuses"]["200"]
 

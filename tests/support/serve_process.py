@@ -63,6 +63,11 @@ class Server:
         with self.client() as client:
             return client.post("/v1/embeddings", json={"input": texts, **options})
 
+    def state(self):
+        """Return what the status page shows."""
+        with self.client() as client:
+            return client.get("/page/state").json()
+
     def children(self):
         """Return the ids of the worker processes."""
         listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()

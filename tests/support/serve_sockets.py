@@ -5,6 +5,7 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 
 from opengte.serve.config.settings import ServerSettings
 from opengte.serve.runtime.connection import ConnectionObserver
@@ -43,10 +44,11 @@ async def early(scope, receive, send):
 
 
 class Served:
-    """A running server: its port, and the reasons for which it closed connections."""
+    """A running server: its port, why it closed connections, and the requests that began."""
 
-    def __init__(self, server, port, loop, refused):
-        self.server, self.port, self.loop, self.refused = server, port, loop, refused
+    def __init__(self, server, port, loop, refused, begun):
+        self.server, self.port, self.loop = server, port, loop
+        self.refused, self.begun = refused, begun
 
     def connect(self, tls=None, timeout=20):
         raw = socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
@@ -66,10 +68,15 @@ def served(app=echo, tls=None, uvloop=True, **settings):
     wanted = ServerSettings(port=0, **settings)
     sockets, address = open_listeners(wanted)
     refused: list[str] = []
+    begun: list[str] = []
     ready, box = threading.Event(), []
 
+    async def noted(scope, receive, send):
+        begun.append(scope["path"])
+        await app(scope, receive, send)
+
     async def main():
-        server = HttpServer(app, wanted, ConnectionObserver(refused.append))
+        server = HttpServer(noted, wanted, ConnectionObserver(refused.append))
         server.start(sockets, tls)
         end = asyncio.Event()
         box.append((server, asyncio.get_running_loop(), end))
@@ -90,10 +97,18 @@ def served(app=echo, tls=None, uvloop=True, **settings):
     ready.wait(20)
     server, loop, end = box[0]
     try:
-        yield Served(server, int(address.rpartition(":")[2]), loop, refused)
+        yield Served(server, int(address.rpartition(":")[2]), loop, refused, begun)
     finally:
         loop.call_soon_threadsafe(end.set)
         thread.join(20)
+
+
+def until(condition, seconds=20):
+    """Wait for something that another thread does soon."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def read_all(connection):

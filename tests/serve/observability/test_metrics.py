@@ -251,9 +251,9 @@ def test_an_observation_costs_microseconds(two):
 
     times = []
     for _ in range(1000):
-        start = time.perf_counter()
+        start = time.thread_time()
         observe()
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     assert sorted(times)[500] < 200e-6  # for 16 observations; 25 when nothing else runs
 
 

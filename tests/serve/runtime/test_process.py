@@ -25,6 +25,7 @@ from opengte.serve.runtime.process import ServerProcess
 from opengte.serve.runtime.shared_state import SharedState
 from tests.support.inference import Loader
 from tests.support.serve_process import server
+from tests.support.serve_sockets import until
 
 SECRET = "xylophone zebra of Ada Lovelace"
 
@@ -58,29 +59,24 @@ def test_sigterm_lets_the_running_requests_finish():
         answers = []
         asking = threading.Thread(target=lambda: answers.append(one.embed(texts)))
         asking.start()
-        time.sleep(0.3)
-        start = time.monotonic()
-        assert one.stop() == 0
+        until(lambda: one.state()["models"][0]["queued_tokens"])
+        assert one.stop(seconds=100) == 0
         asking.join()
         assert answers[0].status_code == 200
         assert len(answers[0].json()["data"]) == 150
-        assert time.monotonic() - start < 100
     assert one.other == []
 
 
 def test_a_second_signal_ends_it_at_once():
     with server("--drain-delay", "30") as one:
         one.send(signal.SIGTERM)
-        time.sleep(0.5)
-        assert one.process.poll() is None
         with one.client() as client:
-            assert client.get("/ready").status_code == 503
+            until(lambda: client.get("/ready").status_code == 503)
+            assert one.process.poll() is None
             answer = client.post("/v1/embeddings", json={"input": "still"})
             assert answer.status_code == 200
             assert answer.headers["connection"] == "close"
-        start = time.monotonic()
-        assert one.stop(signal.SIGINT) == 128 + signal.SIGINT
-        assert time.monotonic() - start < 2
+        assert one.stop(signal.SIGINT, seconds=20) == 128 + signal.SIGINT
 
 
 def test_a_model_that_does_not_exist_is_a_failed_start(tmp_path):
@@ -107,7 +103,7 @@ def test_sighup_reloads_without_losing_a_request():
                     answer = client.post("/v1/embeddings", json={"input": f"t {time.time()}"})
                     statuses.append(answer.status_code)
 
-        threads = [threading.Thread(target=ask) for _ in range(3)]
+        threads = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
         for thread in threads:
             thread.start()
         for _ in range(2):
@@ -229,13 +225,8 @@ def test_a_broken_disk_stops_no_request(tmp_path, monkeypatch, broken):
         with httpx.Client(base_url=running.url, timeout=30) as client:
             for _ in range(3):
                 assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 200
-            deadline = time.monotonic() + 10
-            while time.monotonic() < deadline:
-                page = client.get("/metrics").text
-                if 'opengte_storage_ok{store="usage"} 0.0' in page:
-                    break
-                time.sleep(0.1)
-        assert 'opengte_storage_ok{store="usage"} 0.0' in page
+            until(lambda: 'opengte_storage_ok{store="usage"} 0.0' in client.get("/metrics").text)
+            page = client.get("/metrics").text
         failures = re.search(r'storage_failures_total\{store="usage"\} (\S+)', page)
         assert failures and float(failures[1]) > 0
         monkeypatch.undo()
@@ -365,22 +356,17 @@ def test_a_worker_that_is_killed_is_replaced_while_the_other_answers():
                 except httpx.HTTPError as error:
                     outcomes.append(type(error).__name__)
 
-        threads = [threading.Thread(target=ask) for _ in range(3)]
+        threads = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
         for thread in threads:
             thread.start()
-        time.sleep(0.3)
+        until(lambda: len(outcomes) > 10)
         os.kill(before[0], signal.SIGKILL)
         assert one.wait_for("worker ended")["status"] == -signal.SIGKILL
-        deadline = time.monotonic() + 30
+        started = re.compile(r'opengte_worker_starts_total\{worker="[01]"\} 2\.0')
         with one.client(headers={"connection": "close"}) as client:
-            while time.monotonic() < deadline:
-                page = client.get("/metrics").text
-                if 'opengte_worker_starts_total{worker="0"} 2.0' in page:
-                    break
-                if 'opengte_worker_starts_total{worker="1"} 2.0' in page:
-                    break
-                time.sleep(0.2)
-        time.sleep(2)
+            until(lambda: started.search(client.get("/metrics").text), 60)
+        so_far = len(outcomes)
+        until(lambda: len(outcomes) > so_far + 50)
         stop.set()
         for thread in threads:
             thread.join()
@@ -403,9 +389,7 @@ def test_when_no_worker_is_ready_those_that_load_answer_the_probes():
         one.wait_for("worker ended")
         with one.client() as client:
             assert client.get("/healthz").status_code == 200
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and one.embed("a").status_code == 503:
-            time.sleep(0.05)
+        until(lambda: one.embed("a").status_code != 503, 60)
         assert one.embed("a").status_code == 200
         assert one.stop() == 0
 
@@ -478,10 +462,7 @@ def test_workers_end_with_a_supervisor_that_is_killed():
         workers = one.children()
         os.kill(one.pid, signal.SIGKILL)
         one.process.wait()
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and any(map(is_alive, workers)):
-            time.sleep(0.1)
-        assert not any(map(is_alive, workers))
+        until(lambda: not any(map(is_alive, workers)))
 
 
 def is_alive(pid):
@@ -501,11 +482,10 @@ def test_workers_without_a_model_are_a_failed_start(tmp_path):
 def test_workers_that_are_asked_to_end_twice_end_at_once():
     with server("--workers", "2", "--threads", "1", "--drain-delay", "30") as one:
         one.send(signal.SIGINT)
-        time.sleep(0.5)
+        with one.client() as client:
+            until(lambda: client.get("/ready").status_code == 503)
         assert one.process.poll() is None
-        start = time.monotonic()
-        assert one.stop() == 128 + signal.SIGTERM
-        assert time.monotonic() - start < 5
+        assert one.stop(seconds=20) == 128 + signal.SIGTERM
 
 
 def test_limits_hold_over_workers(tmp_path):
@@ -515,9 +495,11 @@ def test_limits_hold_over_workers(tmp_path):
     ) as one:
         headers = {"authorization": f"Bearer {secret}", "connection": "close"}
         with one.client(headers=headers) as client:
+            start = time.monotonic()
             answers = [client.post("/v1/embeddings", json={"input": "a"}) for _ in range(16)]
+            back = (time.monotonic() - start) / 6  # requests that come back meanwhile
         statuses = [answer.status_code for answer in answers]
-        assert statuses.count(200) in (10, 11)  # a little comes back meanwhile
+        assert 10 <= statuses.count(200) <= 11 + back
         assert one.stop() == 0
     assert sum(used.requests for used in usage.read_usage(tmp_path)) == statuses.count(200)
 

@@ -1,7 +1,6 @@
 """TLS: certificates, client certificates, slow handshakes."""
 
 import ssl
-import time
 
 import pytest
 import trustme
@@ -80,9 +79,7 @@ def test_clients_must_show_a_certificate(certificate, client, authority):
 def test_a_handshake_that_never_ends(certificate):
     context = tls.create_context(settings(certificate))
     with served(tls=context, header_timeout=0.3) as server, server.connect() as connection:
-        start = time.monotonic()
         assert read_all(connection) == b""
-        assert time.monotonic() - start < 3
         with server.connect() as other:
             other.sendall(GET)  # no TLS at all
             assert b"HTTP" not in read_all(other)
