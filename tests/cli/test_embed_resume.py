@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 import opengte
 from opengte.cli import main
 from tests.support.fake_models import FakeEncoder
+from tests.support.installed import needs
 
-pytest.importorskip("pyarrow")
+needs("pyarrow")
 
 SUFFIXES = [".jsonl", ".npy", ".parquet"]
 

@@ -14,9 +14,9 @@ from opengte.cli.evaluate import command
 from opengte.evaluate import records
 from opengte.evaluate.records import MtebRun, TaskRun, TaskScore
 from tests.support.evaluation import HashEncoder, beir
+from tests.support.installed import needs
 
-pytest.importorskip("ir_measures", reason="needs ir-measures: pip install 'opengte[eval]'")
-pytest.importorskip("scipy", reason="needs scipy: pip install 'opengte[eval]'")
+needs("ir_measures", "scipy")
 
 
 class Loads:

@@ -11,9 +11,10 @@ from opengte import checkpoint
 from opengte.cli import main
 from opengte.search.kb import KnowledgeBase
 from tests.support.fake_models import CARD, FakeReranker
+from tests.support.installed import needs
 from tests.support.kb import WordEncoder, same
 
-pytest.importorskip("lancedb")
+needs("lancedb")
 
 
 @pytest.fixture(autouse=True)

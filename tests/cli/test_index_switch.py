@@ -14,9 +14,10 @@ from opengte.search.kb import KnowledgeBase
 from opengte.search.maintenance import compare
 from opengte.search.maintenance.migrate import Switch
 from tests.support import kb as helpers
+from tests.support.installed import needs
 from tests.support.kb import WordEncoder
 
-pytest.importorskip("lancedb")
+needs("lancedb")
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,11 @@ from opengte import checkpoint
 from opengte.engine import native, native_extension, native_weights
 from opengte.errors import EngineError
 from opengte.types import Output
+from tests.support.installed import needs
 
 if not native_extension.available():
     pytest.skip("the compiled CPU engine is not installed", allow_module_level=True)
-pytest.importorskip("torch")
+needs("torch")
 
 from tests.parity.families import FAMILIES
 from tests.support.native_plans import batch

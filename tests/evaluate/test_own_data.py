@@ -20,9 +20,9 @@ from opengte.evaluate.systems import (
     parse_system,
 )
 from tests.support.evaluation import HashEncoder, OverlapReranker, beir, jsonl
+from tests.support.installed import needs
 
-pytest.importorskip("ir_measures", reason="needs ir-measures: pip install 'opengte[eval]'")
-pytest.importorskip("scipy", reason="needs scipy: pip install 'opengte[eval]'")
+needs("ir_measures", "scipy")
 
 GOOD, BAD = RetrievalSystem("good"), RetrievalSystem("bad")
 

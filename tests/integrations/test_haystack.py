@@ -11,8 +11,9 @@ from opengte.errors import InputError
 from opengte.search.kb import KnowledgeBase
 from tests.support import fake_models
 from tests.support import kb as helpers
+from tests.support.installed import needs
 
-pytest.importorskip("lancedb")
+needs("lancedb")
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -9,8 +9,9 @@ from opengte.errors import InputError, TruncationWarning
 from opengte.search.kb import KnowledgeBase
 from tests.support import fake_models
 from tests.support import kb as helpers
+from tests.support.installed import needs
 
-pytest.importorskip("lancedb")
+needs("lancedb")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("langchain_tests")

@@ -10,27 +10,33 @@ from opengte.errors import InputError
 from opengte.search.kb import KnowledgeBase
 from tests.support import fake_models
 from tests.support import kb as helpers
+from tests.support.installed import needs
 
-pytest.importorskip("lancedb")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    pytest.importorskip("llama_index.core")
-    from llama_index.core import Settings, VectorStoreIndex
-    from llama_index.core.llms import MockLLM
-    from llama_index.core.query_engine import RetrieverQueryEngine
-    from llama_index.core.schema import NodeWithScore, TextNode
-
-    from opengte.integrations.llama_index import (
-        OpenGTEEmbedding,
-        OpenGTERerank,
-        OpenGTERetriever,
-    )
-
+needs("lancedb", "llama_index")
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
 ]
 TEXTS = {"cat": "the cat sleeps", "dog": "a dog runs", "tax": "tax law of the river house"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def framework():
+    """Import LlamaIndex when the first test runs: it takes seconds."""
+    global Settings, VectorStoreIndex, MockLLM, RetrieverQueryEngine, NodeWithScore, TextNode
+    global OpenGTEEmbedding, OpenGTERerank, OpenGTERetriever
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from llama_index.core import Settings, VectorStoreIndex
+        from llama_index.core.llms import MockLLM
+        from llama_index.core.query_engine import RetrieverQueryEngine
+        from llama_index.core.schema import NodeWithScore, TextNode
+
+        from opengte.integrations.llama_index import (
+            OpenGTEEmbedding,
+            OpenGTERerank,
+            OpenGTERetriever,
+        )
 
 
 @pytest.fixture

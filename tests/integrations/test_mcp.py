@@ -16,9 +16,9 @@ from opengte.search.filters import parse
 from opengte.search.kb import KnowledgeBase
 from opengte.search.web.agent import Desk
 from tests.support import kb as helpers
+from tests.support.installed import needs
 
-pytest.importorskip("lancedb")
-mcp = pytest.importorskip("mcp")
+needs("lancedb", "mcp")
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import opengte
@@ -129,6 +129,8 @@ def test_errors_are_answers_that_say_what_is_wrong(place):
 
 
 def test_documents_are_resources_too(place):
+    from mcp import MCPError
+
     async def about(client):
         told = json.loads((await client.read_resource("kb://about")).contents[0].text)
         assert told["documents"] == 3 and "team" in told["fields"]
@@ -137,13 +139,15 @@ def test_documents_are_resources_too(place):
         for one in (await call(client, "search", query="stone tax law"))["results"]:
             read = await client.read_resource(f"kb://document/{quote(one['id'], safe='')}")
             assert json.loads(read.contents[0].text)["id"] == one["id"]
-        with pytest.raises(mcp.MCPError, match="no document here"):
+        with pytest.raises(MCPError, match="no document here"):
             await client.read_resource("kb://document/none")
 
     talk(place, about=about)
 
 
 def test_documents_outside_the_filter_of_the_server_are_not_there(place, desk):
+    from mcp import MCPError
+
     ids = {one["title"]: one["id"] for one in json.loads(desk.search("cat commit", 9))["results"]}
 
     async def about(client):
@@ -154,7 +158,7 @@ def test_documents_outside_the_filter_of_the_server_are_not_there(place, desk):
             assert found["results"] == []
         assert "no document here" in await call(client, "fetch", id=ids["Git"])
         assert (await call(client, "fetch", id=ids["Cats"]))["title"] == "Cats"
-        with pytest.raises(mcp.MCPError, match="no document here"):
+        with pytest.raises(MCPError, match="no document here"):
             await client.read_resource(f"kb://document/{quote(ids['Git'], safe='')}")
         told = json.loads((await client.read_resource("kb://about")).contents[0].text)
         assert told["documents"] == 1

@@ -26,8 +26,9 @@ from opengte.serve.auth.rate_limits import RateLimiter, rate_limit_memory
 from opengte.serve.config.settings import ServerSettings
 from tests.support import kb as helpers
 from tests.support import kb_web
+from tests.support.installed import needs
 
-pytest.importorskip("lancedb")
+needs("lancedb")
 ACME = Visitor(parse({"tenant": "acme"}))
 FILTERS = [
     {"tenant": "zeta"},

@@ -14,8 +14,9 @@ from opengte.search.parse.base import Limits
 from tests.search.parse.test_parse import assembled, docx, pdf
 from tests.support import kb as helpers
 from tests.support import kb_kill
+from tests.support.installed import needs
 
-pytest.importorskip("lancedb")
+needs("lancedb")
 GOOD = {"good.txt": "A red cat eats grass.", "other.md": "# Tax\n\nThe tax law of the house."}
 
 

@@ -19,10 +19,11 @@ from opengte.search.kb import KnowledgeBase
 from opengte.search.maintenance.migrate import Switch
 from tests.support import kb as helpers
 from tests.support.fake_models import FakeReranker
+from tests.support.installed import needs
 from tests.support.kb import WordEncoder
 from tests.support.kb_switch_kill import load
 
-pytest.importorskip("lancedb")
+needs("lancedb")
 NAMES = "ant bear crow duck eel frog goat hare ibis jay kite lion".split()
 VERBS = "bites chases draws eats finds greets hears".split()
 

@@ -17,8 +17,9 @@ from opengte.search.kb import KnowledgeBase
 from opengte.search.parse.base import Limits, RowFields
 from tests.support import kb as helpers
 from tests.support.fake_models import FakeEncoder
+from tests.support.installed import needs
 
-pytest.importorskip("lancedb")
+needs("lancedb")
 ROOT = Path(__file__).parents[3]
 
 

@@ -15,10 +15,11 @@ from opengte.search.stores.lancedb.store import open_store
 from tests.search.stores.lancedb.test_s3 import bucket  # noqa: F401
 from tests.support import kb as helpers
 from tests.support.fake_models import FakeEncoder
+from tests.support.installed import needs
 from tests.support.kb import WordEncoder
 from tests.support.kb_switch_kill import kill_switches, load
 
-pytest.importorskip("lancedb")
+needs("lancedb")
 
 
 @pytest.fixture

@@ -41,9 +41,10 @@ from opengte.serve.config.settings import ServerSettings
 from opengte.serve.runtime.background import background
 from tests.support import kb as helpers
 from tests.support import kb_web
+from tests.support.installed import needs
 from tests.support.serve_process import server
 
-pytest.importorskip("lancedb")
+needs("lancedb")
 PAGE = resources.files("opengte.search.web").joinpath("page")
 FILES = sorted(file.name for file in PAGE.iterdir())
 

@@ -12,10 +12,10 @@ import pytest
 from opengte import Encoder
 from opengte.search.kb import KnowledgeBase
 from opengte.serve.auth.keys import KeyFile
+from tests.support.installed import needs
 from tests.support.serve_process import server
 
-pytest.importorskip("lancedb")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+needs("lancedb", "playwright")
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -97,7 +97,9 @@ def url(kb):
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
         found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield found
         found.close()
@@ -184,6 +186,8 @@ def test_searching_as_one_types(opened, url):
 
 
 def test_late_answers_are_dropped(opened, url):
+    from playwright.sync_api import Error
+
     page = start(opened, url)
     asked = []
 
@@ -192,7 +196,7 @@ def test_late_answers_are_dropped(opened, url):
         asked.append(query)
         if query == "kitten":
             page.wait_for_timeout(400)
-        with contextlib.suppress(playwright.Error):  # it was cancelled
+        with contextlib.suppress(Error):  # it was cancelled
             route.continue_()
 
     page.route("**/search", slowly)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from opengte import Encoder
+from tests.support.installed import needs
 from tests.support.serve_process import server
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+needs("playwright")
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -32,7 +33,9 @@ def one():
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
         found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield found
         found.close()

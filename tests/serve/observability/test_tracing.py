@@ -4,7 +4,9 @@ import sys
 
 import pytest
 
-pytest.importorskip("opentelemetry.sdk")
+from tests.support.installed import needs
+
+needs("opentelemetry")
 
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode

@@ -9,8 +9,9 @@ import pytest
 
 from opengte.search.kb import KnowledgeBase
 from tests.support import kb as helpers
+from tests.support.installed import needs
 
-pytest.importorskip("lancedb")
+needs("lancedb")
 ROOT = Path(__file__).parents[4]
 WRITER = """
 import sys

@@ -7,8 +7,9 @@ from opengte.search.stores.lancedb import maintenance
 from opengte.search.stores.lancedb import search as legs
 from opengte.search.stores.lancedb.store import LanceStore
 from tests.support import kb
+from tests.support.installed import needs
 
-pytest.importorskip("lancedb")
+needs("lancedb")
 WIDTH = 256
 COUNT = 900
 

@@ -13,8 +13,9 @@ from opengte.search.stores.lancedb.rows import ANSWER, INDEXING
 from opengte.search.stores.lancedb.snapshot import Names, run
 from opengte.search.stores.listing import shown
 from tests.support import kb, stores
+from tests.support.installed import needs
 
-pytest.importorskip("lancedb")
+needs("lancedb")
 QUERY = kb.unit(np.arange(1.0, 1.0 + stores.WIDTH))
 
 

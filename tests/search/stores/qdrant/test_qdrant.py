@@ -21,9 +21,10 @@ from opengte.search.stores.memory import MemoryStore
 from opengte.search.stores.qdrant import store as qdrant
 from opengte.search.stores.qdrant.store import QdrantStore
 from tests.support import kb, stores
+from tests.support.installed import needs
 from tests.support.stores import WIDTH
 
-pytest.importorskip("qdrant_edge")
+needs("qdrant_edge")
 ROOT = Path(__file__).parents[4]
 OPENER = """
 import sys
