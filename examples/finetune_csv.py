@@ -21,14 +21,16 @@ def finetune_csv(csv: Path, output: Path, *, model: str = "minilm", epochs: int 
 
     # tokenise the texts into memory-mapped shards
     pairs = SourceSpec("faq", (csv,), ColumnMapping(query="question", positive=("answer",)))
-    encoding = SourceTokenizer(start.tokenizer, start.prompts, query_tokens=64, document_tokens=256)
-    prepare([pairs], output / "data", encoding)
+    tokenizer = SourceTokenizer(
+        start.tokenizer, start.prompts, query_tokens=64, document_tokens=256
+    )
+    prepare([pairs], output / "data", tokenizer)
     data = Dataset.open(output / "data", start.tokenizer.fingerprint)
 
     # the other rows of a batch are the negatives; a text that answers two questions is not one
-    done = finetune(start, data, StageJob(output=output), FineTuningRecipe(epochs=epochs))
-    assert done.model is not None
-    return done.model
+    result = finetune(start, data, StageJob(output=output), FineTuningRecipe(epochs=epochs))
+    assert result.model is not None
+    return result.model
 
 
 def main() -> None:
