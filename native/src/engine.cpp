@@ -28,7 +28,7 @@ bool even_heads(const Model& m) {
   return even;
 }
 
-// Workspaces above this are given back after a call: a rare long text must not hold memory forever.
+// Workspaces above this size are freed after a call: a rare long text must not hold memory forever.
 constexpr std::size_t keep_bytes = 64u << 20;
 
 }  // namespace
@@ -97,14 +97,14 @@ void Engine::check_result(const Batch& batch, const Outputs& out) const {
   if (!good) throw std::runtime_error("the result is not finite: the weights are damaged or overflow");
 }
 
-// Runs of whole sequences of about micro_tokens tokens; a long sequence is one of its own.
+// Groups of whole sequences of about micro_tokens tokens; a long sequence is a group of its own.
 std::vector<MicroBatch> Engine::cut(const Batch& batch, int members) const {
-  // with little work, smaller pieces keep all members busy
+  // with little work, smaller groups keep all threads busy
   const int fair = (batch.tokens() + members - 1) / members;
   const bool little = members == 1 || fair <= 2 * micro_tokens_;
   const auto most = [&](int first) {
     if (little) return std::min(micro_tokens_, std::max(fair, 16));
-    // the last ones are smaller: whoever is through first waits less for the others
+    // the last groups are smaller, so that threads wait less for the last one
     const int left = batch.tokens() - batch.starts[first];
     return std::clamp(left / (2 * members), micro_tokens_ / 4, micro_tokens_);
   };
@@ -135,8 +135,8 @@ bool Engine::run(const Batch& batch, int tokens, const Outputs& out, std::functi
 
   Stop stop(std::move(poll));
   const int members = std::min(threads_, pool_->size());
-  // Micro-batches that keep every thread busy run apart, without waiting for each other; what is left, long or
-  // alone, is computed by all threads together.
+  // Micro-batches that keep every thread busy run independently, one per thread. The rest, a long
+  // or a single one, is computed by all threads together.
   std::vector<MicroBatch> apart, together;
   const std::vector<MicroBatch> micros = cut(batch, members);
   const auto size = [&](const MicroBatch& m) { return batch.starts[m.last] - batch.starts[m.first]; };

@@ -15,7 +15,7 @@ class Engine {
   Engine(Model model, const Kernels* kernels, int threads, int micro_tokens);
 
   // Throws std::invalid_argument for a batch that cannot be computed, std::runtime_error when the
-  // result is not finite. Returns false when `poll`, asked now and then, said to stop.
+  // result is not finite. Returns false if `poll`, called from time to time, returned true.
   bool run(const Batch& batch, int tokens, const Outputs& out, std::function<bool()> poll);
 
   const Model& model() const { return model_; }

@@ -1,4 +1,4 @@
-// Which extensions the AArch64 processor at hand has.
+// The extensions that this AArch64 CPU has.
 #pragma once
 
 #if defined(__linux__)
@@ -13,7 +13,7 @@ namespace opengte {
 namespace {
 
 #if defined(__linux__)
-// The kernel's numbers: headers of older systems lack the names.
+// Numbers of the Linux kernel; the headers of older systems lack their names.
 inline bool has_dot_product() { return getauxval(AT_HWCAP) >> 20 & 1; }
 inline bool has_matrices() {
   const unsigned long both = 1ul << 13 | 1ul << 14;  // 8-bit and bfloat16

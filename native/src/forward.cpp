@@ -7,8 +7,8 @@
 namespace opengte {
 namespace {
 
-constexpr int panels_at_a_time = 2;  // a member's share of a product between two looks at the counter
-constexpr int query_block = 96;      // query rows at a time: also how often the stop flag is seen
+constexpr int panels_at_a_time = 2;  // a member's share of a product between two reads of the counter
+constexpr int query_block = 96;      // query rows at a time, and between two checks of the stop flag
 constexpr int latent_block = 32;
 constexpr std::size_t packed_bytes = 8 << 20;  // keys and values of a long sequence at a time
 
@@ -20,7 +20,7 @@ struct Range {
   int first, count;
 };
 
-// Room for keys and values of a long sequence: bytes for a head's, and how many heads at a time.
+// Memory for keys and values of a long sequence: bytes per head, and heads at a time.
 struct PackedHeads {
   std::size_t keys, values;
   int count;
@@ -64,8 +64,8 @@ class Forward {
  private:
   float* row(int i) const { return x_ + static_cast<std::ptrdiff_t>(i) * width_; }
 
-  // Cuts rows into blocks: each block by one member when there are plenty, otherwise each block by
-  // all. Which one does not change any result.
+  // Cuts rows into blocks. Each block is computed by one member if there are enough blocks, otherwise
+  // by all members. The choice does not change any result.
   template <class F>
   void blocks(int rows, int height, F&& f) {
     const int n = ceil_div(rows, height);
@@ -132,8 +132,8 @@ class Forward {
     });
   }
 
-  // Rows as the product of `linear` wants them. Rows that already have the right form are used
-  // where they lie.
+  // Rows in the form that the product of `linear` reads. Rows that already have it are used in
+  // place.
   Operand operand(Crew& crew, Scratch& s, const Linear& linear, const void* from, bool bf16,
                   std::ptrdiff_t stride, int rows) {
     const Layout layout = layout_of(c_, linear);
@@ -185,8 +185,8 @@ class Forward {
     });
   }
 
-  // Whether every wanted output is read from one state of each sequence. The last layer then needs
-  // all keys and values, but queries, and everything after them, of that state alone.
+  // Whether every requested output depends on one state of each sequence only. The last layer then
+  // needs all keys and values, but the queries and everything after them of that state only.
   bool reads_one_state() const {
     if (out_.states != nullptr || out_.sparse != nullptr || out_.tokens != nullptr) return false;
     if (out_.score != nullptr && out_.dense != nullptr) return false;
@@ -195,18 +195,18 @@ class Forward {
 
   Pooling pooling() const { return out_.score != nullptr ? m_.score.pooling : m_.pooling; }
 
-  // Rows of the residual stream that still count.
+  // Rows of the residual stream that are still needed.
   int rows() const { return one_state_ ? micro_.last - micro_.first : tokens_; }
 
-  // The positions of a sequence whose queries are wanted.
+  // The positions of a sequence whose queries are needed.
   Range queries(int sequence) const {
     const int length = batch_.length(sequence);
     if (!one_state_) return {0, length};
     return {pooling() == Pooling::cls ? 0 : length - 1, 1};
   }
 
-  // Moves what attention gave for the one wanted state of each sequence, and the state itself, to
-  // the front, one row a sequence. In order, since a row may lie where an earlier one moves to.
+  // Moves the attention result of the one needed state of each sequence, and the state itself, to
+  // the front, one row per sequence. In order, because a row may be where an earlier one moves to.
   void keep_one_state(const Layer& layer) {
     crew_.each(1, [&](int) {
       for (int i = 0; i < micro_.last - micro_.first; ++i) {
@@ -250,7 +250,7 @@ class Forward {
     });
   }
 
-  // What a token's queries and keys undergo before they meet: norm, rotation, log-n scaling.
+  // Prepares a token's queries and keys for attention: norm, rotation, log-n scaling.
   void place_heads(const Layer& layer, int token, float* y) {
     const Place at = place(token);
     const int d = layer.head_dim;
@@ -513,7 +513,7 @@ class Forward {
     });
   }
 
-  // Every token attends to the trained latents, then passes a feed-forward; both are residual.
+  // Every token attends to the learned latents, then goes through a feed-forward; both are residual.
   void latent() {
     blocks(tokens_, latent_block, [&](Crew& crew, Scratch& s, Range r) {
       attend_latents(crew, s, r);
@@ -598,7 +598,7 @@ void RopeTable::grow(const Rope& rope, int to) {
 int block_rows(const Model& model) {
   int inner = model.width();
   for (const Layer& l : model.layers) inner = std::max(inner, l.inner);
-  // half a megabyte of widened rows; never so few that weights are read for little work
+  // half a megabyte of inner activations, but enough rows to make reading the weights worthwhile
   return std::clamp((1 << 19) / (4 * inner), 48, 240);
 }
 

@@ -10,7 +10,7 @@
 
 namespace opengte {
 
-// Flat ids and where each sequence starts, as the caller gave them.
+// Flat token ids and the start of each sequence, from the caller.
 struct Batch {
   const std::int32_t* ids = nullptr;
   const std::int32_t* starts = nullptr;  // sequences + 1
@@ -22,7 +22,7 @@ struct Batch {
   int length(int i) const { return starts[i + 1] - starts[i]; }
 };
 
-// Where results go, for the whole batch; null where not wanted.
+// The arrays for results of the whole batch; null for an output that was not requested.
 struct Outputs {
   float* dense = nullptr;
   float* sparse = nullptr;
@@ -54,8 +54,8 @@ struct Context {
   const Kernels* kernels;
   const std::vector<RopeTable>* ropes;
   const LatentKeys* latent;
-  bool narrow;          // queries, keys and values are kept as bfloat16, not float
-  bool attention_int8;  // where they are products of bytes themselves
+  bool narrow;          // queries, keys and values are stored as bfloat16, not float
+  bool attention_int8;  // attention multiplies bytes
 
   std::size_t state_bytes() const { return narrow ? 2 : 4; }
   AttentionKind attention() const { return narrow ? AttentionKind::bf16 : AttentionKind::f32; }
@@ -77,7 +77,7 @@ struct Activations {
   void release();
 };
 
-// Room for a block of rows and for a tile of attention.
+// Scratch memory for a block of rows and for a tile of attention.
 struct Scratch {
   Buffer normed, operand, scale, low, wide;
   Buffer attention, keys, values;
@@ -87,13 +87,13 @@ struct Scratch {
   std::size_t bytes() const;
 };
 
-// Rows that pass through the feed-forward at a time, so that what they widen to stays in cache.
+// Rows that go through the feed-forward at a time, so that its inner activations stay in cache.
 int block_rows(const Model& model);
-// Sequences longer than this are attended to by all members of a team.
+// All threads of a team share the attention of sequences longer than this.
 inline constexpr int long_sequence = 1024;
 
-// Runs a micro-batch. Every member of a crew calls it with the same arguments; `own` is the member's
-// scratch, `common` the same for all.
+// Runs a micro-batch. Every thread of a team calls it with the same arguments; `own` is the thread's
+// scratch memory, `common` is shared.
 void run_micro_batch(const Context& c, const Batch& batch, const MicroBatch& micro,
                      const Outputs& out, Activations& acts, Scratch& own, Scratch& common,
                      Crew crew);

@@ -10,8 +10,8 @@
 #include "simd_avx512.hpp"
 
 // Intel's matrix tiles (Sapphire Rapids and later): one instruction adds the products of 16 rows and
-// 16 outputs over 64 bytes of inputs. Packed weights lie as the tiles want them already, so all that
-// differs from AVX-512 is the product.
+// 16 outputs over 64 bytes of inputs. Packed weights already have the layout of tiles, so that only
+// the product differs from AVX-512.
 namespace opengte {
 namespace {
 
@@ -23,8 +23,8 @@ constexpr int tile_bytes = 64;   // of a row
 constexpr int panel = 2 * Avx512::lanes;
 constexpr std::ptrdiff_t group_bytes = panel * 4;  // of weights
 
-// What LDTILECFG reads. Registers 0 and 1 hold the sums of tiles of the greater height, 2 their
-// rows; 3, 4 and 5 the same for the lesser height; 6 and 7 hold weights.
+// The operand of LDTILECFG. Registers 0 and 1 hold the sums of tiles of the greater height, 2 holds
+// their rows; 3, 4 and 5 hold the same for the lesser height; 6 and 7 hold weights.
 struct alignas(64) Shapes {
   std::uint8_t palette = 1, start = 0, reserved[14] = {};
   std::uint16_t bytes[16] = {};
@@ -77,7 +77,7 @@ void multiply(const char* a, std::ptrdiff_t stride, const char* b, int chunks, f
   store<Sum + 1>(values + Avx512::lanes, panel * sizeof(float));
 }
 
-// The inputs that fill no tile.
+// The remaining inputs, which do not fill a tile.
 template <class Format>
 void multiply_rest(const char* a, std::ptrdiff_t stride, int rows, const char* b, int groups,
                    float* values) {
@@ -137,7 +137,7 @@ void multiply_any(const GemmArgs& args) {
   }
 }
 
-// Whether the processor has the tiles, and the kernel lets this process use them.
+// Whether the CPU has tiles, and the operating system lets this process use them.
 bool has_tiles() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   constexpr unsigned wanted = 1u << 22 | 1u << 24 | 1u << 25;  // bf16, tile, int8

@@ -28,7 +28,7 @@ constexpr std::size_t operand_bytes(OperandKind kind) {
 }
 
 // How packed weights lie in memory: panels of `panel` outputs; inside a panel, groups of `group`
-// inputs, each group holding all outputs of the panel. One dot-product instruction eats one group.
+// inputs, each group holding all outputs of the panel. One dot-product instruction reads one group.
 struct Layout {
   int panel;
   int group;
@@ -47,8 +47,8 @@ struct Linear {
   const float* scale = nullptr;         // int8: per output
   const float* sum = nullptr;           // int8: scale * sum of the output's quantised weights
   const float* bias = nullptr;          // zeros where the layer has none
-  // int8: inputs are quantised as (x - centre) * factor, which weights and bias take back; null: as
-  // they are
+  // int8: inputs are quantised as (x - centre) * factor, for which weights and bias compensate;
+  // null: as they are
   const float* centre = nullptr;
   const float* factor = nullptr;
 };
@@ -142,7 +142,7 @@ struct Kernels {
   void (*attend)(AttentionKind, const AttendArgs&);
 };
 
-// Null where the build or the processor lacks the level.
+// Null if the build or the CPU does not have the level.
 const Kernels* kernels_portable();
 const Kernels* kernels_avx2();
 const Kernels* kernels_avx512();

@@ -18,7 +18,7 @@ struct Attention {
   static constexpr int panel = T::panel;
   static constexpr int group = Format::group;
   static constexpr bool bf16 = Format::operand == OperandKind::bf16;
-  static constexpr int block = 256;  // keys a softmax step sees; a multiple of panel and group
+  static constexpr int block = 256;  // keys in one softmax step; a multiple of panel and group
   static constexpr int rows = Isa::tile_rows;
 
   static int steps(int head_dim) { return ceil_div(head_dim, group); }
@@ -79,7 +79,7 @@ struct Attention {
     float* rescale;
   };
 
-  // The keys that query row i sees: [first, last).
+  // The keys that query row i attends to: [first, last).
   struct Span {
     int first, last;
   };
@@ -162,8 +162,8 @@ struct Attention {
     return Isa::highest(top);
   }
 
-  // Scores of one row and block -> softmax weights relative to the highest score so far; zero where
-  // the row does not look, also in the padding that multiply_values reads.
+  // Scores of one row and block -> softmax weights relative to the highest score so far; zero for
+  // keys outside the window, and in the padding that multiply_values reads.
   static void weigh_row(const AttendArgs& args, State& s, int row, int r, int at, int keys) {
     const Span span = seen(args, row);
     const int low = most(span.first - at, 0), high = least(span.last - at, keys);
@@ -195,7 +195,7 @@ struct Attention {
       put_weight(weights + j, w);
     }
     for (; j < end; j += lanes) put_weight(weights + j, Isa::zero());
-    // before is -inf in the first block that the row sees: 2^(-inf) rounds to nothing
+    // before is -inf in the first block with keys for this row: 2^(-inf) is 0
     const float shrink = before > -3e38f ? power_of(before - now) : 0.0f;
     s.rescale[r] = shrink;
     s.total[r] = s.total[r] * shrink + Isa::sum(total);

@@ -1,10 +1,11 @@
 // Attention in 8-bit products, for sets whose dot products take bytes: twice the rate of bfloat16.
 //
-// Queries, keys and values arrive as bfloat16. What is rounded to bytes, and against which range:
-//   keys     less their mean over the sequence, which softmax does not see; a range for each key
-//   values   less the middle of each column, which is added back at the end; a range for each column
-//   queries  a range for each row
-//   weights  0..255 of the highest in a row's block of keys; the total sums what was rounded
+// Queries, keys and values arrive as bfloat16 and are rounded to bytes, each in its own range:
+//   keys     minus their mean over the sequence, which softmax ignores; one range per key
+//   values   minus the middle of each column, which is added at the end; one range per column
+//   queries  one range per row
+//   weights  0..255, relative to the highest one in a row's block of keys; their total is the sum
+//            of the rounded ones
 #pragma once
 
 #include "kernels_byte_states.hpp"
@@ -24,7 +25,7 @@ struct ByteAttention : ByteStates<Isa> {
   static constexpr int panel = T::panel;
   static constexpr int group = T::group;
   static constexpr int vector_bytes = States::vector_bytes;
-  static constexpr int block = 512;  // keys a softmax step sees; a multiple of vector_bytes
+  static constexpr int block = 512;  // keys in one softmax step; a multiple of vector_bytes
   static constexpr int rows = Isa::tile_rows;
   static_assert(rows <= lanes, "what is kept for each row of a tile fits a vector");
 
@@ -89,7 +90,7 @@ struct ByteAttention : ByteStates<Isa> {
     write(args, values, s, first, n, width);
   }
 
-  // A query as signed bytes plus 128, which the keys' offsets take back.
+  // A query as signed bytes plus 128, for which the offsets of the keys compensate.
   static void round_query(const AttendArgs& args, State& s, int first, int r) {
     const auto* q =
         static_cast<const std::uint16_t*>(args.q) + (first - args.first + r) * args.q_stride;
@@ -123,7 +124,7 @@ struct ByteAttention : ByteStates<Isa> {
     });
   }
 
-  // What a block's weights and one panel of values add to the sums.
+  // Adds the product of a block's weights and one panel of values to the sums.
   template <int Rows>
   static void gather(const State& s, const std::int8_t* v, int groups, float* sums, int width,
                      bool fresh) {
@@ -171,7 +172,7 @@ struct ByteAttention : ByteStates<Isa> {
     }
   }
 
-  // The highest of the scores that the row sees; the others become the lowest there is.
+  // The highest score of the keys that the row attends to; the other scores become -inf.
   OGTE_INLINE float restrict_row(float* scores, int low, int high, int end) {
     const F never = Isa::set(-__builtin_huge_valf());
     F top = never;
@@ -186,14 +187,14 @@ struct ByteAttention : ByteStates<Isa> {
     return Isa::highest(top);
   }
 
-  // Scores of a tile and block -> softmax weights in 0..255 of the highest in each row; zero where
-  // the row does not look, also in the padding that is multiplied with values.
+  // Scores of a tile and block -> softmax weights, 255 for the highest one in each row; zero for
+  // keys outside the window, and in the padding that is multiplied with values.
   static void weigh(const AttendArgs& args, State& s, int first, int n, int at, int count) {
     const int end = ceil_div(count, vector_bytes) * vector_bytes;
     for (int r = 0; r < n; ++r) {
       const Span span = Base::seen(args, first + r);
       const int low = most(span.first - at, 0), high = least(span.last - at, count);
-      // behind the sequence's last key, scores are the lowest there is already
+      // after the last key of the sequence, scores are already -inf
       s.top[r] = low == 0 && high == count ? Isa::highest(Isa::load(s.tops + r * lanes))
                                            : restrict_row(s.scores + r * block, low, high, end);
     }
@@ -201,7 +202,7 @@ struct ByteAttention : ByteStates<Isa> {
     const F scaled = Isa::mul(top, factor), now = Isa::max(scaled, before);
     Isa::store(s.highest, now);
     Isa::store(s.rescale, Math<Isa>::exp2(Isa::sub(before, now)));
-    // what is not finite stays so
+    // a value that is not finite stays so
     Isa::store(s.gain, Isa::fma(scaled, Isa::zero(), Math<Isa>::exp2(Isa::sub(scaled, now))));
     // in 256 parts of an octave; the highest weight is 255 = 256 * 2^(-1.45 / 256)
     Isa::store(s.scale, Isa::mul(factor, Isa::set(256.0f)));
@@ -214,7 +215,7 @@ struct ByteAttention : ByteStates<Isa> {
   static void weigh_row(State& s, int r, int end) {
     const float* scores = s.scores + r * block;
     std::uint8_t* weights = s.weights + r * block;
-    if (s.top[r] == -__builtin_huge_valf()) {  // the row sees nothing of this block
+    if (s.top[r] == -__builtin_huge_valf()) {  // the row attends to no key of this block
       __builtin_memset(weights, 0, end);
       s.rescale[r] = 1.0f;
       s.gain[r] = s.weight[r] = 0.0f;

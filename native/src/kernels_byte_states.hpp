@@ -19,7 +19,7 @@ struct ByteStates {
   OGTE_INLINE int padded(int head_dim) { return ceil_div(head_dim, vector_bytes) * vector_bytes; }
   OGTE_INLINE int lane(int i) { return least(most(i, 0), lanes); }
 
-  // Packed keys, and what a score's integer becomes: integer * scale + offset.
+  // Packed keys. A score is integer * scale + offset.
   struct Keys {
     std::int8_t* packed;
     float* scale;
@@ -42,7 +42,7 @@ struct ByteStates {
           room(reinterpret_cast<std::int8_t*>(mean + padded(head_dim))) {}
   };
 
-  // Packed values, and what a column's sum becomes: sum * scale + middle.
+  // Packed values. The result of a column is sum * scale + middle.
   struct Values {
     std::int8_t* packed;
     float* scale;
@@ -63,8 +63,8 @@ struct ByteStates {
     return Values::bytes(length, head_dim);
   }
 
-  // Largest magnitude of a row of n values; not a number where one of them is not finite, which
-  // rounding to bytes would hide.
+  // Largest magnitude of a row of n values; NaN if one of them is not finite, which rounding to
+  // bytes would hide.
   template <class Value>
   OGTE_INLINE float magnitude(int n, Value&& value) {
     F top = Isa::zero(), wrong = Isa::zero();
@@ -90,7 +90,7 @@ struct ByteStates {
       for (int j = 0; j < length; ++j) total = Isa::add(total, load(k + j * stride + i, n));
       Isa::store(keys.mean + i, Isa::mul(total, Isa::set(1.0f / static_cast<float>(length))));
     });
-    const F never = Isa::set(-__builtin_huge_valf());  // behind the last key
+    const F never = Isa::set(-__builtin_huge_valf());  // after the last key
     std::int8_t* packed = keys.packed;
     for (int first = 0; first < length; first += panel) {
       if (first == 0 || first + panel > length) __builtin_memset(keys.room, 0, panel * wide);
@@ -153,7 +153,7 @@ struct ByteStates {
       const F value = load(x + j * stride, n);
       lowest = Isa::min(value, lowest);
       highest = Isa::max(value, highest);
-      wrong = Isa::fma(value, Isa::zero(), wrong);  // what is not finite shows in the scale
+      wrong = Isa::fma(value, Isa::zero(), wrong);  // a value that is not finite makes the scale NaN
     }
     const F half_range = Isa::mul(Isa::sub(highest, lowest), Isa::set(0.5f));
     const F centre = Isa::add(lowest, half_range);

@@ -9,7 +9,7 @@
 
 namespace opengte {
 
-// Keeps row addresses to one pointer for three rows, so that none is spilled.
+// Uses one pointer for three rows, so that no row address is spilled.
 template <class Isa, class Format>
 struct Tile {
   static constexpr int lanes = Isa::lanes;
@@ -80,7 +80,7 @@ struct Tile {
   }
 };
 
-// What a finished tile needs to become outputs.
+// What turns the sums of a finished tile into outputs.
 struct TileResult {
   const float* values;  // floats, or 32-bit integers of a quantised product
   int rows, first_row, panel;
@@ -193,7 +193,7 @@ struct Finish {
   }
 };
 
-// The residual that a tile will be added to: by the time the product is done, it has arrived.
+// Prefetches the residual that a tile will be added to, so that it is in cache after the product.
 OGTE_INLINE void fetch_ahead(const Epilogue& then, int row, int rows, int column) {
   const float* p = static_cast<const float*>(then.out) + row * then.stride + column;
   for (int r = 0; r < rows; ++r) {

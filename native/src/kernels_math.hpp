@@ -26,8 +26,8 @@ struct Math {
     return Isa::scale2(polynomial(Isa::sub(x, n), c), n);
   }
 
-  // 2^x to 7e-5 of the value: enough for what is rounded to bfloat16. For finite x whose power is
-  // no larger than 2^127; scale2 must take any smaller one to zero.
+  // 2^x to 7e-5 of the value: enough before rounding to bfloat16. For finite x up to 127; scale2
+  // must flush powers that are too small to zero.
   OGTE_INLINE F exp2_coarse(F x) {
     static constexpr float c[] = {0.999928072f, 0.693261032f, 0.242611167f, 0.0551713401f};
     const F n = Isa::round(x);

@@ -1,4 +1,4 @@
-// Rearranging keys and values for attention: plain loops, for sets without a faster way.
+// Rearranging keys and values for attention: plain loops, for instruction sets without a faster way.
 #pragma once
 
 #include "kernels_common.hpp"

@@ -1,4 +1,4 @@
-// What is done to one row of activations at a time: norms, quantisation, rotation.
+// Operations on one row of activations: norms, quantisation, rotation.
 #pragma once
 
 #include "kernels_math.hpp"
@@ -77,7 +77,7 @@ struct Rows {
     }
   }
 
-  // x ~ q * scale + low with q in 0..255: the row's own range, wherever it lies.
+  // x ~ q * scale + low with q in 0..255: each row has its own range.
   template <class Load>
   OGTE_INLINE void quantise_row(const QuantiseArgs& args, Load&& value) {
     const int n = args.linear->inputs;

@@ -1,5 +1,5 @@
-// A plan with its prepared weights: what the forward pass interprets. Owns no weights; whoever
-// builds it keeps the buffers alive.
+// A plan with its prepared weights: what the forward pass interprets. It does not own the weights;
+// its creator keeps the buffers alive.
 #pragma once
 
 #include <cstdint>

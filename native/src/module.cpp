@@ -1,4 +1,4 @@
-// The Python face of the engine: records in, arrays out. See opengte/engine/native.py.
+// The Python interface of the engine: records in, arrays out. See opengte/engine/native.py.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -170,7 +170,7 @@ Latent read_latent(Reader& r, const nb::dict& d, const nb::dict& precisions, int
   return l;
 }
 
-// Heads are small and the last thing that happens: always in full precision.
+// Heads are small and come last: they are always computed in full precision.
 Linear head(Reader& r, const std::string& slot, const nb::dict& precisions, int outputs, int inputs) {
   Linear linear = r.linear(slot, precisions, false, outputs, inputs);
   if (linear.precision != Precision::fp32) {

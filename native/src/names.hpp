@@ -1,5 +1,4 @@
-// The words that cross from Python, and what they stand for. Unknown words throw
-// std::invalid_argument.
+// Names in the Python interface and their values. An unknown name throws std::invalid_argument.
 #pragma once
 
 #include <string>

@@ -144,7 +144,7 @@ void PackedLinear::pack_bias(const void* values, Dtype dtype, int first, int cou
                              std::uint8_t* to) const {
   std::vector<float> bias(count);
   to_float(values, dtype, bias.size(), bias.data());
-  float* out = vector(to, 2);  // may hold what smoothing moved there
+  float* out = vector(to, 2);  // may already hold a shift from smoothing
   for (int r = 0; r < count; ++r) out[place(first + r)] += bias[r];
 }
 

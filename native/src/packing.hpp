@@ -1,5 +1,5 @@
-// Checkpoint rows -> the packed form that the kernels read. Runs once per model; the result can be
-// kept in a file and mapped.
+// Packs checkpoint rows into the form that the kernels read. Runs once per model; the result can be
+// stored in a file and mapped.
 #pragma once
 
 #include <cstddef>
@@ -30,14 +30,14 @@ struct PackedLinear {
   std::size_t input_bytes() const;
   std::size_t bytes() const { return weight_bytes() + 3 * vector_bytes() + 2 * input_bytes(); }
 
-  // Where output `row` of the checkpoint lies: panel * layout.panel + column.
+  // The packed position of output `row` of the checkpoint: panel * layout.panel + column.
   std::size_t place(int row) const;
 
   // Spreads the inputs' ranges before they are quantised: x becomes (x - centre) / spread. For int8
   // only, and before the weights. Without it, inputs are quantised as they are.
   void smooth(const float* centre, const float* spread, std::uint8_t* to) const;
 
-  // Both want `to` zeroed before the first call, and take any runs of rows in any order.
+  // Both require a zeroed `to` before the first call, and accept ranges of rows in any order.
   void pack_weights(const void* rows, Dtype dtype, int first, int count, std::uint8_t* to) const;
   void pack_bias(const void* values, Dtype dtype, int first, int count, std::uint8_t* to) const;
 

@@ -1,5 +1,5 @@
-// Single kernels, callable from Python: what the tests hold against plain arithmetic, and what the
-// benchmark times.
+// Single kernels, callable from Python: tests compare them with plain arithmetic, the benchmark times
+// them.
 #include "probe.hpp"
 
 #include <nanobind/ndarray.h>
@@ -88,7 +88,7 @@ void multiply(const std::string& isa, const std::string& precision, const std::s
   k.gemm({&weights.linear, operands.view, rows, 0, weights.linear.panels, then});
 }
 
-// The fastest that the set has and the precision allows.
+// The fastest kind that the instruction set has and the precision allows.
 AttentionKind attention_of(const Kernels& k, Precision precision) {
   if (precision == Precision::int8 && k.attention_int8) return AttentionKind::int8;
   return precision != Precision::fp32 && k.attention_bf16 ? AttentionKind::bf16 : AttentionKind::f32;
@@ -147,7 +147,7 @@ void norm(const std::string& isa, bool rms, float eps, Matrix x, Vector weight, 
   }
 }
 
-// Operations a second of the product on one thread, the best of `rounds`.
+// Operations per second of the product on one thread, the best of `rounds`.
 double rate(const std::string& isa, const std::string& precision, int rows, int outputs, int inputs,
             int rounds) {
   const Kernels& k = *usable_kernels(isa);

@@ -68,8 +68,8 @@ struct Avx512 {
   OGTE_INLINE void store_s8(std::int8_t* p, F x, int n) {
     put_bytes(p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)), n);
   }
-  // round(256 * 2^(x / 256)) of 64 values up to 0 as bytes, added to a total too; to 0.002 of the
-  // value. What is lower than any power, or not a number, gives 0.
+  // round(256 * 2^(x / 256)) of 64 values x <= 0 as bytes, to 0.002 of the value; adds them to a
+  // total as well. NaN, and x too low for a byte, give 0.
   OGTE_INLINE void store_powers_u8(std::uint8_t* p, F a, F b, F c, F d, __m512i& total) {
     const __m512i bytes = in_order(_mm512_packus_epi16(powers(a, b), powers(c, d)));
     _mm512_storeu_si512(p, bytes);
@@ -77,7 +77,7 @@ struct Avx512 {
   }
   OGTE_INLINE F to_float(__m512i x) { return _mm512_cvtepi32_ps(x); }
   OGTE_INLINE int sum(__m512i a) { return _mm512_reduce_add_epi32(a); }
-  // What the groups of each lane sum up to, over vectors that are `stride` bytes apart.
+  // Sums of the groups of each lane, over vectors that are `stride` bytes apart.
   OGTE_INLINE F sum_groups(const std::int8_t* p, std::ptrdiff_t stride, int vectors) {
     __m512i total = _mm512_setzero_si512();
     for (int i = 0; i < vectors; ++i) {
@@ -93,14 +93,14 @@ struct Avx512 {
   }
 
  private:
-  // Through a register: compilers narrow right into memory, which is slower on Zen 4.
+  // Through a register: compilers would narrow directly to memory, which is slower on Zen 4.
   OGTE_INLINE void put_bytes(void* p, __m128i x, int n) {
     asm("" : "+x"(x));
     if (n == lanes) _mm_storeu_si128(static_cast<__m128i*>(p), x);
     else _mm_mask_storeu_epi8(p, mask(n), x);
   }
-  // The powers of 32 values as 16-bit numbers: whole octaves are a shift, what is between them is
-  // the minimax cubic 0.99993 + y (0.69580 + y (0.22619 + 0.07792 y)), 14 bits behind the point.
+  // The powers of 32 values as 16-bit numbers: the integer part is a shift, the fraction the minimax
+  // cubic 0.99993 + y (0.69580 + y (0.22619 + 0.07792 y)) in fixed point with 14 fractional bits.
   OGTE_INLINE __m512i powers(F a, F b) {
     const __m512i x = _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));
     const __m512i y = _mm512_and_si512(_mm512_slli_epi16(x, 7), _mm512_set1_epi16(0x7F80));
@@ -109,10 +109,10 @@ struct Avx512 {
     };
     const __m512i octave = next(next(next(_mm512_set1_epi16(1277), 3706), 11400), 16383);
     const __m512i down = _mm512_sub_epi16(_mm512_set1_epi16(5), _mm512_srai_epi16(x, 8));
-    // one bit more than wanted, for the rounding
+    // one extra bit for rounding
     return _mm512_avg_epu16(_mm512_srlv_epi16(octave, down), _mm512_setzero_si512());
   }
-  // Packing leaves four values of each vector side by side, quarter by quarter.
+  // Packing puts four values of each vector next to each other within every quarter.
   OGTE_INLINE __m512i in_order(__m512i x) {
     return _mm512_permutexvar_epi32(
         _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), x);
@@ -127,7 +127,7 @@ struct Avx512 {
   OGTE_INLINE __m256i narrow(F x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
  public:
-  // Keys and values are rearranged for every sequence and head: by shuffles, not one by one.
+  // Keys and values are rearranged for every sequence and head, so shuffles are used.
   template <int Group, class B>
   static void transpose(const B* x, std::ptrdiff_t stride, int n, int width, B* to) {
     constexpr int per_vector = 64 / static_cast<int>(sizeof(B));  // inputs that a register holds

@@ -11,8 +11,8 @@
 
 namespace opengte {
 
-// What all AArch64 levels share. `Isa` is the level itself: each gets its own copies of everything,
-// compiled with its own flags, and may replace what it has better instructions for.
+// Common to all AArch64 levels. `Isa` is the level itself: each level gets its own copy of
+// everything, compiled with its own flags, and may override functions with better instructions.
 template <class Isa>
 struct NeonBase {
   static constexpr int lanes = 8;
@@ -56,7 +56,7 @@ struct NeonBase {
     const uint32x4_t bit = vdupq_n_u32(0x80000000u);
     return {vbslq_f32(bit, sign.low, magnitude.low), vbslq_f32(bit, sign.high, magnitude.high)};
   }
-  // x * 2^n for whole n up to 127; zero where n is below -126
+  // x * 2^n for integers n up to 127; zero if n is below -126
   OGTE_INLINE F scale2(F x, F n) {
     return {vmulq_f32(x.low, power(n.low)), vmulq_f32(x.high, power(n.high))};
   }
@@ -100,8 +100,8 @@ struct NeonBase {
   }
   OGTE_INLINE void store_s16(std::int16_t*, F, int) {}  // these sets multiply bytes
 
-  // Keys and values are rearranged for every sequence and head: by shuffles of 32-bit words, which
-  // are one float or two bfloat16.
+  // Keys and values are rearranged for every sequence and head, by shuffles of 32-bit words (one
+  // float or two bfloat16).
   template <int Group, class B>
   static void transpose(const B* x, std::ptrdiff_t stride, int n, int width, B* to) {
     static_assert(Group * sizeof(B) == 4);
@@ -205,8 +205,8 @@ struct NeonBase {
 };
 
 struct Neon : NeonBase<Neon> {
-  // The dot product of these processors takes both sides signed: activations are kept as q - 128.
-  // quantise_signed moves the row's lowest value by as much, so that q * scale + low holds.
+  // The dot product of these CPUs takes two signed operands: activations are stored as q - 128.
+  // quantise_signed shifts the row's lowest value accordingly, so that q * scale + low still holds.
   static constexpr int zero_point = 128;
   OGTE_INLINE uint8x8_t bytes(F x) { return veor_u8(NeonBase::bytes(x), vdup_n_u8(zero_point)); }
 

@@ -67,8 +67,8 @@ struct NeonI8mm : NeonBase<NeonI8mm> {
   }
 };
 
-// As the general Tile, with rows and outputs taken two at a time. The four sums of an instruction
-// do not touch each other: a row's result does not depend on the row it is paired with.
+// Like the general Tile, but with two rows and two outputs at a time. The four sums of an
+// instruction are independent: a row's result does not depend on the row that it is paired with.
 template <class Isa, class Format>
 struct PairTile {
   static constexpr int panel = 2 * Isa::lanes;

@@ -8,7 +8,7 @@ namespace opengte {
 namespace {
 
 constexpr long long poll_every = 20'000'000;  // nanoseconds
-constexpr int spins = 4000;                   // some tens of microseconds before giving way
+constexpr int spins = 4000;                   // some tens of microseconds before yielding
 
 long long now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(

@@ -13,7 +13,7 @@
 
 namespace opengte {
 
-// Asked now and then by the calling thread; true: stop. Other threads see the flag.
+// Called from time to time by the calling thread; true means stop. Other threads see the flag.
 class Stop {
  public:
   explicit Stop(std::function<bool()> poll);
@@ -27,10 +27,10 @@ class Stop {
   long long last_;
 };
 
-// Pieces of work shared out to threads that run one piece of code together. Both counters only
-// grow: items taken and items done since the beginning. A piece ends when its items are done, not
-// when all members have come, so a member whose core is taken by another process delays nobody; it
-// finds the pieces it missed done and catches up.
+// Distributes pieces of work to threads that run the same code together. Both counters only grow:
+// items taken and items done since the beginning. A piece ends when its items are done, not when all
+// threads have arrived, so that a thread whose core is used by another process delays nobody: it
+// finds the pieces that it missed done, and catches up.
 class Team {
  public:
   void reset(int size) {
@@ -50,11 +50,11 @@ class Team {
   alignas(64) std::atomic<std::int64_t> done_{0};
 };
 
-// Items of a shared piece between two looks at the clock: an item may be one row, or some
+// Items of a shared piece between two reads of the clock: an item may be one row, or some
 // milliseconds of attention.
 inline constexpr int items_between_looks = 4;
 
-// What a piece of code runs on: one thread alone, or all of a team. All members of a team must make
+// The threads that a piece of code runs on: one thread, or a team. All members of a team must make
 // the same calls in the same order.
 class Crew {
  public:
@@ -69,12 +69,12 @@ class Crew {
   template <class F>
   void each(int n, F&& f) {
     if (team_ == nullptr || team_->size() == 1) {
-      // work that takes long asks again by itself: reading the clock for every row would cost 1 %
+      // long items check the flag themselves: reading the clock for every row would cost 1 %
       if (!proceed()) return;
       for (int i = 0; i < n; ++i) f(i);
       return;
     }
-    // who sees the flag leaves: the others need nobody to finish a piece, and see it soon
+    // a member that sees the flag leaves: the others can finish a piece without it, and see it soon
     if (!proceed()) return;
     const std::int64_t first = begun_;
     begun_ += n;
@@ -108,10 +108,10 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  // Threads do not survive a fork: a child computes alone, with the same results.
+  // Threads do not survive a fork: a child process computes on one thread, with the same results.
   int size() const;
-  // Runs job(member) on the caller and on the members that come before the caller is through, and
-  // returns when all who came have returned: a job must be complete when any one member returns
+  // Runs job(member) on the caller and on the members that arrive before the caller has finished,
+  // and returns when all of these have returned. A job must be complete when any one member returns
   // from it. Jobs must not throw.
   void run(int members, const std::function<void(int)>& job);
 
@@ -124,7 +124,7 @@ class ThreadPool {
   const std::function<void(int)>* job_ = nullptr;
   std::atomic<unsigned> ticket_{0};
   std::atomic<int> inside_{0};
-  int members_ = 0;  // 0: no job, or too late for it
+  int members_ = 0;  // 0: no job, or too late to join it
   bool quit_ = false;
   pid_t owner_;
 };

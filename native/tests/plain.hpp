@@ -1,4 +1,4 @@
-// What the kernels compute, written as plainly as possible: scalar code in double precision.
+// The kernels in plain scalar code, in double precision: the oracle of the tests.
 #pragma once
 
 #include <algorithm>
@@ -97,7 +97,7 @@ struct Mask {
   }
 };
 
-// One row of attention; q, k and v have `width` columns, row `row` asks.
+// One row of attention, for the query in row `row`; q, k and v have `width` columns.
 inline std::vector<double> attend(const std::vector<float>& q, const std::vector<float>& k,
                                   const std::vector<float>& v, int row, int length, int width,
                                   double scale, Mask mask) {
