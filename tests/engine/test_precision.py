@@ -79,9 +79,9 @@ def test_a_cache_that_cannot_be_written_is_no_failure(tiny, monkeypatch, tmp_pat
 
 def test_a_large_model_is_judged_by_its_first_layers(tiny):
     plan = tiny.plan
-    cut = precision._within(plan, 4 * precision._layer_parameters(plan, 1))
+    cut = precision.first_layers_within(plan, 4 * precision.layer_parameters(plan, 1))
     assert len(cut.layers) == 1 and set(cut.slots()) < set(plan.slots())
-    assert precision._within(plan, 1 << 40) == plan
+    assert precision.first_layers_within(plan, 1 << 40) == plan
     chunks = list(tiny.chunks(slots=cut.slots()))
     assert {chunk.slot for chunk in chunks} == set(cut.slots())
 

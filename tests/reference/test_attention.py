@@ -88,9 +88,9 @@ def varlen_of_a_newer_pytorch(*args, window_size=(-1, -1), enable_gqa=False, num
 @pytest.mark.parametrize("window", [None, 0, 3])
 @pytest.mark.parametrize("group", [1, 3])
 def test_what_a_gpu_is_asked_for_is_naive_attention(varlen, causal, window, group, monkeypatch):
-    monkeypatch.setattr(layers, "_has_varlen", lambda q: True)
+    monkeypatch.setattr(layers, "has_varlen", lambda q: True)
     monkeypatch.setattr(layers, "varlen_attn", varlen)
-    monkeypatch.setattr(layers, "_VARLEN_OPTIONS", inspect.signature(varlen).parameters)
+    monkeypatch.setattr(layers, "VARLEN_OPTIONS", inspect.signature(varlen).parameters)
     packed = layers.to_device(batch_of([5, 9, 1]), torch.device("cpu"))
     plan = attention(2 * group, 2, 8, causal=causal, window=window)
     q, k, v = (torch.randn(15, heads, 8, dtype=torch.float64) for heads in (2 * group, 2, 2))

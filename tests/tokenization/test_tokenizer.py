@@ -413,12 +413,12 @@ def test_no_cut_where_an_added_token_may_be(tmp_path: Path, added: str | AddedTo
 @pytest.mark.parametrize("word", ["the cat sat ", "北京", "?!"])
 def test_long_texts_are_really_cut(tokenizers: dict[str, Tokenizer], word: str) -> None:
     text, cut = word * 60_000, backend.cut_pattern(tokenizers["wordpiece"].backend)
-    pieces = list(backend._pieces(text, cut))
+    pieces = list(backend.split_long_text(text, cut))
     assert "".join(pieces) == text
     assert backend.PIECE <= len(pieces[0]) < backend.PIECE + 20
     assert len(pieces) == len(text) // len(pieces[0]) + 1
-    assert list(backend._pieces("x" * 600_000, cut)) == ["x" * 600_000]
-    assert list(backend._pieces(text, None)) == [text]
+    assert list(backend.split_long_text("x" * 600_000, cut)) == ["x" * 600_000]
+    assert list(backend.split_long_text(text, None)) == [text]
 
 
 @pytest.mark.parametrize("name", ["wordpiece", "unigram", "bpe", "mistral"])

@@ -78,7 +78,7 @@ def measure_precisions(
     checkpoint: Checkpoint, candidates: tuple[str, ...], build: Build
 ) -> list[PrecisionTrial]:
     """Run every precision on the same texts in turn, and compare it with fp32."""
-    plan = _within(checkpoint.plan, LARGEST_COPY)
+    plan = first_layers_within(checkpoint.plan, LARGEST_COPY)
     limit = min(checkpoint.max_length, 256)
     batch = checkpoint.tokenizer.encode(TEXTS, max_length=limit).batch
     engines = {
@@ -98,15 +98,15 @@ def measure_precisions(
     ]
 
 
-def _within(plan: Plan, size: int) -> Plan:
+def first_layers_within(plan: Plan, size: int) -> Plan:
     """Return the plan with as many layers as fit into a number of bytes of fp32 weights."""
     layers = len(plan.layers)
-    while layers > 1 and 4 * _layer_parameters(plan, layers) > size:
+    while layers > 1 and 4 * layer_parameters(plan, layers) > size:
         layers -= 1
     return replace(plan, layers=plan.layers[:layers])
 
 
-def _layer_parameters(plan: Plan, layers: int) -> int:
+def layer_parameters(plan: Plan, layers: int) -> int:
     """Return the number of weights in the first layers, without the word vectors."""
     words = plan.embedding.vocabulary * plan.width
     return replace(plan, layers=plan.layers[:layers]).parameters - words

@@ -54,7 +54,7 @@ def download_wheel(requirement: str, folder: Path) -> Path:
 
 
 def _command(requirement: str) -> list[str]:
-    if _is_installed():
+    if is_pip_installed():
         return [sys.executable, "-m", "pip"]
     for name in ("pip", "pip3"):
         if path := shutil.which(name):
@@ -66,7 +66,8 @@ def _command(requirement: str) -> list[str]:
     )
 
 
-def _is_installed() -> bool:
+def is_pip_installed() -> bool:
+    """Return whether this Python has pip."""
     # the metadata, not importlib.util.find_spec, which runs hooks of setuptools that warn
     try:
         importlib.metadata.version("pip")

@@ -162,7 +162,7 @@ def _download(name: str, version: str | None) -> Path:
         sizes = {name: path.stat().st_size for name, path in files.items() if path.is_file()}
         note = {"package": name, "version": version, "sha256": sha256, "licence": licence}
         (fresh / _NOTE).write_text(json.dumps(note | {"files": sizes}, indent=1) + "\n")
-        return _put(fresh, _shelf() / f"{name}-{version}")
+        return move_into_place(fresh, _shelf() / f"{name}-{version}")
 
 
 def _checked(wheel: Path, name: str, version: str) -> str:
@@ -196,7 +196,7 @@ def _sweep() -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _put(fresh: Path, place: Path) -> Path:
+def move_into_place(fresh: Path, place: Path) -> Path:
     """Move a finished folder to its place; if another process was faster, use its folder."""
     if place.exists() and not _is_whole(place):
         with contextlib.suppress(OSError):

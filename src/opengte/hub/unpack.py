@@ -11,8 +11,10 @@ from opengte.hub import disk
 from opengte.hub.file_selection import MODULE_FOLDER
 
 _KINDS = {".json", ".txt", ".model", ".safetensors", ".md"}
-_MOST_BYTES = 64 << 30  # unpacked size of all files
-_MOST_RATIO = 200  # of unpacked to packed size; weights hardly compress, text about 10-fold
+MAX_UNPACKED_BYTES = 64 << 30  # unpacked size of all files
+MAX_COMPRESSION_RATIO = (
+    200  # of unpacked to packed size; weights hardly compress, text about 10-fold
+)
 _SMALL = 1 << 20  # unpacked bytes below which the ratio is not checked
 _HEADER = re.compile(rb"\A---\r?\n(.*?)\r?\n---", re.DOTALL)
 _LICENCE = re.compile(rb"^license:\s*([^\s#]+)", re.MULTILINE)
@@ -44,8 +46,8 @@ def _refuse_hostile(wheel: str, entries: list[zipfile.ZipInfo]) -> None:
     reasons = [reason for entry in entries if (reason := _hostility(entry))]
     if len({entry.filename.casefold() for entry in entries}) < len(entries):
         reasons.append("it holds a name twice")
-    if sum(entry.file_size for entry in entries) > _MOST_BYTES:
-        reasons.append(f"it unpacks to more than {_MOST_BYTES >> 30} GiB")
+    if sum(entry.file_size for entry in entries) > MAX_UNPACKED_BYTES:
+        reasons.append(f"it unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB")
     if reasons:
         raise IntegrityError(
             f"The wheel {wheel} was refused, and nothing of it was unpacked: {reasons[0]}. "
@@ -61,7 +63,7 @@ def _hostility(entry: zipfile.ZipInfo) -> str | None:
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return f"{name!r} is a link or a device"
-    if entry.file_size > max(_SMALL, _MOST_RATIO * entry.compress_size):
+    if entry.file_size > max(_SMALL, MAX_COMPRESSION_RATIO * entry.compress_size):
         return f"{name!r} unpacks from {entry.compress_size} bytes to {entry.file_size}"
     return None
 

@@ -21,7 +21,7 @@ from opengte.arch.plan import Activation, Attention, LogN, Norm, Rope
 from opengte.types import Ints, PackedBatch
 
 QUERY_BLOCK = 512  # queries that local attention computes at once
-_VARLEN_OPTIONS = inspect.signature(varlen_attn).parameters
+VARLEN_OPTIONS = inspect.signature(varlen_attn).parameters
 
 
 @dataclass(frozen=True)
@@ -182,16 +182,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packed: PackedTensors, attention: At
 
     Memory grows with T, not with the square of a length.
     """
-    if _has_varlen(q):
+    if has_varlen(q):
         return _attend_varlen(q, k, v, packed, attention)
     attended: Tensor = _attend_runs(q, k, v, packed, attention)
     return attended
 
 
-def _has_varlen(q: Tensor) -> bool:
+def has_varlen(q: Tensor) -> bool:
+    """Return whether PyTorch's variable-length attention can compute these queries."""
     half = q.dtype in (torch.float16, torch.bfloat16)
     shaped = q.shape[-1] <= 256 and q.shape[-1] % 8 == 0
-    return q.is_cuda and half and shaped and "window_size" in _VARLEN_OPTIONS
+    return q.is_cuda and half and shaped and "window_size" in VARLEN_OPTIONS
 
 
 def _attend_varlen(
@@ -199,10 +200,10 @@ def _attend_varlen(
 ) -> Tensor:
     reach = -1 if attention.window is None else attention.window
     options: dict[str, Any] = {"window_size": (reach, 0 if attention.causal else reach)}
-    if "num_splits" in _VARLEN_OPTIONS:
+    if "num_splits" in VARLEN_OPTIONS:
         options["num_splits"] = 1  # sums that do not depend on the batch
     group = attention.heads // attention.kv_heads
-    if group > 1 and "enable_gqa" in _VARLEN_OPTIONS:
+    if group > 1 and "enable_gqa" in VARLEN_OPTIONS:
         options["enable_gqa"] = True
     elif group > 1:
         k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))

@@ -63,7 +63,7 @@ def encode_texts(backend: "Tokenizer", texts: Sequence[str], cut: Cut) -> Ragged
     the library cannot tokenise.
     """
     _quiet_forks()
-    pieces = [list(_pieces(text, cut)) for text in texts]
+    pieces = [list(split_long_text(text, cut)) for text in texts]
     counts = np.array([len(own) for own in pieces], dtype=np.int64)
     if len(counts) == 0:
         return Ragged(np.empty(0, np.int32), counts)
@@ -138,7 +138,7 @@ def _ends_words(step: dict[str, Any]) -> bool:
     return False
 
 
-def _pieces(text: str, cut: Cut) -> Iterator[str]:
+def split_long_text(text: str, cut: Cut) -> Iterator[str]:
     """Yield a text in parts of about `PIECE` characters, if it may be cut."""
     start = 0
     while cut and len(text) - start > PIECE and (place := cut.search(text, start + PIECE)):
