@@ -63,10 +63,13 @@ def measure(folder: Path, questions: int) -> dict:
     """Return the figures of an index that was built."""
     encoder, store = Encoder.load(MODEL), LanceStore(str(folder / "lance"))
     encoder.embed(["warm"], role="query", progress=False)
-    asked = [search.Asked(text, vector) for text, vector in Made(WIDTH).questions(questions + WARM)]
-    options = search.Options(k=10)
+    asked = [
+        search.EncodedQuery(text, vector)
+        for text, vector in Made(WIDTH).questions(questions + WARM)
+    ]
+    options = search.SearchOptions(k=10)
 
-    def hybrid(one: search.Asked) -> object:
+    def hybrid(one: search.EncodedQuery) -> object:
         encoder.embed([one.text], role="query", progress=False)
         return search.search(store, one, options)
 
@@ -82,7 +85,7 @@ def measure(folder: Path, questions: int) -> dict:
         "memory_before_mib": round(base),
         "disk_mib": round((store.health().bytes or 0) / 2**20),
     }
-    exact = search.Options(k=10, exact=True)
+    exact = search.SearchOptions(k=10, exact=True)
     shares = {"recall@10": [], "hybrid_recall@10": []}
     for one in asked[-EXACT:]:
         true = {name for name, _ in store.dense(one.vector, 10, None, exact=True)}
@@ -94,7 +97,9 @@ def measure(folder: Path, questions: int) -> dict:
     return found | {name: round(float(np.mean(values)), 4) for name, values in shares.items()}
 
 
-def timed(work: Callable[[search.Asked], object], asked: list[search.Asked]) -> list[float]:
+def timed(
+    work: Callable[[search.EncodedQuery], object], asked: list[search.EncodedQuery]
+) -> list[float]:
     """Return the milliseconds of each question."""
     times = []
     for one in asked:

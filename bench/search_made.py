@@ -5,7 +5,7 @@ Every batch has a seed of its own, so that a build that was stopped goes on wher
 
 import numpy as np
 
-from opengte.search.stores.base import Spans, StoredDocument, StoredWindow
+from opengte.search.stores.base import SpanVectors, StoredDocument, StoredWindow
 
 CENTRES = 1000
 SPREAD = 0.7  # of vectors about their centre, in units of the centres' own
@@ -56,7 +56,7 @@ def _texts(random: np.random.Generator, count: int, words: int) -> list[str]:
 def document(number: int, vector: np.ndarray, text: str, signature: bytes) -> StoredDocument:
     """Return a document of one window; its signature is like that of no other."""
     scale = float(np.abs(vector).max()) / 127
-    spans = Spans(
+    spans = SpanVectors(
         np.array([[0, len(text)]], np.int32),
         np.rint(vector[None] / scale).astype(np.int8),
         np.array([scale], np.float32),

@@ -94,11 +94,11 @@ def indexed(task: Task, encoder: Encoder, folder: str, **settings) -> KnowledgeB
 
 def rankings(kb: KnowledgeBase, task: Task, split: str, depth: int) -> dict[str, dict]:
     """Return each question's ranking by each leg."""
-    options = search.Options(depth=depth)
+    options = search.SearchOptions(depth=depth)
     found = {}
     for name in task.judged[split]:
-        asked = kb.ask(task.questions[name])
-        found[name], _ = search.legs_of(kb.store, asked, options, search.Clock())
+        asked = kb.current.encode_query(task.questions[name])
+        found[name], _ = search.run_legs(kb.store, asked, options, search.StepTimer())
     return found
 
 

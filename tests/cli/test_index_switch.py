@@ -12,7 +12,7 @@ import opengte
 from opengte.cli import main
 from opengte.search.kb import KnowledgeBase
 from opengte.search.maintenance import compare
-from opengte.search.maintenance.migrate import Switch
+from opengte.search.maintenance.migrate import Migration
 from tests.support import kb as helpers
 from tests.support.installed import needs
 from tests.support.kb import WordEncoder
@@ -194,7 +194,7 @@ def test_an_interrupted_switch_says_that_it_continues(place, monkeypatch):
     def stop(self, notify):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Switch, "build", stop)
+    monkeypatch.setattr(Migration, "build", stop)
     result = gte("index", "switch", place, "--model", "other")
     assert result.exit_code == 130
     assert "hint: the index answers as before; the same command continues" in result.stderr
@@ -209,7 +209,7 @@ RANKING = st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=6)
 def test_rank_correlation_against_scipy(a, b):
     stats = pytest.importorskip("scipy.stats")
     names = list(dict.fromkeys([*a, *b]))
-    mine = compare.kendall(a, b)
+    mine = compare.kendall_tau(a, b)
     if len(names) < 2:
         assert mine == float(a == b)
         return
@@ -224,7 +224,7 @@ def test_the_most_changed_comes_first(place):
     base = KnowledgeBase.open(place, load=index_switch_load)
     from opengte.search.calibration.questions import Question
 
-    found = compare.contrast(base, base, [Question("law"), Question("tax", {"10": 1.0})])
+    found = compare.compare_indexes(base, base, [Question("law"), Question("tax", {"10": 1.0})])
     assert (found.overlap, found.correlation, found.same_first) == (1.0, 1.0, 1.0)
     assert [one.values is None for one in found.changes].count(True) == 1
     old, new = found.values

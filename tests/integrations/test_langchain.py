@@ -146,7 +146,7 @@ def test_vectors_are_searched_under_a_filter_and_for_variety(base):
     store = OpenGTEVectorStore(base)
     scored = store.similarity_search_with_score("the cat", 4)
     assert [score for _, score in scored] == sorted((s for _, s in scored), reverse=True)
-    vector = base.ask("the cat").vector.tolist()
+    vector = base.current.encode_query("the cat").vector.tolist()
     assert store.similarity_search_by_vector(vector, 4) == [one for one, _ in scored]
     (one,) = store.similarity_search("cat", 4, filter={"year": 2002})
     assert one.id == "tax"

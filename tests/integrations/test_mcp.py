@@ -12,9 +12,9 @@ import anyio
 import pytest
 
 from opengte.errors import InputError
-from opengte.search.filters import parse
+from opengte.search.filters import parse_filter
 from opengte.search.kb import KnowledgeBase
-from opengte.search.web.agent import Desk
+from opengte.search.web.agent import AgentTools
 from tests.support import kb as helpers
 from tests.support.installed import needs
 
@@ -47,7 +47,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def desk(place):
-    return Desk(KnowledgeBase.open(place, helpers.encoder()))
+    return AgentTools(KnowledgeBase.open(place, helpers.encoder()))
 
 
 @asynccontextmanager
@@ -232,7 +232,7 @@ def test_what_is_left_out_is_said(tmp_path):
     base = KnowledgeBase.create(tmp_path / "kb", helpers.encoder(max_length=128))
     long = " ".join(f"word{n} about the cat" for n in range(20))
     base.add([f"{long} {n}" for n in range(9)], [f"document-{n}" for n in range(9)])
-    desk, count = Desk(base), base.encoder.tokenizer.count
+    desk, count = AgentTools(base), base.encoder.tokenizer.count
     whole = json.loads(desk.search("cat", 9, collapse=False, max_tokens=4000))
     assert len(whole["results"]) == 9 and "cut" not in whole
     for tokens, said in ((500, "passages shortened"), (100, "results left out")):
@@ -249,7 +249,7 @@ def test_what_is_left_out_is_said(tmp_path):
 def test_a_page_without_spaces_is_no_single_token(tmp_path):
     base = KnowledgeBase.create(tmp_path / "kb", helpers.encoder())
     base.add(["x" * 5000, f"{'y ' * 40}z"], ["solid", "words"])
-    text = Desk(base).fetch("solid", max_tokens=100)
+    text = AgentTools(base).fetch("solid", max_tokens=100)
     assert len(text) <= 800 and json.loads(text)["next"] > 300
 
 
@@ -279,6 +279,6 @@ def test_pages_and_spans(desk):
 
 
 def test_a_filter_of_the_desk_holds_for_everything(desk):
-    limited = Desk(desk.kb, only=parse({"team": "pets"}))
+    limited = AgentTools(desk.kb, only=parse_filter({"team": "pets"}))
     assert json.loads(limited.about())["documents"] == 1
     assert "git.md" not in limited.search("commit revert", 9)

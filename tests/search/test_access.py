@@ -13,12 +13,12 @@ from starlette.testclient import TestClient
 
 from opengte.apps import kb_server
 from opengte.errors import AccessError, InputError
-from opengte.search.access import LimitedStore, both, limited
-from opengte.search.analysis.facets import Catalogue
-from opengte.search.filters import fits, parse, parse_text
+from opengte.search.access import LimitedStore
+from opengte.search.analysis.facets import FacetIndex
+from opengte.search.filters import all_of, matches, parse_conditions, parse_filter
 from opengte.search.stores.base import Store
 from opengte.search.stores.memory import MemoryStore
-from opengte.search.web.app import Visitor
+from opengte.search.web.app import Grant
 from opengte.serve.auth import keys
 from opengte.serve.auth.authorizer import KeyAuthorizer
 from opengte.serve.auth.keys import KeyFile, KeyRing, RateLimits
@@ -29,7 +29,7 @@ from tests.support import kb_web
 from tests.support.installed import needs
 
 needs("lancedb")
-ACME = Visitor(parse({"tenant": "acme"}))
+ACME = Grant(parse_filter({"tenant": "acme"}))
 FILTERS = [
     {"tenant": "zeta"},
     {"tenant": {"$ne": "acme"}},
@@ -107,12 +107,12 @@ def stores(tmp_path_factory):
 def test_a_limited_store_is_a_store_of_the_documents_that_fit(stores, allowed, asked, name):
     made, documents = stores
     oracle = MemoryStore()
-    oracle.put([one for one in documents if fits(parse(allowed), one.metadata)])
-    store = LimitedStore(made[name], parse(allowed))
+    oracle.put([one for one in documents if matches(parse_filter(allowed), one.metadata)])
+    store = LimitedStore(made[name], parse_filter(allowed))
     names = [one.id for one in documents] + ["missing"]
     query = helpers.unit(np.random.default_rng(1).standard_normal(8))
     sparse = documents[0].windows[0].sparse
-    for where in (None, parse(asked)):
+    for where in (None, parse_filter(asked)):
         assert store.count(where) == oracle.count(where)
         found, expected = store.dense(query, 40, where, exact=True), oracle.dense(query, 40, where)
         assert [one for one, _ in found] == [one for one, _ in expected]
@@ -123,7 +123,7 @@ def test_a_limited_store_is_a_store_of_the_documents_that_fit(stores, allowed, a
             assert found == {one for one, _ in oracle.lexical("cat dog tax", 40, where)}
         assert found <= set(oracle.fetch(names))
         assert sorted(one.id for one in store.outline(where)) == sorted(
-            one.id for one in oracle.scan() if fits(where, one.metadata)
+            one.id for one in oracle.scan() if matches(where, one.metadata)
         )
     there = sorted(oracle.fetch(names))
     assert sorted(store.fetch(names)) == there
@@ -154,8 +154,8 @@ def test_a_limited_store_is_not_written(base):
 
 
 def test_no_filter_is_no_limit(base):
-    assert limited(base, None) is base
-    assert both(None, None) is None
+    assert base.limited(None) is base
+    assert all_of(None, None) is None
 
 
 def test_the_model_is_loaded_once_for_all(base):
@@ -270,7 +270,7 @@ def test_the_status_counts_what_is_seen(client, base):
 
 
 def test_what_was_made_for_one_visitor_is_not_shown_to_another(base):
-    now = {"visitor": Visitor()}
+    now = {"visitor": Grant()}
     site = kb_web.app(kb_web.desk(base), guard=lambda request, name: now["visitor"])
     with TestClient(site) as one:
         for where, count in (
@@ -282,7 +282,7 @@ def test_what_was_made_for_one_visitor_is_not_shown_to_another(base):
             ({"tenant": "nobody"}, 0),
             (None, 26),
         ):
-            now["visitor"] = Visitor(parse(where))
+            now["visitor"] = Grant(parse_filter(where))
             assert len(one.post("/map", json={}).json()["ids"]) == count
             assert one.post("/facets", json={}).json()["counted"] == count
 
@@ -298,13 +298,13 @@ def test_a_document_that_moves_to_another_tenant_is_gone_at_once(tmp_path):
 
 
 def test_a_catalogue_of_a_part_knows_no_other_values(base):
-    seen = Catalogue.of(kb_web.only(base, "acme").store)
+    seen = FacetIndex.of(kb_web.only(base, "acme").store)
     assert seen.columns["tenant"].values == ["acme"]
     assert all(name.startswith("acme/") for name in seen.ids)
 
 
 def test_the_filters_of_server_and_visitor_both_hold(base):
-    limits = Visitor(parse({"year": {"$gte": 2005}}))
+    limits = Grant(parse_filter({"year": {"$gte": 2005}}))
     with TestClient(kb_web.app(kb_web.desk(base, {"tenant": "acme"}), visitor=limits)) as one:
         ids = one.post("/map", json={}).json()["ids"]
     assert ids == sorted(f"acme/{n}" for n in range(5, 12))
@@ -314,7 +314,7 @@ def test_a_knowledge_base_that_a_key_may_not_see(base):
     def guard(request, name):
         if name != "open":
             raise AccessError("not for this key", authenticated=True)
-        return Visitor()
+        return Grant()
 
     desks = [kb_web.desk(base, name="secret"), kb_web.desk(base, name="open")]
     with TestClient(kb_web.app(*desks, guard=guard)) as one:
@@ -338,7 +338,7 @@ def guarded(base, tmp_path, monkeypatch):
     monkeypatch.setattr(keys, "REFRESH_SECONDS", -1.0)
     gate = KeyAuthorizer(KeyRing(tmp_path), RateLimiter(rate_limit_memory()))
     parts = SimpleNamespace(authorizer=gate, settings=ServerSettings(insecure=True))
-    with TestClient(kb_web.app(kb_web.desk(base), guard=kb_server.guard(parts))) as one:
+    with TestClient(kb_web.app(kb_web.desk(base), guard=kb_server.key_authorizer(parts))) as one:
         yield one, KeyFile(tmp_path)
     gate.keys.close()
 
@@ -440,4 +440,4 @@ def test_the_command_refuses_a_condition_that_is_none(tmp_path):
     assert json.loads(done.stdout)["where"] == ["tenant=acme", "year>=2020"]
     listed = run(main, ["keys", "list", "--state-dir", str(tmp_path)])
     assert "tenant=acme, year>=2020" in listed.output
-    assert parse_text(KeyFile(tmp_path).find("acme").where) is not None
+    assert parse_conditions(KeyFile(tmp_path).find("acme").where) is not None

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from opengte.search.ingest.pipeline import Options
-from opengte.search.parse.base import Limits
+from opengte.search.ingest.pipeline import IngestOptions
+from opengte.search.parse.base import ParseLimits
 from tests.search.parse.test_parse import assembled, docx, pdf
 from tests.support import kb as helpers
 from tests.support import kb_kill
@@ -83,7 +83,9 @@ def test_bad_files_are_told_and_the_others_are_indexed(base, files):
     for odd in (b"new\nline.txt", b"latin-\xe9.txt", b"per%cent.txt"):
         Path(os.fsdecode(os.path.join(os.fsencode(files), odd))).write_text("An odd name.")
     start = time.monotonic()
-    report = base.index([files], Options(limits=Limits(seconds=20, unpacked_bytes=64 << 20)))
+    report = base.index(
+        [files], IngestOptions(limits=ParseLimits(seconds=20, unpacked_bytes=64 << 20))
+    )
     assert time.monotonic() - start < 90
     reasons = {os.path.basename(place): reason for place, reason in report.problems}
     assert {name for name in reasons if name != "loop.pdf"} == set(expected) - {"loop.pdf"}

@@ -8,7 +8,7 @@ import numpy as np
 from opengte.search.kb import KnowledgeBase
 from opengte.search.minhash import signature
 from opengte.search.parse.base import Section
-from opengte.search.stores.base import Spans, StoredDocument, StoredWindow
+from opengte.search.stores.base import SpanVectors, StoredDocument, StoredWindow
 from tests.support.fake_models import FakeEncoder, FakeTokenizer
 
 WORDS = "red green blue cat dog fish runs sleeps eats grass tax law house river stone".split()
@@ -72,7 +72,7 @@ def document(name: str, rng, width: int = 8, windows: int | None = None, **value
 
 
 def window(rng, width, length):
-    spans = Spans(
+    spans = SpanVectors(
         np.array([[0, length]], np.int32),
         rng.integers(-127, 127, (1, width)).astype(np.int8),
         np.array([0.01], np.float32),

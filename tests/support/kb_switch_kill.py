@@ -20,14 +20,14 @@ from tests.support.kb import WordEncoder
 ROOT = Path(__file__).parents[2]
 SWITCH = """
 import sys
-from opengte.search.maintenance import migrate as switch
+from opengte.search.maintenance import migrate
 from opengte.search.kb import KnowledgeBase
 from tests.support.kb import WordEncoder
 from tests.support.kb_switch_kill import load
-switch.BATCH_DOCUMENTS = 16
+migrate.BATCH_DOCUMENTS = 16
 base = KnowledgeBase.open(sys.argv[1], load=load)
 print("begin", flush=True)
-change = switch.Switch.to(base, WordEncoder.load(sys.argv[2]))
+change = base.migrate(WordEncoder.load(sys.argv[2]))
 change.build()
 change.commit(keep_old=sys.argv[3] == "keep")
 print("done", flush=True)

@@ -1,10 +1,9 @@
 """What tests of the search page share: a knowledge base of two tenants, and its routes."""
 
-from opengte.search.access import limited
-from opengte.search.filters import parse
+from opengte.search.filters import parse_filter
 from opengte.search.kb import KnowledgeBase
-from opengte.search.web.app import Site, Visitor, build_app
-from opengte.search.web.service import Desk
+from opengte.search.web.app import Grant, SearchSite, build_app
+from opengte.search.web.service import SearchService
 from tests.support import kb as helpers
 
 TOPICS = ("cat dog fish", "tax law court", "river stone mountain")
@@ -56,15 +55,17 @@ def made(folder, name="kb", **options) -> KnowledgeBase:
     return fill(helpers.kb(folder, name), **options)
 
 
-def desk(base, where=None, reranker=None, name="kb") -> Desk:
-    return Desk(name, base, parse(where), None if reranker is None else lambda: reranker)
+def desk(base, where=None, reranker=None, name="kb") -> SearchService:
+    return SearchService(
+        name, base, parse_filter(where), None if reranker is None else lambda: reranker
+    )
 
 
 def app(*desks, visitor=None, guard=None, **options):
     """Return the application; every request is the visitor's."""
-    seen = visitor or Visitor()
-    return build_app(Site(desks, guard or (lambda request, name: seen), **options))
+    seen = visitor or Grant()
+    return build_app(SearchSite(desks, guard or (lambda request, name: seen), **options))
 
 
 def only(base, tenant):
-    return limited(base, parse({"tenant": tenant}))
+    return base.limited({"tenant": tenant})

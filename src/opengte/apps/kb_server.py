@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from opengte.encoder import Encoder, Reranker
-    from opengte.search.model_identity import Identity
-    from opengte.search.web.app import Guard, Site
-    from opengte.search.web.service import Desk
+    from opengte.search.model_identity import ModelIdentity
+    from opengte.search.web.app import Authorizer, SearchSite
+    from opengte.search.web.service import SearchService
     from opengte.serve.config.settings import ServerSettings
     from opengte.serve.runtime.components import Components, ServerExtension
 
@@ -23,7 +23,7 @@ _NAME = re.compile(r"[\w.-]+")
 _LOOPBACK = re.compile(r"(?i)(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?")
 
 
-def named(text: str) -> tuple[str, str]:
+def parse_kb_argument(text: str) -> tuple[str, str]:
     """Return the name and the place of `NAME=KB` or `KB`."""
     name, equals, place = text.partition("=")
     if equals and _NAME.fullmatch(name) and place:
@@ -31,47 +31,51 @@ def named(text: str) -> tuple[str, str]:
     return os.path.basename(text.rstrip("/")) or "kb", text
 
 
-def desks(given: Sequence[str], settings: "ServerSettings") -> "list[Desk]":
+def open_services(given: Sequence[str], settings: "ServerSettings") -> "list[SearchService]":
     """Open knowledge bases; InputError for what is none."""
-    need_packages()
-    from opengte.search.filters import parse_text
+    require_packages()
+    from opengte.search.filters import parse_conditions
     from opengte.search.kb import KnowledgeBase
-    from opengte.search.web.service import Desk
+    from opengte.search.web.service import SearchService
 
-    where = parse_text(settings.where)
+    where = parse_conditions(settings.where)
     reranker = _reranker(settings) if settings.reranker is not None else None
     found = []
-    for name, place in map(named, given):
+    for name, place in map(parse_kb_argument, given):
         kb = KnowledgeBase.open(place, load=_encoder(settings))
-        found.append(Desk(name, kb, where, reranker))
+        found.append(SearchService(name, kb, where, reranker))
     return found
 
 
 def extend(components: "Components") -> "ServerExtension":
     """Return the routes of the knowledge bases that the settings name."""
     from opengte.search.web import openapi
-    from opengte.search.web.app import Site
+    from opengte.search.web.app import SearchSite
     from opengte.serve.runtime.components import ServerExtension
 
     links = {"Start": "../", "Search": "./", "API": "../docs"}
-    site = Site(desks(components.settings.kb, components.settings), guard(components), links)
+    site = SearchSite(
+        open_services(components.settings.kb, components.settings),
+        key_authorizer(components),
+        links,
+    )
     site.warm()
     return ServerExtension(
         site.routes(PREFIX), openapi.paths(PREFIX), {"Search": f"{PREFIX[1:]}/"}, site.close
     )
 
 
-def guard(components: "Components") -> "Guard":
+def key_authorizer(components: "Components") -> "Authorizer":
     """Return who sees what: each key the documents that fit its own conditions."""
-    from opengte.search.web.app import Visitor
+    from opengte.search.web.app import Grant
     from opengte.serve.auth.authorizer import KeyCaller
     from opengte.serve.http.admin import request_api_key
 
     authorizer = components.authorizer
 
-    def admit(request: "Request", name: str) -> Visitor:
+    def admit(request: "Request", name: str) -> Grant:
         if not authorizer.key_needed and _is_private(components.settings):
-            refuse_foreign_names(request)
+            check_host(request)
         caller = authorizer.authenticate(request_api_key(request), name)
         if (record := request.scope.get("opengte")) is not None:
             record.key = caller.key
@@ -81,17 +85,17 @@ def guard(components: "Components") -> "Guard":
             authorizer.record(caller, name, tokens, texts)
 
         key = caller.api_key if isinstance(caller, KeyCaller) else None
-        return Visitor(_where(key) if key is not None else None, charge)
+        return Grant(_where(key) if key is not None else None, charge)
 
     return admit
 
 
 def _where(key: Any) -> Any:
     """Return the filter of a key; a key whose conditions cannot be read sees nothing."""
-    from opengte.search.filters import parse_text
+    from opengte.search.filters import parse_conditions
 
     try:
-        return parse_text(key.where)
+        return parse_conditions(key.where)
     except InputError:
         raise AccessError(
             f"the API key `{key.id}` has conditions that cannot be read; make another one",
@@ -99,18 +103,18 @@ def _where(key: Any) -> Any:
         ) from None
 
 
-def alone(site_of: "Callable[[Guard], Site]") -> "Site":
+def loopback_site(site_of: "Callable[[Authorizer], SearchSite]") -> "SearchSite":
     """Return a site that only this machine may ask, and that shows it everything."""
-    from opengte.search.web.app import Visitor
+    from opengte.search.web.app import Grant
 
-    def admit(request: "Request", name: str) -> Visitor:
-        refuse_foreign_names(request)
-        return Visitor()
+    def admit(request: "Request", name: str) -> Grant:
+        check_host(request)
+        return Grant()
 
     return site_of(admit)
 
 
-def refuse_foreign_names(request: "Request") -> None:
+def check_host(request: "Request") -> None:
     """Raise AccessError where a page of elsewhere had its name point to this machine.
 
     A browser lets such a page read the answers, but it says under which name it asks.
@@ -130,8 +134,8 @@ def _is_private(settings: "ServerSettings") -> bool:
     return not settings.insecure and settings.uds is None and is_loopback(settings.host)
 
 
-def _encoder(settings: "ServerSettings") -> "Callable[[Identity], Encoder]":
-    def load(identity: "Identity") -> "Encoder":
+def _encoder(settings: "ServerSettings") -> "Callable[[ModelIdentity], Encoder]":
+    def load(identity: "ModelIdentity") -> "Encoder":
         import opengte
 
         return opengte.Encoder.load(
@@ -167,7 +171,7 @@ def _running(settings: "ServerSettings") -> dict[str, Any]:
     }
 
 
-def need_packages() -> None:
+def require_packages() -> None:
     """Raise MissingExtraError where a package is missing, with the extra that brings it."""
     for package, extra in (("lancedb", "search"), ("starlette", "serve"), ("httptools", "serve")):
         if find_spec(package) is None:

@@ -97,10 +97,10 @@ def command(
         base = KnowledgeBase.open(kb)
         previews, duplicates = _in_index(base, by, threshold or COSINE)
     elif by == "meaning":
-        from opengte.search.analysis.dedupe import meaning
+        from opengte.search.analysis.dedupe import semantic_duplicates
 
         previews, vectors, _ = embed_inputs(inputs, text, options)
-        duplicates = meaning(vectors, threshold or COSINE)
+        duplicates = semantic_duplicates(vectors, threshold or COSINE)
     else:
         previews, duplicates = _in_words(inputs.source(), by)
     _print(previews, duplicates, as_json=as_json)
@@ -141,12 +141,12 @@ def _in_words(source: RowSource, by: str) -> "tuple[TextPreviews, Duplicates]":
     previews = TextPreviews.of(source)
     digests, signatures = [], []
     for row in usable_rows(source, previews):
-        digests.append(dedupe.digest(row.text))
+        digests.append(dedupe.text_digest(row.text))
         if by == "words":
             signatures.append(minhash.signature(row.text))
     if by == "exact":
-        return previews, dedupe.exact(digests)
-    return previews, dedupe.words(digests, signatures)
+        return previews, dedupe.exact_duplicates(digests)
+    return previews, dedupe.near_duplicates(digests, signatures)
 
 
 def _in_index(
@@ -156,15 +156,15 @@ def _in_index(
 
     if by == "meaning":
         previews, vectors = load_index_vectors(base)
-        return previews, dedupe.meaning(vectors, threshold)
+        return previews, dedupe.semantic_duplicates(vectors, threshold)
     previews, digests, signatures = TextPreviews(), [], []
     for number, document in enumerate(base.store.scan(), 1):
         previews.add(TextRow(number, document.id, document.text))
-        digests.append(dedupe.digest(document.text))
+        digests.append(dedupe.text_digest(document.text))
         signatures.append(document.signature)
     if by == "exact":
-        return previews, dedupe.exact(digests)
-    return previews, dedupe.words(digests, signatures)
+        return previews, dedupe.exact_duplicates(digests)
+    return previews, dedupe.near_duplicates(digests, signatures)
 
 
 def _print(previews: TextPreviews, duplicates: "Duplicates", *, as_json: bool) -> None:

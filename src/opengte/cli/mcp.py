@@ -54,13 +54,13 @@ def command(
       gte mcp kb/ --http 8765
     """
     from opengte.integrations.mcp import serve
-    from opengte.search.filters import parse_text
+    from opengte.search.filters import parse_conditions
     from opengte.search.kb import KnowledgeBase
-    from opengte.search.web.agent import Desk
+    from opengte.search.web.agent import AgentTools
 
     base = KnowledgeBase.open(kb, load=encoder_loader(options))
     reading = None
     if reranker is not None:
         plain = replace(options, model=reranker, precision="auto", max_length=None, revision=None)
         reading = plain.load_reranker()
-    serve(Desk(base, only=parse_text(where), most=max_tokens, reranker=reading), http)
+    serve(AgentTools(base, only=parse_conditions(where), most=max_tokens, reranker=reading), http)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from opengte.errors import InputError, MissingExtraError
-from opengte.integrations import roles
-from opengte.integrations.roles import Content
-from opengte.search.filters import All, Any_, Condition, Filter, Not
+from opengte.integrations import common
+from opengte.integrations.common import ResultContent
+from opengte.search.filters import And, Condition, Filter, Not, Or
 from opengte.search.kb import KnowledgeBase
 
 try:
@@ -52,7 +52,7 @@ class _Embedder:
     def warm_up(self) -> None:
         """Load the model."""
         if self._encoder is None:
-            self._encoder = roles.encoder_of(self.model, self.settings)
+            self._encoder = common.encoder_of(self.model, self.settings)
 
     @property
     def encoder(self) -> "Encoder":
@@ -95,7 +95,7 @@ class OpenGTETextEmbedder(_Embedder):
                 f"text is a {type(text).__name__}, expected a str; documents are embedded by "
                 "OpenGTEDocumentEmbedder"
             )
-        vectors = roles.queries(self.encoder, [text], self.instruction, self.dimensions)
+        vectors = common.embed_queries(self.encoder, [text], self.instruction, self.dimensions)
         return {"embedding": vectors[0].tolist(), "meta": {"model": self.encoder.card.name}}
 
     @component.output_types(embedding=list[float], meta=dict[str, Any])
@@ -135,7 +135,9 @@ class OpenGTEDocumentEmbedder(_Embedder):
     def run(self, documents: list[Document]) -> dict[str, Any]:
         """Return the documents with their vectors."""
         _check(documents)
-        vectors = roles.documents(self.encoder, [*map(self._text, documents)], self.dimensions)
+        vectors = common.embed_documents(
+            self.encoder, [*map(self._text, documents)], self.dimensions
+        )
         embedded = [
             replace(one, embedding=vector)
             for one, vector in zip(documents, vectors.tolist(), strict=True)
@@ -180,7 +182,7 @@ class OpenGTERetriever:
         top_k: int = 10,
         filters: Mapping[str, Any] | None = None,
         reranker: "Reranker | str | None" = None,
-        content: Content = "passage",
+        content: ResultContent = "passage",
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.kb = kb
@@ -195,7 +197,7 @@ class OpenGTERetriever:
         """Open the knowledge base and load the reranker."""
         if self._opened is None:
             base = KnowledgeBase.open(self.kb) if isinstance(self.kb, str) else self.kb
-            reader = None if self.reranker is None else roles.reranker_of(self.reranker, {})
+            reader = None if self.reranker is None else common.reranker_of(self.reranker, {})
             self._opened = base, reader
 
     @component.output_types(documents=list[Document])
@@ -210,16 +212,18 @@ class OpenGTERetriever:
         answer = base.search(
             query,
             self.top_k if top_k is None else top_k,
-            where=All(where) if where else None,
+            where=And(where) if where else None,
             reranker=reader,
             **self.options,
         )
-        texts = roles.texts_of(base, answer.hits, self.content)
+        texts = common.hit_texts(base, answer.hits, self.content)
         found = []
         for text, hit in zip(texts, answer.hits, strict=True):
             name = hit.id if self.content == "document" else f"{hit.id}:{hit.passage.start}"
             score = hit.score if hit.rerank is None else hit.rerank
-            found.append(Document(id=name, content=text, meta=roles.told(hit), score=score))
+            found.append(
+                Document(id=name, content=text, meta=common.hit_metadata(hit), score=score)
+            )
         return {"documents": found}
 
     @component.output_types(documents=list[Document])
@@ -270,7 +274,7 @@ class OpenGTERanker:
     def warm_up(self) -> None:
         """Load the model."""
         if self._reranker is None:
-            self._reranker = roles.reranker_of(self.model, self.settings)
+            self._reranker = common.reranker_of(self.model, self.settings)
 
     @component.output_types(documents=list[Document])
     def run(
@@ -315,7 +319,7 @@ def _filter(given: Mapping[str, Any]) -> Filter:
     sign = given.get("operator")
     if "conditions" in given:
         parts = tuple(_filter(one) for one in given["conditions"])
-        joined: dict[Any, Filter] = {"AND": All(parts), "OR": Any_(parts), "NOT": Not(All(parts))}
+        joined: dict[Any, Filter] = {"AND": And(parts), "OR": Or(parts), "NOT": Not(And(parts))}
         if sign in joined:
             return joined[sign]
         raise InputError(f"the filter's operator is {sign!r}, expected AND, OR or NOT")

@@ -12,13 +12,14 @@ import numpy as np
 
 from opengte.embedding_ops import l2_normalise
 from opengte.errors import InputError, MissingExtraError
-from opengte.integrations import roles
-from opengte.integrations.roles import Content
-from opengte.search.filters import parse
+from opengte.integrations import common
+from opengte.integrations.common import ResultContent
+from opengte.search.filters import parse_filter
+from opengte.search.index import Index
 from opengte.search.kb import KnowledgeBase
 from opengte.search.retrieval import search as searching
 from opengte.search.retrieval.mmr import mmr
-from opengte.search.retrieval.search import Asked
+from opengte.search.retrieval.search import EncodedQuery
 from opengte.types import Floats
 
 try:
@@ -51,18 +52,20 @@ class OpenGTEEmbeddings(Embeddings):
         dimensions: int | None = None,
         **settings: Any,
     ) -> None:
-        self.encoder = roles.encoder_of(model, settings)
+        self.encoder = common.encoder_of(model, settings)
         self.instruction = instruction
         self.dimensions = dimensions
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return a vector for each document."""
-        vectors: list[list[float]] = roles.documents(self.encoder, texts, self.dimensions).tolist()
+        vectors: list[list[float]] = common.embed_documents(
+            self.encoder, texts, self.dimensions
+        ).tolist()
         return vectors
 
     def embed_query(self, text: str) -> list[float]:
         """Return the vector of a question."""
-        vectors = roles.queries(self.encoder, [text], self.instruction, self.dimensions)
+        vectors = common.embed_queries(self.encoder, [text], self.instruction, self.dimensions)
         vector: list[float] = vectors[0].tolist()
         return vector
 
@@ -79,7 +82,7 @@ class OpenGTERetriever(BaseRetriever):
     k: int = 4
     where: dict[str, Any] | None = None
     reranker: Any = None
-    content: Content = "passage"
+    content: ResultContent = "passage"
     options: dict[str, Any] = {}
 
     def _get_relevant_documents(
@@ -98,9 +101,9 @@ class OpenGTERetriever(BaseRetriever):
             reranker=self.reranker,
             **{**self.options, **options},
         )
-        texts = roles.texts_of(self.kb, answer.hits, self.content)
+        texts = common.hit_texts(self.kb, answer.hits, self.content)
         return [
-            Document(page_content=text, metadata=roles.told(hit), id=hit.id)
+            Document(page_content=text, metadata=common.hit_metadata(hit), id=hit.id)
             for text, hit in zip(texts, answer.hits, strict=True)
         ]
 
@@ -215,7 +218,7 @@ class OpenGTEVectorStore(VectorStore):
     ) -> list[tuple[Document, float]]:
         """Return documents and cosines, best first."""
         base = self.kb.latest()
-        return self._closest(base, base.ask(query).vector, k, filter, options)
+        return self._closest(base, base.encode_query(query).vector, k, filter, options)
 
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, *, filter: Where | None = None, **options: Any
@@ -236,7 +239,7 @@ class OpenGTEVectorStore(VectorStore):
         **options: Any,
     ) -> list[Document]:
         """Return k of the fetch_k closest documents that differ from each other."""
-        vector = self.kb.latest().ask(query).vector.tolist()
+        vector = self.kb.latest().encode_query(query).vector.tolist()
         return self.max_marginal_relevance_search_by_vector(
             vector, k, fetch_k, lambda_mult, filter=filter, **options
         )
@@ -267,14 +270,14 @@ class OpenGTEVectorStore(VectorStore):
 
     def _closest(
         self,
-        base: KnowledgeBase,
+        index: Index,
         vector: Floats,
         k: int,
         where: Where | None,
         options: Mapping[str, Any],
     ) -> list[tuple[Document, float]]:
-        ranking, _ = _dense(base.store, vector, k, where, options)
-        found = base.store.fetch([name for name, _ in ranking])
+        ranking, _ = _dense(index.store, vector, k, where, options)
+        found = index.store.fetch([name for name, _ in ranking])
         return [(_whole(found[name]), score) for name, score in ranking if name in found]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
@@ -287,8 +290,8 @@ def _dense(
     if not np.linalg.norm(vector) > 0:
         raise InputError("embedding is all zeros, expected a vector with a direction")
     unit = l2_normalise(vector[None])[0]
-    chosen = searching.Options(k=k, where=parse(where), **options)
-    return searching.dense(store, Asked("", unit).vector, k, chosen)
+    chosen = searching.SearchOptions(k=k, where=parse_filter(where), **options)
+    return searching.dense_leg(store, EncodedQuery("", unit).vector, k, chosen)
 
 
 def _whole(one: Any) -> Document:

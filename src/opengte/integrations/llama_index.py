@@ -8,8 +8,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from opengte.errors import InputError, MissingExtraError
-from opengte.integrations import roles
-from opengte.integrations.roles import Content
+from opengte.integrations import common
+from opengte.integrations.common import ResultContent
 
 try:
     from llama_index.core.base.base_retriever import BaseRetriever
@@ -45,7 +45,7 @@ class OpenGTEEmbedding(BaseEmbedding):
         settings: dict[str, Any] | None = None,
         **values: Any,
     ) -> None:
-        encoder = roles.encoder_of(model, settings or {})
+        encoder = common.encoder_of(model, settings or {})
         own: dict[str, Any] = {"instruction": instruction, "dimensions": dimensions}
         super().__init__(
             model_name=encoder.card.name, embed_batch_size=embed_batch_size, **own, **values
@@ -58,7 +58,7 @@ class OpenGTEEmbedding(BaseEmbedding):
         return "OpenGTEEmbedding"
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        vectors = roles.queries(self._encoder, [query], self.instruction, self.dimensions)
+        vectors = common.embed_queries(self._encoder, [query], self.instruction, self.dimensions)
         vector: list[float] = vectors[0].tolist()
         return vector
 
@@ -66,7 +66,9 @@ class OpenGTEEmbedding(BaseEmbedding):
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        vectors: list[list[float]] = roles.documents(self._encoder, texts, self.dimensions).tolist()
+        vectors: list[list[float]] = common.embed_documents(
+            self._encoder, texts, self.dimensions
+        ).tolist()
         return vectors
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
@@ -93,7 +95,7 @@ class OpenGTERetriever(BaseRetriever):
         *,
         where: dict[str, Any] | None = None,
         reranker: "Reranker | None" = None,
-        content: Content = "passage",
+        content: ResultContent = "passage",
         **options: Any,
     ) -> None:
         self.kb = kb
@@ -112,10 +114,10 @@ class OpenGTERetriever(BaseRetriever):
             reranker=self.reranker,
             **self.options,
         )
-        texts = roles.texts_of(self.kb, answer.hits, self.content)
+        texts = common.hit_texts(self.kb, answer.hits, self.content)
         nodes = []
         for text, hit in zip(texts, answer.hits, strict=True):
-            told = roles.told(hit)
+            told = common.hit_metadata(hit)
             silent = [name for name in told if name not in ("title", "heading")]
             node = TextNode(
                 text=text,
@@ -131,7 +133,7 @@ class OpenGTERetriever(BaseRetriever):
         return await asyncio.to_thread(self._retrieve, query_bundle)
 
 
-def _node_id(document: str, start: int, content: Content) -> str:
+def _node_id(document: str, start: int, content: ResultContent) -> str:
     return document if content == "document" else f"{document}:{start}"
 
 
@@ -156,7 +158,7 @@ class OpenGTERerank(BaseNodePostprocessor):
     ) -> None:
         own: dict[str, Any] = {"top_n": top_n, "instruction": instruction}
         super().__init__(**own)
-        self._reranker = roles.reranker_of(reranker, settings or {})
+        self._reranker = common.reranker_of(reranker, settings or {})
 
     @classmethod
     def class_name(cls) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from opengte import __version__
 from opengte.errors import MissingExtraError, OpenGTEError
-from opengte.search.web.agent import LEAST, RESULTS, TOKENS, Desk
+from opengte.search.web.agent import DEFAULT_TOKENS, MAX_RESULTS, MIN_TOKENS, AgentTools
 
 try:
     from mcp.server import MCPServer
@@ -48,11 +48,13 @@ ANY_ID = ResourceSecurity(exempt_params={"id"})
 
 Tokens = Annotated[
     int | None,
-    Field(description=f"Most tokens of the answer, at least {LEAST}; without it {TOKENS}"),
+    Field(
+        description=f"Most tokens of the answer, at least {MIN_TOKENS}; without it {DEFAULT_TOKENS}"
+    ),
 ]
 
 
-def server(desk: Desk) -> "MCPServer[Any]":
+def server(desk: AgentTools) -> "MCPServer[Any]":
     """Return the server of a knowledge base; `run` or `streamable_http_app` start it."""
     made: MCPServer[Any] = MCPServer(
         "opengte", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING"
@@ -62,7 +64,7 @@ def server(desk: Desk) -> "MCPServer[Any]":
     @_told(ToolError)
     def search(
         query: Annotated[str, Field(description="The question, in any words")],
-        limit: Annotated[int, Field(description=f"Results, 1 to {RESULTS}")] = 5,
+        limit: Annotated[int, Field(description=f"Results, 1 to {MAX_RESULTS}")] = 5,
         where: Annotated[dict[str, Any] | None, Field(description=WHERE)] = None,
         max_tokens: Tokens = None,
     ) -> str:
@@ -103,7 +105,7 @@ def server(desk: Desk) -> "MCPServer[Any]":
     return made
 
 
-def serve(desk: Desk, port: int | None = None) -> None:
+def serve(desk: AgentTools, port: int | None = None) -> None:
     """Serve over stdin and stdout, or over HTTP on this machine's loopback at /mcp of a port."""
 
     def warm() -> None:

@@ -6,51 +6,37 @@ never was.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from opengte.errors import AccessError
-from opengte.search.filters import All, Filter, fits
+from opengte.search.filters import Filter, all_of, matches
 from opengte.search.stores.base import (
-    Health,
-    Known,
-    Scored,
-    Source,
-    Sparse,
+    DocumentHashes,
+    ScoredIds,
+    SourceFile,
+    SparseVector,
     Store,
     StoredDocument,
+    StoreHealth,
 )
-from opengte.search.stores.listing import Outline, Portrait, outlines, portraits, revision
+from opengte.search.stores.listing import (
+    DocumentHeader,
+    DocumentSummary,
+    list_documents,
+    store_revision,
+    summarize_documents,
+)
 from opengte.types import Floats
-
-if TYPE_CHECKING:
-    from opengte.search.kb import KnowledgeBase
-
-
-def both(*filters: Filter | None) -> Filter | None:
-    """Return the filter that fits where all of these fit; None of none."""
-    found = tuple(one for one in filters if one is not None)
-    return None if not found else found[0] if len(found) == 1 else All(found)
-
-
-def limited(kb: "KnowledgeBase", where: Filter | None) -> "KnowledgeBase":
-    """Return a knowledge base of the documents that fit, which cannot be changed; None: of all.
-
-    It has the model of the other one, which is loaded once for both.
-    """
-    if where is None:
-        return kb
-    store = LimitedStore(kb.store, where)
-    return type(kb)(kb.place, store, kb.settings, lambda identity: kb.encoder)
 
 
 class LimitedStore:
     """A store of the documents of another one that fit a filter. Nothing can be written to it.
 
     Scores of words use how often words are in the whole store; a caller that must not learn that
-    does not tell them (`tells_words` is False).
+    does not tell them (`reveals_word_statistics` is False).
     """
 
-    tells_words = False
+    reveals_word_statistics = False
 
     def __init__(self, store: Store, where: Filter) -> None:
         self.name = store.name
@@ -66,21 +52,21 @@ class LimitedStore:
         where: Filter | None,
         *,
         exact: bool = False,
-    ) -> Scored:
+    ) -> ScoredIds:
         """Return the k documents closest to a vector (d,)."""
-        return self._store.dense(query, k, both(self.where, where), exact=exact)
+        return self._store.dense(query, k, all_of(self.where, where), exact=exact)
 
-    def lexical(self, query: str, k: int, where: Filter | None) -> Scored:
+    def lexical(self, query: str, k: int, where: Filter | None) -> ScoredIds:
         """Return the k best documents by BM25."""
-        return self._store.lexical(query, k, both(self.where, where))
+        return self._store.lexical(query, k, all_of(self.where, where))
 
-    def sparse(self, query: Sparse, k: int, where: Filter | None) -> Scored:
+    def sparse(self, query: SparseVector, k: int, where: Filter | None) -> ScoredIds:
         """Return the k best documents by learned sparse weights."""
-        return self._store.sparse(query, k, both(self.where, where))
+        return self._store.sparse(query, k, all_of(self.where, where))
 
     def count(self, where: Filter | None = None) -> int:
         """Return how many documents fit."""
-        return self._store.count(both(self.where, where))
+        return self._store.count(all_of(self.where, where))
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -91,11 +77,11 @@ class LimitedStore:
         """
         seen = [one.id for one in self.outline(ids=ids)]
         found = self._store.fetch(seen) if seen else {}
-        return {name: one for name, one in found.items() if fits(self.where, one.metadata)}
+        return {name: one for name, one in found.items() if matches(self.where, one.metadata)}
 
-    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+    def known(self, ids: Sequence[str]) -> dict[str, DocumentHashes]:
         """Return the hashes of those documents that are there."""
-        return {name: Known(one.content, one.row) for name, one in self.fetch(ids).items()}
+        return {name: DocumentHashes(one.content, one.row) for name, one in self.fetch(ids).items()}
 
     def with_content(self, hashes: Sequence[str]) -> dict[str, StoredDocument]:
         """Return, for each content hash that is there, one document that has it."""
@@ -110,7 +96,7 @@ class LimitedStore:
 
     def scan(self) -> Iterator[StoredDocument]:
         """Yield every document."""
-        return (one for one in self._store.scan() if fits(self.where, one.metadata))
+        return (one for one in self._store.scan() if matches(self.where, one.metadata))
 
     def sample(self, count: int) -> list[StoredDocument]:
         """Return so many documents from all over the store, the same ones each time."""
@@ -120,18 +106,18 @@ class LimitedStore:
 
     def outline(
         self, where: Filter | None = None, ids: Sequence[str] | None = None
-    ) -> Iterator[Outline]:
+    ) -> Iterator[DocumentHeader]:
         """Yield the documents that fit; of these ids only where there are some."""
-        found = outlines(self._store, both(self.where, where), ids)
-        return (one for one in found if fits(self.where, one.metadata))
+        found = list_documents(self._store, all_of(self.where, where), ids)
+        return (one for one in found if matches(self.where, one.metadata))
 
-    def portraits(self, ids: Sequence[str]) -> Iterator[Portrait]:
+    def portraits(self, ids: Sequence[str]) -> Iterator[DocumentSummary]:
         """Yield the portraits of those documents that are there."""
         seen = [one.id for one in self.outline(ids=ids)]
-        found = portraits(self._store, seen)
-        return (one for one in found if fits(self.where, one.metadata))
+        found = summarize_documents(self._store, seen)
+        return (one for one in found if matches(self.where, one.metadata))
 
-    def sources(self) -> Iterator[Source]:
+    def sources(self) -> Iterator[SourceFile]:
         """Yield nothing: what became of files tells of documents that are not there."""
         return iter(())
 
@@ -139,14 +125,14 @@ class LimitedStore:
         """Return what the knowledge base must know of itself."""
         return self._store.settings()
 
-    def health(self) -> Health:
+    def health(self) -> StoreHealth:
         """Return how many documents there are; the rest is of the whole store."""
         count = self.count()
-        return Health(count, count, None, 0, {}, {})
+        return StoreHealth(count, count, None, 0, {}, {})
 
     def revision(self) -> object:
         """Return a value that changes with every commit."""
-        return revision(self._store)
+        return store_revision(self._store)
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -162,7 +148,7 @@ class LimitedStore:
         """Refuse."""
         self._refuse()
 
-    def put_sources(self, sources: Sequence[Source]) -> None:
+    def put_sources(self, sources: Sequence[SourceFile]) -> None:
         """Refuse."""
         self._refuse()
 

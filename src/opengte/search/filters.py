@@ -14,7 +14,7 @@ from opengte.errors import InputError
 
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "not in", "starts", "contains"]
 Value = str | int | float | bool
-MOST = 1000  # conditions of one filter
+MAX_CONDITIONS = 1000  # conditions of one filter
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class All:
+class And:
     """Fits where all of these fit."""
 
     of: tuple["Filter", ...]
 
 
 @dataclass(frozen=True)
-class Any_:
+class Or:
     """Fits where one of these fits."""
 
     of: tuple["Filter", ...]
@@ -64,7 +64,7 @@ class Not:
     of: "Filter"
 
 
-Filter = Condition | All | Any_ | Not
+Filter = Condition | And | Or | Not
 
 _TEXT = re.compile(r"\s*([^\s=!<>~^]+)\s*(!=|<=|>=|=|<|>|~|\^)\s*(.*)", re.DOTALL)
 _SIGNS: dict[str, Operator] = {"~": "contains", "^": "starts"}
@@ -82,13 +82,18 @@ _NAMES: dict[str, Operator] = {
 }
 
 
-def parse_text(texts: Sequence[str]) -> Filter | None:
+def all_of(*filters: Filter | None) -> Filter | None:
+    """Return a filter that matches where all of these match; None matches everything."""
+    parts = tuple(one for one in filters if one is not None)
+    return And(parts) if len(parts) > 1 else next(iter(parts), None)
+
+
+def parse_conditions(texts: Sequence[str]) -> Filter | None:
     """Return the filter of conditions such as `year>=2020`, `lang=de|fr`, `path^/notes`, joined.
 
     Signs: = != < <= > >= ~ (contains) ^ (starts with); values of = and != may be several, with |.
     """
-    found = tuple(_condition(text) for text in texts)
-    return None if not found else found[0] if len(found) == 1 else All(found)
+    return all_of(*map(_condition, texts))
 
 
 def _condition(text: str) -> Condition:
@@ -116,24 +121,25 @@ def _value(text: str) -> Value:
     return text if number is None else number
 
 
-def parse(where: Mapping[str, Any] | Filter | None) -> Filter | None:
+def parse_filter(where: Mapping[str, Any] | Filter | None) -> Filter | None:
     """Return the filter of a mapping: {"year": {"$gte": 2020}, "$or": [{"lang": "de"}, ...]}."""
-    if where is None or isinstance(where, Condition | All | Any_ | Not):
+    if where is None or isinstance(where, Condition | And | Or | Not):
         return where
     if not isinstance(where, Mapping):
         raise InputError(f"where is {where!r}, expected a mapping of fields to values")
-    found = tuple(_entry(str(key), value, 0) for key, value in where.items())
-    return None if not found else found[0] if len(found) == 1 else All(found)
+    return all_of(*(_entry(str(key), value, 0) for key, value in where.items()))
 
 
 def _entry(key: str, value: Any, depth: int) -> Filter:
     if depth > 16:
         raise InputError("the filter is nested more than 16 deep")
     if key in ("$and", "$or"):
-        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) > MOST:
-            raise InputError(f"{key} has {value!r:.80}, expected a list of up to {MOST} filters")
+        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) > MAX_CONDITIONS:
+            raise InputError(
+                f"{key} has {value!r:.80}, expected a list of up to {MAX_CONDITIONS} filters"
+            )
         parts = tuple(_all(one, depth + 1) for one in value)
-        return All(parts) if key == "$and" else Any_(parts)
+        return And(parts) if key == "$and" else Or(parts)
     if key == "$not":
         return Not(_all(value, depth + 1))
     if key.startswith("$"):
@@ -141,13 +147,13 @@ def _entry(key: str, value: Any, depth: int) -> Filter:
     if not isinstance(value, Mapping):
         return Condition(key, "=", value)
     parts = tuple(_named(key, name, one) for name, one in value.items())
-    return parts[0] if len(parts) == 1 else All(parts)
+    return parts[0] if len(parts) == 1 else And(parts)
 
 
 def _all(value: Any, depth: int) -> Filter:
     if not isinstance(value, Mapping):
         raise InputError(f"the filter has {value!r:.80}, expected a mapping of fields to values")
-    return All(tuple(_entry(str(key), one, depth) for key, one in value.items()))
+    return And(tuple(_entry(str(key), one, depth) for key, one in value.items()))
 
 
 def _named(field: str, name: str, value: Any) -> Condition:
@@ -157,17 +163,17 @@ def _named(field: str, name: str, value: Any) -> Condition:
     return Condition(field, _NAMES[name], several)
 
 
-def fits(where: Filter | None, metadata: Mapping[str, Any]) -> bool:
+def matches(where: Filter | None, metadata: Mapping[str, Any]) -> bool:
     """Return whether a document with this metadata may be found: the oracle of every store."""
     match where:
         case None:
             return True
-        case All(parts):
-            return all(fits(part, metadata) for part in parts)
-        case Any_(parts):
-            return any(fits(part, metadata) for part in parts)
+        case And(parts):
+            return all(matches(part, metadata) for part in parts)
+        case Or(parts):
+            return any(matches(part, metadata) for part in parts)
         case Not(part):
-            return not fits(part, metadata)
+            return not matches(part, metadata)
     return _holds(where, metadata.get(where.field))
 
 
@@ -185,12 +191,12 @@ def _holds(condition: Condition, found: Any) -> bool:
     if found is None:
         return False
     if sign in ("starts", "contains"):
-        text, part = written(found), written(value)
+        text, part = as_text(found), as_text(value)
         return text.startswith(part) if sign == "starts" else part in text
     if is_number(value):
         number = as_number(found)
         return number is not None and bool(_ORDER[sign](number, value))
-    return bool(_ORDER[sign](written(found), written(value)))
+    return bool(_ORDER[sign](as_text(found), as_text(value)))
 
 
 def _equal(found: Any, value: Value) -> bool:
@@ -199,7 +205,7 @@ def _equal(found: Any, value: Value) -> bool:
     if is_number(value):
         number = as_number(found)
         return number is not None and number == value
-    return written(found) == written(value)
+    return as_text(found) == as_text(value)
 
 
 def is_number(value: Any) -> bool:
@@ -209,10 +215,10 @@ def is_number(value: Any) -> bool:
 
 def as_number(value: Any) -> int | float | None:
     """Return the number that a value of the metadata is, or that its text is; None of any other."""
-    return value if is_number(value) else _number(written(value))
+    return value if is_number(value) else _number(as_text(value))
 
 
-def written(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Return a value as JSON writes it, texts without quotes."""
     if isinstance(value, bool):
         return "true" if value else "false"

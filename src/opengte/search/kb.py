@@ -1,4 +1,7 @@
-"""`KnowledgeBase`: documents indexed once, found by meaning and by words, with the reason why."""
+"""`KnowledgeBase`: index documents once, search them by meaning and by words, and explain results.
+
+It is a handle: it follows its index when a migration switches to another model.
+"""
 
 import os
 import threading
@@ -11,60 +14,45 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from opengte.errors import InputError
 from opengte.search import minhash
 from opengte.search.calibration import confidence
-from opengte.search.filters import Filter, parse
+from opengte.search.filters import Filter, parse_filter
+from opengte.search.index import Index, LoadEncoder
 from opengte.search.ingest import pipeline
-from opengte.search.ingest.embedder import Embedder, Passages
-from opengte.search.ingest.pipeline import Notify
+from opengte.search.ingest.embedder import PassageMode
+from opengte.search.ingest.pipeline import FileCallback
 from opengte.search.ingest.windows import SPAN_TOKENS
-from opengte.search.ingest.writer import Document, Report
-from opengte.search.maintenance import live_generation
-from opengte.search.model_identity import Identity
-from opengte.search.parse import walk
-from opengte.search.parse.base import Parsed, Scalar
-from opengte.search.retrieval import search as query
-from opengte.search.retrieval.search import Answer, Asked
+from opengte.search.ingest.writer import IngestReport
+from opengte.search.model_identity import ModelIdentity
+from opengte.search.parse.base import Scalar
+from opengte.search.retrieval.search import SearchOptions, SearchResult
 from opengte.search.stores.base import Store
 
 if TYPE_CHECKING:
     from opengte.encoder import Encoder, Reranker
     from opengte.search.calibration.questions import Question
     from opengte.search.maintenance.explain import Explanation
-    from opengte.search.maintenance.status import Status
+    from opengte.search.maintenance.migrate import Migration
+    from opengte.search.maintenance.status import IndexStatus
 
 T = TypeVar("T")
 
-FORMAT = 1  # of what an index keeps
-UNFINISHED = "import that was not finished"
-ADDED = "added:"  # source of documents that are in no file
-
 
 class KnowledgeBase:
-    """An index of documents, in a folder or a bucket. Safe to use from several threads.
+    """An index of documents in a folder, a bucket or a database. Safe to use from several threads.
 
-    >>> kb = KnowledgeBase.create("kb", Encoder.load("minilm"))  # doctest: +SKIP
-    >>> kb.index(["notes"]).new  # doctest: +SKIP
-    12
-    >>> kb.search("how do I undo a commit?").hits[0].title  # doctest: +SKIP
+    `create` makes an index, `open` opens one.
+
+    >>> kb = KnowledgeBase.create("kb", encoder)
+    >>> kb.index(["notes"]).new
+    3
+    >>> kb.search("how do I undo a commit?").hits[0].title
     'Git'
     """
 
-    def __init__(
-        self,
-        place: str,
-        store: Store,
-        settings: dict[str, Any],
-        load: "Callable[[Identity], Encoder] | None" = None,
-    ) -> None:
-        self.place = place
-        self.store = store
-        self.settings = settings
-        self.identity = Identity.from_settings(settings["model"])
-        self._load = load or _own
-        self._encoder: Encoder | None = None
-        self._embedder: Embedder | None = None
+    def __init__(self, index: Index) -> None:
+        """Follow an index that is open already."""
+        self._index = index
+        self._previous: Index | None = None  # kept open: a rollback returns to it
         self._lock = threading.Lock()
-        self._live: live_generation.Live | None = None  # None: a store that is never switched
-        self._next: KnowledgeBase | None = None
 
     @classmethod
     def create(
@@ -72,7 +60,7 @@ class KnowledgeBase:
         path: str | Path,
         encoder: "Encoder",
         *,
-        passages: Passages = "auto",
+        passages: PassageMode = "auto",
         span_tokens: int = SPAN_TOKENS,
         window_tokens: int | None = None,
         first_pass: int | None = None,
@@ -80,44 +68,35 @@ class KnowledgeBase:
         instruction: str | None = None,
         storage_options: Mapping[str, str] | None = None,
     ) -> "KnowledgeBase":
-        """Make an empty index at a folder or a URI: see `stores.open`.
+        """Make an empty index.
 
-        passages is how spans get vectors: `late` (from the states of the whole window), `classic`
-        (each embedded once more), `none`, or `auto`: late where the model pools by a mean.
-        first_pass finds candidates by that many dimensions (Matryoshka). language is what words
-        are stemmed for, None for not at all. InputError if there is something already.
+        Args:
+            path: A new or empty folder, or a URI (`s3://`, `postgresql://`, `qdrant://`).
+            encoder: The model of all documents and queries.
+            passages: How passages get vectors: `late` (late chunking, from the token states of the
+                window), `classic` (each is embedded again), `none`; `auto`: late where the model
+                pools by a mean, else classic.
+            span_tokens: Longest passage.
+            window_tokens: Longest text that the model reads at once; None: all it takes.
+            first_pass: Dimensions that find candidates (Matryoshka models); all score them.
+            language: Its word endings are ignored by BM25; None: words match as they are.
+            instruction: Task instruction of every query.
+            storage_options: Credentials and settings of the bucket or server.
+
+        Raises:
+            InputError: The place is taken, or the model cannot do what the options ask for.
+
+        >>> KnowledgeBase.create("new", encoder, language=None).store.count()
+        0
         """
-        from opengte.search.stores.open import open_store, shown
-
-        place = os.fspath(path)
-        embedder = Embedder(encoder, passages, span_tokens, window_tokens)
-        if first_pass is not None and not 1 <= first_pass < encoder.card.dimension:
-            raise InputError(
-                f"first_pass is {first_pass}, expected 1 to {encoder.card.dimension - 1}"
-            )
-        if instruction is not None:
-            encoder.embed(["x"], role="query", instruction=instruction, progress=False)
-        _claim(place)
-        store = open_store(place, storage_options)
-        if store.settings() is not None:
-            raise InputError(
-                f"`{shown(place)}` is an index already; open it, or choose another place"
-            )
         settings = {
-            "format": FORMAT,
-            "model": Identity.of(encoder.card, instruction).settings(),
-            "dimension": encoder.card.dimension,
             "first_pass": first_pass,
-            "passages": embedder.passages,
+            "passages": passages,
             "span_tokens": span_tokens,
             "window_tokens": window_tokens,
             "language": language,
         }
-        store.save_settings(settings)
-        made = cls(shown(place), store, settings)
-        made._encoder, made._embedder = encoder, embedder
-        made._live = live_generation.look(place, storage_options)
-        return made
+        return cls(Index.create(path, encoder, settings, instruction, storage_options))
 
     @classmethod
     def open(
@@ -125,83 +104,24 @@ class KnowledgeBase:
         path: str | Path,
         encoder: "Encoder | None" = None,
         *,
-        load: "Callable[[Identity], Encoder] | None" = None,
+        load: LoadEncoder | None = None,
         storage_options: Mapping[str, str] | None = None,
     ) -> "KnowledgeBase":
-        """Open an index. Unless one is given, its model is loaded, by `load`, when first needed.
+        """Open an index.
 
-        InputError if there is no index, or the encoder is not the one that made it.
+        Args:
+            path: The folder or URI of the index.
+            encoder: Its model, if that is loaded already.
+            load: Called with the index's `ModelIdentity` when its model is first needed.
+            storage_options: Credentials and settings of the bucket or server.
+
+        Raises:
+            InputError: There is no index, or the encoder is not the model that made it.
+
+        >>> KnowledgeBase.open(kb.place, encoder).store.count()
+        3
         """
-        from opengte.search.stores.open import open_store, shown
-
-        place = os.fspath(path)
-        if not exists(place):
-            error = InputError(f"`{place}` is not an index")
-            error.add_note(f"make one: gte index PATHS --to {place}")
-            raise error
-        now = live_generation.look(place, storage_options)
-        store = open_store(place, storage_options)
-        settings = store.settings()
-        if settings is None and now is not None and not now.unchanged():  # dropped since
-            return cls.open(path, encoder, load=load, storage_options=storage_options)
-        if settings is None:
-            raise InputError(f"`{shown(place)}` holds no index: it was not finished; remove it")
-        if settings.get("format") != FORMAT:
-            raise InputError(
-                f"`{shown(place)}` has the format {settings.get('format')!r}, this version reads "
-                f"{FORMAT}: use the version of OpenGTE that made it, or index again"
-            )
-        base = cls(shown(place), store, settings, load)
-        base._live = now
-        if encoder is not None:
-            base.use(encoder)
-        return base
-
-    def latest(self) -> "KnowledgeBase":
-        """Return this index as it is now: itself, unless it was switched to another model since.
-
-        Searches and changes do this by themselves. The store, settings and encoder of one object
-        never change: what is put together of them is of one model.
-        """
-        with self._lock:
-            if self._live is None or self._live.unchanged():
-                return self
-            if self._next is None or not self._next.is_live():
-                self._next = KnowledgeBase.open(
-                    self._live.place, load=self._load, storage_options=self._live.options
-                )
-            return self._next
-
-    def is_live(self) -> bool:
-        """Return whether this is the index that answers now."""
-        return self._live is None or self._live.unchanged()
-
-    def _pinned(self) -> "KnowledgeBase":
-        """Return what answers a question; in a bucket, looking would cost more than the answer."""
-        return self if self._live is None or self._live.remote else self.latest()
-
-    def _answer(self, work: "Callable[[KnowledgeBase], T]") -> T:
-        """Do work that reads; do it again where the index was switched, and dropped, meanwhile."""
-        base = self._pinned()
-        try:
-            return work(base)
-        except Exception:
-            if base.is_live():
-                raise
-            return self.latest()._answer(work)
-
-    def _change(self, work: "Callable[[KnowledgeBase], Report]") -> Report:
-        """Do work that writes; do it again where the index was switched meanwhile."""
-        while True:
-            base = self.latest()
-            try:
-                done = work(base)
-            except Exception:  # refused, or the old index was dropped while it was read
-                if base.is_live():
-                    raise
-                continue
-            if base.is_live() or not base._live or not base._live.remote:
-                return done
+        return cls(Index.open(path, encoder, load=load, storage_options=storage_options))
 
     @classmethod
     def restore(
@@ -211,47 +131,142 @@ class KnowledgeBase:
         *,
         storage_options: Mapping[str, str] | None = None,
     ) -> "KnowledgeBase":
-        """Make an index out of a file that `export` wrote."""
-        from opengte.search.maintenance import parquet
-        from opengte.search.stores.open import open_store, shown
+        """Make an index at a folder or URI from a Parquet file that `export` wrote.
 
-        settings, place = parquet.settings(file), os.fspath(path)
-        if settings.get("format") != FORMAT:
-            raise InputError(f"`{file}` has the format {settings.get('format')!r}, not {FORMAT}")
-        _claim(place)
-        store = open_store(place, storage_options)
-        there = store.settings()
-        if there is not None and there.get("format") != UNFINISHED:
-            raise InputError(f"`{shown(place)}` is an index already; choose another place")
-        store.save_settings({**settings, "format": UNFINISHED})
-        store.delete([one.id for one in store.scan()] if there else [])
-        parquet.read(file, store)
-        store.save_settings(settings)
-        store.optimize()
-        made = cls(shown(place), store, settings)
-        made._live = live_generation.look(place, storage_options)
-        return made
+        Raises InputError if the file is no exported index, or the place is taken.
+
+        >>> kb.export("kb.parquet")
+        3
+        >>> KnowledgeBase.restore("kb.parquet", "copy").store.count()
+        3
+        """
+        from opengte.search.maintenance import parquet
+
+        return cls(parquet.import_index(file, path, storage_options))
+
+    # --- the index behind the handle -------------------------------------------------------------
+
+    def latest(self) -> Index:
+        """Return the live generation of the index, opened anew if a migration replaced it.
+
+        Searches and changes do this by themselves. An `Index` is fixed: its store, settings and
+        model belong together whatever happens to the index meanwhile.
+
+        >>> kb.latest().identity.dimension
+        384
+        """
+        with self._lock:
+            if not self._index.is_live():
+                previous = self._previous
+                known = previous is not None and previous.is_live()
+                live = previous if previous is not None and known else self._index.reopen()
+                self._index, self._previous = live, self._index
+            return self._index
+
+    @property
+    def current(self) -> Index:
+        """The generation that answers queries: `latest`, except in a bucket.
+
+        Reading a bucket's pointer takes longer than a search: only changes and errors do it.
+        """
+        live = self._index.live
+        return self._index if live is None or live.remote else self.latest()
+
+    @property
+    def place(self) -> str:
+        """The folder or URI of the index, without a password."""
+        return self._index.place
+
+    @property
+    def store(self) -> Store:
+        """The store of the current generation."""
+        return self.current.store
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the current generation."""
+        return self.current.settings
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model made the vectors of the current generation."""
+        return self.current.identity
+
+    @property
+    def encoder(self) -> "Encoder":
+        """The model of the current generation, loaded on first use."""
+        return self.current.encoder
+
+    def limited(self, where: Mapping[str, Any] | Filter | None) -> "KnowledgeBase":
+        """Return a knowledge base in which only the documents that match a filter exist.
+
+        Changing it raises AccessError. None returns this object itself.
+
+        >>> kb.limited({"name": "git.md"}).store.count()
+        1
+        """
+        condition = parse_filter(where)
+        return self if condition is None else KnowledgeBase(self.current.limited(condition))
+
+    def _read(self, work: Callable[[Index], T]) -> T:
+        """Run work that reads; repeat it if the generation was replaced and dropped meanwhile."""
+        index = self.current
+        try:
+            return work(index)
+        except Exception:
+            if index.is_live():
+                raise
+            self.latest()
+            return self._read(work)
+
+    def _write(self, work: Callable[[Index], IngestReport]) -> IngestReport:
+        """Run work that writes; repeat it if the generation was replaced meanwhile."""
+        while True:
+            index = self.latest()
+            try:
+                report = work(index)
+            except Exception:  # refused, or the old generation was dropped while it was read
+                if index.is_live():
+                    raise
+                continue
+            if index.is_live() or not index.live or not index.live.remote:
+                return report
 
     # --- documents -------------------------------------------------------------------------------
 
     def index(
         self,
         paths: Iterable[str | Path],
-        options: pipeline.Options | None = None,
-        notify: Notify = lambda path, size: None,
-    ) -> Report:
-        """Bring the documents of files and folders up to date, and remove those that are gone."""
-        chosen = options or pipeline.Options()
+        options: pipeline.IngestOptions | None = None,
+        notify: FileCallback = lambda path, size: None,
+    ) -> IngestReport:
+        """Bring the index up to date with files and folders.
+
+        Only new and changed documents are embedded. Documents whose files are gone from the given
+        folders are removed. A run that was stopped continues where it was.
+
+        Args:
+            paths: Files and folders. InputError if one does not exist; a file that cannot be read
+                is listed in the report's `problems`.
+            options: How files are read, and whether this is a dry run.
+            notify: Called with the path and the size in bytes of each file that is done.
+
+        >>> _ = open("notes/tax.md", "w").write("Taxes are due in May.")
+        >>> report = kb.index(["notes/tax.md"])
+        >>> report.new, report.embedded, report.problems
+        (1, 1, [])
+        """
+        chosen = options or pipeline.IngestOptions()
         places = [os.fspath(path) for path in paths]
         for place in places:
             if not os.path.exists(place):
                 raise InputError(f"`{place}` does not exist")
 
-        def work(base: KnowledgeBase) -> Report:
-            embedder = None if chosen.dry_run else lambda: base.embedder
-            return pipeline.run(base.store, embedder, places, chosen, notify)
+        def work(index: Index) -> IngestReport:
+            embedder = None if chosen.dry_run else lambda: index.embedder
+            return pipeline.index_files(index.store, embedder, places, chosen, notify)
 
-        return self._change(work)
+        return self._write(work)
 
     def add(
         self,
@@ -260,50 +275,68 @@ class KnowledgeBase:
         *,
         titles: Iterable[str] | None = None,
         metadata: Iterable[Mapping[str, Scalar]] | None = None,
-    ) -> Report:
-        """Add texts under ids of your own, in place of what these ids had."""
-        texts, ids = list(texts), list(ids)
-        many_titles = [""] * len(texts) if titles is None else list(titles)
-        records = [{} for _ in texts] if metadata is None else [dict(one) for one in metadata]
-        if not len(texts) == len(ids) == len(many_titles) == len(records):
-            raise InputError(
-                f"{len(texts)} texts came with {len(ids)} ids, {len(many_titles)} titles and "
-                f"{len(records)} records of metadata: expected as many of each"
-            )
-        if len(set(ids)) < len(ids):
-            raise InputError("ids holds the same id twice; expected one for each text")
-        documents = [
-            Document(name, ADDED, Parsed(text, title=title, metadata=record))
-            for name, text, title, record in zip(ids, texts, many_titles, records, strict=True)
-        ]
-        return self._change(lambda base: pipeline.add(base.store, lambda: base.embedder, documents))
+    ) -> IngestReport:
+        """Add texts under ids of your own; a document that has the id already is replaced.
+
+        titles are embedded with the texts; metadata are fields that filters can use. Raises
+        InputError if the numbers of texts, ids, titles and metadata differ, or an id repeats.
+
+        >>> kb.add(["Taxes are due in May."], ["tax"], metadata=[{"year": 2024}]).new
+        1
+        >>> kb.search("taxes", where={"year": {"$gte": 2020}}).hits[0].id
+        'tax'
+        """
+        documents = pipeline.documents_of_texts(texts, ids, titles, metadata)
+        return self._write(
+            lambda index: pipeline.index_documents(index.store, lambda: index.embedder, documents)
+        )
 
     def delete(self, ids: Iterable[str]) -> None:
-        """Remove documents by id."""
+        """Remove documents by id; ids that do not exist are ignored.
+
+        >>> _ = kb.add(["Taxes are due in May."], ["tax"])
+        >>> kb.delete(["tax"])
+        >>> kb.store.count()
+        3
+        """
         names = list(ids)
 
-        def work(base: KnowledgeBase) -> Report:
-            base.store.delete(names)
-            return Report()
+        def work(index: Index) -> IngestReport:
+            index.store.delete(names)
+            return IngestReport()
 
-        self._change(work)
+        self._write(work)
 
     def duplicates(self) -> list[list[str]]:
-        """Return groups of documents whose texts are nearly the same."""
-        store = self._pinned().store
-        return minhash.groups({one.id: one.signature for one in store.scan()})
+        """Return groups of ids of documents whose texts are nearly the same, by MinHash.
+
+        >>> text = "A kitten is a young cat and sleeps all day."
+        >>> _ = kb.add([text, text + "!"], ["a", "b"])
+        >>> kb.duplicates()
+        [['a', 'b']]
+        """
+        store = self.current.store
+        return minhash.near_duplicate_groups({one.id: one.signature for one in store.scan()})
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield (place, reason) of files, or rows of them, that gave no text, or a doubtful one."""
-        for source in self._pinned().store.sources():
+        """Yield (file, reason) for files, or rows of them, with no text or a doubtful one.
+
+        >>> list(kb.problems())
+        []
+        """
+        for source in self.current.store.sources():
             for reason in (*source.problems, *source.warnings):
                 yield source.id, reason
 
     def export(self, path: str | Path) -> int:
-        """Write everything to a Parquet file that any tool reads; return the documents."""
+        """Write texts, vectors, metadata and settings to a Parquet file; return the documents.
+
+        >>> kb.export("kb.parquet")
+        3
+        """
         from opengte.search.maintenance import parquet
 
-        return parquet.write(self._pinned(), path)
+        return parquet.export_index(self.current, path)
 
     # --- search ----------------------------------------------------------------------------------
 
@@ -314,28 +347,41 @@ class KnowledgeBase:
         *,
         where: Mapping[str, Any] | Filter | None = None,
         reranker: "Reranker | None" = None,
-        min_confidence: "confidence.Least" = None,
+        min_confidence: "confidence.MinConfidence" = None,
         **options: Any,
-    ) -> Answer:
-        """Return the k documents that answer a question best; options are those of query.Options.
+    ) -> SearchResult:
+        """Return the k documents that answer a query best.
 
-        An index that was calibrated says how sure it is. With min_confidence (`auto`: the
-        threshold that was learned) an answer that is less sure has no hits.
+        Three retrievers, called legs, search at the same time: dense vectors, BM25 and, where the
+        model has them, learned sparse weights. Their rankings are fused.
 
-        >>> kb.search("parental leave", where={"folder": {"$starts": "hr/"}})  # doctest: +SKIP
+        Args:
+            text: The query. InputError if it has no words.
+            k: The number of hits.
+            where: A filter on metadata, such as `{"year": {"$gte": 2020}, "lang": "de"}`.
+            reranker: Orders the best candidates by reading their passages.
+            min_confidence: Return no hits if the answer is less sure than this, 0 to 1; `auto`: the
+                threshold that calibration chose. Needs a calibrated index.
+            options: Other fields of `SearchOptions`: `legs`, `fusion`, `exact`, `diversity`, ...
+
+        >>> result = kb.search("parental leave", k=1, where={"folder": {"$contains": "notes"}})
+        >>> result.hits[0].title, sorted(result.candidates)
+        ('Parental leave', ['dense', 'lexical'])
         """
-        chosen = query.Options(k=k, where=parse(where), **options)
+        chosen = SearchOptions(k=k, where=parse_filter(where), **options)
 
-        def work(base: KnowledgeBase) -> Answer:
+        def work(index: Index) -> SearchResult:
             start = time.perf_counter()
-            asked = base.ask(text)
+            query = index.encode_query(text)
             embedded = time.perf_counter()
-            learned = confidence.of(base.settings)
-            answer = confidence.search(base.store, asked, chosen, reranker, learned, min_confidence)
+            calibration = confidence.calibration_of(index.settings)
+            result = confidence.search_with_confidence(
+                index.store, query, chosen, reranker, calibration, min_confidence
+            )
             seconds = {"embed": embedded - start, "all": time.perf_counter() - start}
-            return replace(answer, seconds={**seconds, **answer.seconds})
+            return replace(result, seconds={**seconds, **result.seconds})
 
-        return self._answer(work)
+        return self._read(work)
 
     def explain(
         self,
@@ -347,14 +393,23 @@ class KnowledgeBase:
         reranker: "Reranker | None" = None,
         **options: Any,
     ) -> "Explanation":
-        """Follow one question and the document that should answer it; say where it was lost.
+        """Follow a query and the document that should answer it; report where it was lost.
 
-        expected is the id of a document, or the path of its file.
+        expected is the id of the document, or the path of its file; the rest is as in `search`.
+
+        >>> explanation = kb.explain("undo a commit", "notes/missing.md")
+        >>> explanation.lost_at
+        'parsed'
+        >>> _ = kb.add(["Undo a commit with git reset."], ["git"])
+        >>> print(kb.explain("undo a commit", "git").lost_at)
+        None
         """
         from opengte.search.maintenance.explain import explain
 
-        chosen = query.Options(k=k, where=parse(where), **options)
-        return self._answer(lambda base: explain(base, text, expected, chosen, reranker))
+        chosen = SearchOptions(k=k, where=parse_filter(where), **options)
+        return self._read(lambda index: explain(index, text, expected, chosen, reranker))
+
+    # --- maintenance -----------------------------------------------------------------------------
 
     def calibrate(
         self,
@@ -365,117 +420,108 @@ class KnowledgeBase:
         reranker: "Reranker | None" = None,
         **options: Any,
     ) -> confidence.Calibration:
-        """Learn how sure answers are, and keep it with the index; say how well it works.
+        """Learn how sure answers are, store that with the index, and return it with its accuracy.
 
-        Without questions whose answers are known, some are made out of so many documents. What is
-        learned holds for searches with this reranker and these options only.
+        A calibration holds only for searches with the same reranker and options.
+
+        Args:
+            questions: Questions with known answers; None: generate some. InputError if they are
+                too few, or all have the same outcome.
+            generate: The number of documents to generate questions from.
+            seed: Seed of the generated questions and of the cross-validation folds.
+            reranker: As in `search`.
+            options: As in `search`.
+
+        >>> names = "one two three four five six seven eight nine ten eleven twelve".split()
+        >>> texts = [f"The house of {name} has {name} rooms and {name} doors." for name in names]
+        >>> _ = kb.add(texts, names)
+        >>> kb.calibrate().accuracy.questions > 20
+        True
+        >>> kb.search("the house of four").confidence is None
+        False
         """
         from opengte.search.calibration.calibrate import calibrate
 
-        base = self.latest()
-        chosen = query.Options(k=confidence.AMONG, **options)
+        index = self.latest()
+        chosen = SearchOptions(k=confidence.EVIDENCE_HITS, **options)
         given = None if questions is None else list(questions)
         made = calibrate(
-            base, given, generate=generate, seed=seed, reranker=reranker, options=chosen
+            index, given, generate=generate, seed=seed, reranker=reranker, options=chosen
         )
-        base._keep_calibration(made.settings())
+        self._store_calibration(index, made.settings())
         return made
 
     @property
     def calibration(self) -> confidence.Calibration | None:
-        """What `calibrate` learned; None if nothing, or with another model."""
-        return confidence.of(self._pinned().settings)
+        """What `calibrate` learned; None if nothing, or if it was learned with another model."""
+        return confidence.calibration_of(self.current.settings)
 
     def forget_calibration(self) -> None:
-        """Answer without confidence again."""
-        self.latest()._keep_calibration(None)
+        """Remove the calibration: answers have no confidence again.
 
-    def _keep_calibration(self, settings: dict[str, Any] | None) -> None:
-        self.settings = {**(self.store.settings() or self.settings), "calibration": settings}
-        self.store.save_settings(self.settings)
+        >>> kb.forget_calibration()
+        >>> kb.calibration is None
+        True
+        """
+        self._store_calibration(self.latest(), None)
 
-    def status(self, sample: int = 20) -> "Status":
-        """Return the state of the index; recall is probed with this many questions, 0 for none."""
-        from opengte.search.maintenance.status import status
-
-        return self._answer(lambda base: status(base, sample))
-
-    def ask(self, text: str) -> Asked:
-        """Return a question as the legs take it."""
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"the query is {text!r:.40}, expected some words")
-        outputs: Any = ["dense", *(["sparse"] if "sparse" in self.encoder.card.outputs else [])]
-        found = self.encoder.embed(
-            [text],
-            role="query",
-            instruction=self.identity.instruction,
-            outputs=outputs,
-            progress=False,
-        )
-        assert found.dense is not None
-        return Asked(text, found.dense[0], found.sparse[0] if found.sparse else {})
-
-    # --- the model -------------------------------------------------------------------------------
-
-    @property
-    def encoder(self) -> "Encoder":
-        """The model that made this index, loaded when first needed."""
+    def _store_calibration(self, index: Index, settings: dict[str, Any] | None) -> None:
+        updated = index.with_calibration(settings)
         with self._lock:
-            if self._encoder is None:
-                loaded = self._load(self.identity)
-                self._check(loaded)
-                self._encoder = loaded
-            return self._encoder
+            if self._index is index:
+                self._index = updated
 
-    def use(self, encoder: "Encoder") -> None:
-        """Take a loaded model; InputError if it is not the one that made this index."""
-        self._check(encoder)
-        with self._lock:
-            self._encoder, self._embedder = encoder, None
+    def status(self, sample: int = 20) -> "IndexStatus":
+        """Return the state of the index: sizes, problems, and the recall of approximate search.
 
-    @property
-    def embedder(self) -> Embedder:
-        """What cuts and embeds documents for this index."""
-        encoder = self.encoder
-        with self._lock:
-            if self._embedder is None:
-                self._embedder = Embedder(
-                    encoder,
-                    self.settings["passages"],
-                    self.settings["span_tokens"],
-                    self.settings["window_tokens"],
-                )
-            return self._embedder
+        The recall is measured with `sample` queries; 0 leaves it out.
 
-    def _check(self, encoder: "Encoder") -> None:
-        found = Identity.of(encoder.card, self.identity.instruction)
-        self.identity.check(found, self.place)
+        >>> status = kb.status()
+        >>> status.health.documents, status.files, status.recall.value
+        (3, 3, 1.0)
+        """
+        from opengte.search.maintenance.status import index_status
 
+        return self._read(lambda index: index_status(index, sample))
 
-def _own(identity: Identity) -> "Encoder":
-    """Load the model of an index, as it was when the index was made."""
-    from opengte.encoder import Encoder
+    def migrate(
+        self,
+        encoder: "Encoder",
+        *,
+        passages: PassageMode | None = None,
+        instruction: str | None = None,
+    ) -> "Migration":
+        """Prepare a migration of the index to another model; nothing is computed yet.
 
-    return Encoder.load(
-        identity.model, precision=identity.precision, max_length=identity.max_length
-    )
+        The index answers and takes documents while the new one is built beside it; only folders
+        and buckets can hold both. Settings that are not given stay, as far as the model allows.
 
+        Raises InputError if the index has this model and these settings already, or if its store
+        cannot hold two generations.
 
-def exists(path: str | Path) -> bool:
-    """Return whether a path looks like an index; of a URI this is only known when it is opened."""
-    place = os.fspath(path)
-    return "://" in place or os.path.exists(os.path.join(place, walk.MARK))
+        >>> migration = kb.migrate(Encoder.load("minilm", max_length=256))
+        >>> migration.build().embedded
+        3
+        >>> KnowledgeBase(migration.new).search("undo a commit").hits[0].title
+        'Git'
+        >>> kb = KnowledgeBase(migration.commit())
+        >>> kb.identity.max_length
+        256
+        """
+        from opengte.search.maintenance.migrate import Migration
 
+        return Migration.to(self.latest(), encoder, passages=passages, instruction=instruction)
 
-def _claim(place: str) -> None:
-    """Make the folder of an index, and mark it; refuse one with something else in it."""
-    if "://" in place:
-        return
-    mark = os.path.join(place, walk.MARK)
-    if os.path.exists(place) and not os.path.isdir(place):
-        raise InputError(f"`{place}` is a file, expected a folder or a name that is free")
-    if os.path.isdir(place) and os.listdir(place) and not os.path.exists(mark):
-        raise InputError(f"`{place}` holds other files; choose an empty folder for the index")
-    os.makedirs(place, exist_ok=True)
-    with open(mark, "w", encoding="utf-8") as file:
-        file.write('{"made by": "OpenGTE", "what": "an index; see `gte index status`"}\n')
+    def rollback(self) -> "Migration":
+        """Prepare a migration back to the previous generation; its `commit` switches.
+
+        The previous model is loaded only if documents changed since. Raises InputError if there is
+        no previous generation.
+
+        >>> _ = kb.migrate(Encoder.load("minilm", max_length=256)).commit()
+        >>> kb.rollback().commit().identity.max_length
+        512
+        """
+        from opengte.search.maintenance.migrate import Migration
+
+        return Migration.back(self.latest())

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 WORDS = re.compile(r"\w+")
-RUN = 3  # words that are hashed together, so that their order counts
-MOST = 200_000  # characters looked at
+SHINGLE_WORDS = 3  # words that are hashed together, so that their order counts
+MAX_CHARACTERS = 200_000  # characters looked at
 HASHES = 64
-PART = 4096  # runs that are hashed at once
+CHUNK = 4096  # runs that are hashed at once
 BANDS = 16  # of four hashes: texts that share 0.8 agree in one of them, all but surely
 NEAR = 0.8
 
@@ -27,12 +27,17 @@ _SUMMANDS = _RANDOM.integers(0, 2**63, HASHES, dtype=np.uint64)
 
 def signature(text: str) -> bytes:
     """Return the signature of a text, 128 bytes, empty for one without words."""
-    words = WORDS.findall(text[:MOST].lower())
+    words = WORDS.findall(text[:MAX_CHARACTERS].lower())
     if not words:
         return b""
-    runs = {" ".join(words[i : i + RUN]) for i in range(max(1, len(words) - RUN + 1))}
+    runs = {
+        " ".join(words[i : i + SHINGLE_WORDS])
+        for i in range(max(1, len(words) - SHINGLE_WORDS + 1))
+    }
     hashes = np.fromiter(map(_hash, runs), np.uint64, len(runs))
-    parts = (hashes[i : i + PART, None] * _FACTORS + _SUMMANDS for i in range(0, len(hashes), PART))
+    parts = (
+        hashes[i : i + CHUNK, None] * _FACTORS + _SUMMANDS for i in range(0, len(hashes), CHUNK)
+    )
     least = np.array([part.min(axis=0) for part in parts], np.uint64).min(axis=0)
     kept: bytes = (least >> np.uint64(24)).astype("<u2").tobytes()
     return kept
@@ -43,12 +48,12 @@ def _hash(run: str) -> int:
     return zlib.crc32(data) << 32 | zlib.crc32(data[::-1], 0x9E3779B9)
 
 
-def share(a: bytes, b: bytes) -> float:
+def signature_similarity(a: bytes, b: bytes) -> float:
     """Return about which share of their runs of words two texts have in common."""
     return float(np.mean(_numbers(a) == _numbers(b))) if a and b else 0.0
 
 
-def twin(signature_: bytes, others: Sequence[bytes]) -> int | None:
+def first_near_duplicate(signature_: bytes, others: Sequence[bytes]) -> int | None:
     """Return which of other signatures is the first of a text that is nearly the same."""
     there = [index for index, other in enumerate(others) if other]
     if not signature_ or not there:
@@ -58,7 +63,7 @@ def twin(signature_: bytes, others: Sequence[bytes]) -> int | None:
     return there[found[0]] if len(found) else None
 
 
-def groups(signatures: Mapping[str, bytes]) -> list[list[str]]:
+def near_duplicate_groups(signatures: Mapping[str, bytes]) -> list[list[str]]:
     """Return the groups of near-duplicates among named signatures, each of two names or more."""
     group: dict[str, list[str]] = {}  # of each name that has a near one; shared by its members
     for bucket in _buckets(signatures):

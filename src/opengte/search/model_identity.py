@@ -12,7 +12,7 @@ from opengte.types import ModelCard
 
 
 @dataclass(frozen=True)
-class Identity:
+class ModelIdentity:
     """All that made the vectors of an index."""
 
     model: str
@@ -24,7 +24,7 @@ class Identity:
     instruction: str | None
 
     @classmethod
-    def of(cls, card: ModelCard, instruction: str | None) -> "Identity":
+    def of(cls, card: ModelCard, instruction: str | None) -> "ModelIdentity":
         """Return the identity of a loaded model."""
         return cls(
             model=card.name,
@@ -37,7 +37,7 @@ class Identity:
         )
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> "Identity":
+    def from_settings(cls, settings: dict[str, Any]) -> "ModelIdentity":
         """Return what `settings` made."""
         return cls(**settings)
 
@@ -45,7 +45,7 @@ class Identity:
         """Return a value for JSON."""
         return asdict(self)
 
-    def check(self, other: "Identity", place: str) -> None:
+    def check(self, other: "ModelIdentity", place: str) -> None:
         """Refuse a query's or document's model that is not the one of this index."""
         names = ("fingerprint", "precision", "max_length", "dimension", "instruction")
         differing = [name for name in names if getattr(self, name) != getattr(other, name)]

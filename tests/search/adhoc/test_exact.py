@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opengte.search.adhoc.exact import merge, nothing, top_k
+from opengte.search.adhoc.exact import empty_top_k, merge_top_k, top_k
 
 
 def naive(queries, vectors, groups, k):
@@ -46,9 +46,9 @@ def test_top_k_is_the_naive_top_k(search, k):
 @given(searches(), st.integers(1, 8))
 def test_a_group_keeps_its_best_row_over_all_blocks(search, k):
     queries, vectors, groups, cuts = search
-    best, rows = nothing(len(queries)), np.arange(len(vectors))
+    best, rows = empty_top_k(len(queries)), np.arange(len(vectors))
     for part in np.split(rows, cuts):
-        best = merge(best, queries, vectors[part], part, groups[part], k)
+        best = merge_top_k(best, queries, vectors[part], part, groups[part], k)
     assert best.rows.tolist() == naive(queries, vectors, groups.tolist(), k)
     np.testing.assert_array_equal(best.groups, groups[best.rows] if len(groups) else best.rows)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from opengte.search.adhoc import search as folder
-from opengte.search.adhoc.files import Document
-from opengte.search.adhoc.search import search
-from opengte.search.ingest.splitter import split
+from opengte.search.adhoc.files import FileText
+from opengte.search.adhoc.search import search_files
+from opengte.search.ingest.splitter import split_text
 from tests.support.fake_models import FakeEncoder
 
 
@@ -17,8 +17,8 @@ def encoder():
     return FakeEncoder.load("minilm")
 
 
-def documents(*contents: str) -> list[Document]:
-    return [Document(Path(f"{n}.txt"), None, text) for n, text in enumerate(contents)]
+def documents(*contents: str) -> list[FileText]:
+    return [FileText(Path(f"{n}.txt"), None, text) for n, text in enumerate(contents)]
 
 
 def names(found) -> list[str]:
@@ -28,7 +28,7 @@ def names(found) -> list[str]:
 def test_the_best_passage_is_found_in_the_middle_of_a_document(encoder):
     filler = "Nothing of interest is said in this long sentence here. " * 20
     text = f"{filler}\n\nwhat eats grass\n\n{filler}"
-    found = search(encoder, "what eats grass", documents("other words", text), k=2)
+    found = search_files(encoder, "what eats grass", documents("other words", text), k=2)
     assert names(found) == ["1.txt", "0.txt"]
     passage = found.hits[0].passage
     assert text[passage.start : passage.end] == "what eats grass"
@@ -42,7 +42,7 @@ def test_windows_change_nothing(encoder, monkeypatch, window):
     random = np.random.default_rng(0)
     vocabulary = np.array("red green blue cat dog fish runs sleeps eats . . \n\n".split(" "))
     contents = [" ".join(random.choice(vocabulary, 60)) for _ in range(12)]
-    found = search(encoder, "red cat eats", documents(*contents), k=5)
+    found = search_files(encoder, "red cat eats", documents(*contents), k=5)
     scores = [best_score(encoder, "red cat eats", text) for text in contents]
     order = np.argsort(-np.array(scores), kind="stable")[:5]
     assert names(found) == [f"{n}.txt" for n in order]
@@ -53,7 +53,7 @@ def test_windows_change_nothing(encoder, monkeypatch, window):
 
 def best_score(encoder, query: str, text: str) -> float:
     """Score every passage of a text on its own."""
-    spans = split(text, lambda texts: encoder.tokenizer.count(texts) - 2, 13)
+    spans = split_text(text, lambda texts: encoder.tokenizer.count(texts) - 2, 13)
     asked = encoder.embed([query], role="query").dense[0]
 
     def vector(piece):
@@ -63,22 +63,22 @@ def best_score(encoder, query: str, text: str) -> float:
 
 
 def test_shorter_passages_on_request(encoder):
-    found = search(encoder, "a", documents("a b c d e f g h"), passage_tokens=2)
+    found = search_files(encoder, "a", documents("a b c d e f g h"), passage_tokens=2)
     assert found.passages == 4
 
 
 def test_a_query_that_is_too_long_is_counted(encoder):
-    assert search(encoder, "word " * 50, documents("a")).truncated == 1
+    assert search_files(encoder, "word " * 50, documents("a")).truncated == 1
 
 
 def test_empty_documents_are_seen_but_never_found(encoder):
-    found = search(encoder, "a", documents("", "b", " \n"))
+    found = search_files(encoder, "a", documents("", "b", " \n"))
     assert names(found) == ["1.txt"]
     assert found.documents == 3
 
 
 def test_no_documents_no_hits(encoder):
-    assert search(encoder, "a", []).hits == ()
+    assert search_files(encoder, "a", []).hits == ()
 
 
 def test_texts_of_other_documents_are_let_go(encoder, monkeypatch):
@@ -91,5 +91,5 @@ def test_texts_of_other_documents_are_let_go(encoder, monkeypatch):
         return kept
 
     monkeypatch.setattr(folder, "_keep", keep)
-    search(encoder, "a", documents(*"abcdefghij"), k=2)
+    search_files(encoder, "a", documents(*"abcdefghij"), k=2)
     assert sizes == [2] * 5

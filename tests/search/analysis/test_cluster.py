@@ -13,7 +13,7 @@ from opengte.cli import main
 from opengte.embedding_ops import l2_normalise
 from opengte.errors import InputError
 from opengte.search.analysis import kmeans
-from opengte.search.analysis.cluster import Clusters, cluster, names
+from opengte.search.analysis.cluster import Clusters, cluster, name_clusters
 from opengte.search.kb import KnowledgeBase
 from tests.support import kb as helpers
 from tests.support.kb import WordEncoder
@@ -92,7 +92,7 @@ def test_quality_against_scikit_learn():
     rows, _ = blobs([40] * 12, width=32, spread=0.5, seed=3)
     other = sklearn.KMeans(12, n_init=kmeans.STARTS, random_state=0).fit(rows)
     theirs = l2_normalise(other.cluster_centers_.astype(np.float32))
-    mine = kmeans.fit(rows, 12, 0)
+    mine = kmeans.kmeans(rows, 12, 0)
     assert mine.similarity.sum() >= 0.995 * kmeans.assign(rows, theirs)[1].sum()
 
 
@@ -108,13 +108,13 @@ def test_groups_that_are_clear_are_found(groups):
 def test_the_number_is_chosen():
     for groups in (3, 5, 10):
         rows, _ = blobs([60] * groups, width=48, spread=0.03)
-        assert kmeans.choose(rows, 0) == groups
+        assert kmeans.choose_count(rows, 0) == groups
         assert len(cluster(rows, [""] * len(rows)).names) == groups
 
 
 def test_one_cloud_is_not_cut_into_two_halves():
     rows = l2_normalise(np.random.default_rng(0).standard_normal((900, 24)).astype(np.float32))
-    assert kmeans.choose(rows, 0) >= kmeans.USEFUL
+    assert kmeans.choose_count(rows, 0) >= kmeans.USEFUL
 
 
 def test_clusters_are_named_by_their_own_words_and_sorted_by_size():
@@ -138,13 +138,13 @@ def test_clusters_are_named_by_their_own_words_and_sorted_by_size():
 
 def test_names_differ_and_are_never_empty():
     labels = np.array([0, 0, 1, 1, 2], np.int32)
-    found = names(labels, np.ones(5, np.float32), ["cat", "cat", "cat", "cat", "1 2 3"])
+    found = name_clusters(labels, np.ones(5, np.float32), ["cat", "cat", "cat", "cat", "1 2 3"])
     assert len(set(found)) == 3
     assert all(found)
-    assert names(np.zeros(2, np.int32), np.ones(2, np.float32), ["red cat", "red dog"]) == [
+    assert name_clusters(np.zeros(2, np.int32), np.ones(2, np.float32), ["red cat", "red dog"]) == [
         "red, cat, dog"
     ]
-    assert names(np.zeros(2, np.int32), np.ones(2, np.float32), ["日本 東京", "日本"])[
+    assert name_clusters(np.zeros(2, np.int32), np.ones(2, np.float32), ["日本 東京", "日本"])[
         0
     ].startswith("日本")
 
@@ -197,7 +197,7 @@ def test_memory_is_bounded():
     rng = np.random.default_rng(0)
     rows = l2_normalise(rng.standard_normal((20_000, 16)).astype(np.float32))
     tracemalloc.start()
-    kmeans.fit(rows, 40, 0, starts=1)
+    kmeans.kmeans(rows, 40, 0, starts=1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40 * 2**20

@@ -51,7 +51,7 @@ def test_meaning_against_plain_loops(n, width, threshold, block, kept, seed):
     old = dedupe.BLOCK, dedupe.KEPT
     dedupe.BLOCK, dedupe.KEPT = block, kept
     try:
-        found = dedupe.meaning(rows, threshold)
+        found = dedupe.semantic_duplicates(rows, threshold)
     finally:
         dedupe.BLOCK, dedupe.KEPT = old
     assert found.keeper.tolist() == naive(rows, threshold)
@@ -62,30 +62,30 @@ def test_meaning_against_plain_loops(n, width, threshold, block, kept, seed):
 
 def test_equal_vectors_are_one_at_a_threshold_of_one():
     rows = l2_normalise(np.random.default_rng(0).standard_normal((50, 384)).astype(np.float32))
-    found = dedupe.meaning(np.concatenate([rows, rows[::-1] * 3]), 1.0)
+    found = dedupe.semantic_duplicates(np.concatenate([rows, rows[::-1] * 3]), 1.0)
     assert found.kept == list(range(50))
     assert found.keeper[50:].tolist() == list(range(49, -1, -1))
     with pytest.raises(InputError, match="threshold is 0, expected a cosine"):
-        dedupe.meaning(rows, 0)
+        dedupe.semantic_duplicates(rows, 0)
 
 
 def test_a_chain_does_not_pull_in_what_is_far():
     angles = np.radians([0, 20, 40, 60])
     rows = np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
-    assert dedupe.meaning(rows, 0.9).keeper.tolist() == [0, 0, 2, 2]
+    assert dedupe.semantic_duplicates(rows, 0.9).keeper.tolist() == [0, 0, 2, 2]
 
 
 def test_groups_and_kept():
-    found = dedupe.exact(["a", "b", "a", "c", "b", "a"])
+    found = dedupe.exact_duplicates(["a", "b", "a", "c", "b", "a"])
     assert found.kept == [0, 1, 3]
     assert found.groups == [[0, 2, 5], [1, 4]]
-    assert dedupe.exact([]).kept == []
+    assert dedupe.exact_duplicates([]).kept == []
 
 
 def test_white_space_makes_no_difference():
-    assert dedupe.digest(" a  cat\n") == dedupe.digest("a cat")
-    assert dedupe.digest("a cat") != dedupe.digest("A cat")
-    assert dedupe.digest("\ud800") != dedupe.digest("")
+    assert dedupe.text_digest(" a  cat\n") == dedupe.text_digest("a cat")
+    assert dedupe.text_digest("a cat") != dedupe.text_digest("A cat")
+    assert dedupe.text_digest("\ud800") != dedupe.text_digest("")
 
 
 @settings(max_examples=30, deadline=None)
@@ -95,13 +95,13 @@ def test_white_space_makes_no_difference():
     )
 )
 def test_words_against_all_pairs(texts):
-    digests = [dedupe.digest(text) for text in texts]
+    digests = [dedupe.text_digest(text) for text in texts]
     signatures = [minhash.signature(text) for text in texts]
-    found = dedupe.words(digests, signatures)
+    found = dedupe.near_duplicates(digests, signatures)
     keeper = list(range(len(texts)))
     for i in range(len(texts)):
         for j in range(i):
-            near = minhash.share(signatures[i], signatures[j]) >= minhash.NEAR
+            near = minhash.signature_similarity(signatures[i], signatures[j]) >= minhash.NEAR
             if near or digests[i] == digests[j]:
                 a, b = keeper[i], keeper[j]
                 keeper = [min(a, b) if one in (a, b) else one for one in keeper]
@@ -113,7 +113,7 @@ def test_thousands_of_equal_texts_are_quick():
     texts = [LONG] * 30_000 + ["!!"] * 30_000
     value = minhash.signature(LONG)
     signatures = [value] * 30_000 + [b""] * 30_000
-    found = dedupe.words([dedupe.digest(text) for text in texts], signatures)
+    found = dedupe.near_duplicates([dedupe.text_digest(text) for text in texts], signatures)
     assert found.kept == [0, 30_000]
 
 
@@ -125,7 +125,7 @@ def test_a_hundred_thousand_rows_in_bounded_memory():
     base = rng.standard_normal((20_000, 64)).astype(np.float32)
     rows = l2_normalise(np.concatenate([base] * 5) + 1e-3)
     tracemalloc.start()
-    found = dedupe.meaning(rows, 0.99)
+    found = dedupe.semantic_duplicates(rows, 0.99)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.kept == list(range(20_000))

@@ -16,7 +16,6 @@ from opengte.errors import InputError
 from opengte.search.calibration import calibrate, confidence, logistic, questions
 from opengte.search.calibration.questions import Question
 from opengte.search.kb import KnowledgeBase
-from opengte.search.maintenance.migrate import Switch
 from tests.support import kb as helpers
 from tests.support.fake_models import FakeReranker
 from tests.support.installed import needs
@@ -109,19 +108,19 @@ class FakeScorer(FakeReranker):
 
 def test_a_switch_forgets_and_a_rollback_remembers(base):
     base.calibrate(labelled())
-    made = Switch.to(base, WordEncoder.load("other")).commit()
+    made = KnowledgeBase(base.migrate(WordEncoder.load("other")).commit())
     assert made.calibration is None
     assert made.search("ant bites bear").confidence is None
-    assert Switch.back(made).commit().calibration is not None
+    assert KnowledgeBase(made.rollback().commit()).calibration is not None
 
 
 def test_a_calibration_of_other_settings_does_not_hold(base):
     base.calibrate(labelled())
     settings = dict(base.settings)
-    assert confidence.of(settings) is not None
-    assert confidence.of({**settings, "passages": "none"}) is None
+    assert confidence.calibration_of(settings) is not None
+    assert confidence.calibration_of({**settings, "passages": "none"}) is None
     other = {**settings["calibration"], "version": 0}
-    assert confidence.of({**settings, "calibration": other}) is None
+    assert confidence.calibration_of({**settings, "calibration": other}) is None
 
 
 def test_it_can_be_forgotten(base):
@@ -149,20 +148,21 @@ def test_a_generated_question_is_words_of_one_sentence():
     plain = re.findall(r"\w+", text)
     document = helpers.document("x", rng, text=text)
     for seed in range(40):
-        question = calibrate.question_of(document, {}, random.Random(seed))
+        question = calibrate.generate_question(document, {}, random.Random(seed))
         words = question.split()
         assert calibrate.WORDS[0] <= len(words) <= calibrate.WORDS[1]
         if words[0].isascii():
             places = [plain.index(word) for word in words]
             assert places == sorted(places)
     assert (
-        calibrate.question_of(helpers.document("x", rng, text="Ok."), {}, random.Random(0)) is None
+        calibrate.generate_question(helpers.document("x", rng, text="Ok."), {}, random.Random(0))
+        is None
     )
 
 
 def test_hidden_documents_are_not_found(base):
-    hidden = calibrate.Without(base.store, frozenset({"ant-bites", "ant-eats"}))
-    asked = base.ask("ant bites bear")
+    hidden = calibrate.HidingStore(base.store, frozenset({"ant-bites", "ant-eats"}))
+    asked = base.current.encode_query("ant bites bear")
     for found, every in (
         (hidden.dense(asked.vector, 5, None), base.store.dense(asked.vector, 7, None)),
         (hidden.lexical(asked.text, 5, None), base.store.lexical(asked.text, 7, None)),
@@ -193,7 +193,7 @@ def test_logistic_regression_against_plain_descent():
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((300, 4)) * [1, 5, 0.1, 0] + [0, 3, 0, 2]
     right = (rng.random(300) < 1 / (1 + np.exp(-(rows @ [1, -0.3, 4, 0] + 0.5)))).astype(float)
-    made = logistic.fit(rows, right, ridge=1.0)
+    made = logistic.fit_logistic(rows, right, ridge=1.0)
     x = (rows - rows.mean(0)) / np.where(rows.std(0) > 1e-9, rows.std(0), 1)
     weights, bias = np.zeros(4), 0.0
     for _ in range(20_000):
@@ -207,7 +207,7 @@ def test_logistic_regression_against_plain_descent():
 
 def test_a_perfect_separation_still_ends():
     rows = np.array([[float(n)] for n in range(40)])
-    made = logistic.fit(rows, (rows[:, 0] > 19).astype(float))
+    made = logistic.fit_logistic(rows, (rows[:, 0] > 19).astype(float))
     assert made(np.array([[0.0], [39.0]])) == pytest.approx([0, 1], abs=0.1)
 
 
@@ -224,7 +224,7 @@ def test_auc_and_threshold_against_counting(pairs):
         return
     wins = [float(a > b) + 0.5 * float(a == b) for a in good for b in bad]
     assert logistic.auc(p, right) == pytest.approx(np.mean(wins))
-    limit, missed, passed = logistic.cut(p, right)
+    limit, missed, passed = logistic.best_threshold(p, right)
     assert missed == (good < limit).mean()
     assert passed == (bad >= limit).mean()
     for other in np.linspace(0, 1.01, 60):
@@ -244,16 +244,16 @@ def test_calibration_error():
 
 def test_files_of_questions(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\n two \none\n")
-    assert questions.read(tmp_path / "a.txt") == [Question("one"), Question("two")]
+    assert questions.read_questions(tmp_path / "a.txt") == [Question("one"), Question("two")]
     lines = [
         '{"query": "a", "relevant": ["x", "y"]}',
         '{"query": "b", "relevant": {"z": 2, "w": 0}}',
     ]
     (tmp_path / "b.jsonl").write_text("\n".join([*lines, '{"query": "c", "relevant": []}']))
-    found = questions.read(tmp_path / "b.jsonl")
+    found = questions.read_questions(tmp_path / "b.jsonl")
     assert [one.relevant for one in found] == [{"x": 1, "y": 1}, {"z": 2}, {}]
     (tmp_path / "c.csv").write_text('question,document\n"a, b",x\n"a, b",y\nc,\n')
-    assert questions.read(tmp_path / "c.csv") == [
+    assert questions.read_questions(tmp_path / "c.csv") == [
         Question("a, b", {"x": 1.0, "y": 1.0}),
         Question("c", {}),
     ]
@@ -275,7 +275,7 @@ def test_files_that_are_none(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=message):
-        questions.read(path)
+        questions.read_questions(path)
 
 
 def test_documents_are_named_by_id_or_path(tmp_path, monkeypatch):
@@ -288,7 +288,7 @@ def test_documents_are_named_by_id_or_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = [Question("x", {"one.txt": 1.0, "gone": 1.0}), Question("y", {"rows.jsonl": 2.0})]
     asked += [Question("z", {"nowhere": 1.0}), Question("w", {})]
-    found, missing = questions.resolved(asked, base.store)
+    found, missing = questions.resolve_documents(asked, base.store)
     rows = f"{tmp_path}/rows.jsonl"
     assert [dict(one.relevant) for one in found] == [
         {f"{tmp_path}/one.txt": 1.0},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from opengte.errors import InputError
-from opengte.search.ingest.embedder import Embedder, packed, pools_by_mean, token_starts
+from opengte.search.ingest.embedder import Embedder, pools_by_mean, quantize_spans, token_starts
 from opengte.search.parse.base import Section
 from tests.support.kb import encoder
 
@@ -92,7 +92,7 @@ def test_documents_come_in_order_with_empty_ones_between():
 def test_eight_bits_are_close():
     vectors = np.random.default_rng(0).standard_normal((50, 384)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    back = packed([(0, 1)] * 50, vectors).floats()
+    back = quantize_spans([(0, 1)] * 50, vectors).floats()
     back /= np.linalg.norm(back, axis=1, keepdims=True)
     assert float((back * vectors).sum(axis=1).min()) > 0.9995
-    assert packed([], np.zeros((0, 8), np.float32)).floats().shape == (0, 8)
+    assert quantize_spans([], np.zeros((0, 8), np.float32)).floats().shape == (0, 8)

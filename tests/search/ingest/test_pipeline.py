@@ -12,9 +12,9 @@ import pytest
 
 from opengte.errors import InputError
 from opengte.search.ingest import pipeline, writer
-from opengte.search.ingest.pipeline import Options
+from opengte.search.ingest.pipeline import IngestOptions
 from opengte.search.kb import KnowledgeBase
-from opengte.search.parse.base import Limits, RowFields
+from opengte.search.parse.base import ParseLimits, RowFields
 from tests.support import kb as helpers
 from tests.support.fake_models import FakeEncoder
 from tests.support.installed import needs
@@ -104,7 +104,7 @@ def test_what_is_gone_is_removed_inside_the_scope_only(base, files, tmp_path):
     (files / "sub" / "c.txt").unlink()
     assert base.index([files / "sub"]).removed == 1
     assert ids(base) == ["a.md", "b.txt", "d.txt"]
-    assert base.index([files], Options(keep=True)).removed == 0
+    assert base.index([files], IngestOptions(keep=True)).removed == 0
     assert base.index([files]).removed == 1
     assert ids(base) == ["b.txt", "d.txt"]
 
@@ -130,7 +130,7 @@ def test_a_dry_run_tells_all_and_does_nothing(base, files):
     (files / "b.txt").write_text("Other words.")
     (files / "new.txt").write_text("New words.")
     before = base.store.health()
-    dry = base.index([files], Options(dry_run=True))
+    dry = base.index([files], IngestOptions(dry_run=True))
     assert base.store.health() == before
     real = base.index([files])
     for report in (dry, real):
@@ -161,7 +161,7 @@ def test_failures_are_listed_again_but_not_read_again(base, files, monkeypatch):
     second = base.index([files])
     assert first.problems == second.problems
     assert parsed == []
-    base.index([files], Options(retry=True))
+    base.index([files], IngestOptions(retry=True))
     assert [os.path.basename(path) for path in parsed] == ["bad.json"]
 
 
@@ -170,7 +170,7 @@ def test_one_bad_file_does_not_stop_the_others(base, files):
     (files / "empty.txt").write_text(" \n")
     (files / "photo.jpg").write_bytes(b"\xff\xd8")
     (files / "binary.txt").write_bytes(b"a\0b")
-    report = base.index([files], Options(limits=Limits(file_bytes=500)))
+    report = base.index([files], IngestOptions(limits=ParseLimits(file_bytes=500)))
     reasons = {os.path.basename(place): reason for place, reason in report.problems}
     assert reasons == {
         "big.txt": "larger than 500 bytes",
@@ -191,7 +191,7 @@ def test_other_fields_of_rows_are_read_anew(base, files):
     path = files / "r.jsonl"
     path.write_text('{"id": "x", "text": "one", "body": "two"}\n')
     base.index([path])
-    report = base.index([path], Options(fields=RowFields(("body",))))
+    report = base.index([path], IngestOptions(fields=RowFields(("body",))))
     assert counts(report) == {"files": 1, "changed": 1, "embedded": 1}
 
 

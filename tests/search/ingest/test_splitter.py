@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opengte.search.ingest.splitter import split
+from opengte.search.ingest.splitter import split_text
 
 
 def words(texts):
@@ -16,7 +16,7 @@ def characters(texts):
 
 
 def parts(text, limit, count=words):
-    return [text[p.start : p.end] for p in split(text, count, limit)]
+    return [text[p.start : p.end] for p in split_text(text, count, limit)]
 
 
 prose = st.lists(
@@ -27,7 +27,7 @@ prose = st.lists(
 
 @given(prose | st.text(), st.integers(1, 12), st.sampled_from([words, characters]))
 def test_passages_tile_the_text_and_fit(text, limit, count):
-    found = split(text, count, limit)
+    found = split_text(text, count, limit)
     end = 0
     for passage in found:
         assert text[end : passage.start].strip() == ""
@@ -72,7 +72,7 @@ def test_a_word_that_is_too_long_is_cut_anyway():
 
 @pytest.mark.parametrize("text", ["", " \n\n\t"])
 def test_white_space_gives_no_passage(text):
-    assert split(text, words, 5) == []
+    assert split_text(text, words, 5) == []
 
 
 def test_a_large_text_is_counted_a_few_times_only():
@@ -84,5 +84,5 @@ def test_a_large_text_is_counted_a_few_times_only():
         return words(texts)
 
     text = "word " * 40_000
-    assert len(split(text, count, 256)) == pytest.approx(40_000 / 256, rel=0.1)
+    assert len(split_text(text, count, 256)) == pytest.approx(40_000 / 256, rel=0.1)
     assert counted <= 4 * len(text)

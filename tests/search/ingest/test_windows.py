@@ -5,7 +5,14 @@ import re
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from opengte.search.ingest.windows import SLACK, _owner, _ranges, cut, heading, spans
+from opengte.search.ingest.windows import (
+    SLACK,
+    _owner,
+    _ranges,
+    heading_at,
+    split_spans,
+    split_windows,
+)
 from opengte.search.parse.base import Section
 
 
@@ -29,7 +36,7 @@ PIECES = st.lists(
 def test_spans_hold_all_of_a_text_and_cross_no_heading(pieces, limit, places):
     text = "".join(pieces)
     sections = [Section(place, str(place)) for place in sorted(places)]
-    found = spans(text, sections, measure(text), limit)
+    found = split_spans(text, sections, measure(text), limit)
     covered = "".join(text[start:end] for start, end in found)
     assert "".join(covered.split()) == "".join(text.split())
     assert all(a[1] <= b[0] for a, b in zip(found, found[1:], strict=False))
@@ -41,9 +48,9 @@ def test_spans_hold_all_of_a_text_and_cross_no_heading(pieces, limit, places):
 @settings(deadline=None)
 def test_windows_fit_and_own_every_span_once(pieces, room, span_tokens):
     text = "".join(pieces)
-    windows = cut(text, [], measure(text), room, span_tokens)
+    windows = split_windows(text, [], measure(text), room, span_tokens)
     owned = sorted(span for window in windows for span in window.spans)
-    assert owned == spans(text, [], measure(text), min(span_tokens, room - SLACK))
+    assert owned == split_spans(text, [], measure(text), min(span_tokens, room - SLACK))
     for window in windows:
         size = count([text[window.start : window.end]])[0]
         assert size <= room or " " not in text[window.start : window.end].strip()
@@ -76,16 +83,16 @@ def distance(number, window, ranges):
 
 
 def test_short_texts_are_one_window():
-    (window,) = cut("One sentence. Two.", [], measure("One sentence. Two."), 100)
+    (window,) = split_windows("One sentence. Two.", [], measure("One sentence. Two."), 100)
     assert (window.start, window.end, window.spans) == (0, 18, ((0, 18),))
-    assert cut(" \n ", [], measure(" \n "), 100) == []
+    assert split_windows(" \n ", [], measure(" \n "), 100) == []
 
 
 def test_a_heading_stays_with_its_text():
     text = "# Head\n\nThe text under it is here."
-    assert spans(text, [Section(0, "Head")], measure(text), 40) == [(0, len(text))]
+    assert split_spans(text, [Section(0, "Head")], measure(text), 40) == [(0, len(text))]
 
 
 def test_the_heading_of_a_place():
     sections = [Section(5, "A"), Section(20, "B")]
-    assert [heading(sections, place) for place in (0, 5, 19, 20, 99)] == ["", "A", "A", "B", "B"]
+    assert [heading_at(sections, place) for place in (0, 5, 19, 20, 99)] == ["", "A", "A", "B", "B"]

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from opengte.errors import InputError
+from opengte.search.index import Index
 from opengte.search.kb import KnowledgeBase
 from opengte.search.maintenance import migrate as switching
-from opengte.search.maintenance.migrate import Switch
 from opengte.search.stores.lancedb import generations
 from opengte.search.stores.lancedb.store import open_store
 from tests.search.stores.lancedb.test_s3 import bucket  # noqa: F401
@@ -59,13 +59,13 @@ def assert_all_in_model(base, model="other"):
 
 def test_a_switch_embeds_everything_and_the_pointer_moves(base, tmp_path):
     before = texts(base)
-    switch = Switch.to(base, WordEncoder.load("other"))
-    assert switch.plan() == switching.Carried(documents=30, embedded=30)
+    switch = base.migrate(WordEncoder.load("other"))
+    assert switch.plan() == switching.MigrationStats(documents=30, embedded=30)
     done = switch.build()
     assert (done.documents, done.embedded, done.copied, done.removed) == (30, 30, 0, 0)
     assert KnowledgeBase.open(tmp_path / "kb", load=load).identity.model == "fake"
-    assert switch.new.search("document 3").hits
-    made = switch.commit()
+    assert KnowledgeBase(switch.new).search("document 3").hits
+    made = KnowledgeBase(switch.commit())
     assert made.identity.model == "other"
     opened = KnowledgeBase.open(tmp_path / "kb", load=load)
     assert texts(opened) == before
@@ -83,15 +83,16 @@ def test_hashes_sources_and_metadata_come_along(tmp_path, embedded):
     (files / "bad.json").write_text("broken")
     base = helpers.kb(tmp_path)
     base.index([files])
-    made = Switch.to(base, WordEncoder.load("other")).commit()
-    for a, b in zip(base.store.scan(), made.store.scan(), strict=True):
+    old = base.current
+    made = KnowledgeBase(base.migrate(WordEncoder.load("other")).commit())
+    for a, b in zip(old.store.scan(), made.store.scan(), strict=True):
         assert (a.content, a.row, a.metadata, a.indexed) == (
             b.content,
             b.row,
             b.metadata,
             b.indexed,
         )
-    assert list(base.store.sources()) == list(made.store.sources())
+    assert list(old.store.sources()) == list(made.store.sources())
     count = len(embedded)
     report = made.index([files])
     assert (report.unchanged, report.new, report.changed) == (2, 0, 0)
@@ -100,7 +101,7 @@ def test_hashes_sources_and_metadata_come_along(tmp_path, embedded):
 
 def test_a_build_that_was_stopped_goes_on(base, embedded, monkeypatch):
     monkeypatch.setattr(switching, "BATCH_DOCUMENTS", 4)
-    first = Switch.to(base, WordEncoder.load("other"))
+    first = base.migrate(WordEncoder.load("other"))
     put, calls = first.new.store.put, []
 
     def stop(documents):
@@ -112,7 +113,7 @@ def test_a_build_that_was_stopped_goes_on(base, embedded, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         first.build()
     assert base.search("document 3", 1).hits[0].id == "3"
-    second = Switch.to(base, WordEncoder.load("other"))
+    second = base.migrate(WordEncoder.load("other"))
     assert second.plan().embedded == 18
     assert second.build().embedded == 18
     assert len(texts(second.commit())) == 30
@@ -120,12 +121,12 @@ def test_a_build_that_was_stopped_goes_on(base, embedded, monkeypatch):
 
 def test_what_changes_during_a_switch_is_not_lost(base, embedded):
     writer = KnowledgeBase.open(base.place, load=load)
-    switch = Switch.to(base, WordEncoder.load("other"))
+    switch = base.migrate(WordEncoder.load("other"))
     switch.build()
     writer.add(["new words", "document 1 of tax"], ["new", "1"])
     writer.delete(["2"])
     before = len(embedded)
-    made = switch.commit()
+    made = KnowledgeBase(switch.commit())
     assert sorted(text for _, text in embedded[before:]) == ["document 1 of tax", "new words"]
     assert texts(made) == texts(writer)
     assert set(texts(made)) == {*map(str, range(30)), "new"} - {"2"}
@@ -134,7 +135,7 @@ def test_what_changes_during_a_switch_is_not_lost(base, embedded):
 def test_a_writer_that_was_open_writes_to_the_new_one(base):
     writer = KnowledgeBase.open(base.place, load=load)
     old = writer.store
-    Switch.to(base, WordEncoder.load("other")).commit()
+    base.migrate(WordEncoder.load("other")).commit()
     writer.add(["new words"], ["new"])
     writer.delete(["2"])
     made = KnowledgeBase.open(base.place, load=load)
@@ -149,15 +150,16 @@ def test_a_writer_in_the_middle_does_its_work_again(base, monkeypatch):
     """The switch comes between two commits of one run."""
     writer = KnowledgeBase.open(base.place, load=load)
     monkeypatch.setattr("opengte.search.ingest.writer.BATCH_DOCUMENTS", 2)
-    put, calls = writer.store.put, []
+    store = writer.store
+    put, calls = store.put, []
 
     def interrupted(documents):
         calls.append(len(documents))
         if len(calls) == 2:
-            Switch.to(base, WordEncoder.load("other")).commit()
+            base.migrate(WordEncoder.load("other")).commit()
         put(documents)
 
-    monkeypatch.setattr(writer.store, "put", interrupted)
+    monkeypatch.setattr(store, "put", interrupted)
     writer.add([f"new {n}" for n in range(6)], [f"new{n}" for n in range(6)])
     made = KnowledgeBase.open(base.place, load=load)
     assert len(texts(made)) == 36
@@ -167,13 +169,14 @@ def test_a_writer_in_the_middle_does_its_work_again(base, monkeypatch):
 def test_a_reader_that_was_open_follows_whole(base):
     reader = KnowledgeBase.open(base.place, load=load)
     assert reader.search("document 3", 1).hits[0].id == "3"
-    store = reader.store
-    Switch.to(base, WordEncoder.load("other")).commit(keep_old=False)
+    before = reader.current
+    store = before.store
+    base.migrate(WordEncoder.load("other")).commit(keep_old=False)
     answer = reader.search("document 3", 1)
     assert answer.hits[0].id == "3"
     assert reader.latest().identity.model == "other"
     assert reader.latest() is reader.latest()
-    assert (reader.store, reader.identity.model) == (store, "fake")
+    assert (before.store, before.identity.model) == (store, "fake")
     assert reader.status(0).model == "other"
 
 
@@ -197,7 +200,7 @@ def test_searches_during_a_switch_are_of_one_model(base):
     for one in threads:
         one.start()
     for model in ("other", "third", "other"):
-        switch = Switch.to(base.latest(), WordEncoder.load(model))
+        switch = base.migrate(WordEncoder.load(model))
         switch.build()
         switch.commit()
     stop.set()
@@ -208,34 +211,35 @@ def test_searches_during_a_switch_are_of_one_model(base):
 
 def test_a_search_whose_index_is_dropped_under_it_is_done_again(base, monkeypatch):
     reader = KnowledgeBase.open(base.place, load=load)
-    lexical = reader.store.lexical
+    store = reader.store
+    lexical = store.lexical
 
     def late(*arguments):
-        Switch.to(base, WordEncoder.load("other")).commit(keep_old=False)
-        monkeypatch.setattr(reader.store, "lexical", lexical)
-        return reader.store.lexical(*arguments)
+        base.migrate(WordEncoder.load("other")).commit(keep_old=False)
+        monkeypatch.setattr(store, "lexical", lexical)
+        return store.lexical(*arguments)
 
-    monkeypatch.setattr(reader.store, "lexical", late)
+    monkeypatch.setattr(store, "lexical", late)
     assert reader.search("document 3", 1).hits[0].id == "3"
     assert reader.latest().identity.model == "other"
 
 
 def test_rollback(base, embedded):
     before = texts(base)
-    made = Switch.to(base, WordEncoder.load("other")).commit()
+    made = KnowledgeBase(base.migrate(WordEncoder.load("other")).commit())
     count = len(embedded)
-    back = Switch.back(made).commit()
+    back = KnowledgeBase(made.rollback().commit())
     assert (back.identity.model, texts(back), len(embedded)) == ("fake", before, count)
-    again = Switch.back(back).commit()
+    again = KnowledgeBase(back.rollback().commit())
     assert (again.identity.model, len(embedded)) == ("other", count)
 
 
 def test_rollback_keeps_what_was_added_since(base, embedded):
-    made = Switch.to(base, WordEncoder.load("other")).commit()
+    made = KnowledgeBase(base.migrate(WordEncoder.load("other")).commit())
     made.add(["new words"], ["new"])
     made.delete(["2"])
     count = len(embedded)
-    back = Switch.back(made).commit()
+    back = KnowledgeBase(made.rollback().commit())
     assert ("fake", "new words") in embedded[count:]
     assert not any("document" in text for _, text in embedded[count:])
     assert set(texts(back)) == {*map(str, range(30)), "new"} - {"2"}
@@ -243,9 +247,9 @@ def test_rollback_keeps_what_was_added_since(base, embedded):
 
 
 def test_switching_back_by_name_embeds_nothing(base, embedded):
-    made = Switch.to(base, WordEncoder.load("other")).commit()
+    made = KnowledgeBase(base.migrate(WordEncoder.load("other")).commit())
     count = len(embedded)
-    switch = Switch.to(made, WordEncoder.load("minilm"))
+    switch = made.migrate(WordEncoder.load("minilm"))
     assert switch.plan().embedded == 0
     switch.commit()
     assert [one for one in embedded[count:] if "document" in one[1]] == []
@@ -255,34 +259,34 @@ def test_only_two_generations_are_kept(base):
     def folders():
         return {n for n in os.listdir(base.place) if os.path.isdir(os.path.join(base.place, n))}
 
-    Switch.to(base, WordEncoder.load("other")).commit()
-    second = generations.read(base.place).current
+    base.migrate(WordEncoder.load("other")).commit()
+    second = generations.read_pointer(base.place).current
     assert folders() == {"lance", second}
-    Switch.to(base.latest(), WordEncoder.load("third")).commit()
-    third = generations.read(base.place).current
+    base.migrate(WordEncoder.load("third")).commit()
+    third = generations.read_pointer(base.place).current
     assert folders() == {second, third}
-    Switch.to(base.latest(), WordEncoder.load("fourth")).commit(keep_old=False)
-    assert folders() == {generations.read(base.place).current}
+    base.migrate(WordEncoder.load("fourth")).commit(keep_old=False)
+    assert folders() == {generations.read_pointer(base.place).current}
     with pytest.raises(InputError, match="has no generation to go back to"):
-        Switch.back(base)
+        base.rollback()
 
 
 def test_the_same_model_is_refused(base):
     with pytest.raises(InputError, match=r"is in `fake` \(fp32\), with these settings, already"):
-        Switch.to(base, helpers.encoder())
-    Switch.to(base, helpers.encoder(), passages="none")
+        base.migrate(helpers.encoder())
+    base.migrate(helpers.encoder(), passages="none")
 
 
 def test_two_switches_at_once_are_refused(base):
-    with generations.switching(base.place):
+    with generations.migration_lock(base.place):
         with pytest.raises(InputError, match="another process is switching the index"):
-            Switch.to(base, WordEncoder.load("other")).build()
+            base.migrate(WordEncoder.load("other")).build()
 
 
 def test_settings_that_the_new_model_cannot_keep(tmp_path):
     base = KnowledgeBase.create(tmp_path / "kb", helpers.encoder(), first_pass=6, language=None)
     base.add(["a red cat"], ["x"])
-    switch = Switch.to(base, WordEncoder.load("other"))
+    switch = base.migrate(WordEncoder.load("other"))
     assert (switch.settings["first_pass"], switch.settings["language"]) == (6, None)
 
 
@@ -290,13 +294,13 @@ def test_stores_that_cannot_be_switched_say_so(tmp_path):
     from opengte.search.stores.memory import MemoryStore
 
     made = helpers.kb(tmp_path)
-    base = KnowledgeBase("memory", MemoryStore(), made.settings)
+    base = KnowledgeBase(Index("memory", MemoryStore(), made.settings))
     with pytest.raises(InputError, match="only folders and buckets hold two generations"):
-        Switch.back(base)
+        base.rollback()
 
 
 def test_a_damaged_pointer_is_an_error(base):
-    with open(os.path.join(base.place, generations.FILE), "w") as file:
+    with open(os.path.join(base.place, generations.POINTER_FILE), "w") as file:
         file.write("{")
     with pytest.raises(InputError, match=r"generation.json` is damaged"):
         KnowledgeBase.open(base.place)
@@ -310,9 +314,9 @@ def test_commits_of_the_live_index_wait_for_a_switch_and_not_for_each_other(base
         store.delete(["1"])
         done.set()
 
-    with generations.writing(base.place, "lance"), generations.writing(base.place, "lance"):
+    with generations.write_lock(base.place, "lance"), generations.write_lock(base.place, "lance"):
         pass
-    with generations.alone(base.place):
+    with generations.exclusive_lock(base.place):
         thread = threading.Thread(target=write)
         thread.start()
         assert not done.wait(0.3)
@@ -334,9 +338,9 @@ def test_a_bucket_switches_too(bucket, monkeypatch):  # noqa: F811
     base = KnowledgeBase.create(bucket, helpers.encoder())
     base.add([f"document {n} of tax" for n in range(12)], map(str, range(12)))
     writer = KnowledgeBase.open(bucket, load=load)
-    switch = Switch.to(KnowledgeBase.open(bucket, load=load), WordEncoder.load("other"))
+    switch = KnowledgeBase.open(bucket, load=load).migrate(WordEncoder.load("other"))
     switch.build()
-    write = generations.write
+    write = generations.write_pointer
 
     def late(*arguments):
         """Documents come and go after the last look, before the pointer moves."""
@@ -344,19 +348,19 @@ def test_a_bucket_switches_too(bucket, monkeypatch):  # noqa: F811
         writer.store.delete(["2"])
         write(*arguments)
 
-    monkeypatch.setattr(generations, "write", late)
-    made = switch.commit()
-    monkeypatch.setattr(generations, "write", write)
+    monkeypatch.setattr(generations, "write_pointer", late)
+    made = KnowledgeBase(switch.commit())
+    monkeypatch.setattr(generations, "write_pointer", write)
     wanted = {*map(str, range(12)), "late"} - {"2"}
     assert made.identity.model == "other"
     assert set(texts(made)) == wanted
     assert_all_in_model(made)
     writer.add(["new words"], ["new"])
     assert set(texts(KnowledgeBase.open(bucket, load=load))) == wanted | {"new"}
-    back = Switch.back(made).commit(keep_old=False)
+    back = KnowledgeBase(made.rollback().commit(keep_old=False))
     assert (back.identity.model, set(texts(back))) == ("fake", wanted | {"new"})
     with pytest.raises(InputError, match="has no generation to go back to"):
-        Switch.back(back)
+        back.rollback()
 
 
 def _renamed(documents, name):

@@ -15,25 +15,32 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from opengte.search.parse import kinds
-from opengte.search.parse.base import Limits, Parsed, Problem, RowFields, Section, Unreadable
-from opengte.search.parse.process import Parser
+from opengte.search.parse import formats
+from opengte.search.parse.base import (
+    ParsedDocument,
+    ParseLimits,
+    ParseProblem,
+    RowFields,
+    Section,
+    UnreadableFileError,
+)
+from opengte.search.parse.process import ParserProcess
 
-LIMITS = Limits()
+LIMITS = ParseLimits()
 
 
 def parse(path, content: bytes | str | None = None, limits=LIMITS, fields=None):
     """Parse in this process: documents and problems, without the hash at the end."""
     if content is not None:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
-    kind = kinds.kind_of(path.name) or "text"
-    items = list(kinds.parse(str(path), kind, limits, fields or RowFields()))
+    kind = formats.format_of(path.name) or "text"
+    items = list(formats.parse_file(str(path), kind, limits, fields or RowFields()))
     return [item for item in items if not isinstance(item, str)]
 
 
-def one(path, content=None, **options) -> Parsed:
+def one(path, content=None, **options) -> ParsedDocument:
     (item,) = parse(path, content, **options)
-    assert isinstance(item, Parsed), item
+    assert isinstance(item, ParsedDocument), item
     return item
 
 
@@ -94,7 +101,7 @@ def test_mojibake_is_reported(tmp_path):
 
 
 def test_a_binary_with_the_name_of_a_text(tmp_path):
-    with pytest.raises(Unreadable, match="binary"):
+    with pytest.raises(UnreadableFileError, match="binary"):
         parse(tmp_path / "a.txt", b"x\0y")
 
 
@@ -179,14 +186,14 @@ def test_a_pdf_with_a_loop_of_pages_ends(tmp_path):
     )
     path = tmp_path / "a.pdf"
     path.write_bytes(looping)
-    with Parser(Limits(seconds=20)) as parser:
+    with ParserProcess(ParseLimits(seconds=20)) as parser:
         items = list(parser.parse(str(path), "pdf"))
     assert isinstance(items[-1], str)
 
 
 @pytest.mark.parametrize("content", [b"", b"%PDF-1.4", b"no pdf", pdf("x")[:200]])
 def test_what_is_no_pdf_is_unreadable(tmp_path, content):
-    with pytest.raises(Unreadable, match="not a PDF"):
+    with pytest.raises(UnreadableFileError, match="not a PDF"):
         parse(tmp_path / "a.pdf", content)
 
 
@@ -230,15 +237,15 @@ def test_a_word_document(tmp_path):
 def test_a_zip_bomb_is_refused_after_what_it_may_unpack_to(tmp_path):
     bomb = docx(HEADED, {"word/bomb.xml": b"\0" * 50_000_000})
     assert len(bomb) < 100_000
-    with pytest.raises(Unreadable, match="unpacks to more than 10,000,000 bytes"):
-        parse(tmp_path / "a.docx", bomb, limits=Limits(unpacked_bytes=10_000_000))
+    with pytest.raises(UnreadableFileError, match="unpacks to more than 10,000,000 bytes"):
+        parse(tmp_path / "a.docx", bomb, limits=ParseLimits(unpacked_bytes=10_000_000))
 
 
 def test_sizes_that_a_zip_lies_about_do_not_help_it(tmp_path):
     bomb = docx(HEADED, {"word/bomb.xml": b"\0" * 50_000_000})
     small = bomb.replace(struct.pack("<I", 50_000_000), struct.pack("<I", 10))
-    with pytest.raises(Unreadable):
-        parse(tmp_path / "a.docx", small, limits=Limits(unpacked_bytes=10_000_000))
+    with pytest.raises(UnreadableFileError):
+        parse(tmp_path / "a.docx", small, limits=ParseLimits(unpacked_bytes=10_000_000))
 
 
 BILLION = (
@@ -251,14 +258,14 @@ BILLION = (
 def test_entities_that_multiply_are_no_document(tmp_path):
     path = tmp_path / "a.docx"
     path.write_bytes(docx("", {"docProps/core.xml": BILLION.encode()}))
-    with Parser(Limits(seconds=20, memory_bytes=2**30)) as parser:
+    with ParserProcess(ParseLimits(seconds=20, memory_bytes=2**30)) as parser:
         items = list(parser.parse(str(path), "docx"))
     assert isinstance(items[-1], str)
 
 
 @pytest.mark.parametrize("content", [b"\xd0\xcf\x11\xe0" + b"x" * 600, b"PK\x03\x04", b"", b"x"])
 def test_what_is_no_word_document_is_unreadable(tmp_path, content):
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableFileError):
         parse(tmp_path / "a.docx", content)
 
 
@@ -304,7 +311,7 @@ def test_json_lines_give_a_document_a_line(tmp_path):
     first, bad, strings, plain, listed, odd = found
     assert (first.row, first.title, first.text, first.line) == ("x", "T", "a", 1)
     assert first.metadata == {"year": 3, "l": "p, q"}
-    assert isinstance(bad, Problem)
+    assert isinstance(bad, ParseProblem)
     assert (bad.line, bad.reason[:9]) == (3, "not JSON:")
     assert (strings.text, strings.metadata) == ("b", {"n": 1.5, "note": "b"})
     assert [plain.text, listed.text, odd.text] == ["c", "d", "\ufffd"]
@@ -312,7 +319,7 @@ def test_json_lines_give_a_document_a_line(tmp_path):
 
 def test_a_line_that_is_too_long_is_not_held(tmp_path):
     content = '{"text": "' + "x" * 5000 + '"}\n{"text": "short"}\n'
-    bad, good = parse(tmp_path / "a.jsonl", content, limits=Limits(row_bytes=1000))
+    bad, good = parse(tmp_path / "a.jsonl", content, limits=ParseLimits(row_bytes=1000))
     assert (bad.line, bad.reason) == (1, "line is longer than 1,000 bytes")
     assert (good.text, good.line) == ("short", 2)
 
@@ -345,7 +352,7 @@ def test_parquet_rows(tmp_path):
     found = parse(tmp_path / "a.parquet")
     assert [(item.row, item.text) for item in found] == [("1", "a"), ("2", "b")]
     assert found[0].metadata == {"when": "1970-01-01"}
-    with pytest.raises(Unreadable, match="not Parquet"):
+    with pytest.raises(UnreadableFileError, match="not Parquet"):
         parse(tmp_path / "b.parquet", b"PAR1 no")
 
 
@@ -353,7 +360,7 @@ def test_json_is_one_document_or_many(tmp_path):
     listed = parse(tmp_path / "a.json", json.dumps([{"text": "a"}, {"text": "b"}]))
     assert [(item.row, item.text) for item in listed] == [("1", "a"), ("2", "b")]
     assert one(tmp_path / "b.json", '{"a": {"b": ["x", 1]}, "c": "y"}').text == "x\ny"
-    with pytest.raises(Unreadable, match="not JSON"):
+    with pytest.raises(UnreadableFileError, match="not JSON"):
         parse(tmp_path / "c.json", "[" * 100_000)
 
 
@@ -362,12 +369,12 @@ def test_json_is_one_document_or_many(tmp_path):
 
 def test_the_process_gives_what_parsing_here_gives(tmp_path):
     (tmp_path / "a.md").write_text("---\nx: 1\n---\n# Head\n\ntext")
-    with Parser() as parser:
+    with ParserProcess() as parser:
         *items, digest = parser.parse(str(tmp_path / "a.md"), "markdown")
         assert items == parse(tmp_path / "a.md")
         assert len(digest) == 64
         problem, digest = parser.parse(str(tmp_path / "missing.md"), "markdown")
-        assert (problem, digest) == (Problem("No such file or directory"), "")
+        assert (problem, digest) == (ParseProblem("No such file or directory"), "")
         assert len(list(parser.parse(str(tmp_path / "a.md"), "text"))) == 2
 
 
@@ -376,21 +383,21 @@ def test_a_parser_that_never_ends_is_ended(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / "slow.py").write_text("x" * 100)
     code = (
-        "import time, opengte.search.parse.kinds as k, opengte.search.parse.worker as w\n"
-        "parse = w.parse\n"
+        "import time, opengte.search.parse.formats as k, opengte.search.parse.worker as w\n"
+        "parse = w.parse_file\n"
         "def slow(path, *rest):\n"
         "    if path.endswith('slow.py'):\n"
         "        while True: pass\n"
         "    yield from parse(path, *rest)\n"
-        "w.parse = slow\nw.main()\n"
+        "w.parse_file = slow\nw.main()\n"
     )
     (tmp_path / "stuck.py").write_text(code)
-    parser = Parser(Limits(seconds=0.5))
+    parser = ParserProcess(ParseLimits(seconds=0.5))
     parser.command = [sys.executable, str(tmp_path / "stuck.py")]
     with parser:
         start = time.monotonic()
         problem, digest = parser.parse(str(tmp_path / "slow.py"), "code")
-        assert problem == Problem("took longer than 0.5 s to parse")
+        assert problem == ParseProblem("took longer than 0.5 s to parse")
         assert digest == ""
         assert time.monotonic() - start < 20
         assert len(list(parser.parse(str(tmp_path / "a.txt"), "text"))) == 2
@@ -399,7 +406,7 @@ def test_a_parser_that_never_ends_is_ended(tmp_path):
 def test_a_parser_that_eats_memory_is_ended(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("[" + '{"text":"x"},' * 3_000_000 + "0]")
-    with Parser(Limits(memory_bytes=300 << 20)) as parser:
+    with ParserProcess(ParseLimits(memory_bytes=300 << 20)) as parser:
         problem, digest = parser.parse(str(path), "json")
         assert "memory" in problem.reason or "ended its parser" in problem.reason
         (tmp_path / "b.txt").write_text("x")
@@ -410,10 +417,10 @@ def test_a_file_over_the_limit_is_not_read(tmp_path):
     path = tmp_path / "a.txt"
     with path.open("wb") as file:
         file.truncate(2 << 30)  # 2 GiB, sparse
-    with Parser() as parser:
+    with ParserProcess() as parser:
         start = time.monotonic()
         problem, digest = parser.parse(str(path), "text")
-        assert problem.reason == f"larger than {Limits().file_bytes:,} bytes"
+        assert problem.reason == f"larger than {ParseLimits().file_bytes:,} bytes"
         assert time.monotonic() - start < 20
 
 
@@ -430,7 +437,7 @@ def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path):
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        with Parser() as parser:
+        with ParserProcess() as parser:
             items = []
             for item in parser.parse(str(path), "jsonl"):
                 items.append(item)
@@ -439,17 +446,19 @@ def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path):
     finally:
         stop.set()
         thread.join()
-    assert items[-2:] == [Problem(kinds.CHANGED), ""]
+    assert items[-2:] == [ParseProblem(formats.CHANGED), ""]
 
 
 def test_a_caller_that_goes_away_leaves_nothing_for_the_next(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 50)
-    with Parser() as parser:
+    with ParserProcess() as parser:
         next(iter(parser.parse(str(tmp_path / "a.jsonl"), "jsonl")))
         assert len(list(parser.parse(str(tmp_path / "a.jsonl"), "jsonl"))) == 51
 
 
-@given(content=st.binary(max_size=300), kind=st.sampled_from(sorted(set(kinds.SUFFIXES.values()))))
+@given(
+    content=st.binary(max_size=300), kind=st.sampled_from(sorted(set(formats.SUFFIXES.values())))
+)
 @settings(
     deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -463,7 +472,7 @@ def test_no_content_is_a_crash(content, kind, any_parser, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def any_parser():
-    with Parser() as parser:
+    with ParserProcess() as parser:
         yield parser
 
 
@@ -475,5 +484,5 @@ def test_zlib_bombs_inside_a_pdf_end(tmp_path):
     )
     path = tmp_path / "a.pdf"
     path.write_bytes(content + packed)
-    with Parser(Limits(seconds=20)) as parser:
+    with ParserProcess(ParseLimits(seconds=20)) as parser:
         assert isinstance(list(parser.parse(str(path), "pdf"))[-1], str)

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opengte.errors import InputError
-from opengte.search.filters import parse
-from opengte.search.minhash import NEAR, groups, share, signature
+from opengte.search.filters import parse_filter
+from opengte.search.minhash import NEAR, near_duplicate_groups, signature, signature_similarity
 from opengte.search.retrieval import search
-from opengte.search.retrieval.fusion import Fusion, fuse, standardised
+from opengte.search.retrieval.fusion import Fusion, fuse, standardise
 from opengte.search.retrieval.mmr import mmr
 from opengte.search.stores.memory import MemoryStore
-from opengte.search.stores.sparse_index import Inverted
+from opengte.search.stores.sparse_index import SparseIndex
 from tests.support import kb as helpers
 from tests.support.fake_models import FakeReranker
 
@@ -40,7 +40,7 @@ def test_reciprocal_ranks(legs, k):
 def test_weighted_sums_put_the_missing_last(legs):
     fused = dict(fuse(legs, Fusion("weighted")))
     for leg, ranking in legs.items():
-        parts = standardised(ranking)
+        parts = standardise(ranking)
         assert np.mean(parts or [0]) == pytest.approx(0, abs=1e-6)
         if list(legs) == [leg]:
             assert all(value >= 0 for value in fused.values())
@@ -78,7 +78,7 @@ TEXT = " ".join(f"sentence {n} tells of {n * n} things" for n in range(30))
 
 
 def near(a: bytes, b: bytes) -> bool:
-    return share(a, b) >= NEAR
+    return signature_similarity(a, b) >= NEAR
 
 
 def test_near_duplicates():
@@ -110,7 +110,9 @@ def test_groups_are_the_connected_pairs(texts):
                 joined = [group for group in by_hand if a in group or b in group]
                 by_hand = [group for group in by_hand if group not in joined]
                 by_hand.append(set().union(*joined))
-    assert groups(signatures) == sorted(sorted(group) for group in by_hand if len(group) > 1)
+    assert near_duplicate_groups(signatures) == sorted(
+        sorted(group) for group in by_hand if len(group) > 1
+    )
 
 
 @given(
@@ -120,7 +122,7 @@ def test_groups_are_the_connected_pairs(texts):
 )
 def test_postings_are_dot_products(rows, asked, k):
     ids = [f"d{n // 2}" for n in range(len(rows))]
-    found = Inverted.build(ids, rows).search(asked, k)
+    found = SparseIndex.build(ids, rows).search(asked, k)
     best: dict[str, float] = {}
     for name, row in zip(ids, rows, strict=True):
         score = sum(weight * asked.get(token, 0.0) for token, weight in row.items())
@@ -178,7 +180,7 @@ def test_legs_and_weights_decide_who_counts(base):
 
 
 def test_the_order_is_the_fusion_of_the_legs(base):
-    asked = base.ask("blue dog runs in the house")
+    asked = base.current.encode_query("blue dog runs in the house")
     legs = {
         "dense": base.store.dense(asked.vector, 9, None),
         "sparse": base.store.sparse(asked.sparse, 9, None),
@@ -204,13 +206,13 @@ def test_a_filter_that_leaves_the_fast_search_short_is_done_exactly():
 
     store, rng = Lossy(), np.random.default_rng(0)
     store.put([helpers.document(f"d{n}", rng, metadata={"n": n}) for n in range(9)])
-    asked = search.Asked("x", helpers.unit(rng.standard_normal(8)))
-    where = parse({"n": {"$lt": 5}})
-    options = search.Options(k=3, where=where, legs=("dense",))
+    asked = search.EncodedQuery("x", helpers.unit(rng.standard_normal(8)))
+    where = parse_filter({"n": {"$lt": 5}})
+    options = search.SearchOptions(k=3, where=where, legs=("dense",))
     answer = search.search(store, asked, options)
     assert answer.underfilled
     assert len(answer.hits) == 3
-    unfiltered = search.search(store, asked, search.Options(legs=("dense",)))
+    unfiltered = search.search(store, asked, search.SearchOptions(legs=("dense",)))
     assert not unfiltered.underfilled
 
 
@@ -307,8 +309,8 @@ def test_a_document_longer_than_the_model_reads_has_windows_and_loses_nothing(ba
 
 def test_sums_of_scores_take_more_candidates_than_ranks():
     weighted = Fusion("weighted", {"dense": 0.5, "lexical": 0.5})
-    assert search.Options().candidates == 100
-    assert search.Options(fusion=weighted).candidates == 200
-    assert search.Options(fusion=weighted, depth=7).candidates == 7
+    assert search.SearchOptions().candidates == 100
+    assert search.SearchOptions(fusion=weighted).candidates == 200
+    assert search.SearchOptions(fusion=weighted, depth=7).candidates == 7
     with pytest.raises(InputError, match="k is 10, depth 0 and reranked 50: expected at least 1"):
-        search.Options(depth=0)
+        search.SearchOptions(depth=0)

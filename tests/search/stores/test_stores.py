@@ -5,10 +5,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from opengte.search.filters import All, Any_, Condition, Not, fits, parse, parse_text
-from opengte.search.stores.base import Source
+from opengte.search.filters import And, Condition, Not, Or, matches, parse_conditions, parse_filter
+from opengte.search.stores.base import SourceFile
 from opengte.search.stores.lancedb import maintenance
-from opengte.search.stores.listing import Outlining, outlines, portraits
+from opengte.search.stores.listing import ListingStore, list_documents, summarize_documents
 from opengte.search.stores.memory import MemoryStore
 from tests.support import kb
 from tests.support import stores as places
@@ -94,7 +94,7 @@ FILTERS = [
 @pytest.mark.parametrize("where", FILTERS)
 def test_searches_agree_with_the_oracle_under_every_filter(stores, where):
     memory, made = stores
-    filter_ = parse(where)
+    filter_ = parse_filter(where)
     rng = np.random.default_rng(1)
     assert made.count(filter_) == memory.count(filter_)
     for k in (1, 5, 60):
@@ -131,8 +131,8 @@ ANY_FILTER = st.recursive(
     CONDITIONS,
     lambda inner: (
         st.builds(Not, inner)
-        | st.builds(All, st.lists(inner, max_size=3).map(tuple))
-        | st.builds(Any_, st.lists(inner, max_size=3).map(tuple))
+        | st.builds(And, st.lists(inner, max_size=3).map(tuple))
+        | st.builds(Or, st.lists(inner, max_size=3).map(tuple))
     ),
     max_leaves=5,
 )
@@ -164,9 +164,11 @@ def test_words_are_found_in_rows_no_index_covers_yet(searching_words):
     assert [name for name, _ in made.lexical("zebras grazing", 5, None)] == ["new"]
     found = {name for name, _ in made.lexical("tax law", 100, None)}
     assert found == {name for name, _ in memory.lexical("tax law", 100, None)}
-    filter_ = parse({"lang": "de"})
+    filter_ = parse_filter({"lang": "de"})
     inside = {name for name, _ in made.lexical("tax law", 100, filter_)}
-    assert inside == {name for name in found if fits(filter_, memory.fetch([name])[name].metadata)}
+    assert inside == {
+        name for name in found if matches(filter_, memory.fetch([name])[name].metadata)
+    }
 
 
 @pytest.mark.parametrize("text", ["", "  ", '"', "AND", "a:b (c)", "*", "\\", "日本", "'; drop"])
@@ -177,11 +179,14 @@ def test_no_query_is_syntax(searching_words, text):
 
 def test_files_are_remembered(stores):
     _, made = stores
-    sources = [Source(f"/f{n}", "digest", n, ("bad",), ("odd",)) for n in range(3)]
+    sources = [SourceFile(f"/f{n}", "digest", n, ("bad",), ("odd",)) for n in range(3)]
     made.put_sources(sources)
-    made.put_sources([Source("/f1", "new", 9)])
+    made.put_sources([SourceFile("/f1", "new", 9)])
     made.delete_sources(["/f2", "/missing"])
-    assert sorted(made.sources(), key=lambda one: one.id) == [sources[0], Source("/f1", "new", 9)]
+    assert sorted(made.sources(), key=lambda one: one.id) == [
+        sources[0],
+        SourceFile("/f1", "new", 9),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["lance", "postgres"])
@@ -234,17 +239,17 @@ def test_a_first_pass_over_few_dimensions_is_scored_by_all(kind, tmp_path):
 def test_outlines_and_portraits_are_those_of_the_whole_documents(stores):
     memory, made = stores
     names = [f"d{n}" for n in range(0, 40, 7)] + ["missing"]
-    for where in (None, parse({"lang": "de"}), parse({"year": {"$gte": 2000}})):
+    for where in (None, parse_filter({"lang": "de"}), parse_filter({"year": {"$gte": 2000}})):
         for ids in (None, names):
-            found = {one.id: one for one in outlines(made, where, ids)}
-            assert found == {one.id: one for one in outlines(memory, where, ids)}
-    expected = {one.id: one for one in portraits(memory, names)}
-    found = {one.id: one for one in portraits(made, names)}
+            found = {one.id: one for one in list_documents(made, where, ids)}
+            assert found == {one.id: one for one in list_documents(memory, where, ids)}
+    expected = {one.id: one for one in summarize_documents(memory, names)}
+    found = {one.id: one for one in summarize_documents(made, names)}
     assert found.keys() == expected.keys()
     for name, one in found.items():
         np.testing.assert_allclose(one.vector, expected[name].vector, atol=1e-6)
         assert one.metadata == expected[name].metadata and one.head  # some have the title first
-    assert isinstance(made, Outlining)
+    assert isinstance(made, ListingStore)
     before = made.revision()
     made.delete(["d1"])
     assert made.revision() != before
@@ -258,7 +263,7 @@ def test_words_without_stemming_have_the_scores_of_bm25(kind, tmp_path):
     store.put(documents)
     memory.put(documents)
     for query in ("cat", "red cat law", "nothing here", "stone"):
-        for where in (None, parse({"lang": "de"})):
+        for where in (None, parse_filter({"lang": "de"})):
             agree(store.lexical(query, 40, where), memory.lexical(query, 40, where))
     if kind == "qdrant-edge":
         return  # counts a word of the question once, and removed documents until `optimize`
@@ -271,14 +276,14 @@ def test_words_without_stemming_have_the_scores_of_bm25(kind, tmp_path):
 
 
 def test_conditions_on_the_command_line():
-    assert parse_text([]) is None
-    assert parse_text(["year>=2020"]) == Condition("year", ">=", 2020)
-    assert parse_text(["lang=de|fr", "path^/a b"]) == All(
+    assert parse_conditions([]) is None
+    assert parse_conditions(["year>=2020"]) == Condition("year", ">=", 2020)
+    assert parse_conditions(["lang=de|fr", "path^/a b"]) == And(
         (Condition("lang", "in", ("de", "fr")), Condition("path", "starts", "/a b"))
     )
-    assert parse_text(["draft=true"]) == Condition("draft", "=", True)
-    assert parse_text(["code='007'"]) == Condition("code", "=", "007")
-    assert parse_text(["a!=1.5"]) == Condition("a", "!=", 1.5)
+    assert parse_conditions(["draft=true"]) == Condition("draft", "=", True)
+    assert parse_conditions(["code='007'"]) == Condition("code", "=", "007")
+    assert parse_conditions(["a!=1.5"]) == Condition("a", "!=", 1.5)
 
 
 @pytest.mark.parametrize("text", ["year", "=3", "", "a b=c"])
@@ -286,7 +291,7 @@ def test_a_condition_that_is_none_is_an_error(text):
     from opengte.errors import InputError
 
     with pytest.raises(InputError, match="expected FIELD SIGN VALUE"):
-        parse_text([text])
+        parse_conditions([text])
 
 
 @pytest.mark.parametrize(
@@ -296,4 +301,4 @@ def test_a_filter_that_is_none_is_an_error(where):
     from opengte.errors import InputError
 
     with pytest.raises(InputError):
-        parse(where)
+        parse_filter(where)

@@ -19,23 +19,28 @@ from starlette.testclient import TestClient
 from opengte.apps import kb_server
 from opengte.cli import main
 from opengte.errors import InputError
-from opengte.search.analysis.facets import Catalogue
-from opengte.search.analysis.map import draw
+from opengte.search.analysis.facets import FacetIndex
+from opengte.search.analysis.map import draw_map
 from opengte.search.analysis.tsne import (
     affinities,
-    nearest,
+    nearest_neighbours,
     principal,
     project,
     repulsion,
     repulsion_exact,
 )
-from opengte.search.filters import fits, parse
-from opengte.search.stores.listing import Outline, chosen, outlines, portraits
+from opengte.search.filters import matches, parse_filter
+from opengte.search.stores.listing import (
+    DocumentHeader,
+    list_documents,
+    sample_by_id,
+    summarize_documents,
+)
 from opengte.search.stores.memory import MemoryStore
 from opengte.search.web import app as web
 from opengte.search.web import openapi
 from opengte.search.web import service as desks
-from opengte.search.web.app import Site, Visitor, build_app
+from opengte.search.web.app import Grant, SearchSite, build_app
 from opengte.serve.auth.keys import KeyFile
 from opengte.serve.config.settings import ServerSettings
 from opengte.serve.runtime.background import background
@@ -133,7 +138,7 @@ def test_a_document_and_its_passage(client, base):
 
 
 def test_a_long_document_comes_in_parts(base, monkeypatch):
-    monkeypatch.setattr(desks, "PART", 100)
+    monkeypatch.setattr(desks, "DOCUMENT_CHARACTERS", 100)
     text = base.store.fetch(["acme/long"])["acme/long"].text
     with TestClient(kb_web.app(kb_web.desk(base))) as one:
         seen, at = "", 0
@@ -153,7 +158,8 @@ def test_a_long_document_comes_in_parts(base, monkeypatch):
 def test_documents_near_one(client, base):
     found = client.post("/near", json={"id": "acme/0", "k": 4}).json()
     vectors = {
-        one.id: one.vector for one in portraits(base.store, [o.id for o in outlines(base.store)])
+        one.id: one.vector
+        for one in summarize_documents(base.store, [o.id for o in list_documents(base.store)])
     }
     order = sorted(vectors, key=lambda name: (-float(vectors[name] @ vectors["acme/0"]), name))
     single = [name for name in order if name not in ("acme/0", "acme/long", "zeta/copy")]
@@ -201,12 +207,12 @@ def test_several_knowledge_bases(base, tmp_path):
         assert counts == [26, 4, 26]
         assert one.post("/map", json={"kb": "c"}).status_code == 404
     with pytest.raises(InputError, match="two knowledge bases are called `a`"):
-        Site([kb_web.desk(base, name="a")] * 2, lambda request, name: Visitor())
+        SearchSite([kb_web.desk(base, name="a")] * 2, lambda request, name: Grant())
 
 
 def test_an_index_that_is_switched_is_noticed(base, tmp_path, monkeypatch):
     other = kb_web.made(tmp_path, "other", tenants=("acme",), count=3)
-    monkeypatch.setattr(desks, "FRESH", -1.0)
+    monkeypatch.setattr(desks, "REFRESH_SECONDS", -1.0)
     with TestClient(kb_web.app(kb_web.desk(base))) as one:
         assert one.get("/status").json()["knowledge_bases"][0]["documents"] == 26
         monkeypatch.setattr(base, "latest", lambda: other)
@@ -295,7 +301,7 @@ def test_a_failure_says_nothing_of_texts(base, monkeypatch, caplog):
     def fail(*values, **options):
         raise RuntimeError("the secret text")
 
-    monkeypatch.setattr(desks.Desk, "search", fail)
+    monkeypatch.setattr(desks.SearchService, "search", fail)
     with TestClient(kb_web.app(kb_web.desk(base))) as one:
         answer = one.post("/search", json={"query": "x"})
     assert answer.status_code == 500
@@ -312,7 +318,7 @@ def test_more_questions_than_can_wait_are_refused(base, monkeypatch):
 
 
 def test_who_went_away_is_not_waited_for(base, monkeypatch):
-    site = Site([kb_web.desk(base)], lambda request, name: Visitor())
+    site = SearchSite([kb_web.desk(base)], lambda request, name: Grant())
     begun, release, counted = threading.Event(), threading.Event(), []
 
     def slow(self, asked, visitor):
@@ -321,7 +327,7 @@ def test_who_went_away_is_not_waited_for(base, monkeypatch):
         release.wait(10)
         return {}
 
-    monkeypatch.setattr(desks.Desk, "search", slow)
+    monkeypatch.setattr(desks.SearchService, "search", slow)
     site._threads._max_workers = 1
     import asyncio
 
@@ -376,7 +382,7 @@ def test_who_went_away_is_not_waited_for(base, monkeypatch):
     ],
 )
 def test_only_pages_of_this_machine_may_ask_a_server_without_keys(base, host, status):
-    site = kb_server.alone(lambda guard: Site([kb_web.desk(base)], guard))
+    site = kb_server.loopback_site(lambda guard: SearchSite([kb_web.desk(base)], guard))
     with TestClient(build_app(site)) as one:
         answer = one.post("/search", json={"query": "cat"}, headers={"host": host})
         assert answer.status_code == status
@@ -395,7 +401,7 @@ def test_where_a_server_checks_the_name_it_is_asked_by(base, options, status):
         record=lambda *values: None,
     )
     parts = SimpleNamespace(authorizer=gate, settings=ServerSettings(**options))
-    with TestClient(kb_web.app(kb_web.desk(base), guard=kb_server.guard(parts))) as one:
+    with TestClient(kb_web.app(kb_web.desk(base), guard=kb_server.key_authorizer(parts))) as one:
         answer = one.post("/search", json={"query": "x"}, headers={"host": "a.example"})
         assert answer.status_code == status
 
@@ -418,7 +424,7 @@ def test_settings_that_would_do_nothing(option):
     ],
 )
 def test_names_of_knowledge_bases(given, name, place):
-    assert kb_server.named(given) == (name, place)
+    assert kb_server.parse_kb_argument(given) == (name, place)
 
 
 # --- the page's files ------------------------------------------------------------------------
@@ -458,7 +464,7 @@ def test_nothing_else_is_served(client):
 
 
 def test_every_route_is_documented(base):
-    site = Site([kb_web.desk(base)], lambda request, name: Visitor())
+    site = SearchSite([kb_web.desk(base)], lambda request, name: Grant())
     site.close()
     routes = {
         (route.path, method.lower())
@@ -479,14 +485,14 @@ RECORDS = st.lists(st.dictionaries(st.sampled_from("xyz"), VALUES), max_size=25)
 
 @given(RECORDS, st.dictionaries(st.sampled_from("xyz"), VALUES, max_size=2), st.booleans())
 def test_a_catalogue_counts_like_a_loop(records, asked, negated):
-    documents = [Outline(f"d{n}", "", record) for n, record in enumerate(records)]
-    catalogue = Catalogue(documents, len(documents))
+    documents = [DocumentHeader(f"d{n}", "", record) for n, record in enumerate(records)]
+    catalogue = FacetIndex(documents, len(documents))
     where = {"$not": asked} if negated else asked
-    mask = catalogue.fitting(parse(where))
-    assert mask.tolist() == [fits(parse(where), record) for record in records]
+    mask = catalogue.fitting(parse_filter(where))
+    assert mask.tolist() == [matches(parse_filter(where), record) for record in records]
     for facet in catalogue.facets(asked):
-        others = parse({name: value for name, value in asked.items() if name != facet.field})
-        inside = [r for r in records if fits(others, r) and facet.field in r]
+        others = parse_filter({name: value for name, value in asked.items() if name != facet.field})
+        inside = [r for r in records if matches(others, r) and facet.field in r]
         assert facet.documents == len(inside)
         if facet.kind == "values":
             same = {
@@ -513,7 +519,7 @@ def test_kinds_of_facets():
         for n in range(20)
     ]
     del records[0]["sometimes"]
-    catalogue = Catalogue([Outline(str(n), "", r) for n, r in enumerate(records)], 20)
+    catalogue = FacetIndex([DocumentHeader(str(n), "", r) for n, r in enumerate(records)], 20)
     found = {one.field: one for one in catalogue.facets()}
     assert sorted(found) == ["day", "lang", "sometimes", "year"]
     assert (found["year"].kind, found["year"].low, found["year"].high) == ("numbers", 1990, 2009)
@@ -530,13 +536,13 @@ def test_kinds_of_facets():
 
 @given(st.sets(st.text(max_size=4), max_size=40), st.integers(1, 30), st.randoms())
 def test_a_sample_depends_on_no_other_document(names, most, random):
-    documents = [Outline(name, "", {}) for name in names]
+    documents = [DocumentHeader(name, "", {}) for name in names]
     random.shuffle(documents)
-    found, total = chosen(documents, most)
+    found, total = sample_by_id(documents, most)
     assert total == len(names)
     assert len(found) == min(most, len(names))
     left = [one for one in documents if one not in found]
-    again, _ = chosen([one for one in documents if one not in left[:5]], most)
+    again, _ = sample_by_id([one for one in documents if one not in left[:5]], most)
     assert again == found  # without some that were not taken, the same ones are
 
 
@@ -547,14 +553,15 @@ def test_stores_outline_alike(tmp_path):
     loops = MemoryStore()
     for store in (base.store, loops):
         store.put(documents)
-    for where in (None, parse({"lang": "de"}), parse({"year": {"$gte": 2000}})):
+    for where in (None, parse_filter({"lang": "de"}), parse_filter({"year": {"$gte": 2000}})):
         for ids in (None, [f"d{n}" for n in range(0, 30, 3)]):
             found = [
-                sorted(outlines(s, where, ids), key=lambda o: o.id) for s in (base.store, loops)
+                sorted(list_documents(s, where, ids), key=lambda o: o.id)
+                for s in (base.store, loops)
             ]
             assert found[0] == found[1]
     names = [one.id for one in documents] + ["missing"]
-    found = [sorted(portraits(s, names), key=lambda p: p.id) for s in (base.store, loops)]
+    found = [sorted(summarize_documents(s, names), key=lambda p: p.id) for s in (base.store, loops)]
     assert [one.id for one in found[0]] == [one.id for one in found[1]] == sorted(names[:-1])
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a.vector, b.vector, atol=1e-6)
@@ -580,7 +587,7 @@ def test_principal_components_are_those_of_a_full_decomposition():
 
 def test_nearest_rows_are_those_of_a_loop():
     rows = np.random.default_rng(2).standard_normal((90, 5)).astype(np.float32)
-    indices, distances = nearest(rows, 7)
+    indices, distances = nearest_neighbours(rows, 7)
     exact = ((rows[:, None] - rows[None]) ** 2).sum(axis=2)
     np.fill_diagonal(exact, np.inf)
     assert (indices == np.argsort(exact, axis=1, kind="stable")[:, :7]).all()
@@ -589,7 +596,7 @@ def test_nearest_rows_are_those_of_a_loop():
 
 def test_every_row_has_the_same_perplexity():
     rows = np.random.default_rng(3).standard_normal((60, 5)).astype(np.float32)
-    weights = affinities(*nearest(rows, 15)).weights * 2 * len(rows)
+    weights = affinities(*nearest_neighbours(rows, 15)).weights * 2 * len(rows)
     entropy = -(weights * np.log(np.maximum(weights, 1e-300))).sum(axis=1)
     np.testing.assert_allclose(np.exp(entropy), 5, rtol=1e-3)
     assert weights.sum() == pytest.approx(len(rows))
@@ -607,7 +614,7 @@ def test_neighbours_stay_neighbours_on_the_map():
     rows, labels = clustered(np.random.default_rng(4), 240)
     places = project(rows)
     assert places.shape == (240, 2) and np.abs(places).max() == pytest.approx(1.0)
-    indices, _ = nearest(places, 8)
+    indices, _ = nearest_neighbours(places, 8)
     assert (labels[indices] == labels[:, None]).mean() > 0.97
     np.testing.assert_array_equal(project(rows), places)
 
@@ -621,14 +628,14 @@ def test_maps_of_a_few_documents(n):
 
 
 def test_a_map_of_a_sample_says_so(base):
-    whole, part = draw(base.store), draw(base.store, 10)
+    whole, part = draw_map(base.store), draw_map(base.store, 10)
     assert (len(whole.ids), whole.total) == (26, 26)
     assert (len(part.ids), part.total) == (10, 26)
     assert set(part.ids) <= set(whole.ids)
     assert sum(one.documents for one in whole.regions) + (whole.labels < 0).sum() == 26
     for number, region in enumerate(whole.regions):
         assert whole.labels[whole.ids.index(region.medoid)] == number
-    nothing = draw(MemoryStore())
+    nothing = draw_map(MemoryStore())
     assert (nothing.ids, nothing.regions, nothing.total) == ([], [], 0)
 
 
@@ -642,7 +649,7 @@ def test_the_map_tells_which_documents_fit(client):
 
 def test_what_is_dear_is_made_once(base, monkeypatch):
     made = []
-    monkeypatch.setattr(desks, "draw", lambda store: made.append(1) or draw(store))
+    monkeypatch.setattr(desks, "draw_map", lambda store: made.append(1) or draw_map(store))
     with TestClient(kb_web.app(kb_web.desk(base))) as one:
         for _ in range(3):
             one.post("/map", json={"where": {"year": 2001}})

@@ -10,10 +10,10 @@ from opengte.cli.common.options import ModelOptions
 
 if TYPE_CHECKING:
     from opengte import Encoder, Reranker
-    from opengte.search.model_identity import Identity
+    from opengte.search.model_identity import ModelIdentity
 
 
-def encoder_loader(options: ModelOptions) -> "Callable[[Identity], Encoder]":
+def encoder_loader(options: ModelOptions) -> "Callable[[ModelIdentity], Encoder]":
     """Return a loader of the model of an index, with the settings that the options name.
 
     The index refuses a model or a setting that is not its own.
@@ -21,7 +21,7 @@ def encoder_loader(options: ModelOptions) -> "Callable[[Identity], Encoder]":
     context = click.get_current_context()
     named = context.get_parameter_source("model") == click.core.ParameterSource.COMMANDLINE
 
-    def load(identity: "Identity") -> "Encoder":
+    def load(identity: "ModelIdentity") -> "Encoder":
         return replace(
             options,
             model=options.model if named else identity.model,
@@ -32,10 +32,10 @@ def encoder_loader(options: ModelOptions) -> "Callable[[Identity], Encoder]":
     return load
 
 
-def index_encoder_loader(options: ModelOptions) -> "Callable[[Identity], Encoder]":
+def index_encoder_loader(options: ModelOptions) -> "Callable[[ModelIdentity], Encoder]":
     """Return a loader of the model of an index with its own settings, on the chosen engine."""
 
-    def load(identity: "Identity") -> "Encoder":
+    def load(identity: "ModelIdentity") -> "Encoder":
         return replace(
             options,
             model=identity.model,

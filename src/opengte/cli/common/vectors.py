@@ -117,13 +117,13 @@ def load_index_vectors(kb: "KnowledgeBase") -> "tuple[TextPreviews, Floats]":
     """Return the documents of an index, ordered by id, with one vector each (n, d)."""
     import numpy as np
 
-    from opengte.search.stores.listing import outlines, portraits
+    from opengte.search.stores.listing import list_documents, summarize_documents
 
-    ids = sorted(document.id for document in outlines(kb.store))
+    ids = sorted(document.id for document in list_documents(kb.store))
     places = {name: place for place, name in enumerate(ids)}
     vectors = np.zeros((len(ids), kb.settings["dimension"]), np.float32)
     heads: list[str | None] = [None] * len(ids)
-    for summary in portraits(kb.store, ids):
+    for summary in summarize_documents(kb.store, ids):
         vectors[places[summary.id]] = summary.vector
         heads[places[summary.id]] = summary.head
     present = [place for place, head in enumerate(heads) if head is not None]

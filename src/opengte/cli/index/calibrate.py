@@ -12,7 +12,7 @@ from opengte.cli.common.options import ModelOptions, encoder_options, json_optio
 from opengte.cli.index.status import knowledge_base_argument
 
 if TYPE_CHECKING:
-    from opengte.search.calibration.confidence import Calibration, Scores
+    from opengte.search.calibration.confidence import Calibration, ProbabilityScores
 
 
 @click.command("calibrate", no_args_is_help=True)
@@ -68,7 +68,7 @@ def command(
     from opengte.search.calibration import questions
     from opengte.search.kb import KnowledgeBase
 
-    asked = questions.read(labelled) if labelled else None
+    asked = questions.read_questions(labelled) if labelled else None
     base = KnowledgeBase.open(kb, load=encoder_loader(options))
     if forget:
         base.forget_calibration()
@@ -81,7 +81,7 @@ def command(
         _show(found, as_json=as_json)
         return
     if asked is not None:
-        asked, missing = questions.resolved(asked, base.store)
+        asked, missing = questions.resolve_documents(asked, base.store)
         for text, name in missing:
             click.echo(f"warning: {text!r}: `{name}` is not in the index", err=True)
     made = base.calibrate(
@@ -110,7 +110,7 @@ def _show(found: "Calibration", *, as_json: bool) -> None:
         click.echo("note: questions that people ask differ from generated ones", err=True)
 
 
-def _line(what: str, found: "Scores") -> str:
+def _line(what: str, found: "ProbabilityScores") -> str:
     auc = "unknown" if found.auc is None else f"{found.auc:.3f}"
     return (
         f"  {what:<20}{found.rate:4.0%} do; Brier {found.brier:.3f} (always the rate: "

@@ -14,7 +14,7 @@ from opengte.cli.common.progress import progress_bar
 from opengte.errors import InputError
 
 if TYPE_CHECKING:
-    from opengte.search.ingest.writer import Report
+    from opengte.search.ingest.writer import IngestReport
     from opengte.search.kb import KnowledgeBase
 
 SHOWN = 10  # problems that are printed unless all are asked for
@@ -97,12 +97,12 @@ def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
       gte index run rows.jsonl --to kb/ --text-field body --id-field url
       gte index run notes/ --to kb/ --dry-run
     """
-    from opengte.search.ingest.pipeline import total_bytes
+    from opengte.search.ingest.pipeline import file_sizes
 
     as_json, options = values.pop("as_json"), values.pop("options")
     chosen = _run_options(values)
     base = _opened(kb, options, values, dry_run=chosen.dry_run)
-    total = sum(total_bytes([str(path) for path in paths])) if sys.stderr.isatty() else None
+    total = sum(file_sizes([str(path) for path in paths])) if sys.stderr.isatty() else None
     with progress_bar("B", total=total) as advance:
         try:
             report = base.index(paths, chosen, lambda path, size: advance(size))
@@ -117,27 +117,28 @@ def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
 
 
 def _run_options(values: dict[str, Any]) -> Any:
-    from opengte.search.ingest.pipeline import Options
-    from opengte.search.parse.base import Limits, RowFields
+    from opengte.search.ingest.pipeline import IngestOptions
+    from opengte.search.parse.base import ParseLimits, RowFields
 
     fields = RowFields(
         tuple(values.pop("text_field")), values.pop("title_field"), values.pop("id_field")
     )
     most = values.pop("max_bytes")
-    limits = Limits(file_bytes=most) if most else Limits()
+    limits = ParseLimits(file_bytes=most) if most else ParseLimits()
     flags = {name: values.pop(name) for name in ("dry_run", "keep", "retry")}
-    return Options(limits=limits, fields=fields, **flags)
+    return IngestOptions(limits=limits, fields=fields, **flags)
 
 
 def _opened(
     place: str, options: ModelOptions, values: dict[str, Any], *, dry_run: bool
 ) -> "KnowledgeBase":
     """Open an index, or make it; a dry run makes none."""
+    from opengte.search.index import index_exists
     from opengte.search.ingest.windows import SPAN_TOKENS
-    from opengte.search.kb import KnowledgeBase, exists
+    from opengte.search.kb import KnowledgeBase
 
     given = {name: value for name, value in values.items() if value is not None}
-    if exists(place) and ("://" not in place or _is_there(place)):
+    if index_exists(place) and ("://" not in place or _is_there(place)):
         base = KnowledgeBase.open(place, load=encoder_loader(options))
         _check_settings(base, given)
         return base
@@ -164,13 +165,14 @@ def _is_there(place: str) -> bool:
 def _nothing(place: str, options: ModelOptions) -> "KnowledgeBase":
     """Return an index in memory that is empty: what a dry run compares with."""
     from opengte import checkpoint
+    from opengte.search.index import Index
     from opengte.search.kb import KnowledgeBase
-    from opengte.search.model_identity import Identity
+    from opengte.search.model_identity import ModelIdentity
     from opengte.search.stores.memory import MemoryStore
 
     card = checkpoint.read_checkpoint(options.name, offline=options.offline).card
-    settings = {"model": Identity.of(card, None).settings()}
-    return KnowledgeBase(place, MemoryStore(), settings, None)
+    settings = {"model": ModelIdentity.of(card, None).settings()}
+    return KnowledgeBase(Index(place, MemoryStore(), settings))
 
 
 def _language(name: str) -> str | None:
@@ -192,13 +194,15 @@ def _check_settings(base: "KnowledgeBase", given: dict[str, Any]) -> None:
             )
 
 
-def _report_row(report: "Report") -> dict[str, Any]:
+def _report_row(report: "IngestReport") -> dict[str, Any]:
     row = asdict(report)
     row["left_out"] = dict(report.left_out)
     return row
 
 
-def _summarise(report: "Report", base: "KnowledgeBase", *, dry_run: bool, as_json: bool) -> None:
+def _summarise(
+    report: "IngestReport", base: "KnowledgeBase", *, dry_run: bool, as_json: bool
+) -> None:
     """Print counts and complaints on stderr."""
     if not as_json:
         for kind, rows in (("error", report.problems), ("warning", report.warnings)):

@@ -10,7 +10,7 @@ from opengte.cli.common import output
 from opengte.cli.common.options import json_option
 
 if TYPE_CHECKING:
-    from opengte.search.maintenance.status import Status
+    from opengte.search.maintenance.status import IndexStatus
 
 knowledge_base_argument = click.argument("kb", metavar="KB")
 
@@ -56,14 +56,14 @@ def status_command(kb: str, problems: bool, sample: int, as_json: bool) -> None:
         click.echo(f"{name:<14}{value}")
 
 
-def _status_row(found: "Status") -> dict[str, Any]:
+def _status_row(found: "IndexStatus") -> dict[str, Any]:
     row = asdict(found)
     row["calibration"] = found.calibration.settings() if found.calibration else None
     row["health"]["details"] = {name: str(value) for name, value in found.health.details.items()}
     return row
 
 
-def _status_lines(found: "Status") -> list[tuple[str, str]]:
+def _status_lines(found: "IndexStatus") -> list[tuple[str, str]]:
     health = found.health
     lines = [
         ("model", f"{found.model} ({found.fingerprint[:12]})"),

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from opengte import Encoder
     from opengte.evaluate.significance import PairedTest
     from opengte.search.kb import KnowledgeBase
-    from opengte.search.maintenance.compare import Contrast
-    from opengte.search.maintenance.migrate import Carried, Switch
+    from opengte.search.maintenance.compare import IndexComparison
+    from opengte.search.maintenance.migrate import Migration, MigrationStats
 
 SHOWN = 5  # questions that changed most
 ALPHA = 0.05
@@ -84,15 +84,14 @@ def switch_command(
     """
     from opengte.search.calibration import questions
     from opengte.search.kb import KnowledgeBase
-    from opengte.search.maintenance.migrate import Switch
 
-    asked = questions.read(queries) if queries else []
+    asked = questions.read_questions(queries) if queries else []
     if any(one.relevant for one in asked):
         _check_statistics()
     base = KnowledgeBase.open(kb, load=index_encoder_loader(options))
     encoder = _new_encoder(base, options)
-    switch = Switch.to(base, encoder, passages=passages, instruction=instruction)
-    asked, missing = questions.resolved(asked, base.store)
+    switch = base.migrate(encoder, passages=passages, instruction=instruction)
+    asked, missing = questions.resolve_documents(asked, base.store)
     for text, name in missing:
         click.echo(f"warning: {text!r}: `{name}` is not in the index", err=True)
     if dry_run:
@@ -101,9 +100,9 @@ def switch_command(
     done = _build(switch)
     found = None
     if asked:
-        from opengte.search.maintenance.compare import contrast
+        from opengte.search.maintenance.compare import compare_indexes
 
-        found = contrast(switch.old, switch.new, asked)
+        found = compare_indexes(switch.old, switch.new, asked)
     paired = _paired(found)
     worse = paired is not None and paired.p < ALPHA and paired.difference < 0
     refused = worse and not force
@@ -135,9 +134,8 @@ def rollback_command(kb: str, dry_run: bool, as_json: bool, options: ModelOption
       gte index rollback kb/ --dry-run
     """
     from opengte.search.kb import KnowledgeBase
-    from opengte.search.maintenance.migrate import Switch
 
-    switch = Switch.back(KnowledgeBase.open(kb, load=index_encoder_loader(options)))
+    switch = KnowledgeBase.open(kb, load=index_encoder_loader(options)).rollback()
     if dry_run:
         _show_plan(switch.plan(), switch, as_json=as_json)
         return
@@ -165,7 +163,7 @@ def _check_statistics() -> None:
     paired_test([0.0, 0.0], [0.0, 1.0])
 
 
-def _build(switch: "Switch") -> "Carried":
+def _build(switch: "Migration") -> "MigrationStats":
     total = switch.old.store.count() if sys.stderr.isatty() else None
     with progress_bar(" documents", total=total) as advance:
         try:
@@ -177,7 +175,7 @@ def _build(switch: "Switch") -> "Carried":
             raise
 
 
-def _paired(found: "Contrast | None") -> "PairedTest | None":
+def _paired(found: "IndexComparison | None") -> "PairedTest | None":
     if found is None or found.values is None:
         return None
     from opengte.evaluate.significance import paired_test
@@ -187,9 +185,9 @@ def _paired(found: "Contrast | None") -> "PairedTest | None":
 
 
 def _row(
-    switch: "Switch",
-    done: "Carried",
-    found: "Contrast | None",
+    switch: "Migration",
+    done: "MigrationStats",
+    found: "IndexComparison | None",
     paired: "PairedTest | None",
     *,
     switched: bool,
@@ -215,7 +213,7 @@ def _row(
     return row
 
 
-def _show_plan(plan: "Carried", switch: "Switch", *, as_json: bool) -> None:
+def _show_plan(plan: "MigrationStats", switch: "Migration", *, as_json: bool) -> None:
     if as_json:
         names = {"old": switch.old.identity.model, "new": switch.settings["model"]["model"]}
         output.json_line({**names, **asdict(plan)})
@@ -227,7 +225,7 @@ def _show_plan(plan: "Carried", switch: "Switch", *, as_json: bool) -> None:
     )
 
 
-def _show_contrast(found: "Contrast | None", paired: "PairedTest | None") -> None:
+def _show_contrast(found: "IndexComparison | None", paired: "PairedTest | None") -> None:
     if found is None:
         return
     click.echo(
@@ -248,7 +246,7 @@ def _show_contrast(found: "Contrast | None", paired: "PairedTest | None") -> Non
         click.echo(f"    is   {output.one_line(', '.join(one.new[:3]), 10)}")
 
 
-def _summarise(row: dict[str, Any], done: "Carried", encoder: "Encoder | None") -> None:
+def _summarise(row: dict[str, Any], done: "MigrationStats", encoder: "Encoder | None") -> None:
     parts = [f"{done.documents:,} documents: {done.embedded:,} embedded"]
     parts[0] += f" {engine_of(encoder)}" if encoder and done.embedded else ""
     parts += [f"{done.copied:,} written anew"] * bool(done.copied)

@@ -20,11 +20,11 @@ from opengte.cli.common.options import (
 from opengte.cli.common.progress import progress_bar
 from opengte.cli.search.index import IndexOptions, index_options
 from opengte.errors import InputError
-from opengte.search.adhoc.files import MAX_BYTES, Document, Skipped, read
+from opengte.search.adhoc.files import MAX_BYTES, FileText, SkippedText, read_texts
 
 if TYPE_CHECKING:
     from opengte import Encoder
-    from opengte.search.adhoc.search import Found, Hit
+    from opengte.search.adhoc.search import FileHit, FileSearchResult
 
 SHOWN = 280  # characters of a passage that people get to see
 
@@ -110,12 +110,12 @@ def command(
         raise click.UsageError("Nothing to search: give PATHS, or an index with --in KB.")
     if index.given:
         raise click.UsageError(f"--{index.given[0]} needs an index: --in KB.")
-    from opengte.search.adhoc.search import search
+    from opengte.search.adhoc.search import search_files
 
     encoder = options.load_encoder()
     left = _Left()
     with progress_bar(" passages") as advance:
-        found = search(
+        found = search_files(
             encoder,
             query,
             _documents(paths, max_bytes, left),
@@ -142,10 +142,10 @@ def _check_usage(paths: tuple[Path, ...], passage_tokens: int | None) -> None:
         raise click.UsageError("--passage-tokens is a setting of an index: see `gte index run`.")
 
 
-def _documents(paths: tuple[Path, ...], max_bytes: int, left: _Left) -> Iterator[Document]:
+def _documents(paths: tuple[Path, ...], max_bytes: int, left: _Left) -> Iterator[FileText]:
     """Yield documents; report what should have been one, and count what was passed over."""
-    for item in read(paths, max_bytes):
-        if isinstance(item, Document):
+    for item in read_texts(paths, max_bytes):
+        if isinstance(item, FileText):
             yield item
             continue
         if item.failed:
@@ -155,17 +155,17 @@ def _documents(paths: tuple[Path, ...], max_bytes: int, left: _Left) -> Iterator
             left.reasons[item.reason] += 1
 
 
-def _place(item: Document | Skipped) -> str:
+def _place(item: FileText | SkippedText) -> str:
     return f"{item.path}:{item.line}" if item.line else str(item.path)
 
 
-def _print(rank: int, hit: "Hit") -> None:
+def _print(rank: int, hit: "FileHit") -> None:
     click.echo(f"{rank:3}  {hit.score:.4f}  {_place(hit.document)}")
     text = textwrap.shorten(_passage(hit), SHOWN, placeholder=" …")
     click.echo(textwrap.fill(text, 88, initial_indent=" " * 13, subsequent_indent=" " * 13))
 
 
-def _print_json(rank: int, hit: "Hit") -> None:
+def _print_json(rank: int, hit: "FileHit") -> None:
     output.json_line(
         {
             "rank": rank,
@@ -179,11 +179,11 @@ def _print_json(rank: int, hit: "Hit") -> None:
     )
 
 
-def _passage(hit: "Hit") -> str:
+def _passage(hit: "FileHit") -> str:
     return hit.document.text[hit.passage.start : hit.passage.end]
 
 
-def _summarise(found: "Found", left: _Left, encoder: "Encoder") -> None:
+def _summarise(found: "FileSearchResult", left: _Left, encoder: "Encoder") -> None:
     """Print counts on stderr: what was searched, and what was not."""
     counts = f"{found.documents:,} documents, {found.passages:,} passages"
     parts = [f"searched {counts} {engine_of(encoder)}"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from opengte import Reranker
     from opengte.search.kb import KnowledgeBase
     from opengte.search.maintenance.explain import Explanation
-    from opengte.search.retrieval.search import Answer, Hit
+    from opengte.search.retrieval.search import SearchHit, SearchResult
 
 SHOWN = 420  # characters of a passage that people get to see
 INDENT = " " * 5
@@ -151,12 +151,12 @@ def _opened(index: IndexOptions, instruction: str | None, options: ModelOptions)
 
 
 def _search_options(index: IndexOptions) -> dict[str, Any]:
-    from opengte.search.filters import parse_text
+    from opengte.search.filters import parse_conditions
     from opengte.search.retrieval.fusion import Fusion
 
     weights = dict(map(_weight, index.weight))
     chosen: dict[str, Any] = {
-        "where": parse_text(index.where),
+        "where": parse_conditions(index.where),
         "fusion": Fusion(method=index.fusion or "rrf", weights=weights),  # type: ignore[arg-type]
         "exact": index.exact,
         "diversity": index.diversity or 0.0,
@@ -176,7 +176,7 @@ def _weight(text: str) -> tuple[str, float]:
         raise InputError(f"--weight is {text!r}, expected a number after {leg}=") from None
 
 
-def _print(hit: "Hit") -> None:
+def _print(hit: "SearchHit") -> None:
     place = hit.metadata.get("path", hit.id)
     shown = f"{place}:{hit.line}" if hit.line else str(place)
     click.echo(f"{hit.rank:3}  {hit.title or hit.id}")
@@ -194,7 +194,7 @@ def _print(hit: "Hit") -> None:
         click.echo(f"{INDENT}nearly the same: {', '.join(hit.duplicates)}")
 
 
-def _marked(hit: "Hit") -> str:
+def _marked(hit: "SearchHit") -> str:
     """Return the passage with the words that it shares with the question between asterisks."""
     text, parts, at = hit.passage.text, [], 0
     for start, end in hit.passage.marks:
@@ -203,14 +203,14 @@ def _marked(hit: "Hit") -> str:
     return "".join([*parts, text[at:]])
 
 
-def _print_json(hit: "Hit") -> None:
+def _print_json(hit: "SearchHit") -> None:
     row = asdict(hit)
     row["score"] = output.score(hit.score)
     row["metadata"] = dict(hit.metadata)
     output.json_line(row)
 
 
-def _summarise(answer: "Answer", base: "KnowledgeBase") -> None:
+def _summarise(answer: "SearchResult", base: "KnowledgeBase") -> None:
     legs = ", ".join(f"{name} {count:,}" for name, count in answer.candidates.items())
     count = f"{len(answer.hits)} of {base.store.count():,} documents ({legs})"
     parts = [f"{count} in {1000 * answer.seconds['all']:.0f} ms {engine_of(base.encoder)}"]

@@ -117,7 +117,9 @@ def _extension(settings: "ServerSettings") -> tuple[Any, ...]:
         return ()
     from opengte.apps import kb_server
 
-    kb_server.desks(settings.kb, settings)  # what is wrong with one is better said now, once
+    kb_server.open_services(
+        settings.kb, settings
+    )  # what is wrong with one is better said now, once
     return kb_server.extend, "opengte.cli.serve.worker"
 
 

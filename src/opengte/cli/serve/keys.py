@@ -98,10 +98,10 @@ def create(
       gte keys create indexer --priority bulk --models minilm --tokens-per-month 1000000000
       gte keys create acme --where tenant=acme
     """
-    from opengte.search.filters import parse_text
+    from opengte.search.filters import parse_conditions
     from opengte.serve.auth.keys import RateLimits
 
-    parse_text(where)  # what is wrong with a condition is better said now
+    parse_conditions(where)  # what is wrong with a condition is better said now
     key, secret = _file(state_dir).create(
         name,
         models=tuple(part for part in models.replace(",", " ").split()) if models else None,

@@ -68,14 +68,14 @@ def command(
     """
     from opengte.apps import kb_server
 
-    kb_server.need_packages()
-    from opengte.search.web.app import Site, build_app
+    kb_server.require_packages()
+    from opengte.search.web.app import SearchSite, build_app
     from opengte.serve.config.settings import ServerSettings
     from opengte.serve.runtime.standalone import serve_app
 
     settings = ServerSettings(port=port, kb=kb, where=where, reranker=reranker, **running)
-    desks = kb_server.desks(kb, settings)
-    site = kb_server.alone(lambda guard: Site(desks, guard))
+    desks = kb_server.open_services(kb, settings)
+    site = kb_server.loopback_site(lambda guard: SearchSite(desks, guard))
     for one in desks:
         one.warm()
 

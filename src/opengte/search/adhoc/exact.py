@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from opengte.types import Floats
 
-Rows = npt.NDArray[np.int64]
+RowNumbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Best:
+class TopK:
     """The best rows so far, best first, at most one of each group.
 
     scores (q, up to k) float32; rows and groups (q, up to k) int64. Rows of equal score are in the
@@ -23,27 +23,29 @@ class Best:
     """
 
     scores: Floats
-    rows: Rows
-    groups: Rows
+    rows: RowNumbers
+    groups: RowNumbers
 
 
-def top_k(queries: Floats, blocks: Iterable[Floats], k: int) -> Best:
+def top_k(queries: Floats, blocks: Iterable[Floats], k: int) -> TopK:
     """Return the k rows with the highest dot product for each query, over all blocks."""
-    best, start = nothing(len(queries)), 0
+    best, start = empty_top_k(len(queries)), 0
     for block in blocks:
         rows = np.arange(start, start + len(block), dtype=np.int64)
-        best = merge(best, queries, block, rows, rows, k)
+        best = merge_top_k(best, queries, block, rows, rows, k)
         start += len(block)
     return best
 
 
-def nothing(queries: int) -> Best:
+def empty_top_k(queries: int) -> TopK:
     """Return the result of having seen no row."""
     none = np.empty((queries, 0), dtype=np.int64)
-    return Best(none.astype(np.float32), none, none)
+    return TopK(none.astype(np.float32), none, none)
 
 
-def merge(best: Best, queries: Floats, block: Floats, rows: Rows, groups: Rows, k: int) -> Best:
+def merge_top_k(
+    best: TopK, queries: Floats, block: Floats, rows: RowNumbers, groups: RowNumbers, k: int
+) -> TopK:
     """Return the k best of what was best and a block: its rows (m,) and their groups (m,).
 
     A group, such as the passages of one document, keeps its best row; it may span blocks.
@@ -56,14 +58,16 @@ def merge(best: Best, queries: Floats, block: Floats, rows: Rows, groups: Rows, 
         [_best_of_groups(*one, k) for one in zip(scores, all_rows, all_groups, strict=True)],
         dtype=np.intp,
     ).reshape(count, -1)
-    return Best(
+    return TopK(
         np.take_along_axis(scores, chosen, axis=1),
         np.take_along_axis(all_rows, chosen, axis=1),
         np.take_along_axis(all_groups, chosen, axis=1),
     )
 
 
-def _best_of_groups(scores: Floats, rows: Rows, groups: Rows, k: int) -> npt.NDArray[np.intp]:
+def _best_of_groups(
+    scores: Floats, rows: RowNumbers, groups: RowNumbers, k: int
+) -> npt.NDArray[np.intp]:
     """Return where the k best rows are, best first, one of each group."""
     order = np.lexsort((rows, -scores))
     _, first = np.unique(groups[order], return_index=True)

@@ -17,7 +17,7 @@ SNIFFED = 8192  # bytes in which a NUL marks a file as binary
 
 
 @dataclass(frozen=True)
-class Document:
+class FileText:
     """A text, the file it is in and, where a file holds several, its line (from 1)."""
 
     path: Path
@@ -26,7 +26,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedText:
     """A file or line that gave no document, or not all of it; `failed`: it should have."""
 
     path: Path
@@ -35,10 +35,10 @@ class Skipped:
     failed: bool
 
 
-Item = Document | Skipped
+FileItem = FileText | SkippedText
 
 
-def read(paths: Iterable[Path], max_bytes: int = MAX_BYTES) -> Iterator[Item]:
+def read_texts(paths: Iterable[Path], max_bytes: int = MAX_BYTES) -> Iterator[FileItem]:
     """Yield the documents of files and folders, in the order of their names.
 
     A file that is named is read whatever its suffix; one found in a folder only if its suffix is
@@ -49,21 +49,21 @@ def read(paths: Iterable[Path], max_bytes: int = MAX_BYTES) -> Iterator[Item]:
             for found in _walk(path):
                 yield from _read_found(found, max_bytes)
         else:
-            yield from read_file(path, max_bytes)
+            yield from read_text_file(path, max_bytes)
 
 
-def read_file(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[Item]:
+def read_text_file(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[FileItem]:
     """Yield the documents of one file."""
     try:
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)
     except OSError as error:
-        yield Skipped(path, None, error.strerror or str(error), failed=True)
+        yield SkippedText(path, None, error.strerror or str(error), failed=True)
         return
     if len(content) > max_bytes:
-        yield Skipped(path, None, f"larger than {max_bytes:,} bytes", failed=False)
+        yield SkippedText(path, None, f"larger than {max_bytes:,} bytes", failed=False)
     elif b"\0" in content[:SNIFFED]:
-        yield Skipped(path, None, "binary", failed=False)
+        yield SkippedText(path, None, "binary", failed=False)
     else:
         yield from _parse(path, content)
 
@@ -78,56 +78,56 @@ def _ignored(name: str) -> bool:
     return name.startswith(".") or name == "__pycache__"
 
 
-def _read_found(path: Path, max_bytes: int) -> Iterator[Item]:
+def _read_found(path: Path, max_bytes: int) -> Iterator[FileItem]:
     if path.suffix.lower() not in _PARSERS:
-        yield Skipped(path, None, "not a known kind of text", failed=False)
+        yield SkippedText(path, None, "not a known kind of text", failed=False)
     elif path.is_file():
-        yield from read_file(path, max_bytes)
+        yield from read_text_file(path, max_bytes)
     else:
-        yield Skipped(path, None, "not a regular file", failed=False)
+        yield SkippedText(path, None, "not a regular file", failed=False)
 
 
-def _parse(path: Path, content: bytes) -> Iterator[Item]:
+def _parse(path: Path, content: bytes) -> Iterator[FileItem]:
     """Decode a file and hand it to the reader of its kind; what cannot be decoded is replaced."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        yield Skipped(path, line, "not UTF-8; such bytes are read as U+FFFD", failed=True)
+        yield SkippedText(path, line, "not UTF-8; such bytes are read as U+FFFD", failed=True)
         text = content.decode("utf-8-sig", errors="replace")
     yield from _PARSERS.get(path.suffix.lower(), _plain)(path, text)
 
 
-def _plain(path: Path, text: str) -> Iterator[Item]:
-    yield Document(path, None, text)
+def _plain(path: Path, text: str) -> Iterator[FileItem]:
+    yield FileText(path, None, text)
 
 
-def _html(path: Path, text: str) -> Iterator[Item]:
+def _html(path: Path, text: str) -> Iterator[FileItem]:
     parser = _Text()
     parser.feed(text)
     parser.close()
-    yield Document(path, None, "".join(parser.parts))
+    yield FileText(path, None, "".join(parser.parts))
 
 
-def _json(path: Path, text: str) -> Iterator[Item]:
+def _json(path: Path, text: str) -> Iterator[FileItem]:
     try:
-        yield Document(path, None, "\n".join(_strings(json.loads(text))))
+        yield FileText(path, None, "\n".join(_strings(json.loads(text))))
     except (ValueError, RecursionError) as error:
-        yield Skipped(path, None, f"not JSON: {error}", failed=True)
+        yield SkippedText(path, None, f"not JSON: {error}", failed=True)
 
 
-def _json_lines(path: Path, text: str) -> Iterator[Item]:
+def _json_lines(path: Path, text: str) -> Iterator[FileItem]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield Skipped(path, number, f"not JSON: {error}", failed=True)
+            yield SkippedText(path, number, f"not JSON: {error}", failed=True)
             continue
         if isinstance(value, dict) and isinstance(value.get("text"), str):
             value = value["text"]
-        yield Document(path, number, "\n".join(_strings(value)))
+        yield FileText(path, number, "\n".join(_strings(value)))
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -177,7 +177,7 @@ class _Text(HTMLParser):
             self.parts.append("\n\n" if tag in ("p", "h1", "h2", "h3", "h4", "h5", "h6") else "\n")
 
 
-_PARSERS: dict[str, Callable[[Path, str], Iterator[Item]]] = {
+_PARSERS: dict[str, Callable[[Path, str], Iterator[FileItem]]] = {
     ".txt": _plain,
     ".text": _plain,
     ".md": _plain,

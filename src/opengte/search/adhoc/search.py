@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from opengte.search.adhoc.exact import Best, merge, nothing
-from opengte.search.adhoc.files import Document
-from opengte.search.ingest.splitter import Count, Passage, split
+from opengte.search.adhoc.exact import TopK, empty_top_k, merge_top_k
+from opengte.search.adhoc.files import FileText
+from opengte.search.ingest.splitter import TextSpan, TokenCounter, split_text
 
 if TYPE_CHECKING:
     from opengte.encoder import Encoder
@@ -23,19 +23,19 @@ PASSAGE_TOKENS = 512  # of a passage, where the model takes more: a hit should b
 
 
 @dataclass(frozen=True)
-class Hit:
+class FileHit:
     """A document in the order of the results, and its best passage."""
 
     score: float
-    document: Document
-    passage: Passage
+    document: FileText
+    passage: TextSpan
 
 
 @dataclass(frozen=True)
-class Found:
+class FileSearchResult:
     """The hits, best first, and how much was looked at."""
 
-    hits: tuple[Hit, ...]
+    hits: tuple[FileHit, ...]
     documents: int
     passages: int
     truncated: int
@@ -45,43 +45,43 @@ class Found:
 class _Candidate:
     number: int  # of the passage, over all documents
     group: int  # number of the document
-    document: Document
-    passage: Passage
+    document: FileText
+    passage: TextSpan
 
 
-def search(
+def search_files(
     encoder: "Encoder",
     query: str,
-    documents: Iterable[Document],
+    documents: Iterable[FileText],
     *,
     k: int = 10,
     instruction: str | None = None,
     passage_tokens: int | None = None,
     advance: Callable[[int], object] = lambda passages: None,
-) -> Found:
+) -> FileSearchResult:
     """Return the k documents whose best passage is closest to the query."""
     asked = encoder.embed([query], role="query", instruction=instruction)
     assert asked.dense is not None
     truncated, seen, groups = len(asked.truncated), 0, itertools.count()
-    best, kept = nothing(1), dict[int, _Candidate]()
+    best, kept = empty_top_k(1), dict[int, _Candidate]()
     numbered = zip(documents, groups, strict=False)
     for window in _windows(_candidates(numbered, *_budget(encoder, passage_tokens))):
         vectors = encoder.embed([_text(one) for one in window], role="document", progress=False)
         assert vectors.dense is not None
         numbers = np.array([(one.number, one.group) for one in window])
-        best = merge(best, asked.dense, vectors.dense, numbers[:, 0], numbers[:, 1], k)
+        best = merge_top_k(best, asked.dense, vectors.dense, numbers[:, 0], numbers[:, 1], k)
         kept = _keep(best, itertools.chain(kept.values(), window))
         truncated, seen = truncated + len(vectors.truncated), seen + len(window)
         advance(len(window))
-    return Found(_hits(best, kept), next(groups), seen, truncated)
+    return FileSearchResult(_hits(best, kept), next(groups), seen, truncated)
 
 
 def _candidates(
-    documents: Iterable[tuple[Document, int]], count: Count, limit: int
+    documents: Iterable[tuple[FileText, int]], count: TokenCounter, limit: int
 ) -> Iterator[_Candidate]:
     numbers = itertools.count()
     for document, group in documents:
-        for passage in split(document.text, count, limit):
+        for passage in split_text(document.text, count, limit):
             yield _Candidate(next(numbers), group, document, passage)
 
 
@@ -96,18 +96,18 @@ def _text(candidate: _Candidate) -> str:
     return candidate.document.text[passage.start : passage.end]
 
 
-def _keep(best: Best, candidates: Iterable[_Candidate]) -> dict[int, _Candidate]:
+def _keep(best: TopK, candidates: Iterable[_Candidate]) -> dict[int, _Candidate]:
     """Let go of all documents but those among the best."""
     rows = set(best.rows[0].tolist())
     return {one.number: one for one in candidates if one.number in rows}
 
 
-def _hits(best: Best, kept: dict[int, _Candidate]) -> tuple[Hit, ...]:
+def _hits(best: TopK, kept: dict[int, _Candidate]) -> tuple[FileHit, ...]:
     pairs = zip(best.scores[0].tolist(), best.rows[0].tolist(), strict=True)
-    return tuple(Hit(score, kept[row].document, kept[row].passage) for score, row in pairs)
+    return tuple(FileHit(score, kept[row].document, kept[row].passage) for score, row in pairs)
 
 
-def _budget(encoder: "Encoder", passage_tokens: int | None) -> tuple[Count, int]:
+def _budget(encoder: "Encoder", passage_tokens: int | None) -> tuple[TokenCounter, int]:
     """Return a count of tokens without special ones, and how many of them a passage may have."""
     tokenizer, card = encoder.tokenizer, encoder.card
     special = int(tokenizer.count([""])[0])

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from opengte.embedding_ops import l2_normalise
 from opengte.errors import InputError
 from opengte.search.analysis import kmeans
-from opengte.search.retrieval.search import COMMON
+from opengte.search.retrieval.search import STOPWORDS
 from opengte.types import Floats, Ints
 
 NAMED_BY = 200  # texts of a cluster, those in its middle, whose words name it
@@ -57,10 +57,12 @@ def cluster(
     if not len(rows):
         none = np.zeros(0, np.int64)
         return Clusters(none.astype(np.int32), [], none, none.astype(np.float32))
-    found = kmeans.fit(rows, count or kmeans.choose(rows, seed), seed)
+    found = kmeans.kmeans(rows, count or kmeans.choose_count(rows, seed), seed)
     labels, order = _by_size(_without_strays(found, rows), len(found.centres))
     medoids = np.array([_medoid(rows, labels, c) for c in range(len(order))], np.int64)
-    return Clusters(labels, names(labels, found.similarity, texts), medoids, found.similarity)
+    return Clusters(
+        labels, name_clusters(labels, found.similarity, texts), medoids, found.similarity
+    )
 
 
 def _rows(vectors: Floats, texts: Sequence[str], count: int | None) -> Floats:
@@ -77,7 +79,7 @@ def _rows(vectors: Floats, texts: Sequence[str], count: int | None) -> Floats:
     return l2_normalise(rows)
 
 
-def _without_strays(found: kmeans.Fit, rows: Floats) -> Ints:
+def _without_strays(found: kmeans.KMeansResult, rows: Floats) -> Ints:
     """Return the labels, -1 for rows far below what is usual in their cluster, and zero vectors."""
     labels = found.labels.copy()
     for number in range(len(found.centres)):
@@ -108,7 +110,7 @@ def _medoid(rows: Floats, labels: Ints, number: int) -> int:
     return int(inside[values.argmax()])
 
 
-def names(labels: Ints, similarity: Floats, texts: Sequence[str]) -> list[str]:
+def name_clusters(labels: Ints, similarity: Floats, texts: Sequence[str]) -> list[str]:
     """Return a name for each cluster: words that many of its texts have and others have not.
 
     This is class-based TF-IDF: the share of a cluster's texts that hold a word, times the logarithm
@@ -134,7 +136,7 @@ def _shares(texts: Sequence[str]) -> dict[str, float]:
     """Return in what share of the texts each word is."""
     held: Counter[str] = Counter()
     for text in texts:
-        held.update({word.lower() for word in WORDS.findall(text[:READ])} - COMMON)
+        held.update({word.lower() for word in WORDS.findall(text[:READ])} - STOPWORDS)
     return {word: count / len(texts) for word, count in held.items()}
 
 

@@ -18,7 +18,7 @@ from opengte.types import Floats
 BLOCK = 1024  # rows that are compared together
 KEPT = 4096  # kept rows that they are compared with at once
 
-Rows = npt.NDArray[np.int64]
+RowIndices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Duplicates:
     similarity is 1 for rows that are kept.
     """
 
-    keeper: Rows
+    keeper: RowIndices
     similarity: Floats
 
     @property
@@ -47,42 +47,44 @@ class Duplicates:
         return [found[keeper] for keeper in sorted(found)]
 
 
-def digest(text: str) -> bytes:
+def text_digest(text: str) -> bytes:
     """Return what two texts have in common that differ in nothing but white space."""
     plain = " ".join(text.split())
     return hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def exact(values: Iterable[object]) -> Duplicates:
+def exact_duplicates(values: Iterable[object]) -> Duplicates:
     """Group rows of equal values, such as digests."""
     first: dict[object, int] = {}
     keeper = [first.setdefault(value, row) for row, value in enumerate(values)]
     return Duplicates(np.array(keeper, np.int64), np.ones(len(keeper), np.float32))
 
 
-def words(digests: Sequence[object], signatures: Sequence[bytes]) -> Duplicates:
+def near_duplicates(digests: Sequence[object], signatures: Sequence[bytes]) -> Duplicates:
     """Group rows that are equal, or share nearly all runs of three words: see `minhash`.
 
     Of three texts of which the first two and the last two are alike, all are in one group.
     """
-    same = exact(digests)
-    alike = exact(  # so that thousands of equal signatures are compared once
+    same = exact_duplicates(digests)
+    alike = exact_duplicates(  # so that thousands of equal signatures are compared once
         [("row", int(same.keeper[row])) if not one else one for row, one in enumerate(signatures)]
     )
     distinct = {str(row): signatures[row] for row in alike.kept if signatures[row]}
     keeper = np.arange(len(signatures), dtype=np.int64)
-    for group in minhash.groups(distinct):
+    for group in minhash.near_duplicate_groups(distinct):
         rows = sorted(map(int, group))
         keeper[rows] = rows[0]
     found = keeper[alike.keeper]
     similarity = [
-        1.0 if digests[row] == digests[of] else minhash.share(signatures[row], signatures[of])
+        1.0
+        if digests[row] == digests[of]
+        else minhash.signature_similarity(signatures[row], signatures[of])
         for row, of in enumerate(found.tolist())
     ]
     return Duplicates(found, np.array(similarity, np.float32))
 
 
-def meaning(vectors: Floats, threshold: float) -> Duplicates:
+def semantic_duplicates(vectors: Floats, threshold: float) -> Duplicates:
     """Group each row (n, d) with the kept row before it that is closest, from a cosine on.
 
     A row is kept where no kept row before it is that close; so every row that is not kept is close
@@ -117,7 +119,7 @@ def meaning(vectors: Floats, threshold: float) -> Duplicates:
     return Duplicates(keeper, similarity)
 
 
-def _closest(block: Floats, rows: Floats, kept: Rows) -> tuple[Floats, Rows]:
+def _closest(block: Floats, rows: Floats, kept: RowIndices) -> tuple[Floats, RowIndices]:
     """Return the highest cosine of each row of a block with kept rows, and with which."""
     best = np.full(len(block), -np.inf, np.float32)
     of = np.full(len(block), -1, np.int64)

@@ -15,19 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from opengte.search.filters import (
-    All,
-    Any_,
+    And,
     Condition,
     Filter,
     Not,
-    fits,
+    Or,
+    as_text,
     is_number,
-    parse,
-    written,
+    matches,
+    parse_filter,
 )
 from opengte.search.parse.base import Scalar
 from opengte.search.stores.base import Store
-from opengte.search.stores.listing import Outline, chosen, outlines
+from opengte.search.stores.listing import DocumentHeader, list_documents, sample_by_id
 
 MOST = 200_000  # documents; of more, a sample
 VALUES = 50  # of a facet that are told
@@ -36,12 +36,12 @@ LONGEST = 200  # characters of a value that can be chosen
 FEW = 12  # distinct numbers up to which they are listed
 
 Mask = npt.NDArray[np.bool_]
-Kind = Literal["values", "numbers", "dates"]
+FacetKind = Literal["values", "numbers", "dates"]
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:$|[T ])")
 
 
 @dataclass(frozen=True, eq=False)
-class Column:
+class FacetColumn:
     """A field: its distinct values, and the number of each document's value (n,), -1 for none."""
 
     values: list[Scalar]
@@ -57,7 +57,7 @@ class Facet:
     """
 
     field: str
-    kind: Kind
+    kind: FacetKind
     documents: int
     values: tuple[tuple[Scalar, int], ...] = ()
     others: int = 0
@@ -65,10 +65,10 @@ class Facet:
     high: Scalar | None = None
 
 
-class Catalogue:
+class FacetIndex:
     """The documents of a store: ids, titles and metadata. Of more than MOST, a sample."""
 
-    def __init__(self, documents: Sequence[Outline], total: int) -> None:
+    def __init__(self, documents: Sequence[DocumentHeader], total: int) -> None:
         self.ids = [one.id for one in documents]
         self.titles = [one.title for one in documents]
         self.total = total
@@ -76,9 +76,9 @@ class Catalogue:
         self.columns = _columns([one.metadata for one in documents])
 
     @classmethod
-    def of(cls, store: Store, most: int = MOST) -> "Catalogue":
+    def of(cls, store: Store, most: int = MOST) -> "FacetIndex":
         """Read a store."""
-        return cls(*chosen(outlines(store), most))
+        return cls(*sample_by_id(list_documents(store), most))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,9 +88,9 @@ class Catalogue:
         match where:
             case None:
                 return np.ones(len(self), bool)
-            case All(parts):
+            case And(parts):
                 return self._joined(parts, every=True)
-            case Any_(parts):
+            case Or(parts):
                 return self._joined(parts, every=False)
             case Not(part):
                 return ~self.fitting(part)
@@ -104,16 +104,16 @@ class Catalogue:
 
     def _holds(self, condition: Condition) -> Mask:
         column = self.columns.get(condition.field)
-        missing = fits(condition, {})
+        missing = matches(condition, {})
         if column is None:
             return np.full(len(self), missing)
-        held = [fits(condition, {condition.field: value}) for value in column.values]
+        held = [matches(condition, {condition.field: value}) for value in column.values]
         return np.asarray(np.array([*held, missing], bool)[column.codes])  # -1 is the last
 
     def facets(self, where: Mapping[str, Any] | None = None) -> list[Facet]:
         """Return the facets of the documents that fit; a field is not limited by itself."""
         limits = dict(where or {})
-        everything = self.fitting(parse(limits))
+        everything = self.fitting(parse_filter(limits))
         found: list[Facet] = []
         for name, column in sorted(self.columns.items()):
             kind = _kind(column, len(self))
@@ -121,12 +121,12 @@ class Catalogue:
                 continue  # `$` begins the operators of filters
             inside = everything
             if name in limits:
-                inside = self.fitting(parse({k: v for k, v in limits.items() if k != name}))
+                inside = self.fitting(parse_filter({k: v for k, v in limits.items() if k != name}))
             found.append(_facet(name, kind, column, inside))
         return found
 
 
-def _columns(records: Sequence[Mapping[str, Scalar]]) -> dict[str, Column]:
+def _columns(records: Sequence[Mapping[str, Scalar]]) -> dict[str, FacetColumn]:
     known: dict[str, dict[tuple[type, Scalar], int]] = {}
     codes: dict[str, npt.NDArray[np.int32]] = {}
     for place, record in enumerate(records):
@@ -136,12 +136,12 @@ def _columns(records: Sequence[Mapping[str, Scalar]]) -> dict[str, Column]:
             numbers = known[name]
             codes[name][place] = numbers.setdefault((type(value), value), len(numbers))
     return {
-        name: Column([value for _, value in numbers], codes[name])
+        name: FacetColumn([value for _, value in numbers], codes[name])
         for name, numbers in known.items()
     }
 
 
-def _kind(column: Column, documents: int) -> Kind | None:
+def _kind(column: FacetColumn, documents: int) -> FacetKind | None:
     """Return what a facet of a column is, None for a column that divides nothing."""
     values, distinct = column.values, len(column.values)
     if distinct > FEW and all(is_number(value) for value in values):
@@ -151,12 +151,12 @@ def _kind(column: Column, documents: int) -> Kind | None:
     if distinct < 2 and (column.codes >= 0).all():
         return None
     having = int((column.codes >= 0).sum())
-    if 2 * distinct > having or any(len(written(v)) > LONGEST for v in values):
+    if 2 * distinct > having or any(len(as_text(v)) > LONGEST for v in values):
         return None
     return "values"
 
 
-def _facet(name: str, kind: Kind, column: Column, inside: Mask) -> Facet:
+def _facet(name: str, kind: FacetKind, column: FacetColumn, inside: Mask) -> Facet:
     codes = column.codes[inside & (column.codes >= 0)]
     if kind != "values":
         present: list[Any] = [column.values[code] for code in np.unique(codes).tolist()]
@@ -167,7 +167,7 @@ def _facet(name: str, kind: Kind, column: Column, inside: Mask) -> Facet:
         return Facet(name, kind, len(codes), low=low, high=high)
     counts = np.bincount(codes, minlength=len(column.values))
     order = sorted(
-        np.flatnonzero(counts).tolist(), key=lambda c: (-counts[c], written(column.values[c]))
+        np.flatnonzero(counts).tolist(), key=lambda c: (-counts[c], as_text(column.values[c]))
     )
     told = tuple((column.values[code], int(counts[code])) for code in order[:VALUES])
     others = len(codes) - sum(count for _, count in told)

@@ -24,7 +24,7 @@ Generator = np.random.Generator
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class KMeansResult:
     """labels (n,) int32, the similarity (n,) of each row to its centre, centres (k, d)."""
 
     labels: Ints
@@ -56,7 +56,7 @@ def centres_of(rows: Floats, labels: Ints, old: Floats) -> Floats:
     return l2_normalise(sums)
 
 
-def lloyd(rows: Floats, centres: Floats, rounds: int = ROUNDS) -> Fit:
+def lloyd(rows: Floats, centres: Floats, rounds: int = ROUNDS) -> KMeansResult:
     """Move centres to the means of their rows until no row changes its group."""
     labels, similarity = assign(rows, centres)
     for _ in range(rounds):
@@ -65,23 +65,23 @@ def lloyd(rows: Floats, centres: Floats, rounds: int = ROUNDS) -> Fit:
         labels, similarity = assign(rows, centres)
         if np.array_equal(before, labels):
             break
-    return Fit(labels, similarity, centres)
+    return KMeansResult(labels, similarity, centres)
 
 
-def fit(rows: Floats, count: int, seed: int, starts: int = STARTS) -> Fit:
+def kmeans(rows: Floats, count: int, seed: int, starts: int = STARTS) -> KMeansResult:
     """Group unit rows (n, d) around `count` centres; the best of several starts."""
     random = np.random.default_rng(seed)
     sample = rows[_some(len(rows), FITTED, random)]
-    best: Fit | None = None
+    best: KMeansResult | None = None
     for _ in range(starts):
-        found = lloyd(sample, spread(sample, count, random))
+        found = lloyd(sample, kmeans_plus_plus(sample, count, random))
         if best is None or found.similarity.sum() > best.similarity.sum():
             best = found
     assert best is not None
     return best if len(sample) == len(rows) else lloyd(rows, best.centres, rounds=3)
 
 
-def spread(rows: Floats, count: int, random: Generator) -> Floats:
+def kmeans_plus_plus(rows: Floats, count: int, random: Generator) -> Floats:
     """Choose rows to start from, each with a chance that grows with its distance from the others.
 
     This is greedy k-means++: of a few rows drawn, the one that leaves the others closest is taken.
@@ -102,7 +102,7 @@ def spread(rows: Floats, count: int, random: Generator) -> Floats:
     return rows[chosen]
 
 
-def choose(rows: Floats, seed: int) -> int:
+def choose_count(rows: Floats, seed: int) -> int:
     """Return the number of groups that a sample of the rows falls into most clearly.
 
     Where no number is clear, as with most collections of texts, it is at least USEFUL.
@@ -111,7 +111,7 @@ def choose(rows: Floats, seed: int) -> int:
     most = min(MOST, int(len(sample) ** 0.5) + 1)
     tried = sorted({round(2 * 1.25**power) for power in range(24)})
     worth = {
-        count: silhouette(sample, fit(sample, count, seed, starts=2).labels)
+        count: silhouette(sample, kmeans(sample, count, seed, starts=2).labels)
         for count in tried
         if count <= most
     }

@@ -10,14 +10,14 @@ import numpy as np
 from opengte.search.analysis.cluster import cluster
 from opengte.search.analysis.tsne import project
 from opengte.search.stores.base import Store
-from opengte.search.stores.listing import chosen, outlines, portraits
+from opengte.search.stores.listing import list_documents, sample_by_id, summarize_documents
 from opengte.types import Floats, Ints
 
 MOST = 10_000  # documents on a map; of more, a sample
 
 
 @dataclass(frozen=True, eq=False)
-class Region:
+class MapRegion:
     """A group of documents: a name made of its words, its size, and its most typical document."""
 
     name: str
@@ -26,7 +26,7 @@ class Region:
 
 
 @dataclass(frozen=True, eq=False)
-class Atlas:
+class DocumentMap:
     """Documents with their places (n, 2) in -1 to 1 and the numbers of their regions (n,), -1 for
     none; of `total` documents, which are more where this is a sample."""
 
@@ -34,26 +34,26 @@ class Atlas:
     titles: list[str]
     places: Floats
     labels: Ints
-    regions: list[Region]
+    regions: list[MapRegion]
     total: int
 
 
-def draw(store: Store, most: int = MOST) -> Atlas:
+def draw_map(store: Store, most: int = MOST) -> DocumentMap:
     """Return the map of a store. The same documents make the same map."""
-    found, total = chosen(outlines(store), most)
+    found, total = sample_by_id(list_documents(store), most)
     titles = {one.id: one.title for one in found}
-    drawn = sorted(portraits(store, list(titles)), key=lambda one: one.id)
+    drawn = sorted(summarize_documents(store, list(titles)), key=lambda one: one.id)
     if not drawn:
         none = np.zeros((0, 2), np.float32)
-        return Atlas([], [], none, np.zeros(0, np.int32), [], total)
+        return DocumentMap([], [], none, np.zeros(0, np.int32), [], total)
     vectors = np.array([one.vector for one in drawn], dtype=np.float32)
     groups = cluster(vectors, [one.head for one in drawn])
     sizes = np.bincount(groups.labels[groups.labels >= 0], minlength=len(groups.names)).tolist()
     regions = [
-        Region(name, size, drawn[int(medoid)].id)
+        MapRegion(name, size, drawn[int(medoid)].id)
         for name, size, medoid in zip(groups.names, sizes, groups.medoids, strict=True)
     ]
-    return Atlas(
+    return DocumentMap(
         [one.id for one in drawn],
         [titles[one.id] for one in drawn],
         project(vectors),

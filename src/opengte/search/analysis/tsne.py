@@ -65,7 +65,7 @@ def principal(rows: Floats, count: int, seed: int = 0) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class Edges:
+class NeighbourEdges:
     """How strongly rows attract their neighbours: indices (n, k) and weights (n, k); a weight
     counts for both ends, and all of them sum to a half."""
 
@@ -75,7 +75,7 @@ class Edges:
 
 def _embed(components: Floats, places: Doubles) -> Doubles:
     """Move places (n, 2) until neighbours are close and others are not: t-SNE."""
-    edges = affinities(*nearest(components, min(NEIGHBOURS, len(components) - 1)))
+    edges = affinities(*nearest_neighbours(components, min(NEIGHBOURS, len(components) - 1)))
     spread = float(np.abs(places).std())
     places = places * (1e-2 / max(spread, 1e-12))
     places = places + 1e-4 * np.random.default_rng(0).standard_normal(places.shape)  # equal rows
@@ -94,7 +94,7 @@ def _embed(components: Floats, places: Doubles) -> Doubles:
     return places
 
 
-def nearest(rows: Floats, k: int) -> tuple[Indices, Doubles]:
+def nearest_neighbours(rows: Floats, k: int) -> tuple[Indices, Doubles]:
     """Return the k nearest other rows of each, and their squared distances, both (n, k)."""
     squares = (rows * rows).sum(axis=1)
     indices = np.empty((len(rows), k), np.int64)
@@ -111,7 +111,7 @@ def nearest(rows: Floats, k: int) -> tuple[Indices, Doubles]:
     return indices, distances
 
 
-def affinities(indices: Indices, distances: Doubles) -> Edges:
+def affinities(indices: Indices, distances: Doubles) -> NeighbourEdges:
     """Return edges to neighbours; the weights of every row have the same perplexity."""
     count, k = indices.shape
     wanted = np.log(max(1.5, k / 3))
@@ -121,7 +121,7 @@ def affinities(indices: Indices, distances: Doubles) -> Edges:
         middle = (low + high) / 2
         wide = _entropy(_weights(scaled, middle)) > wanted
         low, high = np.where(wide, middle, low), np.where(wide, high, middle)
-    return Edges(indices, _weights(scaled, (low + high) / 2) / (2 * count))
+    return NeighbourEdges(indices, _weights(scaled, (low + high) / 2) / (2 * count))
 
 
 def _weights(scaled: Doubles, precision: Doubles) -> Doubles:
@@ -134,7 +134,7 @@ def _entropy(weights: Doubles) -> Doubles:
     return np.asarray(-(weights * np.log(np.maximum(weights, 1e-300))).sum(axis=1))
 
 
-def attraction(edges: Edges, places: Doubles) -> Doubles:
+def attraction(edges: NeighbourEdges, places: Doubles) -> Doubles:
     """Return where neighbours pull each row from, (n, 2)."""
     force = np.empty_like(places)
     difference = [places[:, i, None] - places[:, i][edges.indices] for i in (0, 1)]  # (n, k) each

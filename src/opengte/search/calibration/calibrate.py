@@ -23,17 +23,22 @@ import numpy.typing as npt
 
 from opengte.errors import InputError
 from opengte.search.calibration import confidence
-from opengte.search.calibration.confidence import Accuracy, Calibration, Logistic, Values
-from opengte.search.calibration.logistic import cut, fit, scores
+from opengte.search.calibration.confidence import (
+    Calibration,
+    CalibrationAccuracy,
+    LogisticModel,
+    Values,
+)
+from opengte.search.calibration.logistic import best_threshold, fit_logistic, score_probabilities
 from opengte.search.calibration.questions import Question
 from opengte.search.filters import Filter
+from opengte.search.index import Index
 from opengte.search.retrieval import search as query
-from opengte.search.stores.base import Scored, Sparse, Store, StoredDocument
+from opengte.search.stores.base import ScoredIds, SparseVector, Store, StoredDocument
 from opengte.types import Floats
 
 if TYPE_CHECKING:
     from opengte.encoder import Reranker
-    from opengte.search.kb import KnowledgeBase
 
 FOLDS = 5
 LEAST = 20  # questions to learn from
@@ -58,17 +63,17 @@ class _Example:
 
 
 def calibrate(
-    base: "KnowledgeBase",
+    index: Index,
     questions: Sequence[Question] | None,
     *,
     generate: int = GENERATED,
     seed: int = 0,
     reranker: "Reranker | None" = None,
-    options: query.Options | None = None,
+    options: query.SearchOptions | None = None,
 ) -> Calibration:
     """Learn the confidence of an index's answers, and return it; nothing is kept here."""
-    asked = options or query.Options(k=confidence.AMONG)
-    search = _Search(base, asked, reranker)
+    asked = options or query.SearchOptions(k=confidence.EVIDENCE_HITS)
+    search = _Search(index, asked, reranker)
     if questions is None:
         examples = list(_generated(search, generate, seed))
     else:
@@ -79,8 +84,8 @@ def calibrate(
         hit=kinds[0].fit(examples),
         there=kinds[1].fit(examples),
         accuracy=accuracy,
-        way=confidence.way(asked, reranker),
-        identity=confidence.identity(base.settings),
+        way=confidence.search_configuration(asked, reranker),
+        identity=confidence.scoring_settings(index.settings),
         learned_from="generated" if questions is None else "labelled",
         made=time.time(),
     )
@@ -91,25 +96,27 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Search:
-    base: "KnowledgeBase"
-    options: query.Options
+    index: Index
+    options: query.SearchOptions
     reranker: "Reranker | None"
 
     def __call__(
         self, question: Question, group: str, hidden: frozenset[str] = frozenset()
-    ) -> tuple[_Example | None, query.Answer]:
+    ) -> tuple[_Example | None, query.SearchResult]:
         """Ask a question, some documents left out; None where nothing at all was found."""
-        store = cast(Store, Without(self.base.store, hidden)) if hidden else self.base.store
-        answer = query.search(store, self.base.ask(question.text), self.options, self.reranker)
+        store = cast(Store, HidingStore(self.index.store, hidden)) if hidden else self.index.store
+        answer = query.search(
+            store, self.index.encode_query(question.text), self.options, self.reranker
+        )
         if not answer.hits:
             return None, answer
         relevant = (question.relevant or {}).keys() - hidden
         right = tuple(bool(relevant & {hit.id, *hit.duplicates}) for hit in answer.hits)
-        rows = confidence.evidence(answer, question.text)
+        rows = confidence.hit_evidence(answer, question.text)
         return _Example(group, rows, right, bool(relevant)), answer
 
 
-class Without:
+class HidingStore:
     """A store from which some documents are hidden: what it would answer if they were not there."""
 
     def __init__(self, store: Store, hidden: frozenset[str]) -> None:
@@ -119,19 +126,21 @@ class Without:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def dense(self, query: Floats, k: int, where: Filter | None, *, exact: bool = False) -> Scored:
+    def dense(
+        self, query: Floats, k: int, where: Filter | None, *, exact: bool = False
+    ) -> ScoredIds:
         """Search by vector, past what is hidden."""
         return self._seen(self._store.dense(query, k + len(self._hidden), where, exact=exact), k)
 
-    def lexical(self, query: str, k: int, where: Filter | None) -> Scored:
+    def lexical(self, query: str, k: int, where: Filter | None) -> ScoredIds:
         """Search by words, past what is hidden."""
         return self._seen(self._store.lexical(query, k + len(self._hidden), where), k)
 
-    def sparse(self, query: Sparse, k: int, where: Filter | None) -> Scored:
+    def sparse(self, query: SparseVector, k: int, where: Filter | None) -> ScoredIds:
         """Search by learned weights, past what is hidden."""
         return self._seen(self._store.sparse(query, k + len(self._hidden), where), k)
 
-    def _seen(self, found: Scored, k: int) -> Scored:
+    def _seen(self, found: ScoredIds, k: int) -> ScoredIds:
         return [one for one in found if one[0] not in self._hidden][:k]
 
 
@@ -157,10 +166,10 @@ def _generated(search: _Search, count: int, seed: int) -> Iterator[_Example]:
     Copies of the document are hidden with it.
     """
     chance = random.Random(seed)
-    documents = search.base.store.sample(count)
-    often = Counter(word for one in documents for word in query.query_words(one.text))
+    documents = search.index.store.sample(count)
+    often = Counter(word for one in documents for word in query.content_stems(one.text))
     for document in documents:
-        text = question_of(document, often, chance)
+        text = generate_question(document, often, chance)
         if text is None:
             continue
         question = Question(text, {document.id: 1.0})
@@ -176,7 +185,7 @@ def _generated(search: _Search, count: int, seed: int) -> Iterator[_Example]:
             yield found
 
 
-def question_of(
+def generate_question(
     document: StoredDocument, often: Mapping[str, int], chance: random.Random
 ) -> str | None:
     """Return a question in words of a document: of a sentence, or of more; None if it has none.
@@ -203,7 +212,7 @@ def question_of(
 
 
 def _weight(word: str, often: Mapping[str, int]) -> float:
-    documents = sum(often.get(stem, 0) for stem in query.query_words(word))
+    documents = sum(often.get(stem, 0) for stem in query.content_stems(word))
     return 0.2 + math.sqrt(documents)
 
 
@@ -212,7 +221,7 @@ def _content(sentence: str) -> list[str]:
     words = query.WORDS.findall(sentence)
     if len(words) < WORDS[0] and len(sentence) >= 16:  # written without spaces
         return [sentence[i : i + 4] for i in range(0, min(len(sentence), 64), 4)]
-    kept = [word for word in words if word.lower() not in query.COMMON and len(word) > 1]
+    kept = [word for word in words if word.lower() not in query.STOPWORDS and len(word) > 1]
     return kept if len(kept) >= WORDS[0] else []
 
 
@@ -226,14 +235,14 @@ class _Kind:
     rows: Callable[[Sequence[_Example]], tuple[Values, Values]]
     used: npt.NDArray[np.bool_]
 
-    def fit(self, examples: Sequence[_Example]) -> Logistic:
-        return fit(*self.rows(examples), self.used)
+    def fit(self, examples: Sequence[_Example]) -> LogisticModel:
+        return fit_logistic(*self.rows(examples), self.used)
 
 
 def _kinds(*, wordless: bool) -> tuple[_Kind, _Kind]:
     """Return the two kinds: a hit is right; a right hit is there."""
     used = np.array([not wordless or name in WORDLESS for name in confidence.FEATURES])
-    most = np.full(len(confidence.MOST_OF), not wordless)
+    most = np.full(len(confidence.MAXIMA), not wordless)
     return _Kind(_hits, used), _Kind(_overall, np.concatenate([used, most]))
 
 
@@ -245,11 +254,13 @@ def _hits(examples: Sequence[_Example]) -> tuple[Values, Values]:
 
 def _overall(examples: Sequence[_Example]) -> tuple[Values, Values]:
     """Return the evidence (n, f) for an answer being there, and whether one is."""
-    rows = np.array([confidence.overall(one.rows) for one in examples])
+    rows = np.array([confidence.answer_evidence(one.rows) for one in examples])
     return rows, np.array([any(one.right) for one in examples], np.float64)
 
 
-def _accuracy(examples: Sequence[_Example], kinds: tuple[_Kind, _Kind], seed: int) -> Accuracy:
+def _accuracy(
+    examples: Sequence[_Example], kinds: tuple[_Kind, _Kind], seed: int
+) -> CalibrationAccuracy:
     """Return how well held-out folds are predicted; InputError where there is too little."""
     if len(examples) < LEAST:
         raise InputError(
@@ -275,12 +286,12 @@ def _accuracy(examples: Sequence[_Example], kinds: tuple[_Kind, _Kind], seed: in
             rows, right = kind.rows(held)
             kept.append((kind.fit(learned)(rows), right))
     p, right = (np.concatenate(one) for one in zip(*there, strict=True))
-    threshold, missed, passed = cut(p, right)
-    return Accuracy(
+    threshold, missed, passed = best_threshold(p, right)
+    return CalibrationAccuracy(
         questions=len(examples),
         unanswerable=sum(not one.answerable for one in examples),
-        hit=scores(*(np.concatenate(one) for one in zip(*hits, strict=True))),
-        there=scores(p, right),
+        hit=score_probabilities(*(np.concatenate(one) for one in zip(*hits, strict=True))),
+        there=score_probabilities(p, right),
         threshold=threshold,
         missed=missed,
         passed=passed,

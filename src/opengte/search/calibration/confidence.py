@@ -14,14 +14,14 @@ import numpy.typing as npt
 
 from opengte.errors import InputError
 from opengte.search.retrieval import search as query
-from opengte.search.retrieval.search import Answer, Asked, Hit, Options
+from opengte.search.retrieval.search import EncodedQuery, SearchHit, SearchOptions, SearchResult
 from opengte.search.stores.base import Store
 
 if TYPE_CHECKING:
     from opengte.encoder import Reranker
 
 VERSION = 1  # of the features: a calibration of another one is not used
-AMONG = 10  # hits that evidence is taken from, however few are shown
+EVIDENCE_HITS = 10  # hits that evidence is taken from, however few are shown
 FEATURES = (
     "dense",  # cosine of the document's best window
     "dense_z",  # the same in deviations from the other candidates
@@ -38,14 +38,14 @@ FEATURES = (
     "rerank",
     "rerank_margin",
 )
-MOST_OF = [FEATURES.index(name) for name in ("dense", "lexical", "words", "passage", "agreement")]
+MAXIMA = [FEATURES.index(name) for name in ("dense", "lexical", "words", "passage", "agreement")]
 
 Values = npt.NDArray[np.float64]
-Least = float | Literal["auto"] | None
+MinConfidence = float | Literal["auto"] | None
 
 
 @dataclass(frozen=True, eq=False)
-class Logistic:
+class LogisticModel:
     """1 / (1 + exp(-(weights . (x - mean) / scale + bias))), each (f,) but the bias."""
 
     mean: Values
@@ -63,14 +63,14 @@ class Logistic:
         return {**arrays, "bias": self.bias}
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> "Logistic":
+    def from_settings(cls, settings: Mapping[str, Any]) -> "LogisticModel":
         """Return what `settings` made."""
         arrays = {name: np.array(settings[name]) for name in ("mean", "scale", "weights")}
         return cls(**arrays, bias=settings["bias"])
 
 
 @dataclass(frozen=True)
-class Scores:
+class ProbabilityScores:
     """How good probabilities are on questions that were not learned from.
 
     brier is their mean squared error, always: that of the mean rate for everything; ece the
@@ -86,7 +86,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class CalibrationAccuracy:
     """What a calibration says of itself, from folds that were held out.
 
     hit: that a hit answers; there: that an answer is among the hits. Below threshold, nothing is
@@ -96,8 +96,8 @@ class Accuracy:
 
     questions: int
     unanswerable: int
-    hit: Scores
-    there: Scores
+    hit: ProbabilityScores
+    there: ProbabilityScores
     threshold: float
     missed: float
     passed: float
@@ -107,9 +107,9 @@ class Accuracy:
 class Calibration:
     """What was learned, from which questions, for which way of searching."""
 
-    hit: Logistic
-    there: Logistic
-    accuracy: Accuracy
+    hit: LogisticModel
+    there: LogisticModel
+    accuracy: CalibrationAccuracy
     way: Mapping[str, Any]
     identity: Mapping[str, Any]
     learned_from: str  # labelled or generated
@@ -129,21 +129,21 @@ class Calibration:
         }
 
 
-def of(settings: Mapping[str, Any]) -> Calibration | None:
+def calibration_of(settings: Mapping[str, Any]) -> Calibration | None:
     """Return the calibration in the settings of an index; None if it has none that holds.
 
     One that was learned with another model, or by another version of the features, does not.
     """
     kept = settings.get("calibration")
-    if kept is None or kept["version"] != VERSION or kept["identity"] != identity(settings):
+    if kept is None or kept["version"] != VERSION or kept["identity"] != scoring_settings(settings):
         return None
     accuracy = dict(kept["accuracy"])
     for name in ("hit", "there"):
-        accuracy[name] = Scores(**accuracy[name])
+        accuracy[name] = ProbabilityScores(**accuracy[name])
     return Calibration(
-        Logistic.from_settings(kept["hit"]),
-        Logistic.from_settings(kept["there"]),
-        Accuracy(**accuracy),
+        LogisticModel.from_settings(kept["hit"]),
+        LogisticModel.from_settings(kept["there"]),
+        CalibrationAccuracy(**accuracy),
         kept["way"],
         kept["identity"],
         kept["learned_from"],
@@ -151,13 +151,13 @@ def of(settings: Mapping[str, Any]) -> Calibration | None:
     )
 
 
-def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+def scoring_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return all settings of an index that change scores."""
     names = ("model", "first_pass", "passages", "span_tokens", "window_tokens", "language")
     return {name: settings.get(name) for name in names}
 
 
-def way(options: Options, reranker: "Reranker | None") -> dict[str, Any]:
+def search_configuration(options: SearchOptions, reranker: "Reranker | None") -> dict[str, Any]:
     """Return what of a search decides which scores its hits have."""
     weights = {name: weight for name, weight in (options.fusion.weights or {}).items()}
     return {
@@ -176,14 +176,14 @@ def _name(reranker: "Reranker") -> str:
     return f"{card.name} {card.fingerprint}" if card else type(reranker).__name__
 
 
-def search(
+def search_with_confidence(
     store: Store,
-    asked: Asked,
-    options: Options,
+    asked: EncodedQuery,
+    options: SearchOptions,
     reranker: "Reranker | None" = None,
     calibration: Calibration | None = None,
-    least: Least = None,
-) -> Answer:
+    least: MinConfidence = None,
+) -> SearchResult:
     """Search, and say how sure the answer is; without hits where that is less than `least`."""
     if least is not None and calibration is None:
         error = InputError("min_confidence needs an index that was calibrated with its model")
@@ -193,7 +193,7 @@ def search(
         raise InputError(f"min_confidence is {least!r}, expected 'auto' or 0 to 1")
     if calibration is None:
         return query.search(store, asked, options, reranker)
-    asked_way = way(options, reranker)
+    asked_way = search_configuration(options, reranker)
     if asked_way != dict(calibration.way):
         changed = [name for name, value in asked_way.items() if value != calibration.way[name]]
         note = f"no confidence: the index was calibrated for other {', '.join(changed)}"
@@ -201,24 +201,24 @@ def search(
             raise InputError(f"min_confidence: {note}")
         answer = query.search(store, asked, options, reranker)
         return replace(answer, notes=(*answer.notes, note))
-    wide = replace(options, k=max(options.k, AMONG))
-    answer = judged(query.search(store, asked, wide, reranker), asked.text, calibration)
+    wide = replace(options, k=max(options.k, EVIDENCE_HITS))
+    answer = with_confidence(query.search(store, asked, wide, reranker), asked.text, calibration)
     answer = replace(answer, hits=answer.hits[: options.k])
     return _thresholded(answer, calibration.accuracy.threshold, least)
 
 
-def judged(answer: Answer, text: str, calibration: Calibration) -> Answer:
+def with_confidence(answer: SearchResult, text: str, calibration: Calibration) -> SearchResult:
     """Return an answer with its confidence, and that of each hit."""
     if not answer.hits:
         return replace(answer, confidence=0.0)
-    rows = evidence(answer, text)
+    rows = hit_evidence(answer, text)
     values = calibration.hit(rows).tolist()
     hits = [replace(hit, confidence=value) for hit, value in zip(answer.hits, values, strict=True)]
-    there = float(calibration.there(overall(rows)[None])[0])
+    there = float(calibration.there(answer_evidence(rows)[None])[0])
     return replace(answer, hits=tuple(hits), confidence=there)
 
 
-def _thresholded(answer: Answer, threshold: float, least: Least) -> Answer:
+def _thresholded(answer: SearchResult, threshold: float, least: MinConfidence) -> SearchResult:
     assert answer.confidence is not None
     limit = threshold if least in (None, "auto") else float(least)
     if answer.confidence >= limit:
@@ -229,9 +229,9 @@ def _thresholded(answer: Answer, threshold: float, least: Least) -> Answer:
     return replace(answer, hits=(), notes=(*answer.notes, f"nothing here answers that {said}"))
 
 
-def evidence(answer: Answer, text: str) -> Values:
+def hit_evidence(answer: SearchResult, text: str) -> Values:
     """Return what speaks for each hit, (h, f)."""
-    words = query.query_words(text) - query.COMMON
+    words = query.content_stems(text) - query.STOPWORDS
     legs = {leg: _leg(answer, leg) for leg in query.LEGS}
     length = max(1, len(words))
     lexical = [score / length for score in _raw(answer.hits, "lexical")]
@@ -248,7 +248,7 @@ def evidence(answer: Answer, text: str) -> Values:
             _margin(lexical, i),
             legs["sparse"][1][i],
             hit.passage.score or 0.0,
-            len(words & query.query_words(f"{hit.title} {hit.passage.text}")) / length,
+            len(words & query.content_stems(f"{hit.title} {hit.passage.text}")) / length,
             sum(1.0 / leg.rank for leg in hit.legs.values()) / used,
             float(i == 0),
             float(np.log1p(len(words))),
@@ -260,12 +260,12 @@ def evidence(answer: Answer, text: str) -> Values:
     return np.array(rows, dtype=np.float64).reshape(-1, len(FEATURES))
 
 
-def overall(rows: Values) -> Values:
+def answer_evidence(rows: Values) -> Values:
     """Return what speaks for an answer being among the hits: of the first, and the most of all."""
-    return np.concatenate([rows[0], rows[:, MOST_OF].max(axis=0)])
+    return np.concatenate([rows[0], rows[:, MAXIMA].max(axis=0)])
 
 
-def _leg(answer: Answer, leg: str) -> tuple[list[float], list[float]]:
+def _leg(answer: SearchResult, leg: str) -> tuple[list[float], list[float]]:
     """Return the score of each hit in a leg, and how many deviations it is above the candidates.
 
     A hit that the leg did not return counts as the worst that it did.
@@ -278,7 +278,7 @@ def _leg(answer: Answer, leg: str) -> tuple[list[float], list[float]]:
     return scores, [(score - spread.mean) / deviation for score in scores]
 
 
-def _raw(hits: Sequence[Hit], leg: str) -> list[float]:
+def _raw(hits: Sequence[SearchHit], leg: str) -> list[float]:
     return [hit.legs[leg].score if leg in hit.legs else 0.0 for hit in hits]
 
 

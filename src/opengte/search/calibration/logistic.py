@@ -6,15 +6,15 @@ Letters in shapes: n examples, f features.
 import numpy as np
 import numpy.typing as npt
 
-from opengte.search.calibration.confidence import Logistic, Scores, Values, sigmoid
+from opengte.search.calibration.confidence import LogisticModel, ProbabilityScores, Values, sigmoid
 
 RIDGE = 1.0  # on features of deviation one
 BINS = 10
 
 
-def fit(
+def fit_logistic(
     rows: Values, right: Values, used: npt.NDArray[np.bool_] | None = None, ridge: float = RIDGE
-) -> Logistic:
+) -> LogisticModel:
     """Return the logistic regression of right (n,), 0 or 1, on rows (n, f), by Newton's method.
 
     Features that are not used (f,) get the weight 0.
@@ -35,13 +35,13 @@ def fit(
         weights -= step
         if np.abs(step).max() < 1e-8:
             break
-    return Logistic(mean, scale, weights[:-1], float(weights[-1]))
+    return LogisticModel(mean, scale, weights[:-1], float(weights[-1]))
 
 
-def scores(p: Values, right: Values) -> Scores:
+def score_probabilities(p: Values, right: Values) -> ProbabilityScores:
     """Return how good probabilities (n,) of what is right (n,), 0 or 1, are."""
     rate = float(right.mean())
-    return Scores(
+    return ProbabilityScores(
         brier=float(((p - right) ** 2).mean()),
         always=rate * (1 - rate),
         ece=ece(p, right),
@@ -67,7 +67,7 @@ def auc(p: Values, right: Values) -> float | None:
     return float(1.0 - (below + upto).mean() / 2 / len(good))
 
 
-def cut(p: Values, right: Values) -> tuple[float, float, float]:
+def best_threshold(p: Values, right: Values) -> tuple[float, float, float]:
     """Return the threshold with the fewest errors of both kinds, and the share of each.
 
     Right ones below it are missed, wrong ones from it on are passed; both shares count the same.

@@ -19,7 +19,7 @@ from opengte.search.parse import walk
 from opengte.search.stores.base import Store
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-MOST = 100_000  # questions of a file
+MAX_QUESTIONS = 100_000  # questions of a file
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Question:
     relevant: Mapping[str, float] | None = None
 
 
-def read(path: str | Path) -> list[Question]:
+def read_questions(path: str | Path) -> list[Question]:
     """Return the questions of a file; those of a table with several documents once."""
     file = Path(path)
     suffix = file.suffix.lower()
@@ -44,8 +44,8 @@ def read(path: str | Path) -> list[Question]:
         for one in reader(file):
             before = found.get(one.text)
             found[one.text] = _joined(before, one) if before else one
-            if len(found) > MOST:
-                raise InputError(f"`{path}` has more than {MOST:,} questions")
+            if len(found) > MAX_QUESTIONS:
+                raise InputError(f"`{path}` has more than {MAX_QUESTIONS:,} questions")
     except UnicodeDecodeError as error:
         raise InputError(f"`{path}` is not UTF-8: {error.reason} at {error.start}") from None
     if not found:
@@ -120,7 +120,7 @@ def _table(path: Path) -> Iterator[Question]:
             yield Question(row[0].strip(), {document: 1.0} if document else {})
 
 
-def resolved(
+def resolve_documents(
     questions: list[Question], store: Store
 ) -> tuple[list[Question], list[tuple[str, str]]]:
     """Return questions whose documents are named by their ids in the index, and what is not there.
@@ -142,7 +142,7 @@ def resolved(
 
 
 def _ids(name: str, store: Store) -> list[str]:
-    names = list(dict.fromkeys([name, walk.identifier(os.path.abspath(name))]))
+    names = list(dict.fromkeys([name, walk.path_to_id(os.path.abspath(name))]))
     found = list(store.known(names))
     if found:
         return found[:1]

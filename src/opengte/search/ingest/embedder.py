@@ -18,18 +18,18 @@ import numpy.typing as npt
 
 from opengte.embedding_ops import l2_normalise
 from opengte.errors import InputError
-from opengte.search.ingest.splitter import Measure, Span
-from opengte.search.ingest.windows import SPAN_TOKENS, Window, cut
+from opengte.search.ingest.splitter import CharRange, SpanCounter
+from opengte.search.ingest.windows import SPAN_TOKENS, DocumentWindow, split_windows
 from opengte.search.parse.base import Section
-from opengte.search.stores.base import Spans, StoredWindow
+from opengte.search.stores.base import SpanVectors, StoredWindow
 from opengte.types import Embeddings, Floats, Output
 
 if TYPE_CHECKING:
     from opengte.encoder import Encoder
 
-Places = npt.NDArray[np.int64]
-Source = tuple[str, str, Sequence[Section]]  # title, text, sections
-Passages = Literal["auto", "late", "classic", "none"]
+Offsets = npt.NDArray[np.int64]
+DocumentParts = tuple[str, str, Sequence[Section]]  # title, text, sections
+PassageMode = Literal["auto", "late", "classic", "none"]
 SURROGATES = re.compile("[\ud800-\udfff]")
 STATE_FLOATS = 2**25  # of token states held at once
 SLAB = 2**15  # characters that are tokenised as one text, to be counted
@@ -39,7 +39,7 @@ PROBE = "A text of some length, by which the pooling of a model can be told from
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedDocument:
     """What came of one document: its windows, and whether a window lost tokens."""
 
     windows: tuple[StoredWindow, ...]
@@ -51,10 +51,12 @@ class _Job:
     """A window of a document, and the text that the model reads for it."""
 
     document: int
-    window: Window
+    window: DocumentWindow
     text: str
     offset: int  # where the window's own characters begin in the text
-    places: Places | None  # where the tokens of the text start in the document, where that is known
+    places: (
+        Offsets | None
+    )  # where the tokens of the text start in the document, where that is known
 
 
 def pools_by_mean(encoder: "Encoder") -> bool:
@@ -75,7 +77,7 @@ class Embedder:
     def __init__(
         self,
         encoder: "Encoder",
-        passages: Passages = "auto",
+        passages: PassageMode = "auto",
         span_tokens: int = SPAN_TOKENS,
         window_tokens: int | None = None,
     ) -> None:
@@ -86,7 +88,7 @@ class Embedder:
                 "states: its spans would not be in the space of its queries. Use 'classic'"
             )
         self.encoder = encoder
-        self.passages: Passages = (
+        self.passages: PassageMode = (
             ("late" if mean else "classic") if passages == "auto" else passages
         )
         self.span_tokens = span_tokens
@@ -99,36 +101,36 @@ class Embedder:
         """Return the tokens of each text, without special ones."""
         return [int(n) - self._empty for n in self.encoder.tokenizer.count(list(texts))]
 
-    def embed(self, documents: Sequence[Source]) -> Iterator[Embedded]:
+    def embed(self, documents: Sequence[DocumentParts]) -> Iterator[EmbeddedDocument]:
         """Yield what came of each document (title, text, sections), in order, in bounded memory."""
         windows: list[StoredWindow] = []
         truncated, current = False, 0
         for job, window, lost in self._computed(self._jobs(documents)):
             while current < job.document:
-                yield Embedded(tuple(windows), truncated)
+                yield EmbeddedDocument(tuple(windows), truncated)
                 windows, truncated, current = [], False, current + 1
             windows.append(window)
             truncated = truncated or lost
         while current < len(documents):
-            yield Embedded(tuple(windows), truncated)
+            yield EmbeddedDocument(tuple(windows), truncated)
             windows, truncated, current = [], False, current + 1
 
-    def _jobs(self, documents: Sequence[Source]) -> Iterator[_Job]:
+    def _jobs(self, documents: Sequence[DocumentParts]) -> Iterator[_Job]:
         numbered = zip(documents, self._starts(documents), strict=True)
         for number, ((title, text, sections), starts) in enumerate(numbered):
             head = self._head(title, text)
             room = self._room - (self.count([head])[0] if head else 0)
-            for window in cut(text, sections, _measure(starts), room, self.span_tokens):
+            for window in split_windows(text, sections, _measure(starts), room, self.span_tokens):
                 whole = head + text[window.start : window.end]
                 same = len(whole) == len(text) <= SLAB and not head and not self._prompt
                 yield _Job(number, window, whole, len(head), starts if same else None)
 
-    def _starts(self, documents: Sequence[Source]) -> Iterator[Places]:
+    def _starts(self, documents: Sequence[DocumentParts]) -> Iterator[Offsets]:
         """Yield at which character each token of each document starts; many at once."""
         for group in _groups([text for _, text, _ in documents]):
             slabs = [(number, *slab) for number, text in enumerate(group) for slab in _slabs(text)]
             texts = [group[number][start:end] for number, start, end in slabs]
-            found: list[list[Places]] = [[] for _ in group]
+            found: list[list[Offsets]] = [[] for _ in group]
             made = token_starts(self.encoder.tokenizer, texts)
             for (number, start, _), own in zip(slabs, made, strict=True):
                 found[number].append(own + start)
@@ -186,9 +188,11 @@ class Embedder:
         if batch:
             yield batch
 
-    def _spans(self, batch: Sequence[_Job], found: Embeddings) -> list[Spans]:
+    def _spans(self, batch: Sequence[_Job], found: Embeddings) -> list[SpanVectors]:
         if self.passages == "none":
-            return [packed([], np.zeros((0, self.encoder.card.dimension), np.float32))] * len(batch)
+            return [
+                quantize_spans([], np.zeros((0, self.encoder.card.dimension), np.float32))
+            ] * len(batch)
         if self.passages == "classic":
             return self._classic(batch, found)
         assert found.states is not None
@@ -203,7 +207,7 @@ class Embedder:
             spans.append(_late(job.window, states[before:], places))
         return spans
 
-    def _classic(self, batch: Sequence[_Job], found: Embeddings) -> list[Spans]:
+    def _classic(self, batch: Sequence[_Job], found: Embeddings) -> list[SpanVectors]:
         """Embed every span on its own, with the title before it; a lone span is its window."""
         texts = [
             job.text[: job.offset] + self._own(job, start, end)
@@ -223,7 +227,7 @@ class Embedder:
             rows = [
                 found.dense[index] if span == whole else next(vectors) for span in job.window.spans
             ]
-            spans.append(packed(job.window.spans, np.array(rows, np.float32)))
+            spans.append(quantize_spans(job.window.spans, np.array(rows, np.float32)))
         return spans
 
     def _own(self, job: _Job, start: int, end: int) -> str:
@@ -231,10 +235,10 @@ class Embedder:
         return job.text[start + shift : end + shift]
 
 
-def _measure(starts: Places) -> Measure:
+def _measure(starts: Offsets) -> SpanCounter:
     """Return what counts the tokens of spans of a text, given where its tokens start."""
 
-    def measure(spans: Sequence[Span]) -> Sequence[int]:
+    def measure(spans: Sequence[CharRange]) -> Sequence[int]:
         edges = np.array(spans, dtype=np.int64).reshape(-1, 2)
         found = np.searchsorted(starts, edges)
         counts: list[int] = (found[:, 1] - found[:, 0]).tolist()
@@ -257,7 +261,7 @@ def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _slabs(text: str) -> Iterator[Span]:
+def _slabs(text: str) -> Iterator[CharRange]:
     """Yield parts of a text, cut at white space where there is some, that are quickly tokenised."""
     start = 0
     while len(text) - start > SLAB:
@@ -269,7 +273,7 @@ def _slabs(text: str) -> Iterator[Span]:
         yield start, len(text)
 
 
-def token_starts(tokenizer: Any, texts: Sequence[str]) -> list[Places]:
+def token_starts(tokenizer: Any, texts: Sequence[str]) -> list[Offsets]:
     """Return at which character each token of each text starts, special tokens left out."""
     plain = [SURROGATES.sub("\ufffd", text) for text in texts]
     made = [_lowered(text) if tokenizer.lowercase else (text, None) for text in plain]
@@ -281,7 +285,7 @@ def token_starts(tokenizer: Any, texts: Sequence[str]) -> list[Places]:
     return starts
 
 
-def _lowered(text: str) -> tuple[str, Places | None]:
+def _lowered(text: str) -> tuple[str, Offsets | None]:
     """Return a text in lower case, and where its characters came from where that moves them."""
     lower = text.lower()
     if len(lower) == len(text):
@@ -291,7 +295,7 @@ def _lowered(text: str) -> tuple[str, Places | None]:
     return lower, np.append(origin, len(text))
 
 
-def _late(window: Window, states: Floats, places: Places) -> Spans:
+def _late(window: DocumentWindow, states: Floats, places: Offsets) -> SpanVectors:
     """Return the mean state of each span, given where tokens (t,) start in the document."""
     known = places[: len(states)]  # a window that was truncated has fewer states
     rows = []
@@ -300,14 +304,14 @@ def _late(window: Window, states: Floats, places: Places) -> Spans:
         own = states[first:last] if last > first else states[max(0, first - 1) : first + 1]
         rows.append(own.mean(axis=0) if len(own) else states.mean(axis=0))
     width = states.shape[1]
-    return packed(window.spans, l2_normalise(np.array(rows, np.float32).reshape(-1, width)))
+    return quantize_spans(window.spans, l2_normalise(np.array(rows, np.float32).reshape(-1, width)))
 
 
-def packed(bounds: Sequence[tuple[int, int]], vectors: Floats) -> Spans:
+def quantize_spans(bounds: Sequence[tuple[int, int]], vectors: Floats) -> SpanVectors:
     """Return spans with their vectors (s, d) in 8 bits."""
     peaks = np.abs(vectors).max(axis=1, initial=1e-12)
     scales = (peaks / 127).astype(np.float32)
-    return Spans(
+    return SpanVectors(
         np.array(bounds, dtype=np.int32).reshape(-1, 2),
         np.rint(vectors / scales[:, None]).astype(np.int8),
         scales,

@@ -2,63 +2,67 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
-from opengte.search.ingest.writer import Batch, Document, Load, Report
+from opengte.errors import InputError
+from opengte.search.ingest.writer import CommitBatch, Document, EmbedderLoader, IngestReport
 from opengte.search.parse import walk
-from opengte.search.parse.base import Limits, Parsed, Problem, RowFields, Scalar
-from opengte.search.parse.kinds import STREAMED, kind_of
-from opengte.search.parse.process import Parser
-from opengte.search.stores.base import Source, Store
+from opengte.search.parse.base import ParsedDocument, ParseLimits, ParseProblem, RowFields, Scalar
+from opengte.search.parse.formats import STREAMED, format_of
+from opengte.search.parse.process import ParserProcess
+from opengte.search.stores.base import SourceFile, Store
 
-CHUNK = 2**20
+CHUNK = 2**20  # bytes that are hashed at once
+ADDED = "added:"  # source of documents that come from no file
 
 
 @dataclass(frozen=True)
-class Options:
+class IngestOptions:
     """How a run treats files."""
 
     dry_run: bool = False
     keep: bool = False  # documents of files that are gone
     retry: bool = False  # files that failed before and did not change
-    limits: Limits = Limits()
+    limits: ParseLimits = ParseLimits()
     fields: RowFields = RowFields()
 
 
-Notify = Callable[[str, int], None]  # path, bytes: a file is done
+FileCallback = Callable[[str, int], None]  # path, bytes: a file is done
 
 
-def run(
+def index_files(
     store: Store,
-    embedder: Load | None,
+    embedder: EmbedderLoader | None,
     paths: Sequence[str],
-    options: Options,
-    notify: Notify = lambda path, size: None,
-) -> Report:
+    options: IngestOptions,
+    notify: FileCallback = lambda path, size: None,
+) -> IngestReport:
     """Bring the documents of files and folders up to date; embedder is None for a dry run.
 
     The embedder is asked for when the first document needs it.
     """
-    report, scopes = Report(), [walk.identifier(os.path.abspath(path)) for path in paths]
-    known = {source.id: source for source in store.sources() if walk.inside(source.id, scopes)}
-    batch = Batch(store, embedder, report)
-    with Parser(options.limits, options.fields) as parser:
+    report, scopes = IngestReport(), [walk.path_to_id(os.path.abspath(path)) for path in paths]
+    known = {source.id: source for source in store.sources() if walk.is_inside(source.id, scopes)}
+    batch = CommitBatch(store, embedder, report)
+    with ParserProcess(options.limits, options.fields) as parser:
         seen, blind = _files(paths, known, parser, batch, options, notify)
         batch.flush()
     if not options.keep:
-        gone = [name for name in known if name not in seen and not walk.inside(name, blind)]
+        gone = [name for name in known if name not in seen and not walk.is_inside(name, blind)]
         _remove(store, gone, report, dry_run=options.dry_run)
     if not options.dry_run:
         report.upkeep = list(store.optimize())
     return report
 
 
-def add(store: Store, embedder: Load, documents: Iterable[Document]) -> Report:
+def index_documents(
+    store: Store, embedder: EmbedderLoader, documents: Iterable[Document]
+) -> IngestReport:
     """Bring documents up to date that are in no file."""
-    report = Report()
-    batch = Batch(store, embedder, report)
+    report = IngestReport()
+    batch = CommitBatch(store, embedder, report)
     for document in documents:
         batch.take(document)
     batch.flush()
@@ -66,23 +70,46 @@ def add(store: Store, embedder: Load, documents: Iterable[Document]) -> Report:
     return report
 
 
+def documents_of_texts(
+    texts: Iterable[str],
+    ids: Iterable[str],
+    titles: Iterable[str] | None = None,
+    metadata: Iterable[Mapping[str, Scalar]] | None = None,
+) -> list[Document]:
+    """Return documents that come from no file; InputError if lengths differ or an id repeats."""
+    texts, ids = list(texts), list(ids)
+    all_titles = [""] * len(texts) if titles is None else list(titles)
+    records = [{} for _ in texts] if metadata is None else [dict(one) for one in metadata]
+    if not len(texts) == len(ids) == len(all_titles) == len(records):
+        raise InputError(
+            f"{len(texts)} texts came with {len(ids)} ids, {len(all_titles)} titles and "
+            f"{len(records)} records of metadata: expected as many of each"
+        )
+    if len(set(ids)) < len(ids):
+        raise InputError("ids holds the same id twice; expected one for each text")
+    return [
+        Document(name, ADDED, ParsedDocument(text, title=title, metadata=record))
+        for name, text, title, record in zip(ids, texts, all_titles, records, strict=True)
+    ]
+
+
 def _files(
     paths: Sequence[str],
-    known: dict[str, Source],
-    parser: Parser,
-    batch: "Batch",
-    options: Options,
-    notify: Notify,
+    known: dict[str, SourceFile],
+    parser: ParserProcess,
+    batch: "CommitBatch",
+    options: IngestOptions,
+    notify: FileCallback,
 ) -> tuple[set[str], list[str]]:
     """Read every file that is new or changed; return those seen, and folders not looked into."""
     seen: set[str] = set()
     blind: list[str] = []
-    for item in walk.walk(paths):
-        name = walk.identifier(item.path)
-        if isinstance(item, walk.Passed):
+    for item in walk.walk_files(paths):
+        name = walk.path_to_id(item.path)
+        if isinstance(item, walk.SkippedPath):
             _passed(item, name, blind, batch.report)
             continue
-        kind = kind_of(item.path) or ("text" if item.named else None)
+        kind = format_of(item.path) or ("text" if item.named else None)
         if kind is None:
             batch.report.left_out["not a known kind of text"] += 1
         elif name not in seen:
@@ -92,7 +119,7 @@ def _files(
     return seen, blind
 
 
-def _passed(item: walk.Passed, name: str, blind: list[str], report: Report) -> None:
+def _passed(item: walk.SkippedPath, name: str, blind: list[str], report: IngestReport) -> None:
     if item.failed:
         report.problems.append((name, item.reason))
         blind.append(name)
@@ -104,10 +131,10 @@ def _file(
     path: str,
     name: str,
     kind: str,
-    before: Source | None,
-    parser: Parser,
-    batch: "Batch",
-    options: Options,
+    before: SourceFile | None,
+    parser: ParserProcess,
+    batch: "CommitBatch",
+    options: IngestOptions,
 ) -> int:
     """Read one file if it changed; return its size."""
     report = batch.report
@@ -125,9 +152,9 @@ def _file(
     batch.begin(name)
     for item in parser.parse(path, kind):
         match item:
-            case Parsed():
+            case ParsedDocument():
                 batch.take(_document(path, name, kind, item), in_file=True)
-            case Problem():
+            case ParseProblem():
                 batch.problem(name, item)
             case str(parsed):
                 whole = kind in STREAMED or digest.startswith(parsed)
@@ -135,7 +162,7 @@ def _file(
     return size
 
 
-def _digest(path: str, kind: str, options: Options) -> tuple[int, str]:
+def _digest(path: str, kind: str, options: IngestOptions) -> tuple[int, str]:
     """Return a file's size and a hash of its bytes and of how rows of it are read."""
     limit = None if kind in STREAMED else options.limits.file_bytes
     hashed, size = hashlib.sha256(), 0
@@ -150,14 +177,14 @@ def _digest(path: str, kind: str, options: Options) -> tuple[int, str]:
     return size, hashed.hexdigest() + (repr(options.fields) if kind in STREAMED else "")
 
 
-def _document(path: str, name: str, kind: str, parsed: Parsed) -> Document:
+def _document(path: str, name: str, kind: str, parsed: ParsedDocument) -> Document:
     identity = f"{name}#{quote(parsed.row, safe=' /:@+,;=!?()[]&~')}" if parsed.row else name
     folder, base = os.path.split(name)
     place: dict[str, Scalar] = {"path": name, "folder": folder, "name": base, "format": kind}
     return Document(identity, name, replace(parsed, metadata={**parsed.metadata, **place}))
 
 
-def _remove(store: Store, gone: list[str], report: Report, *, dry_run: bool) -> None:
+def _remove(store: Store, gone: list[str], report: IngestReport, *, dry_run: bool) -> None:
     """Remove the documents of files that are not there any more."""
     for name, ids in store.documents_of(gone).items():
         report.removed += len(ids)
@@ -168,10 +195,10 @@ def _remove(store: Store, gone: list[str], report: Report, *, dry_run: bool) -> 
         store.delete_sources(gone)
 
 
-def total_bytes(paths: Sequence[str]) -> Iterator[int]:
+def file_sizes(paths: Sequence[str]) -> Iterator[int]:
     """Yield the size of every file that a run would read."""
-    for item in walk.walk(paths):
-        if isinstance(item, walk.Found) and (item.named or kind_of(item.path)):
+    for item in walk.walk_files(paths):
+        if isinstance(item, walk.FoundFile) and (item.named or format_of(item.path)):
             try:
                 yield os.stat(item.path).st_size
             except OSError:

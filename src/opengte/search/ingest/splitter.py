@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-Count = Callable[[Sequence[str]], Sequence[int]]  # texts -> tokens of each
-Span = tuple[int, int]
-Measure = Callable[[Sequence[Span]], Sequence[int]]  # spans of one text -> tokens of each
+TokenCounter = Callable[[Sequence[str]], Sequence[int]]  # texts -> tokens of each
+CharRange = tuple[int, int]
+SpanCounter = Callable[[Sequence[CharRange]], Sequence[int]]  # spans of one text -> tokens of each
 
 _CUTS = (
     re.compile(r"\n[ \t\r]*\n\s*"),  # after the blank lines between paragraphs
@@ -21,32 +21,34 @@ _SPACE = re.compile(r"\s+")
 
 
 @dataclass(frozen=True)
-class Passage:
+class TextSpan:
     """A part of a text: text[start:end]."""
 
     start: int
     end: int
 
 
-def split(text: str, count: Count, limit: int) -> list[Passage]:
+def split_text(text: str, count: TokenCounter, limit: int) -> list[TextSpan]:
     """Cut a text into passages of at most `limit` tokens.
 
     `count` returns the tokens of each of several texts, special tokens left out.
     """
 
-    def measure(spans: Sequence[Span]) -> Sequence[int]:
+    def measure(spans: Sequence[CharRange]) -> Sequence[int]:
         return count([text[start:end] for start, end in spans])
 
-    return [Passage(*span) for span in pieces(text, (0, len(text)), measure, limit)]
+    return [TextSpan(*span) for span in split_range(text, (0, len(text)), measure, limit)]
 
 
-def pieces(text: str, span: Span, measure: Measure, limit: int) -> list[Span]:
+def split_range(text: str, span: CharRange, measure: SpanCounter, limit: int) -> list[CharRange]:
     """Cut a part of a text into passages of at most `limit` tokens."""
     stripped = (_strip(text, one) for one in _pack(text, span, 0, measure, max(1, limit)))
     return [(start, end) for start, end in stripped if start < end]
 
 
-def _pack(text: str, span: Span, level: int, measure: Measure, limit: int) -> Iterator[Span]:
+def _pack(
+    text: str, span: CharRange, level: int, measure: SpanCounter, limit: int
+) -> Iterator[CharRange]:
     """Join neighbouring pieces while they fit; cut a piece that does not fit one level finer."""
     parts = _cut(text, span, level, limit)
     start, end, used = span[0], span[0], 0
@@ -63,7 +65,7 @@ def _pack(text: str, span: Span, level: int, measure: Measure, limit: int) -> It
         yield start, end
 
 
-def _cut(text: str, span: Span, level: int, limit: int) -> list[Span]:
+def _cut(text: str, span: CharRange, level: int, limit: int) -> list[CharRange]:
     """Cut a span into pieces that follow each other without gaps."""
     if level < len(_CUTS):
         ends = [match.end() for match in _CUTS[level].finditer(text, *span)]
@@ -74,7 +76,7 @@ def _cut(text: str, span: Span, level: int, limit: int) -> list[Span]:
     return list(zip(edges, edges[1:], strict=False))
 
 
-def _word_ends(text: str, span: Span, size: int) -> Iterator[int]:
+def _word_ends(text: str, span: CharRange, size: int) -> Iterator[int]:
     """Yield cuts at most `size` characters apart, after white space where there is some."""
     start, stop = span
     while stop - start > size:
@@ -83,7 +85,7 @@ def _word_ends(text: str, span: Span, size: int) -> Iterator[int]:
         yield start
 
 
-def _strip(text: str, span: Span) -> Span:
+def _strip(text: str, span: CharRange) -> CharRange:
     piece = text[slice(*span)]
     start = span[0] + len(piece) - len(piece.lstrip())
     return start, start + len(piece.strip())

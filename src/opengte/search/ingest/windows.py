@@ -10,7 +10,7 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from opengte.search.ingest.splitter import Measure, Span, pieces
+from opengte.search.ingest.splitter import CharRange, SpanCounter, split_range
 from opengte.search.parse.base import Section
 
 SPAN_TOKENS = 96
@@ -19,55 +19,57 @@ SLACK = 4  # tokens by which a window may differ from the sum of its spans
 
 
 @dataclass(frozen=True)
-class Window:
+class DocumentWindow:
     """text[start:end], which a model reads at once, and the spans that belong to it."""
 
     start: int
     end: int
-    spans: tuple[Span, ...]
+    spans: tuple[CharRange, ...]
 
 
-def cut(
+def split_windows(
     text: str,
     sections: Sequence[Section],
-    measure: Measure,
+    measure: SpanCounter,
     room: int,
     span_tokens: int = SPAN_TOKENS,
-) -> list[Window]:
+) -> list[DocumentWindow]:
     """Cut a text into windows of at most `room` tokens; none for a text of white space."""
     limit = max(1, min(span_tokens, room - SLACK))
-    found = spans(text, sections, measure, limit)
+    found = split_spans(text, sections, measure, limit)
     if not found:
         return []
     ranges = _ranges(measure(found), max(1, room - SLACK), int(room * OVERLAP))
-    owned: list[list[Span]] = [[] for _ in ranges]
+    owned: list[list[CharRange]] = [[] for _ in ranges]
     for number, span in enumerate(found):
         owned[_owner(number, ranges)].append(span)
     return [
-        Window(found[first][0], found[last - 1][1], tuple(own))
+        DocumentWindow(found[first][0], found[last - 1][1], tuple(own))
         for (first, last), own in zip(ranges, owned, strict=True)
     ]
 
 
-def spans(text: str, sections: Sequence[Section], measure: Measure, limit: int) -> list[Span]:
+def split_spans(
+    text: str, sections: Sequence[Section], measure: SpanCounter, limit: int
+) -> list[CharRange]:
     """Cut a text into spans of at most `limit` tokens, at headings first."""
     edges = sorted({0, len(text), *(s.start for s in sections if 0 < s.start < len(text))})
     found = []
     for section in zip(edges, edges[1:], strict=False):
-        found += pieces(text, section, measure, limit)
+        found += split_range(text, section, measure, limit)
     return _joined(found, text, measure, limit)
 
 
-def heading(sections: Sequence[Section], place: int) -> str:
+def heading_at(sections: Sequence[Section], place: int) -> str:
     """Return the heading under which a character is."""
     index = bisect.bisect_right([section.start for section in sections], place) - 1
     return sections[index].title if index >= 0 else ""
 
 
-def _joined(found: list[Span], text: str, measure: Measure, limit: int) -> list[Span]:
+def _joined(found: list[CharRange], text: str, measure: SpanCounter, limit: int) -> list[CharRange]:
     """Join a heading that stands alone with what follows it, where both fit."""
     sizes = measure(found)
-    joined: list[Span] = []
+    joined: list[CharRange] = []
     held: tuple[int, int] | None = None  # start and size of a lone heading
     for (start, end), size in zip(found, sizes, strict=True):
         if held and held[1] + size <= limit:
@@ -84,7 +86,7 @@ def _joined(found: list[Span], text: str, measure: Measure, limit: int) -> list[
     return joined
 
 
-def _previous_end(found: list[Span], start: int) -> int:
+def _previous_end(found: list[CharRange], start: int) -> int:
     return found[bisect.bisect_left(found, (start, start)) - 1][1]
 
 

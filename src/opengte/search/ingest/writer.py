@@ -13,20 +13,26 @@ from dataclasses import dataclass, field, replace
 
 from opengte.search.ingest.embedder import Embedder
 from opengte.search.minhash import signature
-from opengte.search.parse.base import Parsed, Problem
-from opengte.search.parse.kinds import CHANGED
-from opengte.search.stores.base import Known, Source, Store, StoredDocument, StoredWindow
+from opengte.search.parse.base import ParsedDocument, ParseProblem
+from opengte.search.parse.formats import CHANGED
+from opengte.search.stores.base import (
+    DocumentHashes,
+    SourceFile,
+    Store,
+    StoredDocument,
+    StoredWindow,
+)
 
 BATCH_DOCUMENTS = 4096
 BATCH_CHARACTERS = 2**14, 2**17, 2**22  # of a commit: least, first, most
 COMMIT_SECONDS = 10.0  # between commits: so much work a killed run loses at most, roughly
-MOST_NOTES = 20  # problems and warnings kept for one file
+MAX_NOTES = 20  # problems and warnings kept for one file
 
-Load = Callable[[], Embedder]
+EmbedderLoader = Callable[[], Embedder]
 
 
 @dataclass
-class Report:
+class IngestReport:
     """What a run did, or with dry_run would do. Counts are documents, but for files and left_out.
 
     left_out counts files by the reason for which nobody expected text of them; problems are
@@ -54,7 +60,7 @@ class Document:
 
     id: str
     source: str
-    parsed: Parsed
+    parsed: ParsedDocument
 
 
 @dataclass
@@ -66,10 +72,10 @@ class _File:
     warnings: list[str] = field(default_factory=list)
 
 
-class Batch:
+class CommitBatch:
     """Documents that wait for one commit, and files that are done when it is made."""
 
-    def __init__(self, store: Store, embedder: Load | None, report: Report) -> None:
+    def __init__(self, store: Store, embedder: EmbedderLoader | None, report: IngestReport) -> None:
         self.store = store
         self.embedder = embedder
         self.report = report
@@ -77,13 +83,13 @@ class Batch:
         self._characters = 0
         self._most = BATCH_CHARACTERS[1]
         self._open: dict[str, _File] = {}
-        self._done: list[tuple[Source, set[str], bool]] = []
+        self._done: list[tuple[SourceFile, set[str], bool]] = []
 
     def begin(self, name: str) -> None:
         """Open a file."""
         self._open[name] = _File()
 
-    def problem(self, name: str, problem: Problem) -> None:
+    def problem(self, name: str, problem: ParseProblem) -> None:
         """Note what a file did not give."""
         place = f"{name}:{problem.line}" if problem.line else name
         if not problem.failed:
@@ -91,7 +97,7 @@ class Batch:
             return
         self.report.problems.append((place, problem.reason))
         kept = self._open[name].problems
-        if len(kept) < MOST_NOTES:
+        if len(kept) < MAX_NOTES:
             kept.append(
                 f"line {problem.line}: {problem.reason}" if problem.line else problem.reason
             )
@@ -114,7 +120,7 @@ class Batch:
         file = self._open[document.source]
         for warning in document.parsed.warnings:
             self.report.warnings.append((document.id, warning))
-            if len(file.warnings) < MOST_NOTES:
+            if len(file.warnings) < MAX_NOTES:
                 file.warnings.append(warning)
         number = 2
         identity = document.id
@@ -122,18 +128,20 @@ class Batch:
             identity = f"{document.id}~{number}"
             number += 1
         if identity != document.id:
-            self.problem(document.source, Problem("its id is not the first", document.parsed.line))
+            self.problem(
+                document.source, ParseProblem("its id is not the first", document.parsed.line)
+            )
             document = replace(document, id=identity)
         if document.parsed.text.strip():
             file.ids.add(identity)
         return document
 
-    def end(self, name: str, digest: str, before: Source | None) -> None:
+    def end(self, name: str, digest: str, before: SourceFile | None) -> None:
         """Close a file; it counts as done after the next commit."""
         file = self._open.pop(name)
         changed = any(reason.startswith(CHANGED) for reason in file.problems)
         failed = bool(file.problems) and not file.ids
-        source = Source(
+        source = SourceFile(
             name,
             "" if changed else digest,
             before.documents if failed and before else len(file.ids),
@@ -169,7 +177,7 @@ class Batch:
         known = self.store.known([document.id for document in documents])
         wanted = []
         for document in documents:
-            made, there = hashes(document), known.get(document.id)
+            made, there = document_hashes(document), known.get(document.id)
             if there == made:
                 self.report.unchanged += 1
                 continue
@@ -179,7 +187,7 @@ class Batch:
         if self.embedder is not None and wanted:
             self.store.put(self._stored(wanted))
 
-    def _stored(self, wanted: list[tuple[Document, Known]]) -> list[StoredDocument]:
+    def _stored(self, wanted: list[tuple[Document, DocumentHashes]]) -> list[StoredDocument]:
         """Return documents with vectors, computed only where no document has the same text."""
         there = self.store.with_content([made.content for _, made in wanted])
         fresh = {made.content: document for document, made in wanted if made.content not in there}
@@ -203,7 +211,7 @@ class Batch:
 
 def _stored(
     document: Document,
-    made: Known,
+    made: DocumentHashes,
     windows: tuple[StoredWindow, ...],
     truncated: bool,
     now: float,
@@ -227,7 +235,7 @@ def _stored(
     )
 
 
-def hashes(document: Document) -> Known:
+def document_hashes(document: Document) -> DocumentHashes:
     """Return the hash of what is embedded of a document, and of all else."""
     parsed = document.parsed
     sections = [[one.start, one.title] for one in parsed.sections]
@@ -235,7 +243,7 @@ def hashes(document: Document) -> Known:
     row = json.dumps(
         [document.source, parsed.line, sections, dict(parsed.metadata), parsed.warnings]
     )
-    return Known(_sha256(content), _sha256(row))
+    return DocumentHashes(_sha256(content), _sha256(row))
 
 
 def _sha256(text: str) -> str:

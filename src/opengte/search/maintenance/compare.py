@@ -6,21 +6,19 @@ Letters in shapes: n documents that either of two rankings has.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from opengte.ranking_metrics import ndcg
 from opengte.search.calibration.questions import Question
-
-if TYPE_CHECKING:
-    from opengte.search.kb import KnowledgeBase
+from opengte.search.index import Index
+from opengte.search.retrieval import search
 
 AMONG = 10  # documents of a ranking that are compared
 
 
 @dataclass(frozen=True)
-class Change:
+class RankingChange:
     """One question: what the old and the new index found, and how alike that is.
 
     overlap is the share of the best 10 that both have; correlation Kendall's tau-b over all that
@@ -36,10 +34,10 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class IndexComparison:
     """All questions, the most changed first."""
 
-    changes: tuple[Change, ...]
+    changes: tuple[RankingChange, ...]
 
     @property
     def overlap(self) -> float:
@@ -66,27 +64,27 @@ class Contrast:
         return ([a for a, _ in known], [b for _, b in known]) if known else None
 
 
-def contrast(old: "KnowledgeBase", new: "KnowledgeBase", questions: Sequence[Question]) -> Contrast:
+def compare_indexes(old: Index, new: Index, questions: Sequence[Question]) -> IndexComparison:
     """Ask two indexes; the rankings are those that a search returns by default."""
     changes = [_change(one, _ranking(old, one.text), _ranking(new, one.text)) for one in questions]
-    return Contrast(tuple(sorted(changes, key=lambda one: (one.overlap, one.correlation))))
+    return IndexComparison(tuple(sorted(changes, key=lambda one: (one.overlap, one.correlation))))
 
 
-def _ranking(base: "KnowledgeBase", text: str) -> tuple[str, ...]:
-    from opengte.search.retrieval import search
-
+def _ranking(index: Index, text: str) -> tuple[str, ...]:
     # near-duplicates stay apart: which of them stands for the others is no difference of models
-    options = search.Options(k=AMONG, collapse=False)
-    return tuple(hit.id for hit in search.search(base.store, base.ask(text), options).hits)
+    options = search.SearchOptions(k=AMONG, collapse=False)
+    return tuple(
+        hit.id for hit in search.search(index.store, index.encode_query(text), options).hits
+    )
 
 
-def _change(question: Question, old: tuple[str, ...], new: tuple[str, ...]) -> Change:
+def _change(question: Question, old: tuple[str, ...], new: tuple[str, ...]) -> RankingChange:
     longest = max(len(old), len(new))
     overlap = len(set(old) & set(new)) / longest if longest else 1.0
     values = None
     if question.relevant:
         values = _ndcg(old, question.relevant), _ndcg(new, question.relevant)
-    return Change(question.text, old, new, overlap, kendall(old, new), values)
+    return RankingChange(question.text, old, new, overlap, kendall_tau(old, new), values)
 
 
 def _ndcg(ranking: Sequence[str], relevant: Mapping[str, float]) -> float:
@@ -94,7 +92,7 @@ def _ndcg(ranking: Sequence[str], relevant: Mapping[str, float]) -> float:
     return float(ndcg(gains, list(relevant.values()), AMONG))
 
 
-def kendall(a: Sequence[str], b: Sequence[str]) -> float:
+def kendall_tau(a: Sequence[str], b: Sequence[str]) -> float:
     """Return Kendall's tau-b of two rankings; what one of them has not is tied at its end."""
     names = list(dict.fromkeys([*a, *b]))
     if len(names) < 2:

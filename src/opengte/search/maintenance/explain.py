@@ -4,21 +4,21 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from opengte.search.filters import fits
+from opengte.search.filters import matches
+from opengte.search.index import Index
 from opengte.search.parse import walk
 from opengte.search.retrieval import search
 from opengte.search.retrieval.fusion import fuse
-from opengte.search.stores.base import Scored, StoredDocument
+from opengte.search.stores.base import ScoredIds, StoredDocument
 
 if TYPE_CHECKING:
     from opengte.encoder import Reranker
-    from opengte.search.kb import KnowledgeBase
 
 FAR = 10_000  # ranks looked at
 
 
 @dataclass(frozen=True)
-class Step:
+class ExplanationStep:
     """One step: what was found; good is False where the document is lost, None where it is told
     and decides nothing."""
 
@@ -33,7 +33,7 @@ class Explanation:
 
     question: str
     document: str
-    steps: tuple[Step, ...]
+    steps: tuple[ExplanationStep, ...]
 
     @property
     def lost_at(self) -> str | None:
@@ -53,91 +53,99 @@ class Explanation:
 
 
 def explain(
-    kb: "KnowledgeBase",
+    index: Index,
     question: str,
     expected: str,
-    options: search.Options,
+    options: search.SearchOptions,
     reranker: "Reranker | None",
 ) -> Explanation:
     """Return what happened to the expected document at each step."""
-    document, missing = _find(kb, expected)
+    document, missing = _find(index, expected)
     if document is None:
-        return Explanation(question, expected, (Step("parsed", missing, good=False),))
-    asked = kb.ask(question)
-    steps = [*_stored(kb, document), _embedded(kb, document), _question(kb)]
+        return Explanation(question, expected, (ExplanationStep("parsed", missing, good=False),))
+    asked = index.encode_query(question)
+    steps = [*_stored(document), _embedded(index, document), _question(index)]
     if options.where is not None:
-        good = fits(options.where, document.metadata)
-        steps.append(Step("filter", "fits" if good else "does not fit", good))
-    exact = kb.store.dense(asked.vector, FAR, options.where, exact=True)
+        good = matches(options.where, document.metadata)
+        steps.append(ExplanationStep("filter", "fits" if good else "does not fit", good))
+    exact = index.store.dense(asked.vector, FAR, options.where, exact=True)
     steps.append(_place("exact dense", exact, document.id, options.candidates))
-    rankings, _ = search.legs_of(kb.store, asked, options, search.Clock())
+    rankings, _ = search.run_legs(index.store, asked, options, search.StepTimer())
     for leg, ranking in rankings.items():
         steps.append(_place(leg, ranking, document.id, options.candidates))
     fused = fuse(rankings, options.fusion)
-    shown = search.RERANKED if reranker else options.k
+    shown = search.RERANK_DEPTH if reranker else options.k
     steps.append(_place("fused", fused, document.id, shown))
-    answer = search.search(kb.store, asked, options, reranker)
+    answer = search.search(index.store, asked, options, reranker)
     steps.append(_answered(answer, document, reranked=reranker is not None))
     return Explanation(question, document.id, tuple(steps))
 
 
-def _find(kb: "KnowledgeBase", expected: str) -> tuple[StoredDocument | None, str]:
+def _find(index: Index, expected: str) -> tuple[StoredDocument | None, str]:
     """Return the document, or why it is not there."""
-    names = [expected, walk.identifier(os.path.abspath(expected))]
-    found = kb.store.fetch(names)
-    inside = [one for several in kb.store.documents_of(names).values() for one in several]
-    found = found or kb.store.fetch(inside[:1])
+    names = [expected, walk.path_to_id(os.path.abspath(expected))]
+    found = index.store.fetch(names)
+    inside = [one for several in index.store.documents_of(names).values() for one in several]
+    found = found or index.store.fetch(inside[:1])
     if found:
         return next(iter(found.values())), ""
-    for source in kb.store.sources():
+    for source in index.store.sources():
         if source.id in names:
             reasons = "; ".join(source.problems) or "it has no text"
             return None, f"the file was read and gave no document: {reasons}"
     return None, "no document of this id, and no file of this path, was ever indexed"
 
 
-def _stored(kb: "KnowledgeBase", document: StoredDocument) -> list[Step]:
+def _stored(document: StoredDocument) -> list[ExplanationStep]:
     warnings = "; ".join(document.warnings) or "no complaints"
     tokens = sum(window.tokens for window in document.windows)
     cut = "a window lost tokens" if document.truncated else "nothing was cut off"
     return [
-        Step("parsed", f"{len(document.text):,} characters, {warnings}", good=True),
-        Step("truncated", f"{tokens:,} tokens in {len(document.windows)} windows, {cut}"),
+        ExplanationStep("parsed", f"{len(document.text):,} characters, {warnings}", good=True),
+        ExplanationStep(
+            "truncated", f"{tokens:,} tokens in {len(document.windows)} windows, {cut}"
+        ),
     ]
 
 
-def _embedded(kb: "KnowledgeBase", document: StoredDocument) -> Step:
-    prompt = kb.encoder.card.prompts.get("document", "")
+def _embedded(index: Index, document: StoredDocument) -> ExplanationStep:
+    prompt = index.encoder.card.prompts.get("document", "")
     spans = sum(len(window.spans.bounds) for window in document.windows)
-    return Step(
+    return ExplanationStep(
         "embedded",
-        f"by {kb.identity.model} ({kb.identity.precision}), prompt {prompt!r}, {spans} passages "
-        f"({kb.settings['passages']})",
+        f"by {index.identity.model} ({index.identity.precision}), prompt {prompt!r}, "
+        f"{spans} passages ({index.settings['passages']})",
     )
 
 
-def _question(kb: "KnowledgeBase") -> Step:
-    card, instruction = kb.encoder.card, kb.identity.instruction
+def _question(index: Index) -> ExplanationStep:
+    card, instruction = index.encoder.card, index.identity.instruction
     if instruction is None and card.instruction_template is not None:
-        return Step("question", f"the model's default instruction, {card.default_instruction!r}")
+        return ExplanationStep(
+            "question", f"the model's default instruction, {card.default_instruction!r}"
+        )
     if instruction is not None:
-        return Step("question", f"instruction {instruction!r}")
-    return Step("question", f"prompt {card.prompts.get('query', '')!r}")
+        return ExplanationStep("question", f"instruction {instruction!r}")
+    return ExplanationStep("question", f"prompt {card.prompts.get('query', '')!r}")
 
 
-def _place(name: str, ranking: Scored, document: str, depth: int) -> Step:
+def _place(name: str, ranking: ScoredIds, document: str, depth: int) -> ExplanationStep:
     for rank, (other, score) in enumerate(ranking, 1):
         if other == document:
-            return Step(name, f"rank {rank:,}, score {score:.4f}", good=rank <= depth)
-    return Step(name, f"not among the first {len(ranking):,}", good=False)
+            return ExplanationStep(name, f"rank {rank:,}, score {score:.4f}", good=rank <= depth)
+    return ExplanationStep(name, f"not among the first {len(ranking):,}", good=False)
 
 
-def _answered(answer: search.Answer, document: StoredDocument, *, reranked: bool) -> Step:
+def _answered(
+    answer: search.SearchResult, document: StoredDocument, *, reranked: bool
+) -> ExplanationStep:
     name = "reranked" if reranked else "answer"
     for hit in answer.hits:
         if hit.id == document.id:
             score = f", score {hit.rerank:.4f}" if hit.rerank is not None else ""
-            return Step(name, f"rank {hit.rank}{score}", good=True)
+            return ExplanationStep(name, f"rank {hit.rank}{score}", good=True)
         if document.id in hit.duplicates:
-            return Step(name, f"shown as {hit.id} (rank {hit.rank}), nearly the same", good=True)
-    return Step(name, f"not among the {len(answer.hits)} results", good=False)
+            return ExplanationStep(
+                name, f"shown as {hit.id} (rank {hit.rank}), nearly the same", good=True
+            )
+    return ExplanationStep(name, f"not among the {len(answer.hits)} results", good=False)

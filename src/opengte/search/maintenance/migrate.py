@@ -15,12 +15,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from opengte.errors import InputError
-from opengte.search import kb as knowledge
-from opengte.search.ingest.embedder import Embedder, Passages
+from opengte.search.index import Index
+from opengte.search.ingest.embedder import Embedder, PassageMode
 from opengte.search.ingest.writer import BATCH_CHARACTERS, BATCH_DOCUMENTS, COMMIT_SECONDS
-from opengte.search.maintenance.live_generation import look
-from opengte.search.model_identity import Identity
-from opengte.search.stores.base import Known, Source, Store, StoredDocument
+from opengte.search.model_identity import ModelIdentity
+from opengte.search.stores.base import DocumentHashes, SourceFile, Store, StoredDocument
 from opengte.search.stores.lancedb import generations
 
 if TYPE_CHECKING:
@@ -32,11 +31,11 @@ FEW = 32  # differences that are carried over while writers wait
 PASSES = 4  # over the live index before writers are made to wait, at most
 OWN = ("calibration",)  # settings that do not make a generation another one
 
-Notify = Callable[[int], object]  # so many documents more are done
+ProgressCallback = Callable[[int], object]  # so many documents more are done
 
 
 @dataclass
-class Carried:
+class MigrationStats:
     """What a switch did, or would do. Counts are documents."""
 
     documents: int = 0  # in the live index
@@ -52,7 +51,7 @@ class Carried:
         return self.embedded + self.copied + self.removed
 
 
-class Switch:
+class Migration:
     """A generation of an index in another model, beside the live one.
 
     >>> switch = Switch.to(kb, Encoder.load("thenlper/gte-small"))  # doctest: +SKIP
@@ -63,7 +62,7 @@ class Switch:
 
     def __init__(
         self,
-        old: "knowledge.KnowledgeBase",
+        old: Index,
         name: str,
         settings: dict[str, Any],
         encoder: "Encoder | None" = None,
@@ -73,25 +72,26 @@ class Switch:
         self.settings = settings
         self._encoder = encoder
         self._pointer, self._options = _pointer(old)
-        self._new: knowledge.KnowledgeBase | None = None
-        self._listed: dict[str, Known] = {}  # of a bucket's live index, when last carried over
-        self.done = Carried()
+        self._new: Index | None = None
+        self._listed: dict[
+            str, DocumentHashes
+        ] = {}  # of a bucket's live index, when last carried over
+        self.done = MigrationStats()
 
     @classmethod
     def to(
         cls,
-        old: "knowledge.KnowledgeBase",
+        old: Index,
         encoder: "Encoder",
         *,
-        passages: Passages | None = None,
+        passages: PassageMode | None = None,
         instruction: str | None = None,
-    ) -> "Switch":
+    ) -> "Migration":
         """Return a switch to a loaded model; InputError if it is the index's own already.
 
         Settings that are not given stay, as far as the model can keep them: an instruction only if
         it takes one, a first pass only of fewer dimensions than it has.
         """
-        old = old.latest()
         settings = _settings(old, encoder, passages, instruction)
         if _key(settings) == _key(old.settings):
             raise InputError(
@@ -101,12 +101,11 @@ class Switch:
         return cls(old, _name(old, settings), settings, encoder)
 
     @classmethod
-    def back(cls, old: "knowledge.KnowledgeBase") -> "Switch":
+    def back(cls, old: Index) -> "Migration":
         """Return a switch to the generation before; InputError if there is none.
 
         Its model is loaded only if documents changed since.
         """
-        old = old.latest()
         pointer, options = _pointer(old)
         store = pointer.previous and _open(old.place, options, pointer.previous)
         settings = store.settings() if store else None
@@ -118,28 +117,29 @@ class Switch:
         return cls(old, pointer.previous, settings)
 
     @property
-    def new(self) -> "knowledge.KnowledgeBase":
+    def new(self) -> Index:
         """The second index, to search in; made when it is first asked for."""
         if self._new is None:
             store = _open(self.old.place, self._options, self.name)
             kept = store.settings()
             if kept is None:
                 store.save_settings(self.settings)
-            made = knowledge.KnowledgeBase(
-                self.old.place, store, kept or self.settings, self.old._load
+            self._new = Index(
+                self.old.place,
+                store,
+                kept or self.settings,
+                self.old.load,
+                encoder=self._encoder,
             )
-            if self._encoder is not None:
-                made.use(self._encoder)
-            self._new = made
         return self._new
 
-    def plan(self) -> Carried:
+    def plan(self) -> MigrationStats:
         """Return what would be done, and do nothing."""
         made = None
-        if generations.begun(self.old.place, self.name):
+        if generations.generation_exists(self.old.place, self.name):
             store = _open(self.old.place, self._options, self.name)
             made = store if store.settings() is not None else None
-        found = Carried(documents=self.old.store.count())
+        found = MigrationStats(documents=self.old.store.count())
         for part in _parts(_entries(self.old.store), LISTED):
             there = made.known(list(part)) if made else {}
             for name, known in part.items():
@@ -151,9 +151,9 @@ class Switch:
                 found.removed += len(part.keys() - self.old.store.known(list(part)).keys())
         return found
 
-    def build(self, notify: Notify = lambda count: None) -> Carried:
+    def build(self, notify: ProgressCallback = lambda count: None) -> MigrationStats:
         """Embed all documents of the live index that are not there yet; continue a killed build."""
-        with generations.switching(self.old.place):
+        with generations.migration_lock(self.old.place):
             for number in range(PASSES):
                 before = self.done.changed
                 self._carry(notify if number == 0 else lambda count: None)
@@ -162,35 +162,32 @@ class Switch:
             self.done.upkeep = list(self.new.store.optimize())
         return self.done
 
-    def commit(self, *, keep_old: bool = True) -> "knowledge.KnowledgeBase":
+    def commit(self, *, keep_old: bool = True) -> Index:
         """Carry the last differences over, move the pointer, and return the index as it is now.
 
         Readers that are open see the old index or the new one; one that is in the middle of a
         search when the old one is dropped may fail.
         """
         place, options = self.old.place, self._options
-        with generations.switching(place):
+        with generations.migration_lock(place):
             self._carry(lambda count: None)  # what can be done before writers wait
-            with generations.alone(place):
-                before = generations.read(place, options)
+            with generations.exclusive_lock(place):
+                before = generations.read_pointer(place, options)
                 if before.current != self._pointer.current:
                     raise InputError(f"another process switched the index `{place}` meanwhile")
                 if not generations.is_remote(place):
                     self._carry(lambda count: None)
                 kept = before.current if keep_old else None
                 after = generations.Pointer(self.name, kept)
-                generations.write(place, after, options)
+                generations.write_pointer(place, after, options)
             if generations.is_remote(place):
                 self._settle()
-            generations.drop_others(place, after, before, options)
-        made = knowledge.KnowledgeBase.open(place, load=self.old._load, storage_options=options)
-        if self._encoder is not None:
-            made.use(self._encoder)
-        return made
+            generations.drop_unreferenced(place, after, before, options)
+        return Index.open(place, self._encoder, load=self.old.load, storage_options=options)
 
     # --- documents -------------------------------------------------------------------------------
 
-    def _carry(self, notify: Notify) -> None:
+    def _carry(self, notify: ProgressCallback) -> None:
         """Make the new generation hold what the live one holds; only differences are done."""
         old, new = self.old.store, self.new.store
         sources = {one.id: one for one in old.sources()}  # before the documents that they vouch for
@@ -206,7 +203,7 @@ class Switch:
                 self.done.removed += len(gone)
         _put_sources(sources, new)
 
-    def _changed(self, notify: Notify) -> Iterator[StoredDocument]:
+    def _changed(self, notify: ProgressCallback) -> Iterator[StoredDocument]:
         """Yield the documents of the live index that the new one has not, or not so."""
         old, new = self.old.store, self.new.store
         for part in _parts(_entries(old), LISTED):
@@ -257,9 +254,9 @@ class Switch:
 
 
 def _settings(
-    old: "knowledge.KnowledgeBase",
+    old: Index,
     encoder: "Encoder",
-    passages: Passages | None,
+    passages: PassageMode | None,
     instruction: str | None,
 ) -> dict[str, Any]:
     card, kept = encoder.card, dict(old.settings)
@@ -273,7 +270,7 @@ def _settings(
     embedder = Embedder(encoder, way, kept["span_tokens"], kept["window_tokens"])
     first = kept["first_pass"]
     model = {
-        "model": Identity.of(card, instruction).settings(),
+        "model": ModelIdentity.of(card, instruction).settings(),
         "dimension": card.dimension,
         "first_pass": first if first and first < card.dimension else None,
         "passages": embedder.passages,
@@ -288,7 +285,7 @@ def _key(settings: Mapping[str, Any]) -> str:
     return json.dumps(told, sort_keys=True)
 
 
-def _name(old: "knowledge.KnowledgeBase", settings: Mapping[str, Any]) -> str:
+def _name(old: Index, settings: Mapping[str, Any]) -> str:
     """Return the generation of these settings: the one before, if it is, or one of its own."""
     pointer, options = _pointer(old)
     if pointer.previous is not None:
@@ -299,24 +296,24 @@ def _name(old: "knowledge.KnowledgeBase", settings: Mapping[str, Any]) -> str:
     return f"{generations.FIRST}-{digest[:12]}"
 
 
-def before(base: "knowledge.KnowledgeBase") -> str | None:
+def previous_model(index: Index) -> str | None:
     """Return the model of the generation that a rollback would go to, None if there is none."""
-    if base._live is None:
+    if index.live is None:
         return None
-    pointer, options = _pointer(base)
-    store = pointer.previous and _open(base.place, options, pointer.previous)
+    pointer, options = _pointer(index)
+    store = pointer.previous and _open(index.place, options, pointer.previous)
     settings = store.settings() if store else None
     return str(settings["model"]["model"]) if settings else None
 
 
-def _pointer(old: "knowledge.KnowledgeBase") -> tuple[generations.Pointer, Any]:
-    found = look(old.place, old._live.options if old._live else None) if old._live else None
-    if found is None:
+def _pointer(old: Index) -> tuple[generations.Pointer, Any]:
+    if old.live is None:
         raise InputError(
             f"the index `{old.place}` cannot be switched where it is: only folders and buckets "
             "hold two generations. Index to a new place, and use that one when it is done"
         )
-    return found.pointer, found.options
+    live = generations.LiveGeneration(old.live.place, old.live.options)
+    return live.pointer, live.options
 
 
 def _open(place: str, options: Any, name: str) -> Any:
@@ -325,13 +322,15 @@ def _open(place: str, options: Any, name: str) -> Any:
     return open_store(place, options, name)
 
 
-def _entries(store: Store) -> Iterator[tuple[str, Known]]:
+def _entries(store: Store) -> Iterator[tuple[str, DocumentHashes]]:
     """Yield ids and hashes; stores that hold generations can list them."""
-    found: Iterator[tuple[str, Known]] = cast(Any, store).entries()
+    found: Iterator[tuple[str, DocumentHashes]] = cast(Any, store).entries()
     return found
 
 
-def _parts(entries: Iterable[tuple[str, Known]], size: int) -> Iterator[dict[str, Known]]:
+def _parts(
+    entries: Iterable[tuple[str, DocumentHashes]], size: int
+) -> Iterator[dict[str, DocumentHashes]]:
     stream = iter(entries)
     while part := dict(islice(stream, size)):
         yield part
@@ -355,7 +354,7 @@ def _commits(documents: Iterable[StoredDocument]) -> Iterator[list[StoredDocumen
         yield batch
 
 
-def _put_sources(sources: Mapping[str, Source], new: Store) -> None:
+def _put_sources(sources: Mapping[str, SourceFile], new: Store) -> None:
     there = {one.id: one for one in new.sources()}
     new.put_sources([one for one in sources.values() if there.get(one.id) != one])
     new.delete_sources([name for name in there if name not in sources])

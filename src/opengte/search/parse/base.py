@@ -17,7 +17,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedDocument:
     """One document of a file.
 
     row tells the documents of one file apart ("" where there is only one); line is where it begins
@@ -35,7 +35,7 @@ class Parsed:
 
 
 @dataclass(frozen=True)
-class Problem:
+class ParseProblem:
     """A file, or a row of it, that gave no document, or not all of it; failed: it should have."""
 
     reason: str
@@ -43,11 +43,11 @@ class Problem:
     failed: bool = True
 
 
-Item = Parsed | Problem
+ParsedItem = ParsedDocument | ParseProblem
 
 
 @dataclass(frozen=True)
-class Limits:
+class ParseLimits:
     """What one file may cost. Sizes in bytes, times in seconds."""
 
     file_bytes: int = 64 << 20  # of a file that is read as a whole
@@ -67,11 +67,11 @@ class RowFields:
     id: str | None = None
 
 
-class Unreadable(Exception):
+class UnreadableFileError(Exception):
     """A file cannot be parsed; the message is the reason."""
 
 
-def scalars(values: Mapping[Any, Any], most: int = 64) -> dict[str, Scalar]:
+def scalar_fields(values: Mapping[Any, Any], most: int = 64) -> dict[str, Scalar]:
     """Return the fields that can be filtered by: short scalars; lists of them become one string."""
     kept: dict[str, Scalar] = {}
     for key, value in values.items():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from opengte.search.parse import html
-from opengte.search.parse.base import Item, Parsed, Unreadable
+from opengte.search.parse.base import ParsedDocument, ParsedItem, UnreadableFileError
 
 OLE = b"\xd0\xcf\x11\xe0"  # an encrypted document is one of these, and so is an old .doc
 CORE = "docProps/core.xml"
@@ -15,12 +15,12 @@ TITLE = "{http://purl.org/dc/elements/1.1/}title"
 AUTHOR = "{http://purl.org/dc/elements/1.1/}creator"
 
 
-def docx(content: bytes, unpacked: int) -> Iterator[Item]:
+def parse_docx(content: bytes, unpacked: int) -> Iterator[ParsedItem]:
     """Yield the text of a DOCX file; Unreadable for one that unpacks to too much."""
     import mammoth
 
     if content.startswith(OLE):
-        raise Unreadable("encrypted, or an old .doc: save it as .docx without a password")
+        raise UnreadableFileError("encrypted, or an old .doc: save it as .docx without a password")
     told = _checked(content, unpacked)
     try:
         made = mammoth.convert_to_html(
@@ -28,12 +28,14 @@ def docx(content: bytes, unpacked: int) -> Iterator[Item]:
             convert_image=mammoth.images.img_element(lambda image: {"src": ""}),
         )
     except RecursionError:
-        raise Unreadable("is nested too deeply") from None
+        raise UnreadableFileError("is nested too deeply") from None
     except Exception as error:  # mammoth raises whatever a damaged file makes it meet
-        raise Unreadable(f"not a Word document that can be read ({_short(error)})") from error
-    found = html.read(made.value)
+        raise UnreadableFileError(
+            f"not a Word document that can be read ({_short(error)})"
+        ) from error
+    found = html.extract_page(made.value)
     failed = [message.message for message in made.messages if message.type == "error"]
-    yield Parsed(
+    yield ParsedDocument(
         found.text,
         title=(told.get(TITLE) or found.title)[:200],
         sections=found.sections,
@@ -49,15 +51,17 @@ def _checked(content: bytes, unpacked: int) -> dict[str, str]:
             total = 0
             for part in archive.infolist():
                 if part.flag_bits & 1:
-                    raise Unreadable("encrypted: it opens only with a password")
+                    raise UnreadableFileError("encrypted: it opens only with a password")
                 with archive.open(part) as file:
                     while chunk := file.read(2**20):
                         total += len(chunk)
                         if total > unpacked:
-                            raise Unreadable(f"unpacks to more than {unpacked:,} bytes")
+                            raise UnreadableFileError(f"unpacks to more than {unpacked:,} bytes")
             return _core(archive) if CORE in archive.namelist() else {}
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
-        raise Unreadable(f"not a Word document that can be read ({_short(error)})") from error
+        raise UnreadableFileError(
+            f"not a Word document that can be read ({_short(error)})"
+        ) from error
 
 
 def _core(archive: zipfile.ZipFile) -> dict[str, str]:

@@ -3,20 +3,20 @@
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
-from opengte.search.parse.base import Item, Parsed, Section
-from opengte.search.parse.text import MOST_TITLE, decoded
+from opengte.search.parse.base import ParsedDocument, ParsedItem, Section
+from opengte.search.parse.text import MOST_TITLE, decode_text
 
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 SHORT = 250  # characters below which the main part of a page is not trusted to be all of it
 
 
-def page(content: bytes) -> Iterator[Item]:
+def parse_html(content: bytes) -> Iterator[ParsedItem]:
     """Yield a web page without the menus around its main part, where that part can be told."""
-    markup, warnings = decoded_page(content)
-    whole = read(markup)
+    markup, warnings = decode_page(content)
+    whole = extract_page(markup)
     main = _main_part(markup)
     found = whole if main is None or len(main.text) < SHORT else main
-    yield Parsed(
+    yield ParsedDocument(
         found.text,
         title=(whole.title or found.title)[:MOST_TITLE],
         sections=found.sections,
@@ -25,9 +25,9 @@ def page(content: bytes) -> Iterator[Item]:
     )
 
 
-def decoded_page(content: bytes) -> tuple[str, tuple[str, ...]]:
+def decode_page(content: bytes) -> tuple[str, tuple[str, ...]]:
     """Return a page as text; what the page says of its encoding counts where it is not UTF-8."""
-    text, warnings = decoded(content)
+    text, warnings = decode_text(content)
     if not warnings:
         return text, ()
     from lxml.html import HTMLParser as Sniffer
@@ -40,7 +40,7 @@ def decoded_page(content: bytes) -> tuple[str, tuple[str, ...]]:
         return text, warnings
 
 
-def read(markup: str) -> Parsed:
+def extract_page(markup: str) -> ParsedDocument:
     """Return all the text of a page."""
     reader = _Reader()
     reader.feed(markup)
@@ -48,7 +48,7 @@ def read(markup: str) -> Parsed:
     return reader.result()
 
 
-def _main_part(markup: str) -> Parsed | None:
+def _main_part(markup: str) -> ParsedDocument | None:
     import trafilatura
 
     found = trafilatura.extract(
@@ -59,7 +59,7 @@ def _main_part(markup: str) -> Parsed | None:
         include_tables=True,
         include_formatting=True,
     )
-    return read(found) if found else None
+    return extract_page(found) if found else None
 
 
 class _Reader(HTMLParser):
@@ -111,11 +111,11 @@ class _Reader(HTMLParser):
         if not self.depth:
             self._add(data)
 
-    def result(self) -> Parsed:
+    def result(self) -> ParsedDocument:
         """Return what was read."""
         title = " ".join(self.title.split()) or (self.sections[0].title if self.sections else "")
         metadata = {"language": self.language[:32]} if self.language else {}
-        return Parsed("".join(self.parts), "", title, None, tuple(self.sections), metadata)
+        return ParsedDocument("".join(self.parts), "", title, None, tuple(self.sections), metadata)
 
     def _break(self, tag: str) -> None:
         if tag not in self.inline and not self.depth:

@@ -9,41 +9,41 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from opengte.search.parse import html
-from opengte.search.parse.base import Item, Parsed, Problem, scalars
+from opengte.search.parse.base import ParsedDocument, ParsedItem, ParseProblem, scalar_fields
 
 HEADERS = {"From": "from", "To": "to", "Cc": "cc", "List-Id": "list"}
 
 
-def message(content: bytes) -> Iterator[Item]:
+def parse_eml(content: bytes) -> Iterator[ParsedItem]:
     """Yield the text of one message; attachments are named, not read."""
     parsed = message_from_bytes(content, policy=policy.default)
     assert isinstance(parsed, EmailMessage)
     yield _document(parsed, "", None)
 
 
-def mbox(path: str, row_bytes: int) -> Iterator[Item]:
+def parse_mbox(path: str, row_bytes: int) -> Iterator[ParsedItem]:
     """Yield every message of a mailbox."""
     with contextlib.closing(mailbox.mbox(path, create=False)) as box:
         yield from _messages(box, row_bytes)
 
 
-def _messages(box: mailbox.mbox, row_bytes: int) -> Iterator[Item]:
+def _messages(box: mailbox.mbox, row_bytes: int) -> Iterator[ParsedItem]:
     for number, key in enumerate(box.keys(), 1):
         try:
             with contextlib.closing(box.get_file(key)) as file:
                 content = file.read(row_bytes + 1)
             if len(content) > row_bytes:
-                yield Problem(f"message {number} is larger than {row_bytes:,} bytes")
+                yield ParseProblem(f"message {number} is larger than {row_bytes:,} bytes")
                 continue
             parsed = message_from_bytes(content, policy=policy.default)
             assert isinstance(parsed, EmailMessage)
             name = str(parsed.get("Message-ID", "")).strip() or str(number)
             yield _document(parsed, name, None)
         except Exception as error:  # one broken message is not the mailbox
-            yield Problem(f"message {number} cannot be read ({type(error).__name__}: {error})")
+            yield ParseProblem(f"message {number} cannot be read ({type(error).__name__}: {error})")
 
 
-def _document(parsed: EmailMessage, row: str, line: int | None) -> Parsed:
+def _document(parsed: EmailMessage, row: str, line: int | None) -> ParsedDocument:
     headers = {ours: _header(parsed, theirs) for theirs, ours in HEADERS.items()}
     attached = [part.get_filename() or part.get_content_type() for part in _attachments(parsed)]
     metadata = {**headers, "date": _date(parsed), "attachments": ", ".join(attached)[:1000]}
@@ -51,12 +51,12 @@ def _document(parsed: EmailMessage, row: str, line: int | None) -> Parsed:
     if attached:
         warnings += (f"{len(attached)} attachments were not read",)
     subject = _header(parsed, "Subject")
-    return Parsed(
+    return ParsedDocument(
         body,
         row=row,
         title=subject[:200],
         line=line,
-        metadata=scalars({name: value for name, value in metadata.items() if value}),
+        metadata=scalar_fields({name: value for name, value in metadata.items() if value}),
         warnings=warnings,
     )
 
@@ -91,7 +91,7 @@ def _body(parsed: EmailMessage) -> tuple[str, tuple[str, ...]]:
     except Exception as error:
         return "", (f"its text cannot be decoded ({type(error).__name__}: {error})",)
     if part.get_content_type() == "text/html":
-        text = html.read(text).text
+        text = html.extract_page(text).text
     bad = text.count("\ufffd")
     return text, (f"{bad} characters could not be decoded",) if bad else ()
 

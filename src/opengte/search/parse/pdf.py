@@ -5,25 +5,31 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from opengte.search.parse.base import Item, Parsed, Section, Unreadable, scalars
+from opengte.search.parse.base import (
+    ParsedDocument,
+    ParsedItem,
+    Section,
+    UnreadableFileError,
+    scalar_fields,
+)
 
 MOST_PAGES = 20_000
 LIGATURES = re.compile("[\ufb00-\ufb06]")
 HYPHEN = re.compile("(?<=[^\\W\\d_])[\u00ad\ufffe\u0002]\\s*")  # a word cut at the end of a line
 
 
-def pdf(content: bytes, characters: int) -> Iterator[Item]:
+def parse_pdf(content: bytes, characters: int) -> Iterator[ParsedItem]:
     """Yield the text of a PDF, with a warning for pages that have none (scans, for one)."""
     import pypdfium2
 
     try:
         document = pypdfium2.PdfDocument(content)
     except pypdfium2.PdfiumError as error:
-        raise Unreadable(_reason(str(error))) from error
+        raise UnreadableFileError(_reason(str(error))) from error
     with document:
         count = len(document)
         if count > MOST_PAGES:
-            raise Unreadable(f"has {count:,} pages, more than {MOST_PAGES:,}")
+            raise UnreadableFileError(f"has {count:,} pages, more than {MOST_PAGES:,}")
         told = document.get_metadata_dict(skip_empty=True)
         yield _document(_pages(document, count, characters), told)
 
@@ -47,7 +53,7 @@ def _pages(document: Any, count: int, characters: int) -> Iterator[str]:
             text = ""  # counted as an empty page
         length += len(text)
         if length > characters:
-            raise Unreadable(f"has more than {characters:,} characters of text")
+            raise UnreadableFileError(f"has more than {characters:,} characters of text")
         yield _cleaned(text)
 
 
@@ -56,7 +62,7 @@ def _cleaned(text: str) -> str:
     return LIGATURES.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
 
 
-def _document(pages: Iterator[str], told: dict[str, Any]) -> Parsed:
+def _document(pages: Iterator[str], told: dict[str, Any]) -> ParsedDocument:
     parts: list[str] = []
     sections, empty, length = [], [], 0
     for number, text in enumerate(pages, 1):
@@ -69,11 +75,11 @@ def _document(pages: Iterator[str], told: dict[str, Any]) -> Parsed:
     names = {"Author": "author", "CreationDate": "created", "Subject": "subject"}
     metadata = {ours: told[theirs] for theirs, ours in names.items() if told.get(theirs)}
     whole = "".join(parts)
-    return Parsed(
+    return ParsedDocument(
         whole,
         title=str(told.get("Title", ""))[:200],
         sections=tuple(sections),
-        metadata=scalars({**metadata, "pages": len(parts)}),
+        metadata=scalar_fields({**metadata, "pages": len(parts)}),
         warnings=(*_empty(empty, len(parts)), *_garbled(whole)),
     )
 

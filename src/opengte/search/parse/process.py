@@ -11,19 +11,26 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from opengte.search.parse.base import Item, Limits, Parsed, Problem, RowFields, Section
+from opengte.search.parse.base import (
+    ParsedDocument,
+    ParsedItem,
+    ParseLimits,
+    ParseProblem,
+    RowFields,
+    Section,
+)
 
 
-class Parser:
+class ParserProcess:
     """Parses files in a child process, one at a time; a context manager that ends it."""
 
-    def __init__(self, limits: Limits | None = None, fields: RowFields | None = None) -> None:
-        self.limits = limits or Limits()
+    def __init__(self, limits: ParseLimits | None = None, fields: RowFields | None = None) -> None:
+        self.limits = limits or ParseLimits()
         self.fields = fields or RowFields()
         self.command = [sys.executable, "-m", "opengte.search.parse.worker"]
         self._child: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> "Parser":
+    def __enter__(self) -> "ParserProcess":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -41,7 +48,7 @@ class Parser:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def parse(self, path: str, kind: str) -> Iterator[Item | str]:
+    def parse(self, path: str, kind: str) -> Iterator[ParsedItem | str]:
         """Yield documents and problems of a file, then the SHA-256 of what was parsed or ""."""
         finished = False
         try:
@@ -49,7 +56,7 @@ class Parser:
             while not finished:
                 frame = self._frame()
                 if frame is None:
-                    yield Problem(self._death())
+                    yield ParseProblem(self._death())
                     yield ""
                     finished = True
                 elif "end" in frame:
@@ -116,10 +123,10 @@ class Parser:
         return f"ended its parser with status {code}"
 
 
-def _item(frame: dict[str, Any]) -> Item:
+def _item(frame: dict[str, Any]) -> ParsedItem:
     if "problem" in frame:
-        return Problem(**frame["problem"])
+        return ParseProblem(**frame["problem"])
     values = frame["document"]
     values["sections"] = tuple(Section(**one) for one in values["sections"])
     values["warnings"] = tuple(values["warnings"])
-    return Parsed(**values)
+    return ParsedDocument(**values)

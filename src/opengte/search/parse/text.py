@@ -4,7 +4,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from opengte.search.parse.base import Item, Parsed, Problem, Section, scalars
+from opengte.search.parse.base import (
+    ParsedDocument,
+    ParsedItem,
+    ParseProblem,
+    Section,
+    scalar_fields,
+)
 
 FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 MOST_FRONT_MATTER = 2**16
@@ -18,7 +24,7 @@ UNDERLINED = re.compile(r"^(\S.*)\r?\n([=\-~^\"'#*+.:_`])\2{2,}[ \t]*\r?$", re.M
 MOST_TITLE = 200
 
 
-def decoded(content: bytes) -> tuple[str, tuple[str, ...]]:
+def decode_text(content: bytes) -> tuple[str, tuple[str, ...]]:
     """Return a file as text, and what was wrong with it.
 
     UTF-8 first, UTF-16 and UTF-32 where they announce themselves; otherwise the bytes that are not
@@ -53,41 +59,41 @@ def _mojibake(text: str) -> tuple[str, ...]:
     return (f"{found} characters look wrongly decoded",) if found > 3 else ()
 
 
-def plain(content: bytes) -> Iterator[Item]:
+def parse_plain_text(content: bytes) -> Iterator[ParsedItem]:
     """Yield a plain text; lines that are underlined, as in reStructuredText, head its sections."""
-    text, warnings = decoded(content)
+    text, warnings = decode_text(content)
     sections = tuple(
         Section(match.start(), match[1].strip()[:MOST_TITLE]) for match in UNDERLINED.finditer(text)
     )
     title = sections[0].title if sections else ""
-    yield Parsed(text, title=title, sections=sections, warnings=warnings)
+    yield ParsedDocument(text, title=title, sections=sections, warnings=warnings)
 
 
-def code(content: bytes) -> Iterator[Item]:
+def parse_code(content: bytes) -> Iterator[ParsedItem]:
     """Yield source code; a definition that is not indented begins a section."""
-    text, warnings = decoded(content)
+    text, warnings = decode_text(content)
     found = [(match.start(), match[0].strip()[:MOST_TITLE]) for match in DEFINITION.finditer(text)]
-    yield Parsed(text, sections=tuple(Section(*one) for one in found), warnings=warnings)
+    yield ParsedDocument(text, sections=tuple(Section(*one) for one in found), warnings=warnings)
 
 
-def markdown(content: bytes) -> Iterator[Item]:
+def parse_markdown(content: bytes) -> Iterator[ParsedItem]:
     """Yield a Markdown text: headings are sections, front matter is metadata and not text."""
-    text, warnings = decoded(content)
+    text, warnings = decode_text(content)
     settings, body, problem = _front_matter(text)
     if problem:
         yield problem
     sections = _headings(text, body)
     title = settings.pop("title", "") or (sections[0].title if sections else "")
-    yield Parsed(
+    yield ParsedDocument(
         " " * body + text[body:] if body else text,
         title=str(title)[:MOST_TITLE],
         sections=sections,
-        metadata=scalars(settings),
+        metadata=scalar_fields(settings),
         warnings=warnings,
     )
 
 
-def _front_matter(text: str) -> tuple[dict[str, Any], int, Problem | None]:
+def _front_matter(text: str) -> tuple[dict[str, Any], int, ParseProblem | None]:
     """Return the settings above a text, and where the text begins."""
     match = FRONT_MATTER.match(text[:MOST_FRONT_MATTER])
     if not match:
@@ -98,7 +104,7 @@ def _front_matter(text: str) -> tuple[dict[str, Any], int, Problem | None]:
         values = yaml.safe_load(match[1])
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        return {}, match.end(), Problem(f"front matter is not YAML: {reason}", line=1)
+        return {}, match.end(), ParseProblem(f"front matter is not YAML: {reason}", line=1)
     return (dict(values) if isinstance(values, dict) else {}), match.end(), None
 
 

@@ -10,7 +10,7 @@ IGNORED = frozenset({"__pycache__", "node_modules", "$RECYCLE.BIN", "System Volu
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFile:
     """A file to read; named: the caller asked for this very file."""
 
     path: str
@@ -18,7 +18,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Passed:
+class SkippedPath:
     """What the walk could not look into, or saw already."""
 
     path: str
@@ -26,7 +26,7 @@ class Passed:
     failed: bool
 
 
-def walk(paths: Iterable[str]) -> Iterator[Found | Passed]:
+def walk_files(paths: Iterable[str]) -> Iterator[FoundFile | SkippedPath]:
     """Yield the files of files and folders, in the order of their names, as absolute paths.
 
     Hidden files and folders, and those of tools, are passed over, as is a folder that looks like
@@ -38,10 +38,10 @@ def walk(paths: Iterable[str]) -> Iterator[Found | Passed]:
         if os.path.isdir(whole):
             yield from _folder(whole, entered)
         else:
-            yield Found(whole, named=True)
+            yield FoundFile(whole, named=True)
 
 
-def _folder(top: str, entered: set[tuple[int, int]]) -> Iterator[Found | Passed]:
+def _folder(top: str, entered: set[tuple[int, int]]) -> Iterator[FoundFile | SkippedPath]:
     waiting = [top]
     while waiting:
         folder = waiting.pop()
@@ -49,15 +49,15 @@ def _folder(top: str, entered: set[tuple[int, int]]) -> Iterator[Found | Passed]
             status = os.stat(folder)
             identity = status.st_dev, status.st_ino
             if identity in entered:
-                yield Passed(folder, "the same folder was reached before", failed=False)
+                yield SkippedPath(folder, "the same folder was reached before", failed=False)
                 continue
             entered.add(identity)
-            if os.path.exists(os.path.join(folder, MARK)):
-                yield Passed(folder, "an index of ours", failed=False)
+            if os.path.exists(os.path.join(folder, INDEX_MARKER)):
+                yield SkippedPath(folder, "an index of ours", failed=False)
                 continue
             names = sorted(name for name in os.listdir(folder) if not _ignored(name))
         except OSError as error:
-            yield Passed(folder, error.strerror or str(error), failed=True)
+            yield SkippedPath(folder, error.strerror or str(error), failed=True)
             continue
         inside = []
         for name in names:
@@ -66,9 +66,9 @@ def _folder(top: str, entered: set[tuple[int, int]]) -> Iterator[Found | Passed]
             if kind == "folder":
                 inside.append(path)
             elif kind == "file":
-                yield Found(path, named=False)
+                yield FoundFile(path, named=False)
             else:
-                yield Passed(path, kind, failed=False)
+                yield SkippedPath(path, kind, failed=False)
         waiting.extend(reversed(inside))
 
 
@@ -86,12 +86,12 @@ def _ignored(name: str) -> bool:
     return name.startswith(".") or name in IGNORED
 
 
-MARK = "opengte-kb.json"  # a file in the folder of every index on a disk
+INDEX_MARKER = "opengte-kb.json"  # a file in the folder of every index on a disk
 
 _KEPT = frozenset(chr(code) for code in range(0x20, 0x7F)) - {"%", "#"}
 
 
-def identifier(path: str) -> str:
+def path_to_id(path: str) -> str:
     """Return a path as text that is valid everywhere, one to one: odd bytes as %XX."""
     if all(character in _KEPT for character in path):
         return path
@@ -107,7 +107,7 @@ def path_of(identity: str) -> str:
     return os.fsdecode(unquote_to_bytes(identity)) if "%" in identity else identity
 
 
-def inside(identity: str, scopes: Iterable[str]) -> bool:
+def is_inside(identity: str, scopes: Iterable[str]) -> bool:
     """Return whether a file is one of these files or in one of these folders."""
     return any(
         identity == scope or identity.startswith(scope.rstrip("/") + "/") for scope in scopes

@@ -17,19 +17,26 @@ from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from opengte.errors import OpenGTEError
-from opengte.search.parse.base import Item, Limits, Parsed, Problem, RowFields, Unreadable
-from opengte.search.parse.kinds import parse
+from opengte.search.parse.base import (
+    ParsedDocument,
+    ParsedItem,
+    ParseLimits,
+    ParseProblem,
+    RowFields,
+    UnreadableFileError,
+)
+from opengte.search.parse.formats import parse_file
 
 Frame = dict[str, Any]
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+def serve_requests(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer requests until there are no more."""
-    limits: Limits | None = None
+    limits: ParseLimits | None = None
     for line in requests:
         request = json.loads(line)
         if limits is None:
-            limits = Limits(**request["limits"])
+            limits = ParseLimits(**request["limits"])
             _limit_memory(limits.memory_bytes)
         fields = RowFields(**request["fields"])
         path = os.fsdecode(bytes.fromhex(request["path"]))
@@ -37,9 +44,9 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
             _send(answers, frame)
 
 
-def _frames(path: str, kind: str, limits: Limits, fields: RowFields) -> Iterator[Frame]:
+def _frames(path: str, kind: str, limits: ParseLimits, fields: RowFields) -> Iterator[Frame]:
     """Yield a frame for each document and problem, then one that ends the file."""
-    digest, items = "", parse(path, kind, limits, fields)
+    digest, items = "", parse_file(path, kind, limits, fields)
     while True:
         try:
             with _alarm(limits.seconds):
@@ -47,7 +54,7 @@ def _frames(path: str, kind: str, limits: Limits, fields: RowFields) -> Iterator
         except StopIteration:
             break
         except Exception as error:
-            yield _framed(Problem(_reason(error, limits)))
+            yield _framed(ParseProblem(_reason(error, limits)))
             break
         if isinstance(item, str):
             digest = item
@@ -56,9 +63,9 @@ def _frames(path: str, kind: str, limits: Limits, fields: RowFields) -> Iterator
     yield {"end": digest}
 
 
-def _reason(error: Exception, limits: Limits) -> str:
+def _reason(error: Exception, limits: ParseLimits) -> str:
     match error:
-        case Unreadable() | OpenGTEError():
+        case UnreadableFileError() | OpenGTEError():
             return str(error)
         case MemoryError():
             return f"needs more than {limits.memory_bytes:,} bytes of memory to parse"
@@ -67,8 +74,8 @@ def _reason(error: Exception, limits: Limits) -> str:
     return f"cannot be parsed ({type(error).__name__}: {str(error)[:200]})"
 
 
-def _framed(item: Item) -> Frame:
-    return {"document" if isinstance(item, Parsed) else "problem": asdict(item)}
+def _framed(item: ParsedItem) -> Frame:
+    return {"document" if isinstance(item, ParsedDocument) else "problem": asdict(item)}
 
 
 def _send(answers: BinaryIO, frame: Frame) -> None:
@@ -112,7 +119,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     with contextlib.suppress(BrokenPipeError):
-        serve(sys.stdin.buffer, answers)
+        serve_requests(sys.stdin.buffer, answers)
 
 
 if __name__ == "__main__":

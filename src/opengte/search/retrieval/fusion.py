@@ -4,16 +4,16 @@ Fused scores order documents and mean nothing else: a reciprocal-rank sum is abo
 perfect answer, and no threshold on it makes sense.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from opengte.errors import InputError
+from opengte.search.stores.base import ScoredIds
 
-Method = Literal["rrf", "weighted"]
-Ranking = Sequence[tuple[str, float]]  # documents and scores, best first
+FusionMethod = Literal["rrf", "weighted"]
 K = 60  # of reciprocal ranks, as published: the top counts, and so does agreement
 
 
@@ -21,7 +21,7 @@ K = 60  # of reciprocal ranks, as published: the top counts, and so does agreeme
 class Fusion:
     """How legs are joined: reciprocal ranks, or the sum of standardised scores; weights by leg."""
 
-    method: Method = "rrf"
+    method: FusionMethod = "rrf"
     weights: Mapping[str, float] | None = None  # a leg that is not named has weight 1
     k: int = K
 
@@ -40,25 +40,25 @@ class Fusion:
         return float((self.weights or {}).get(leg, 1.0))
 
 
-def fuse(legs: Mapping[str, Ranking], fusion: Fusion) -> list[tuple[str, float]]:
+def fuse(legs: Mapping[str, ScoredIds], fusion: Fusion) -> list[tuple[str, float]]:
     """Return all documents of all legs with their fused scores, best first, ties by name."""
     total: dict[str, float] = {}
     for leg, ranking in legs.items():
         weight = fusion.weight(leg)
         if weight == 0:
             continue
-        parts = _reciprocal(ranking, fusion.k) if fusion.method == "rrf" else standardised(ranking)
+        parts = _reciprocal(ranking, fusion.k) if fusion.method == "rrf" else standardise(ranking)
         floor = 0.0 if fusion.method == "rrf" else min(parts, default=0.0)
         for (name, _), part in zip(ranking, parts, strict=True):
             total[name] = total.get(name, 0.0) + weight * (part - floor)
     return sorted(total.items(), key=lambda one: (-one[1], one[0]))
 
 
-def _reciprocal(ranking: Ranking, k: int) -> list[float]:
+def _reciprocal(ranking: ScoredIds, k: int) -> list[float]:
     return [1.0 / (k + rank) for rank in range(1, len(ranking) + 1)]
 
 
-def standardised(ranking: Ranking) -> list[float]:
+def standardise(ranking: ScoredIds) -> list[float]:
     """Return the scores of a leg with mean 0 and deviation 1 over its own candidates.
 
     A document that the leg did not return counts as the worst that it did: see `fuse`.

@@ -13,13 +13,13 @@ import numpy as np
 from opengte.embedding_ops import l2_normalise
 from opengte.errors import InputError
 from opengte.search.filters import Filter
-from opengte.search.ingest.windows import heading
-from opengte.search.minhash import twin
+from opengte.search.ingest.windows import heading_at
+from opengte.search.minhash import first_near_duplicate
 from opengte.search.parse.base import Scalar
 from opengte.search.retrieval.fusion import Fusion, fuse
 from opengte.search.retrieval.mmr import mmr
-from opengte.search.stores.base import Scored, Sparse, Store, StoredDocument
-from opengte.search.stores.listing import shown
+from opengte.search.stores.base import ScoredIds, SparseVector, Store, StoredDocument
+from opengte.search.stores.listing import fetch_for_display
 from opengte.types import Floats
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ LEGS: tuple[Leg, ...] = ("dense", "sparse", "lexical")
 # the spread of its scores count in the other
 DEPTH = {"rrf": 100, "weighted": 200}
 MOST_LEGS = 32  # that wait for their stores at the same time, of all searches of a process
-RERANKED = 50  # documents that a reranker reads
-DIVERSE = 5  # candidates of MMR for each result
+RERANK_DEPTH = 50  # documents that a reranker reads
+MMR_CANDIDATES = 5  # candidates of MMR for each result
 WORDS = re.compile(r"\w+")
 SHARED = 0.2  # what sharing all words of the question is worth, beside a cosine: a tie-breaker
 SHORT_WORD = 3  # letters from which a word of the query is marked
@@ -40,21 +40,21 @@ _LEGS = ThreadPoolExecutor(MOST_LEGS, thread_name_prefix="leg of a search")
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodedQuery:
     """A question as the legs take it: its words, its vector (d,) and its sparse weights."""
 
     text: str
     vector: Floats
-    sparse: Sparse = field(default_factory=dict)
+    sparse: SparseVector = field(default_factory=dict)
 
     @cached_property
     def words(self) -> frozenset[str]:
         """The stems of its words that say something."""
-        return query_words(self.text)
+        return content_stems(self.text)
 
 
 @dataclass(frozen=True)
-class Options:
+class SearchOptions:
     """How to search. legs None: all that the index has."""
 
     k: int = 10
@@ -65,7 +65,7 @@ class Options:
     exact: bool = False
     diversity: float = 0.0  # of MMR, 0 to 1
     collapse: bool = True  # near-duplicates into the best of them
-    reranked: int = RERANKED
+    reranked: int = RERANK_DEPTH
 
     def __post_init__(self) -> None:
         """Check what came from a caller."""
@@ -110,7 +110,7 @@ class Passage:
 
 
 @dataclass(frozen=True, eq=False)
-class Hit:
+class SearchHit:
     """One document of an answer, best first; score orders and means nothing else."""
 
     rank: int
@@ -128,7 +128,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Spread:
+class ScoreSpread:
     """The scores of all candidates of a leg: mean, standard deviation, least."""
 
     mean: float
@@ -137,7 +137,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SearchResult:
     """The hits, and what happened on the way: candidates of each leg, seconds of each step.
 
     The legs search at the same time, so their seconds do not add up.
@@ -146,23 +146,23 @@ class Answer:
     again exactly. confidence: that an answer is among the hits, of an index that was calibrated.
     """
 
-    hits: tuple[Hit, ...]
+    hits: tuple[SearchHit, ...]
     candidates: Mapping[str, int]
     seconds: Mapping[str, float]
     underfilled: bool = False
     notes: tuple[str, ...] = ()
-    spreads: Mapping[str, Spread] = field(default_factory=dict)
+    spreads: Mapping[str, ScoreSpread] = field(default_factory=dict)
     confidence: float | None = None
 
 
 def search(
-    store: Store, asked: Asked, options: Options, reranker: "Reranker | None" = None
-) -> Answer:
+    store: Store, asked: EncodedQuery, options: SearchOptions, reranker: "Reranker | None" = None
+) -> SearchResult:
     """Return the documents that answer a question best."""
-    clock = Clock()
-    rankings, underfilled = legs_of(store, asked, options, clock)
+    clock = StepTimer()
+    rankings, underfilled = run_legs(store, asked, options, clock)
     fused = fuse(rankings, options.fusion)
-    wanted = options.k * (DIVERSE if options.diversity else 1)
+    wanted = options.k * (MMR_CANDIDATES if options.diversity else 1)
     wanted = max(wanted, options.reranked if reranker else 0)
     with clock("fetch"):
         documents, copies = _distinct(store, fused, wanted, collapse=options.collapse)
@@ -176,17 +176,17 @@ def search(
     hits = [replace(hit, rank=rank) for rank, hit in enumerate(hits[: options.k], 1)]
     counts = {leg: len(ranking) for leg, ranking in rankings.items()}
     spreads = {leg: _spread(ranking) for leg, ranking in rankings.items() if ranking}
-    return Answer(tuple(hits), counts, clock.seconds, underfilled, spreads=spreads)
+    return SearchResult(tuple(hits), counts, clock.seconds, underfilled, spreads=spreads)
 
 
-class Clock:
+class StepTimer:
     """Seconds that named steps took."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._name, self._since = "", 0.0
 
-    def __call__(self, name: str) -> "Clock":
+    def __call__(self, name: str) -> "StepTimer":
         """Name the step that begins."""
         self._name = name
         return self
@@ -198,16 +198,16 @@ class Clock:
         self.seconds[self._name] = time.perf_counter() - self._since
 
 
-def legs_of(
-    store: Store, asked: Asked, options: Options, clock: Clock
-) -> tuple[dict[str, Scored], bool]:
+def run_legs(
+    store: Store, asked: EncodedQuery, options: SearchOptions, clock: StepTimer
+) -> tuple[dict[str, ScoredIds], bool]:
     """Return the ranking of each leg, and whether a filtered one had to be done again.
 
     The legs search at the same time: each waits for its store more than it computes.
     """
     depth = max(options.candidates, options.k)
-    work: dict[str, Callable[[], tuple[Scored, bool]]] = {
-        "dense": lambda: dense(store, asked.vector, depth, options),
+    work: dict[str, Callable[[], tuple[ScoredIds, bool]]] = {
+        "dense": lambda: dense_leg(store, asked.vector, depth, options),
         "sparse": lambda: (store.sparse(asked.sparse, depth, options.where), False),
         "lexical": lambda: (store.lexical(asked.text, depth, options.where), False),
     }
@@ -218,18 +218,20 @@ def legs_of(
     found = [_timed(work[leg]) for leg in legs[:1]] + [one.result() for one in begun]
     for leg, (_, seconds) in zip(legs, found, strict=True):
         clock.seconds[leg] = seconds
-    rankings: dict[str, Scored] = {
+    rankings: dict[str, ScoredIds] = {
         leg: ranking for leg, ((ranking, _), _) in zip(legs, found, strict=True)
     }
     return rankings, any(again for (_, again), _ in found)
 
 
-def _timed(work: Callable[[], tuple[Scored, bool]]) -> tuple[tuple[Scored, bool], float]:
+def _timed(work: Callable[[], tuple[ScoredIds, bool]]) -> tuple[tuple[ScoredIds, bool], float]:
     start = time.perf_counter()
     return work(), time.perf_counter() - start
 
 
-def dense(store: Store, vector: Floats, depth: int, options: Options) -> tuple[Scored, bool]:
+def dense_leg(
+    store: Store, vector: Floats, depth: int, options: SearchOptions
+) -> tuple[ScoredIds, bool]:
     """Search by vector; exactly where a filter left the fast search with too few."""
     found = store.dense(vector, depth, options.where, exact=options.exact)
     if options.exact or options.where is None or len(found) >= depth:
@@ -239,12 +241,12 @@ def dense(store: Store, vector: Floats, depth: int, options: Options) -> tuple[S
     return store.dense(vector, depth, options.where, exact=True), True
 
 
-def _spread(ranking: Scored) -> Spread:
+def _spread(ranking: ScoredIds) -> ScoreSpread:
     scores = np.array([score for _, score in ranking])
-    return Spread(float(scores.mean()), float(scores.std()), float(scores.min()))
+    return ScoreSpread(float(scores.mean()), float(scores.std()), float(scores.min()))
 
 
-def _ranked(ranking: Scored) -> dict[str, LegScore]:
+def _ranked(ranking: ScoredIds) -> dict[str, LegScore]:
     return {name: LegScore(rank, score) for rank, (name, score) in enumerate(ranking, 1)}
 
 
@@ -257,12 +259,16 @@ def _distinct(
     start = 0
     while len(kept) < wanted and start < len(fused):
         names = [name for name, _ in fused[start : start + wanted]]
-        found = shown(store, names)
+        found = fetch_for_display(store, names)
         for name in names:
             one = found.get(name)
             if one is None or len(kept) == wanted:  # removed by another process meanwhile
                 continue
-            same = twin(one.signature, [two.signature for two in kept]) if collapse else None
+            same = (
+                first_near_duplicate(one.signature, [two.signature for two in kept])
+                if collapse
+                else None
+            )
             if same is not None:
                 copies[kept[same].id].append(one.id)
             else:
@@ -276,10 +282,10 @@ def _hit(
     one: StoredDocument,
     score: float,
     ranks: Mapping[str, Mapping[str, LegScore]],
-    asked: Asked,
+    asked: EncodedQuery,
     copies: tuple[str, ...],
-) -> Hit:
-    return Hit(
+) -> SearchHit:
+    return SearchHit(
         rank=0,
         id=one.id,
         score=score,
@@ -293,7 +299,7 @@ def _hit(
     )
 
 
-def best_passage(one: StoredDocument, asked: Asked) -> Passage:
+def best_passage(one: StoredDocument, asked: EncodedQuery) -> Passage:
     """Return the span that is closest to the question, by its vector and the words they share."""
     best = _best_span(one, asked)
     if best is None:  # no spans are kept: the window that is closest
@@ -302,10 +308,12 @@ def best_passage(one: StoredDocument, asked: Asked) -> Passage:
     score, start, end = best
     end = _with_body(one, start, end)
     text = one.text[start:end]
-    return Passage(start, end, text, heading(one.sections, start), score, marks(text, asked.words))
+    return Passage(
+        start, end, text, heading_at(one.sections, start), score, highlight(text, asked.words)
+    )
 
 
-def _best_span(one: StoredDocument, asked: Asked) -> tuple[float, int, int] | None:
+def _best_span(one: StoredDocument, asked: EncodedQuery) -> tuple[float, int, int] | None:
     """Return the score and the bounds of the best span, the first of equals."""
     spans = [
         (score, *bounds)
@@ -326,32 +334,32 @@ def _best_span(one: StoredDocument, asked: Asked) -> tuple[float, int, int] | No
 
 def _shared(text: str, span: tuple[float, int, int], words: frozenset[str]) -> float:
     """Return the share of the question's words that a span has."""
-    return len(words & query_words(text[span[1] : span[2]])) / max(1, len(words))
+    return len(words & content_stems(text[span[1] : span[2]])) / max(1, len(words))
 
 
 def _with_body(one: StoredDocument, start: int, end: int) -> int:
     """Return where a passage ends that says more than its heading."""
-    if one.text[start:end].strip("#=~- \t\r\n") != heading(one.sections, start):
+    if one.text[start:end].strip("#=~- \t\r\n") != heading_at(one.sections, start):
         return end
     bounds = [bound for window in one.windows for bound in window.spans.bounds.tolist()]
     following = min((last for first, last in bounds if first >= end), default=end)
     return int(following)
 
 
-def query_words(text: str) -> frozenset[str]:
+def content_stems(text: str) -> frozenset[str]:
     """Return the stems of the words of a text that say something."""
     found = (word.lower() for word in WORDS.findall(text))
     return frozenset(_stem(word) for word in found if len(word) >= SHORT_WORD or not word.isascii())
 
 
-def marks(text: str, words: frozenset[str]) -> tuple[tuple[int, int], ...]:
+def highlight(text: str, words: frozenset[str]) -> tuple[tuple[int, int], ...]:
     """Return where a text has words of the query, given as `query_words`, in other forms too."""
-    wanted = words - COMMON
+    wanted = words - STOPWORDS
     found = (m for m in WORDS.finditer(text) if _stem(m[0].lower()) in wanted)
     return tuple(match.span() for match in found)
 
 
-COMMON = frozenset(
+STOPWORDS = frozenset(
     "the and for are was were with that this from how what why when where who which does did can "
     "you your not but has have had will would should could into about than then there their its "
     "they them she her him his our all any some more most other such only also very just may must "
@@ -370,8 +378,11 @@ def _stem(word: str) -> str:
 
 
 def _reranked(
-    hits: list[Hit], documents: Sequence[StoredDocument], asked: Asked, reranker: "Reranker"
-) -> list[Hit]:
+    hits: list[SearchHit],
+    documents: Sequence[StoredDocument],
+    asked: EncodedQuery,
+    reranker: "Reranker",
+) -> list[SearchHit]:
     """Order hits by how a reranker reads their best passages; what it did not read comes after."""
     texts = {one.id: _around(one, hit.passage) for one, hit in zip(documents, hits, strict=True)}
     scores = reranker.score(asked.text, [texts[hit.id] for hit in hits])
@@ -387,8 +398,8 @@ def _around(one: StoredDocument, passage: Passage, characters: int = 1500) -> st
 
 
 def _diverse(
-    hits: list[Hit], documents: Mapping[str, StoredDocument], options: Options
-) -> list[Hit]:
+    hits: list[SearchHit], documents: Mapping[str, StoredDocument], options: SearchOptions
+) -> list[SearchHit]:
     relevance: Any = [hit.score if hit.rerank is None else hit.rerank for hit in hits]
     means = [np.mean([w.vector for w in documents[hit.id].windows], axis=0) for hit in hits]
     vectors = l2_normalise(np.array(means, dtype=np.float32))

@@ -17,12 +17,12 @@ from opengte.search.filters import Filter
 from opengte.search.parse.base import Scalar, Section
 from opengte.types import Floats
 
-Sparse = Mapping[int, float]  # token id -> weight > 0
-Scored = list[tuple[str, float]]  # documents and scores, best first
+SparseVector = Mapping[int, float]  # token id -> weight > 0
+ScoredIds = list[tuple[str, float]]  # documents and scores, best first
 
 
 @dataclass(frozen=True, eq=False)
-class Spans:
+class SpanVectors:
     """Passages of a window: bounds (s, 2) int32, characters of the text; vectors (s, d) int8, each
     to be multiplied by its scale (s,) float32."""
 
@@ -42,9 +42,9 @@ class StoredWindow:
     start: int
     end: int
     vector: Floats
-    spans: Spans
+    spans: SpanVectors
     tokens: int
-    sparse: Sparse = field(default_factory=dict)
+    sparse: SparseVector = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class StoredDocument:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """A file that was looked at: the hash of its bytes, and what became of it.
 
     digest is "" where the file must be looked at again. problems say what failed, warnings what
@@ -87,7 +87,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Known:
+class DocumentHashes:
     """What tells whether a document changed: see StoredDocument."""
 
     content: str
@@ -95,7 +95,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Health:
+class StoreHealth:
     """The state of a store: sizes, and how much of it no index covers yet."""
 
     documents: int
@@ -133,7 +133,7 @@ class Store(Protocol):
         """Remove documents in one commit."""
         ...
 
-    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+    def known(self, ids: Sequence[str]) -> dict[str, DocumentHashes]:
         """Return the hashes of those documents that are there."""
         ...
 
@@ -149,11 +149,11 @@ class Store(Protocol):
         """Return the ids of the documents of files."""
         ...
 
-    def sources(self) -> Iterator[Source]:
+    def sources(self) -> Iterator[SourceFile]:
         """Yield every file that was looked at."""
         ...
 
-    def put_sources(self, sources: Sequence[Source]) -> None:
+    def put_sources(self, sources: Sequence[SourceFile]) -> None:
         """Write what became of files, in place of what was written before."""
         ...
 
@@ -168,15 +168,15 @@ class Store(Protocol):
         where: Filter | None,
         *,
         exact: bool = False,
-    ) -> Scored:
+    ) -> ScoredIds:
         """Return the k documents closest to a vector (d,); exact looks at every one."""
         ...
 
-    def lexical(self, query: str, k: int, where: Filter | None) -> Scored:
+    def lexical(self, query: str, k: int, where: Filter | None) -> ScoredIds:
         """Return the k best documents by BM25."""
         ...
 
-    def sparse(self, query: Sparse, k: int, where: Filter | None) -> Scored:
+    def sparse(self, query: SparseVector, k: int, where: Filter | None) -> ScoredIds:
         """Return the k best documents by learned sparse weights."""
         ...
 
@@ -196,6 +196,6 @@ class Store(Protocol):
         """Bring the indexes up to date and tidy up; return what could not be done, and why."""
         ...
 
-    def health(self) -> Health:
+    def health(self) -> StoreHealth:
         """Return the state of the store."""
         ...

@@ -12,16 +12,16 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from opengte.embedding_ops import l2_normalise
-from opengte.search.filters import Filter, fits
+from opengte.search.filters import Filter, matches
 from opengte.search.parse.base import Scalar
 from opengte.search.stores.base import Store, StoredDocument
 from opengte.types import Floats
 
-HEAD = 1_500  # characters of a text that a portrait has
+HEAD_CHARACTERS = 1_500  # characters of a text that a portrait has
 
 
 @dataclass(frozen=True)
-class Outline:
+class DocumentHeader:
     """A document, without its text."""
 
     id: str
@@ -30,7 +30,7 @@ class Outline:
 
 
 @dataclass(frozen=True, eq=False)
-class Portrait:
+class DocumentSummary:
     """The direction of a document (d,), the mean of its windows, and the beginning of its text."""
 
     id: str
@@ -40,16 +40,16 @@ class Portrait:
 
 
 @runtime_checkable
-class Outlining(Protocol):
+class ListingStore(Protocol):
     """A store that reads these without reading everything."""
 
     def outline(
         self, where: Filter | None = None, ids: Sequence[str] | None = None
-    ) -> Iterator[Outline]:
+    ) -> Iterator[DocumentHeader]:
         """Yield the documents that fit, in any order; of these ids only where there are some."""
         ...
 
-    def portraits(self, ids: Sequence[str]) -> Iterator[Portrait]:
+    def portraits(self, ids: Sequence[str]) -> Iterator[DocumentSummary]:
         """Yield the portraits of those documents that are there, in any order."""
         ...
 
@@ -59,7 +59,7 @@ class Outlining(Protocol):
 
 
 @runtime_checkable
-class Showing(Protocol):
+class PartialFetchStore(Protocol):
     """A store that reads less for an answer than all of a document."""
 
     def shown(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
@@ -70,53 +70,55 @@ class Showing(Protocol):
         ...
 
 
-def shown(store: Store, ids: Sequence[str]) -> dict[str, StoredDocument]:
+def fetch_for_display(store: Store, ids: Sequence[str]) -> dict[str, StoredDocument]:
     """Return those documents that are there, as much of them as an answer shows."""
-    return store.shown(ids) if isinstance(store, Showing) else store.fetch(ids)
+    return store.shown(ids) if isinstance(store, PartialFetchStore) else store.fetch(ids)
 
 
-def outlines(
+def list_documents(
     store: Store, where: Filter | None = None, ids: Sequence[str] | None = None
-) -> Iterator[Outline]:
+) -> Iterator[DocumentHeader]:
     """Yield every document that fits; of these ids only where there are some."""
-    if isinstance(store, Outlining):
+    if isinstance(store, ListingStore):
         yield from store.outline(where, ids)
         return
     found: Iterable[StoredDocument] = store.scan() if ids is None else store.fetch(ids).values()
     for one in found:
-        if fits(where, one.metadata):
-            yield Outline(one.id, one.title, one.metadata)
+        if matches(where, one.metadata):
+            yield DocumentHeader(one.id, one.title, one.metadata)
 
 
-def portraits(store: Store, ids: Sequence[str]) -> Iterator[Portrait]:
+def summarize_documents(store: Store, ids: Sequence[str]) -> Iterator[DocumentSummary]:
     """Yield the portraits of those documents that are there, in any order."""
-    if isinstance(store, Outlining):
+    if isinstance(store, ListingStore):
         yield from store.portraits(ids)
         return
     for start in range(0, len(ids), 64):
         for one in store.fetch(ids[start : start + 64]).values():
             vectors = np.array([window.vector for window in one.windows], dtype=np.float32)
-            yield Portrait(one.id, direction(vectors), one.text[:HEAD], one.metadata)
+            yield DocumentSummary(
+                one.id, mean_direction(vectors), one.text[:HEAD_CHARACTERS], one.metadata
+            )
 
 
-def revision(store: Store) -> object:
+def store_revision(store: Store) -> object:
     """Return a value that changes with every commit; None from a store that does not know."""
-    return store.revision() if isinstance(store, Outlining) else None
+    return store.revision() if isinstance(store, ListingStore) else None
 
 
-def direction(vectors: Floats) -> Floats:
+def mean_direction(vectors: Floats) -> Floats:
     """Return the mean (d,) of the vectors (n, d) of a document's windows, of length one."""
     mean: Floats = l2_normalise(vectors.mean(axis=0))
     return mean
 
 
-def chosen(found: Iterable[Outline], most: int) -> tuple[list[Outline], int]:
+def sample_by_id(found: Iterable[DocumentHeader], most: int) -> tuple[list[DocumentHeader], int]:
     """Return at most so many documents, by their ids alone, in their order, and how many came.
 
     Which ones are taken depends on no other document, so that a sample tells nothing of those that
     are left out, and hardly changes when a few documents come.
     """
-    held: list[tuple[int, str, Outline]] = []
+    held: list[tuple[int, str, DocumentHeader]] = []
     count = 0
     for one in found:
         count += 1

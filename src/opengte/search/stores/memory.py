@@ -8,8 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from opengte.search.filters import Filter, fits
-from opengte.search.stores.base import Health, Known, Scored, Source, Sparse, StoredDocument
+from opengte.search.filters import Filter, matches
+from opengte.search.stores.base import (
+    DocumentHashes,
+    ScoredIds,
+    SourceFile,
+    SparseVector,
+    StoredDocument,
+    StoreHealth,
+)
 from opengte.types import Floats
 
 WORDS = re.compile(r"\w+")
@@ -24,7 +31,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._settings: dict[str, Any] | None = None
         self._documents: dict[str, StoredDocument] = {}
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[str, SourceFile] = {}
 
     def settings(self) -> dict[str, Any] | None:
         """Return what `save_settings` kept."""
@@ -43,13 +50,15 @@ class MemoryStore:
         for name in ids:
             self._documents.pop(name, None)
 
-    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+    def known(self, ids: Sequence[str]) -> dict[str, DocumentHashes]:
         """Return the hashes of those documents that are there."""
-        return {name: Known(one.content, one.row) for name, one in self.fetch(ids).items()}
+        return {name: DocumentHashes(one.content, one.row) for name, one in self.fetch(ids).items()}
 
-    def entries(self) -> Iterator[tuple[str, Known]]:
+    def entries(self) -> Iterator[tuple[str, DocumentHashes]]:
         """Yield the id and the hashes of every document."""
-        yield from ((name, Known(one.content, one.row)) for name, one in self._documents.items())
+        yield from (
+            (name, DocumentHashes(one.content, one.row)) for name, one in self._documents.items()
+        )
 
     def with_content(self, hashes: Sequence[str]) -> dict[str, StoredDocument]:
         """Return, for each content hash that is there, one document that has it."""
@@ -68,11 +77,11 @@ class MemoryStore:
                 found[one.source].append(one.id)
         return found
 
-    def sources(self) -> Iterator[Source]:
+    def sources(self) -> Iterator[SourceFile]:
         """Yield every file that was looked at."""
         yield from list(self._sources.values())
 
-    def put_sources(self, sources: Sequence[Source]) -> None:
+    def put_sources(self, sources: Sequence[SourceFile]) -> None:
         """Write what became of files."""
         self._sources |= {one.id: one for one in sources}
 
@@ -88,7 +97,7 @@ class MemoryStore:
         where: Filter | None,
         *,
         exact: bool = False,
-    ) -> Scored:
+    ) -> ScoredIds:
         """Return the k documents closest to a vector (d,); always exact."""
         scores = {
             name: max(float(np.dot(window.vector, query)) for window in one.windows)
@@ -96,15 +105,15 @@ class MemoryStore:
         }
         return _top(scores, k)
 
-    def lexical(self, query: str, k: int, where: Filter | None) -> Scored:
+    def lexical(self, query: str, k: int, where: Filter | None) -> ScoredIds:
         """Return the k best documents by BM25, of words as they are."""
-        texts = {name: words(f"{one.title} {one.text}") for name, one in self._fitting(None)}
+        texts = {name: split_words(f"{one.title} {one.text}") for name, one in self._fitting(None)}
         mean = sum(map(len, texts.values())) / max(1, len(texts))
         counts = {name: Counter(text) for name, text in texts.items()}
         scores: dict[str, float] = {}
         for name, _ in self._fitting(where):
             total = 0.0
-            for word in words(query):
+            for word in split_words(query):
                 holding = sum(word in other for other in counts.values())
                 weight = math.log(1 + (len(texts) - holding + 0.5) / (holding + 0.5))
                 often = counts[name][word]
@@ -114,7 +123,7 @@ class MemoryStore:
                 scores[name] = total
         return _top(scores, k)
 
-    def sparse(self, query: Sparse, k: int, where: Filter | None) -> Scored:
+    def sparse(self, query: SparseVector, k: int, where: Filter | None) -> ScoredIds:
         """Return the k best documents by learned sparse weights."""
         scores = {}
         for name, one in self._fitting(where):
@@ -140,19 +149,19 @@ class MemoryStore:
         """Do nothing: there are no indexes."""
         return []
 
-    def health(self) -> Health:
+    def health(self) -> StoreHealth:
         """Return the state of the store."""
         windows = sum(len(one.windows) for one in self._documents.values())
-        return Health(len(self._documents), windows, None, 1, {}, {})
+        return StoreHealth(len(self._documents), windows, None, 1, {}, {})
 
     def _fitting(self, where: Filter | None) -> Iterator[tuple[str, StoredDocument]]:
-        return ((n, one) for n, one in self._documents.items() if fits(where, one.metadata))
+        return ((n, one) for n, one in self._documents.items() if matches(where, one.metadata))
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Return the words of a text, in lower case."""
     return WORDS.findall(text.lower())
 
 
-def _top(scores: Mapping[str, float], k: int) -> Scored:
+def _top(scores: Mapping[str, float], k: int) -> ScoredIds:
     return sorted(scores.items(), key=lambda one: (-one[1], one[0]))[:k]

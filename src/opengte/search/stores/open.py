@@ -1,7 +1,6 @@
 """Which store is at a place? LanceDB in a folder or a bucket, PostgreSQL, Qdrant."""
 
 from collections.abc import Mapping
-from urllib.parse import urlsplit, urlunsplit
 
 from opengte.search.stores.base import Store
 
@@ -27,13 +26,3 @@ def open_store(place: str, options: Mapping[str, str] | None = None) -> Store:
     from opengte.search.stores.lancedb import store
 
     return store.open_store(place, options)
-
-
-def shown(place: str) -> str:
-    """Return a place without the password that its URL may have."""
-    if "://" not in place or "@" not in place:
-        return place
-    parts = urlsplit(place)
-    user, at, host = parts.netloc.rpartition("@")
-    name, colon, _ = user.partition(":")
-    return urlunsplit(parts._replace(netloc=f"{name}{':***' if colon else ''}{at}{host}"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from opengte.search.stores.base import Scored, Sparse
+from opengte.search.stores.base import ScoredIds, SparseVector
 from opengte.types import Floats
 
 Numbers = npt.NDArray[np.int64]
@@ -17,7 +17,7 @@ WIDER = 4  # times as many rows are looked at, where the best rows are of too fe
 
 
 @dataclass(frozen=True, eq=False)
-class Inverted:
+class SparseIndex:
     """Rows (p,) and weights (p,) of postings, those of token t at starts[t]:starts[t + 1]."""
 
     ids: Sequence[str]  # document of each row
@@ -26,7 +26,7 @@ class Inverted:
     weights: Floats
 
     @classmethod
-    def build(cls, ids: Sequence[str], rows: Sequence[Sparse]) -> "Inverted":
+    def build(cls, ids: Sequence[str], rows: Sequence[SparseVector]) -> "SparseIndex":
         """Build postings of rows of {token id: weight}."""
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         count = int(lengths.sum())
@@ -37,7 +37,7 @@ class Inverted:
     @classmethod
     def of(
         cls, ids: Sequence[str], lengths: Numbers, tokens: npt.NDArray[np.integer], weights: Floats
-    ) -> "Inverted":
+    ) -> "SparseIndex":
         """Build postings of rows that lie one behind the other: tokens (p,) and weights (p,)."""
         order = np.argsort(tokens, kind="stable")
         counts = np.bincount(tokens, minlength=1)
@@ -45,7 +45,9 @@ class Inverted:
         rows = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         return cls(ids, starts, rows[order], weights[order])
 
-    def search(self, query: Sparse, k: int, allowed: frozenset[str] | None = None) -> Scored:
+    def search(
+        self, query: SparseVector, k: int, allowed: frozenset[str] | None = None
+    ) -> ScoredIds:
         """Return the k documents with the largest dot product, each by its best row."""
         scores = np.zeros(len(self.ids), dtype=np.float32)
         for token, weight in query.items():

@@ -10,18 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opengte.errors import InputError
-from opengte.search.access import limited
 from opengte.search.filters import Filter
 from opengte.search.stores.base import StoredDocument
 
 if TYPE_CHECKING:
     from opengte.encoder import Reranker
     from opengte.search.kb import KnowledgeBase
-    from opengte.search.retrieval.search import Hit
+    from opengte.search.retrieval.search import SearchHit
 
-TOKENS = 2000  # of an answer, unless the caller wants another number
-LEAST, MOST = 64, 1_000_000
-RESULTS = 50
+DEFAULT_TOKENS = 2000  # of an answer, unless the caller wants another number
+MIN_TOKENS, MAX_TOKENS = 64, 1_000_000
+MAX_RESULTS = 50
 PER_TOKEN = 8  # characters; a tokenizer may take a page without spaces for one unknown word
 SHORTEST = 160  # characters of a passage below which fewer results say more
 TITLE = 200
@@ -30,7 +29,7 @@ PAGE = "page "
 Fits = Callable[[Mapping[str, Any]], bool]
 
 
-class Desk:
+class AgentTools:
     """Searches and reads one knowledge base, within `most` tokens an answer.
 
     Documents that do not fit `only` are not there.
@@ -41,12 +40,12 @@ class Desk:
         kb: "KnowledgeBase",
         *,
         only: Filter | None = None,
-        most: int = 8 * TOKENS,
+        most: int = 8 * DEFAULT_TOKENS,
         reranker: "Reranker | None" = None,
     ) -> None:
-        if not LEAST <= most <= MOST:
-            raise InputError(f"most is {most}, expected {LEAST} to {MOST:,} tokens")
-        self._whole = kb
+        if not MIN_TOKENS <= most <= MAX_TOKENS:
+            raise InputError(f"most is {most}, expected {MIN_TOKENS} to {MAX_TOKENS:,} tokens")
+        self._kb = kb
         self._only = only
         self.most = most
         self.reranker = reranker
@@ -54,7 +53,8 @@ class Desk:
     @property
     def kb(self) -> "KnowledgeBase":
         """The documents that may be seen, of the index as it is now."""
-        return limited(self._whole.latest(), self._only)
+        self._kb.latest()  # also where the knowledge base is in a bucket
+        return self._kb.limited(self._only)
 
     def search(
         self,
@@ -68,8 +68,8 @@ class Desk:
 
         options are those of query.Options.
         """
-        if not 1 <= limit <= RESULTS:
-            raise InputError(f"limit is {limit}, expected 1 to {RESULTS}")
+        if not 1 <= limit <= MAX_RESULTS:
+            raise InputError(f"limit is {limit}, expected 1 to {MAX_RESULTS}")
         fits = self._budget(max_tokens)
         answer = self.kb.search(query, limit, where=where, reranker=self.reranker, **options)
         entries = [_entry(hit) for hit in answer.hits]
@@ -126,9 +126,9 @@ class Desk:
         return _written({"documents": base.store.count(), "fields": fields})
 
     def _budget(self, asked: int | None) -> Fits:
-        wanted = min(TOKENS, self.most) if asked is None else asked
-        if not LEAST <= wanted <= self.most:
-            raise InputError(f"max_tokens is {wanted}, expected {LEAST} to {self.most}")
+        wanted = min(DEFAULT_TOKENS, self.most) if asked is None else asked
+        if not MIN_TOKENS <= wanted <= self.most:
+            raise InputError(f"max_tokens is {wanted}, expected {MIN_TOKENS} to {self.most}")
         tokenizer = self.kb.encoder.tokenizer
 
         def fits(answer: Mapping[str, Any]) -> bool:
@@ -150,7 +150,7 @@ def _why_nothing(where: Mapping[str, Any] | None) -> str:
     return "no document fits the filter" if where else "nothing was found"
 
 
-def _entry(hit: "Hit") -> dict[str, Any]:
+def _entry(hit: "SearchHit") -> dict[str, Any]:
     entry: dict[str, Any] = {"id": hit.id, "title": hit.title[:TITLE]}
     if hit.passage.heading and hit.passage.heading != hit.title:
         entry["heading"] = hit.passage.heading[:TITLE]

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -33,7 +34,7 @@ from opengte.errors import (
 from opengte.pages import HEADERS, page_files
 from opengte.search.filters import Filter
 from opengte.search.web import schemas, service
-from opengte.search.web.service import Desk
+from opengte.search.web.service import SearchService
 
 log = logging.getLogger("opengte.search.web")
 
@@ -47,7 +48,7 @@ def _nothing(texts: int, tokens: int) -> None:
 
 
 @dataclass(frozen=True)
-class Visitor:
+class Grant:
     """Who asks: what of a knowledge base exists for them, and what is told of their questions.
 
     charge is called with the texts and tokens of a question before it is computed; it may raise
@@ -59,21 +60,24 @@ class Visitor:
 
 
 # who a request is from, and whether it may see a knowledge base: raises AccessError or LimitError
-Guard = Callable[[Request, str], Visitor]
+Authorizer = Callable[[Request, str], Grant]
 
 
-class Site:
+class SearchSite:
     """The routes of knowledge bases, the first of which is meant where a request names none."""
 
     def __init__(
-        self, desks: Sequence[Desk], guard: Guard, links: Mapping[str, str] | None = None
+        self,
+        desks: Sequence[SearchService],
+        guard: Authorizer,
+        links: Mapping[str, str] | None = None,
     ) -> None:
         """Take what there is to search, and other pages (name -> address) that the page links to.
 
         InputError where two knowledge bases have the same name.
         """
         self.links = dict(links or {})
-        self.desks = service.names(desks)
+        self.desks = service.services_by_name(desks)
         self.guard = guard
         self._threads = ThreadPoolExecutor(
             max(2, min(4, os.cpu_count() or 1)), thread_name_prefix="opengte-kb"
@@ -123,10 +127,10 @@ class Site:
             found.append(await self._computed(request, one.about, visitor.where))
         if refusals and not found:
             raise refusals[0]
-        return {"version": __version__, "knowledge_bases": found, "links": self.links}
+        return schemas.StatusResponse(__version__, found, self.links)
 
     async def _search(self, request: Request) -> Any:
-        wanted = schemas.read(schemas.Search, await _body(request))
+        wanted = schemas.decode_request(schemas.SearchRequest, await _body(request))
         one, visitor = self._asked(request, wanted.kb)
 
         def work() -> Any:
@@ -136,28 +140,28 @@ class Site:
         return await self._computed(request, work)
 
     async def _document(self, request: Request) -> Any:
-        wanted = schemas.read(schemas.Document, await _body(request))
+        wanted = schemas.decode_request(schemas.DocumentRequest, await _body(request))
         one, visitor = self._asked(request, wanted.kb)
         return await self._computed(request, one.document, wanted, visitor.where)
 
     async def _near(self, request: Request) -> Any:
-        wanted = schemas.read(schemas.Near, await _body(request))
+        wanted = schemas.decode_request(schemas.NearRequest, await _body(request))
         one, visitor = self._asked(request, wanted.kb)
         return await self._computed(request, one.near, wanted, visitor.where)
 
     async def _facets(self, request: Request) -> Any:
-        wanted = schemas.read(schemas.Limited, await _body(request))
+        wanted = schemas.decode_request(schemas.FilterRequest, await _body(request))
         one, visitor = self._asked(request, wanted.kb)
         return await self._computed(request, one.facets, wanted, visitor.where)
 
     async def _map(self, request: Request) -> Any:
-        wanted = schemas.read(schemas.Limited, await _body(request))
+        wanted = schemas.decode_request(schemas.FilterRequest, await _body(request))
         one, visitor = self._asked(request, wanted.kb)
         return await self._computed(request, one.map, wanted, visitor.where, threads=self._drawing)
 
     # --- parts -----------------------------------------------------------------------------------
 
-    def _asked(self, request: Request, name: str | None) -> tuple[Desk, Visitor]:
+    def _asked(self, request: Request, name: str | None) -> tuple[SearchService, Grant]:
         """Return the knowledge base that is meant, and who asks.
 
         One that a key may not see is refused like one that is not there.
@@ -195,7 +199,7 @@ class Site:
             self._waiting -= 1
 
 
-def build_app(site: Site) -> Starlette:
+def build_app(site: SearchSite) -> Starlette:
     """Return an application of its own, with the page at `/`."""
 
     @asynccontextmanager
@@ -212,7 +216,7 @@ def build_app(site: Site) -> Starlette:
     )
 
 
-def _warm(one: Desk) -> None:
+def _warm(one: SearchService) -> None:
     try:
         one.warm()
     except Exception as error:
@@ -249,7 +253,7 @@ def _answering(work: Callable[[Request], Any]) -> Callable[[Request], Any]:
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     # as ASCII: file names may hold bytes that are no UTF-8, which JSON can only escape
-    body = json.dumps(content, allow_nan=False).encode("ascii")
+    body = json.dumps(msgspec.to_builtins(content), allow_nan=False).encode("ascii")
     kept = {**HEADERS, "cache-control": "no-store", **(headers or {})}
     return Response(body, status, kept, media_type="application/json")
 
@@ -284,5 +288,5 @@ def _again(error: Exception) -> dict[str, str]:
 def _refused(
     status: int, kind: str, message: str, headers: dict[str, str] | None = None
 ) -> Response:
-    content = {"error": {"message": message, "type": kind, "param": None, "code": kind}}
+    content = schemas.ErrorResponse(schemas.SearchErrorDetail(message, kind, None, kind))
     return _json(content, status, headers)

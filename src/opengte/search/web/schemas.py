@@ -1,172 +1,403 @@
-"""What a client asks for: JSON bodies, read and checked field by field."""
+"""Requests and responses of the search API: one type each, which the OpenAPI document shows too.
+
+A request is checked field by field, so that an error names the field and what was expected of it.
+"""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, TypeVar
+
+from msgspec import UNSET, Meta, Struct, UnsetType, inspect
 
 from opengte.errors import InputError
-from opengte.search.retrieval.fusion import Fusion
+from opengte.search.analysis.facets import FacetKind
+from opengte.search.retrieval.fusion import Fusion, FusionMethod
+from opengte.search.retrieval.search import Leg
 
-LONGEST = 8_000  # characters of a question
-MOST = 100  # results
-DEEPEST = 32  # lists and objects inside each other
+MAX_QUERY = 8_000  # characters of a query
+MAX_RESULTS = 100
+MAX_DEPTH = 32  # lists and objects inside each other
 
-T = TypeVar("T")
-Check = Callable[[str, Any], Any]
+T = TypeVar("T", bound=Struct)
+
+Query = Annotated[str, Meta(min_length=1, max_length=MAX_QUERY)]
+DocumentId = Annotated[str, Meta(min_length=1, max_length=16_384)]
+Name = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        description="Name of a knowledge base; the first one if left out.",
+    ),
+]
+Where = Annotated[
+    Mapping[str, Any],
+    Meta(
+        description='Conditions on metadata: {"year": {"$gte": 2020}, "lang": "de"}, with $eq '
+        "$ne $lt $lte $gt $gte $in $nin $starts $contains $and $or $not."
+    ),
+]
+ResultCount = Annotated[int, Meta(ge=1, le=MAX_RESULTS)]
+Count = Annotated[int, Meta(ge=0)]
+Place = Annotated[int, Meta(ge=0, le=2**53)]
+Range = Annotated[list[int], Meta(description="From and to, in characters.")]
 
 
-@dataclass(frozen=True)
-class Search:
-    """A question, and how to answer it; see `retrieval.search.Options`."""
+# --- requests ------------------------------------------------------------------------------------
 
-    query: str
-    kb: str | None = None
-    k: int = 10
-    where: Mapping[str, Any] = field(default_factory=dict)
-    legs: tuple[str, ...] | None = None
-    fusion: str = "rrf"
-    weights: Mapping[str, float] = field(default_factory=dict)
+
+class SearchRequest(Struct, frozen=True):
+    """A query, and how to answer it; see `retrieval.search.SearchOptions`."""
+
+    query: Query
+    kb: Name | None = None
+    k: ResultCount = 10
+    where: Where = {}
+    legs: tuple[Leg, ...] | None = None
+    fusion: FusionMethod = "rrf"
+    weights: Mapping[str, float] = {}
     exact: bool = False
-    diversity: float = 0.0
+    diversity: Annotated[float, Meta(ge=0, le=1)] = 0.0
     rerank: bool = False
 
     def options(self) -> dict[str, Any]:
-        """Return the options of `KnowledgeBase.search`; InputError for what cannot be."""
-        fusion = Fusion(self.fusion, dict(self.weights))  # type: ignore[arg-type]
+        """Return the options of `KnowledgeBase.search`; InputError for what they cannot be."""
+        fusion = Fusion(self.fusion, dict(self.weights))
         legs = {} if self.legs is None else {"legs": self.legs}
         return {"fusion": fusion, "exact": self.exact, "diversity": self.diversity, **legs}
 
 
-@dataclass(frozen=True)
-class Document:
-    """A document, the question that it should answer, and the character that must be shown."""
+class DocumentRequest(Struct, frozen=True):
+    """A document, the query that it should answer, and a character that must be in the response."""
 
+    id: DocumentId
+    kb: Name | None = None
+    query: Query | None = None
+    at: Place | None = None
+
+
+class NearRequest(Struct, frozen=True):
+    """A document whose nearest neighbours are wanted."""
+
+    id: DocumentId
+    kb: Name | None = None
+    k: ResultCount = 8
+    where: Where = {}
+
+
+class FilterRequest(Struct, frozen=True):
+    """All documents that match a filter."""
+
+    kb: Name | None = None
+    where: Where = {}
+
+
+# --- responses -----------------------------------------------------------------------------------
+
+
+class KnowledgeBaseStatus(Struct):
+    """A knowledge base, as `/status` lists it."""
+
+    name: str
+    documents: Count
+    model: str
+    legs: list[str]
+    reranker: bool
+    language: str | None
+
+
+class StatusResponse(Struct):
+    """Every knowledge base that the caller may search."""
+
+    version: str
+    knowledge_bases: list[KnowledgeBaseStatus]
+    links: dict[str, str]
+
+
+class PassageResponse(Struct):
+    """A passage, and the words in it that the query has too."""
+
+    start: Count
+    end: Count
+    text: str
+    heading: str
+    score: float | None
+    marks: list[Range]
+
+
+class LegResponse(Struct):
+    """Where a leg ranked a document, from 1, and its score."""
+
+    rank: Count
+    score: float | None
+
+
+class HitResponse(Struct):
+    """A document of an answer."""
+
+    rank: Count
     id: str
-    kb: str | None = None
-    query: str | None = None
-    at: int | None = None
+    title: str
+    title_marks: list[Range]
+    score: Annotated[float | None, Meta(description="Orders, and means nothing else.")]
+    rerank: float | None
+    legs: Annotated[
+        dict[str, LegResponse],
+        Meta(
+            description="Rank and score in each way of searching; null where a score would tell of "
+            "documents that this key may not see."
+        ),
+    ]
+    passage: PassageResponse
+    source: str
+    line: Count | None
+    metadata: dict[str, Any]
+    duplicates: list[str]
+    confidence: Annotated[float, Meta(description="Where the index is calibrated.")] | UnsetType = (
+        UNSET
+    )
 
 
-@dataclass(frozen=True)
-class Near:
-    """A document whose neighbours are wanted."""
+class SearchResponse(Struct):
+    """The hits, best first, and what happened on the way."""
 
+    kb: str
+    query: str
+    hits: list[HitResponse]
+    candidates: dict[str, Count]
+    milliseconds: dict[str, float]
+    underfilled: bool
+    notes: list[str]
+    threshold: (
+        Annotated[float, Meta(description="Below it, probably nothing here answers that.")]
+        | UnsetType
+    ) = UNSET
+    confidence: (
+        Annotated[float, Meta(description="That an answer is among the hits.")] | UnsetType
+    ) = UNSET
+
+
+class SectionResponse(Struct):
+    """A heading, and the character where its section starts."""
+
+    start: Count
+    title: str
+
+
+class PassageBounds(Struct):
+    """Where the passage is that answers a query."""
+
+    start: Count
+    end: Count
+    heading: str
+
+
+class DocumentResponse(Struct):
+    """A document, or a part of a long one."""
+
+    kb: str
     id: str
-    kb: str | None = None
-    k: int = 8
-    where: Mapping[str, Any] = field(default_factory=dict)
+    title: str
+    source: str
+    line: Count | None
+    metadata: dict[str, Any]
+    warnings: list[str]
+    truncated: bool
+    indexed: float
+    windows: Count
+    tokens: Count
+    characters: Annotated[int, Meta(ge=0, description="Of the whole document.")]
+    start: Annotated[int, Meta(ge=0, description="Where the text that is sent begins in it.")]
+    text: str
+    sections: list[SectionResponse]
+    passage: PassageBounds | None
+    marks: list[Range]
 
 
-@dataclass(frozen=True)
-class Limited:
-    """A question about all documents that fit."""
+class NeighbourResponse(Struct):
+    """A document near another one; similarity is the cosine of their vectors."""
 
-    kb: str | None = None
-    where: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _text(most: int) -> Check:
-    def read(name: str, value: Any) -> str:
-        if not isinstance(value, str) or not value.strip() or len(value) > most:
-            raise InputError(f"{name} is {value!r:.60}, expected a text of 1 to {most} characters")
-        return value
-
-    return read
+    rank: Count
+    id: str
+    title: str
+    similarity: float
+    passage: PassageResponse
+    source: str
+    line: Count | None
+    metadata: dict[str, Any]
 
 
-def _whole(least: int, most: int) -> Check:
-    def read(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise InputError(
-                f"{name} is {value!r:.60}, expected a whole number from {least} to {most}"
-            )
-        return value
+class NearResponse(Struct):
+    """The nearest neighbours of a document."""
 
-    return read
+    kb: str
+    id: str
+    title: str
+    hits: list[NeighbourResponse]
 
 
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{name} is {value!r:.60}, expected a number")
-    return float(value)
+class ValueCount(Struct):
+    """A value of a field, and how many documents have it."""
+
+    value: Any
+    documents: Count
 
 
-def _switch(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InputError(f"{name} is {value!r:.60}, expected true or false")
-    return value
+class FacetResponse(Struct):
+    """What a field can be limited to; see `analysis.facets.Facet`."""
+
+    field: str
+    kind: FacetKind
+    documents: Count
+    values: list[ValueCount]
+    others: Count
+    low: Any
+    high: Any
 
 
-def _object(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{name} is {value!r:.60}, expected an object of fields and values")
-    return value
+class FacetsResponse(Struct):
+    """The facets of the documents that match."""
+
+    kb: str
+    documents: Count
+    counted: Annotated[int, Meta(ge=0, description="Documents whose values were counted.")]
+    total: Count
+    facets: list[FacetResponse]
 
 
-def _texts(name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise InputError(f"{name} is {value!r:.60}, expected a list of texts")
-    return tuple(value)
+class RegionResponse(Struct):
+    """A group of documents on the map, and its most typical one."""
+
+    name: str
+    documents: Count
+    medoid: str
 
 
-def _weights(name: str, value: Any) -> dict[str, float]:
-    return {key: _number(f"{name}.{key}", one) for key, one in _object(name, value).items()}
+class MapResponse(Struct):
+    """Where documents lie on the map, and which of them match; by their places in `ids`."""
+
+    kb: str
+    total: Count
+    ids: list[str]
+    titles: list[str]
+    x: list[float]
+    y: list[float]
+    regions: list[RegionResponse]
+    labels: Annotated[list[int], Meta(description="Of regions; -1 is none.")]
+    fitting: list[Count] | None
 
 
-_ID, _KB = _text(16_384), _text(200)
-FIELDS: dict[type[Any], dict[str, Check]] = {
-    Search: {
-        "query": _text(LONGEST),
-        "kb": _KB,
-        "k": _whole(1, MOST),
-        "where": _object,
-        "legs": _texts,
-        "fusion": _text(20),
-        "weights": _weights,
-        "exact": _switch,
-        "diversity": _number,
-        "rerank": _switch,
-    },
-    Document: {"id": _ID, "kb": _KB, "query": _text(LONGEST), "at": _whole(0, 2**53)},
-    Near: {"id": _ID, "kb": _KB, "k": _whole(1, MOST), "where": _object},
-    Limited: {"kb": _KB, "where": _object},
-}
+class SearchErrorDetail(Struct):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: Any
+    code: str
 
 
-def read(kind: type[T], body: bytes) -> T:
-    """Return what a body asks for; null is as good as nothing. InputError says what is wrong."""
-    given = _json(body)
-    known = FIELDS[kind]
-    unknown = sorted(set(given) - set(known))
+class ErrorResponse(Struct):
+    """The body of every response that is no success."""
+
+    error: SearchErrorDetail
+
+
+# --- decoding ------------------------------------------------------------------------------------
+
+
+def decode_request(kind: type[T], body: bytes) -> T:
+    """Return the request in a JSON body, in which null means absent; InputError says what is wrong.
+
+    msgspec's own decoder is not used: its messages do not show the value.
+    """
+    given, fields = _json_object(body), _fields(kind)
+    unknown = sorted(set(given) - set(fields))
     if unknown:
-        raise InputError(f"there is no field {unknown[0]!r:.60}; expected {', '.join(known)}")
-    values = {name: known[name](name, value) for name, value in given.items() if value is not None}
-    needed = next(iter(known))
-    if needed != "kb" and needed not in values:
-        raise InputError(f"{needed} is missing; expected a text")
+        raise InputError(f"there is no field {unknown[0]!r:.60}; expected {', '.join(fields)}")
+    values = {
+        name: _checked(name, value, fields[name].type)
+        for name, value in given.items()
+        if value is not None
+    }
+    for name, field in fields.items():
+        if field.required and name not in values:
+            raise InputError(f"{name} is missing; expected a text")
     return kind(**values)
 
 
-def _json(body: bytes) -> dict[str, Any]:
+@cache
+def _fields(kind: type[Struct]) -> dict[str, inspect.Field]:
+    described = inspect.type_info(kind)
+    assert isinstance(described, inspect.StructType)
+    return {field.name: field for field in described.fields}
+
+
+def _checked(name: str, value: Any, kind: inspect.Type) -> Any:
+    """Return a value as its field has it; InputError names the field and what it takes."""
+    while isinstance(kind, inspect.Metadata | inspect.UnionType):
+        kind = kind.type if isinstance(kind, inspect.Metadata) else kind.types[0]
+    if not _is(value, kind):
+        raise InputError(f"{name} is {value!r:.60}, expected {_expected(kind)}")
+    if isinstance(kind, inspect.DictType) and not isinstance(kind.value_type, inspect.AnyType):
+        return {key: _checked(f"{name}.{key}", one, kind.value_type) for key, one in value.items()}
+    if isinstance(kind, inspect.FloatType):
+        return float(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is(value: Any, kind: inspect.Type) -> bool:
+    """Return whether a JSON value is of a type; of an enumeration, any text is accepted here."""
+    match kind:
+        case inspect.StrType():
+            most = kind.max_length or 0
+            return isinstance(value, str) and bool(value.strip()) and len(value) <= most
+        case inspect.IntType():
+            return type(value) is int and (kind.ge or 0) <= value <= (kind.le or 0)
+        case inspect.VarTupleType():
+            return isinstance(value, list) and all(isinstance(one, str) for one in value)
+        case inspect.FloatType():
+            return type(value) in (int, float)
+    plain = {inspect.LiteralType: str, inspect.BoolType: bool, inspect.DictType: dict}
+    return isinstance(value, plain[type(kind)])
+
+
+def _expected(kind: inspect.Type) -> str:
+    match kind:
+        case inspect.StrType():
+            return f"a text of 1 to {kind.max_length} characters"
+        case inspect.IntType():
+            return f"a whole number from {kind.ge} to {kind.le}"
+        case inspect.LiteralType():
+            return f"one of {', '.join(map(str, kind.values))}"
+        case inspect.FloatType():
+            return "a number"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.VarTupleType():
+            return "a list of texts"
+    return "an object of fields and values"
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(body or b"{}", parse_constant=_no_constant)
+        value = json.loads(body or b"{}", parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is not JSON: {str(error)[:200]}") from None
-    if not isinstance(found, dict) or _depth(found) > DEEPEST:
+    if not isinstance(value, dict) or _depth(value) > MAX_DEPTH:
         raise InputError(
-            f"the body is {type(found).__name__}, expected an object, at most {DEEPEST} deep"
+            f"the body is {type(value).__name__}, expected an object, at most {MAX_DEPTH} deep"
         )
-    return found
+    return value
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
 def _depth(value: Any) -> int:
     level, depth = [value], 0
-    while level and depth <= DEEPEST:
+    while level and depth <= MAX_DEPTH:
         depth += 1
         level = [
             child

@@ -1,32 +1,35 @@
-"""What the routes answer with: one knowledge base, as those see it who may see a part of it."""
+"""Implements the search API for one knowledge base, with row-level access control."""
 
+import math
 import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
+from msgspec import UNSET
 
 from opengte.errors import InputError, NotFoundError
-from opengte.search.access import both, limited
-from opengte.search.analysis.facets import Catalogue
-from opengte.search.analysis.map import Atlas, draw
-from opengte.search.filters import Filter, parse
+from opengte.search.analysis.facets import Facet, FacetIndex
+from opengte.search.analysis.map import DocumentMap, draw_map
+from opengte.search.filters import Filter, all_of, parse_filter
+from opengte.search.index import Index
 from opengte.search.retrieval.search import (
-    Answer,
-    Asked,
-    Hit,
-    LegScore,
+    EncodedQuery,
+    Passage,
+    SearchHit,
+    SearchOptions,
     best_passage,
-    marks,
-    query_words,
+    content_stems,
+    dense_leg,
+    highlight,
 )
 from opengte.search.stores.base import StoredDocument
-from opengte.search.stores.listing import direction, revision
-from opengte.search.web.schemas import Document, Limited, Near, Search
+from opengte.search.stores.listing import mean_direction, store_revision
+from opengte.search.web import schemas
 from opengte.types import Floats
 
 if TYPE_CHECKING:
@@ -34,20 +37,19 @@ if TYPE_CHECKING:
     from opengte.search.kb import KnowledgeBase
 
 T = TypeVar("T")
-Json = dict[str, Any]
 
-SHOWN = 4_000  # characters of a passage
-PART = 200_000  # characters of a document that are sent at once
-KEPT = 16  # catalogues and maps that are kept
-FRESH = 1.0  # seconds before it is asked again whether the index was switched to another model
-OLD = 30.0  # seconds after which they are made again, where a store does not tell its revision
+PASSAGE_CHARACTERS = 4_000  # of a passage that are sent
+DOCUMENT_CHARACTERS = 200_000  # of a document that are sent at once
+CACHED = 16  # facet indexes and maps, each
+REFRESH_SECONDS = 1.0  # between checks whether the index was migrated to another model
+OLD_SECONDS = 30.0  # age at which a cached value is computed again if a store has no revisions
 
 
-class Desk:
-    """A knowledge base under a name. Nobody sees more of it than `where`; a visitor may see less.
+class SearchService:
+    """A knowledge base under a name, limited to the documents that match `where`.
 
-    Every method takes the filter of its visitor; a document outside is not there. Safe to use from
-    several threads.
+    Every method takes the filter of its visitor, which limits the documents further. A document
+    outside is treated like one that does not exist. Safe to use from several threads.
     """
 
     def __init__(
@@ -58,298 +60,295 @@ class Desk:
         load_reranker: "Callable[[], Reranker] | None" = None,
     ) -> None:
         self.name = name
-        self._kb, self._looked = kb, -1e9
+        self._kb, self._refreshed = kb, -math.inf
         self._where = where
         self._load_reranker = load_reranker
-        self._reranker: Reranker | None = None
+        self._loaded_reranker: Reranker | None = None
         self._reranker_lock = threading.Lock()
-        self._catalogues: _Kept[Catalogue] = _Kept()
-        self._maps: _Kept[Atlas] = _Kept()
+        self._facets: _Cache[FacetIndex] = _Cache()
+        self._maps: _Cache[DocumentMap] = _Cache()
 
     def warm(self) -> None:
-        """Load the model, so that the first question need not wait for it."""
-        _ = self._now().encoder
+        """Load the model, so that the first query does not wait for it."""
+        _ = self._kb.encoder
 
-    def _seen(self, visitor: Filter | None) -> "KnowledgeBase":
-        """Return the knowledge base as a visitor sees it."""
-        return limited(self._now(), both(self._where, visitor))
+    def _visible(self, visitor: Filter | None) -> "KnowledgeBase":
+        """Return the documents that a visitor may see."""
+        if time.monotonic() - self._refreshed > REFRESH_SECONDS:
+            self._kb.latest()
+            self._refreshed = time.monotonic()
+        return self._kb.limited(all_of(self._where, visitor))
 
-    def _now(self) -> "KnowledgeBase":
-        """Return the knowledge base with the model that it has now, or had a second ago."""
-        if time.monotonic() - self._looked > FRESH:
-            self._kb, self._looked = self._kb.latest(), time.monotonic()
-        return self._kb
+    # --- one method for each route ----------------------------------------------------------------
 
-    # --- what the routes ask ---------------------------------------------------------------------
-
-    def about(self, visitor: Filter | None) -> Json:
-        """Return what there is to know before the first question."""
-        kb = self._seen(visitor)
-        legs = ["dense", *(["sparse"] if "sparse" in kb.encoder.card.outputs else []), "lexical"]
-        return {
-            "name": self.name,
-            "documents": kb.store.count(),
-            "model": _public(kb.identity.model),
-            "legs": legs,
-            "reranker": self._load_reranker is not None,
-            "language": kb.settings.get("language"),
-        }
+    def about(self, visitor: Filter | None) -> schemas.KnowledgeBaseStatus:
+        """Return what there is to know before the first query."""
+        index = self._visible(visitor).current
+        sparse = ["sparse"] if "sparse" in index.encoder.card.outputs else []
+        return schemas.KnowledgeBaseStatus(
+            name=self.name,
+            documents=index.store.count(),
+            model=_public(index.identity.model),
+            legs=["dense", *sparse, "lexical"],
+            reranker=self._load_reranker is not None,
+            language=index.settings.get("language"),
+        )
 
     def tokens(self, text: str) -> int:
-        """Return how many tokens of the model a question has."""
-        return int(self._now().encoder.tokenizer.count([text])[0])
+        """Return how many tokens a query has."""
+        return int(self._kb.encoder.tokenizer.count([text])[0])
 
-    def search(self, asked: Search, visitor: Filter | None) -> Json:
-        """Answer a question."""
-        kb = self._seen(visitor)
-        answer = kb.search(
-            asked.query,
-            asked.k,
-            where=dict(asked.where),
-            reranker=self._ranker() if asked.rerank else None,
-            **asked.options(),
+    def search(
+        self, request: schemas.SearchRequest, visitor: Filter | None
+    ) -> schemas.SearchResponse:
+        """Answer a query."""
+        kb = self._visible(visitor)
+        result = kb.search(
+            request.query,
+            request.k,
+            where=dict(request.where),
+            reranker=self._reranker() if request.rerank else None,
+            **request.options(),
         )
-        secret = not getattr(kb.store, "tells_words", True)
-        found: Json = {
-            "kb": self.name,
-            "query": asked.query,
-            "hits": [_hit(hit, asked.query, secret=secret) for hit in answer.hits],
-            "candidates": dict(answer.candidates),
-            "milliseconds": {k: round(1000 * v, 2) for k, v in answer.seconds.items()},
-            "underfilled": answer.underfilled,
-            "notes": list(answer.notes),
-        }
-        if answer.confidence is not None and kb.calibration is not None:
-            found["threshold"] = kb.calibration.accuracy.threshold
-        return found | _confidence(answer)
+        secret = not getattr(kb.store, "reveals_word_statistics", True)
+        calibration = None if result.confidence is None else kb.calibration
+        return schemas.SearchResponse(
+            kb=self.name,
+            query=request.query,
+            hits=[_hit(hit, request.query, secret=secret) for hit in result.hits],
+            candidates=dict(result.candidates),
+            milliseconds={k: round(1000 * v, 2) for k, v in result.seconds.items()},
+            underfilled=result.underfilled,
+            notes=list(result.notes),
+            threshold=UNSET if calibration is None else calibration.accuracy.threshold,
+            confidence=UNSET if result.confidence is None else result.confidence,
+        )
 
-    def document(self, asked: Document, visitor: Filter | None) -> Json:
-        """Return a document, or a part of a long one, with the passage that answers a question."""
-        kb = self._seen(visitor)
-        one = self._fetched(kb, asked.id)
+    def document(
+        self, request: schemas.DocumentRequest, visitor: Filter | None
+    ) -> schemas.DocumentResponse:
+        """Return a document, or a part of a long one, with the passage that answers a query."""
+        index = self._visible(visitor).current
+        document = self._fetch(index, request.id)
         passage = None
-        if asked.query is not None:
-            passage = best_passage(one, kb.ask(asked.query))
-        wanted = asked.at if asked.at is not None else passage.start if passage else 0
-        start, end = _part(len(one.text), wanted)
-        text = one.text[start:end]
-        return {
-            "kb": self.name,
-            "id": one.id,
-            "title": one.title,
-            "source": one.source,
-            "line": one.line,
-            "metadata": dict(one.metadata),
-            "warnings": list(one.warnings),
-            "truncated": one.truncated,
-            "indexed": one.indexed,
-            "windows": len(one.windows),
-            "tokens": sum(window.tokens for window in one.windows),
-            "characters": len(one.text),
-            "start": start,
-            "text": text,
-            "sections": [
-                {"start": section.start, "title": section.title}
-                for section in one.sections
+        if request.query is not None:
+            passage = best_passage(document, index.encode_query(request.query))
+        wanted = request.at if request.at is not None else passage.start if passage else 0
+        start, end = _part(len(document.text), wanted)
+        text = document.text[start:end]
+        return schemas.DocumentResponse(
+            kb=self.name,
+            id=document.id,
+            title=document.title,
+            source=document.source,
+            line=document.line,
+            metadata=dict(document.metadata),
+            warnings=list(document.warnings),
+            truncated=document.truncated,
+            indexed=document.indexed,
+            windows=len(document.windows),
+            tokens=sum(window.tokens for window in document.windows),
+            characters=len(document.text),
+            start=start,
+            text=text,
+            sections=[
+                schemas.SectionResponse(section.start, section.title)
+                for section in document.sections
                 if start <= section.start < end
             ],
-            "passage": _bounds(passage) if passage else None,
-            "marks": [
-                [start + a, start + b] for a, b in marks(text, query_words(asked.query or ""))
+            passage=schemas.PassageBounds(passage.start, passage.end, passage.heading)
+            if passage
+            else None,
+            marks=[
+                [start + a, start + b]
+                for a, b in highlight(text, content_stems(request.query or ""))
             ],
-        }
+        )
 
-    def near(self, asked: Near, visitor: Filter | None) -> Json:
-        """Return the documents that are closest to one."""
-        kb = self._seen(visitor)
-        one = self._fetched(kb, asked.id)
-        vector = direction(np.array([window.vector for window in one.windows], np.float32))
-        where = parse(dict(asked.where))
-        found = kb.store.dense(vector, asked.k + 1, where, exact=False)
-        if where is not None and len(found) <= asked.k:
-            found = kb.store.dense(vector, asked.k + 1, where, exact=True)
-        ranking = [(name, score) for name, score in found if name != one.id][: asked.k]
-        documents = kb.store.fetch([name for name, _ in ranking])
+    def near(self, request: schemas.NearRequest, visitor: Filter | None) -> schemas.NearResponse:
+        """Return the documents whose vectors are closest to that of one."""
+        index = self._visible(visitor).current
+        document = self._fetch(index, request.id)
+        vector = mean_direction(
+            np.array([window.vector for window in document.windows], np.float32)
+        )
+        options = SearchOptions(where=parse_filter(dict(request.where)))
+        found, _ = dense_leg(index.store, vector, request.k + 1, options)
+        ranking = [(name, score) for name, score in found if name != document.id][: request.k]
+        documents = index.store.fetch([name for name, _ in ranking])
         hits = [
             _neighbour(rank, documents[name], score, vector)
             for rank, (name, score) in enumerate(ranking, 1)
             if name in documents
         ]
-        return {"kb": self.name, "id": one.id, "title": one.title, "hits": hits}
+        return schemas.NearResponse(self.name, document.id, document.title, hits)
 
-    def facets(self, asked: Limited, visitor: Filter | None) -> Json:
-        """Return the values that metadata has, and how many documents fit each."""
-        kb = self._seen(visitor)
-        catalogue = self._catalogue(kb)
-        facets = catalogue.facets(asked.where)
-        where = parse(dict(asked.where))
-        return {
-            "kb": self.name,
-            "documents": kb.store.count(where),
-            "counted": len(catalogue),
-            "total": catalogue.total,
-            "facets": [_facet(asdict(one)) for one in facets],
-        }
+    def facets(
+        self, request: schemas.FilterRequest, visitor: Filter | None
+    ) -> schemas.FacetsResponse:
+        """Return the values that metadata has, and how many documents match each."""
+        index = self._visible(visitor).current
+        facets = self._facet_index(index)
+        found = facets.facets(request.where)
+        return schemas.FacetsResponse(
+            kb=self.name,
+            documents=index.store.count(parse_filter(dict(request.where))),
+            counted=len(facets),
+            total=facets.total,
+            facets=[_facet(one) for one in found],
+        )
 
-    def map(self, asked: Limited, visitor: Filter | None) -> Json:
-        """Return where documents lie, and which of them fit."""
-        kb = self._seen(visitor)
-        atlas = self._maps.of(_key(kb), lambda: draw(kb.store))
+    def map(self, request: schemas.FilterRequest, visitor: Filter | None) -> schemas.MapResponse:
+        """Return where documents lie on the map, and which of them match."""
+        index = self._visible(visitor).current
+        drawn = self._maps.get(_key(index), lambda: draw_map(index.store))
         fitting = None
-        if asked.where:
-            catalogue = self._catalogue(kb)
-            inside = catalogue.fitting(parse(dict(asked.where)))
-            places = [catalogue.places.get(name) for name in atlas.ids]
-            fitting = [i for i, at in enumerate(places) if at is not None and inside[at]]
-        return {
-            "kb": self.name,
-            "total": atlas.total,
-            "ids": atlas.ids,
-            "titles": atlas.titles,
-            "x": np.round(atlas.places[:, 0], 4).tolist(),
-            "y": np.round(atlas.places[:, 1], 4).tolist(),
-            "regions": [asdict(one) for one in atlas.regions],
-            "labels": atlas.labels.tolist(),
-            "fitting": fitting,
-        }
+        if request.where:
+            facets = self._facet_index(index)
+            matching = facets.fitting(parse_filter(dict(request.where)))
+            places = [facets.places.get(name) for name in drawn.ids]
+            fitting = [i for i, at in enumerate(places) if at is not None and matching[at]]
+        return schemas.MapResponse(
+            kb=self.name,
+            total=drawn.total,
+            ids=drawn.ids,
+            titles=drawn.titles,
+            x=np.round(drawn.places[:, 0], 4).tolist(),
+            y=np.round(drawn.places[:, 1], 4).tolist(),
+            regions=[schemas.RegionResponse(**vars(one)) for one in drawn.regions],
+            labels=drawn.labels.tolist(),
+            fitting=fitting,
+        )
 
     # --- parts -----------------------------------------------------------------------------------
 
-    def _catalogue(self, kb: "KnowledgeBase") -> Catalogue:
-        return self._catalogues.of(_key(kb), lambda: Catalogue.of(kb.store))
+    def _facet_index(self, index: Index) -> FacetIndex:
+        return self._facets.get(_key(index), lambda: FacetIndex.of(index.store))
 
-    def _fetched(self, kb: "KnowledgeBase", name: str) -> StoredDocument:
-        one = kb.store.fetch([name]).get(name)
-        if one is None:
+    def _fetch(self, index: Index, name: str) -> StoredDocument:
+        document = index.store.fetch([name]).get(name)
+        if document is None:
             raise NotFoundError(f"there is no document {name!r:.200} in `{self.name}`")
-        return one
+        return document
 
-    def _ranker(self) -> "Reranker":
+    def _reranker(self) -> "Reranker":
         with self._reranker_lock:
-            if self._reranker is None:
+            if self._loaded_reranker is None:
                 if self._load_reranker is None:
                     raise InputError(
                         "rerank is true, and there is no reranker; start with --reranker MODEL"
                     )
-                self._reranker = self._load_reranker()
-            return self._reranker
+                self._loaded_reranker = self._load_reranker()
+            return self._loaded_reranker
 
 
-def _key(kb: "KnowledgeBase") -> Hashable:
-    """Return what a catalogue or map is made of: the rows that are seen, and their state."""
-    state = revision(kb.store)
-    where = repr(getattr(kb.store, "where", None))  # as text: 1 and true are equal, but not written
-    return kb.identity, where, time.monotonic() // OLD if state is None else state
+def _key(index: Index) -> Hashable:
+    """Return what facets and maps depend on: the model, the documents seen, and their state."""
+    state = store_revision(index.store)
+    # the filter as text: 1 and true are equal, but documents tell them apart
+    where = repr(getattr(index.store, "where", None))
+    return index.identity, where, time.monotonic() // OLD_SECONDS if state is None else state
 
 
-class _Kept(Generic[T]):
-    """Things that are dear to make: each is made once, one at a time, and the last ones are kept.
+class _Cache(Generic[T]):
+    """The last values that were expensive to compute, each computed once and one at a time.
 
-    What is made for one filter is never given to another: the filter is in the key.
+    The filter is in the key: what is computed for one caller is never given to another.
     """
 
     def __init__(self) -> None:
-        self._held: OrderedDict[Hashable, T] = OrderedDict()
+        self._values: OrderedDict[Hashable, T] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, key: Hashable, make: Callable[[], T]) -> T:
+    def get(self, key: Hashable, compute: Callable[[], T]) -> T:
         with self._lock:
-            if key not in self._held:
-                self._held[key] = make()
-            self._held.move_to_end(key)
-            while len(self._held) > KEPT:
-                self._held.popitem(last=False)
-            return self._held[key]
+            if key not in self._values:
+                self._values[key] = compute()
+            self._values.move_to_end(key)
+            while len(self._values) > CACHED:
+                self._values.popitem(last=False)
+            return self._values[key]
 
 
-def _hit(hit: Hit, query: str, *, secret: bool) -> Json:
-    """Return a hit for a client; secret: BM25 scores tell of words in documents that are hidden."""
-    found: Json = {
-        "rank": hit.rank,
-        "id": hit.id,
-        "title": hit.title,
-        "title_marks": [list(mark) for mark in marks(hit.title, query_words(query))],
-        "score": None if secret else hit.score,
-        "rerank": hit.rerank,
-        "legs": {name: _leg(name, leg, secret=secret) for name, leg in hit.legs.items()},
-        "passage": _passage(hit.passage),
-        "source": hit.source,
-        "line": hit.line,
-        "metadata": dict(hit.metadata),
-        "duplicates": list(hit.duplicates),
-    }
-    return found | _confidence(hit)
+def _hit(hit: SearchHit, query: str, *, secret: bool) -> schemas.HitResponse:
+    """Return a hit for a client; secret: BM25 scores reveal words of hidden documents."""
+    return schemas.HitResponse(
+        rank=hit.rank,
+        id=hit.id,
+        title=hit.title,
+        title_marks=[list(mark) for mark in highlight(hit.title, content_stems(query))],
+        score=None if secret else hit.score,
+        rerank=hit.rerank,
+        legs={
+            name: schemas.LegResponse(leg.rank, None if secret and name == "lexical" else leg.score)
+            for name, leg in hit.legs.items()
+        },
+        passage=_passage(hit.passage),
+        source=hit.source,
+        line=hit.line,
+        metadata=dict(hit.metadata),
+        duplicates=list(hit.duplicates),
+        confidence=UNSET if hit.confidence is None else hit.confidence,
+    )
 
 
-def _leg(name: str, leg: LegScore, *, secret: bool) -> Json:
-    return {"rank": leg.rank, "score": None if secret and name == "lexical" else leg.score}
+def _neighbour(
+    rank: int, document: StoredDocument, score: float, vector: Floats
+) -> schemas.NeighbourResponse:
+    return schemas.NeighbourResponse(
+        rank=rank,
+        id=document.id,
+        title=document.title,
+        similarity=score,
+        passage=_passage(replace(best_passage(document, EncodedQuery("", vector)), marks=())),
+        source=document.source,
+        line=document.line,
+        metadata=dict(document.metadata),
+    )
 
 
-def _neighbour(rank: int, one: StoredDocument, score: float, vector: Floats) -> Json:
-    passage = replace(best_passage(one, Asked("", vector)), marks=())
-    return {
-        "rank": rank,
-        "id": one.id,
-        "title": one.title,
-        "similarity": score,
-        "passage": _passage(passage),
-        "source": one.source,
-        "line": one.line,
-        "metadata": dict(one.metadata),
-    }
+def _passage(passage: Passage) -> schemas.PassageResponse:
+    return schemas.PassageResponse(
+        start=passage.start,
+        end=passage.end,
+        text=passage.text[:PASSAGE_CHARACTERS],
+        heading=passage.heading,
+        score=passage.score,
+        marks=[[a, b] for a, b in passage.marks if b <= PASSAGE_CHARACTERS],
+    )
 
 
-def _passage(passage: Any) -> Json:
-    return {
-        "start": passage.start,
-        "end": passage.end,
-        "text": passage.text[:SHOWN],
-        "heading": passage.heading,
-        "score": passage.score,
-        "marks": [[a, b] for a, b in passage.marks if b <= SHOWN],
-    }
-
-
-def _bounds(passage: Any) -> Json:
-    return {"start": passage.start, "end": passage.end, "heading": passage.heading}
-
-
-def _confidence(of: Hit | Answer) -> Json:
-    """Return the confidence of a hit or an answer, where the index is calibrated."""
-    return {} if of.confidence is None else {"confidence": of.confidence}
-
-
-def _facet(found: Json) -> Json:
-    return {
-        "field": found["field"],
-        "kind": found["kind"],
-        "documents": found["documents"],
-        "values": [{"value": value, "documents": count} for value, count in found["values"]],
-        "others": found["others"],
-        "low": found["low"],
-        "high": found["high"],
-    }
+def _facet(facet: Facet) -> schemas.FacetResponse:
+    return schemas.FacetResponse(
+        field=facet.field,
+        kind=facet.kind,
+        documents=facet.documents,
+        values=[schemas.ValueCount(value, count) for value, count in facet.values],
+        others=facet.others,
+        low=facet.low,
+        high=facet.high,
+    )
 
 
 def _part(length: int, at: int) -> tuple[int, int]:
-    """Return the part of a text that is sent, with a character inside."""
-    if length <= PART:
+    """Return which characters of a text are sent, so that one of them is at `at`."""
+    if length <= DOCUMENT_CHARACTERS:
         return 0, length
-    start = max(0, min(at - PART // 4, length - PART))
-    return start, start + PART
+    start = max(0, min(at - DOCUMENT_CHARACTERS // 4, length - DOCUMENT_CHARACTERS))
+    return start, start + DOCUMENT_CHARACTERS
 
 
 def _public(model: str) -> str:
-    """Return the name of a model; of a folder of this machine only its last part."""
+    """Return the name of a model; for a folder on this machine only its last part."""
     looks_local = model.startswith(("/", ".", "~")) or os.path.isdir(model)
     return os.path.basename(model.rstrip("/")) if looks_local else model
 
 
-def names(desks: Sequence[Desk]) -> Mapping[str, Desk]:
-    """Return desks by name; InputError where two have the same."""
-    found: dict[str, Desk] = {}
-    for one in desks:
-        if one.name in found:
-            raise InputError(f"two knowledge bases are called `{one.name}`; name one: NAME=KB")
-        found[one.name] = one
+def services_by_name(services: Sequence[SearchService]) -> Mapping[str, SearchService]:
+    """Return services by name; InputError if two have the same name."""
+    found: dict[str, SearchService] = {}
+    for service in services:
+        if service.name in found:
+            raise InputError(f"two knowledge bases are called `{service.name}`; name one: NAME=KB")
+        found[service.name] = service
     return found

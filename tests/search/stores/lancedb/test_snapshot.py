@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opengte.search.minhash import NEAR, share, signature, twin
-from opengte.search.stores.lancedb.rows import ANSWER, INDEXING
-from opengte.search.stores.lancedb.snapshot import Names, run
-from opengte.search.stores.listing import shown
+from opengte.search.minhash import NEAR, first_near_duplicate, signature, signature_similarity
+from opengte.search.stores.lancedb.rows import DISPLAY_COLUMNS, INGEST_COLUMNS
+from opengte.search.stores.lancedb.snapshot import RowOwners, run_coroutine
+from opengte.search.stores.listing import fetch_for_display
 from tests.support import kb, stores
 from tests.support.installed import needs
 
@@ -30,7 +30,7 @@ def store(tmp_path):
 
 
 def held(store):
-    return run(store._reader.snapshot())
+    return run_coroutine(store._reader.snapshot())
 
 
 def asked(store):
@@ -80,7 +80,7 @@ def test_documents_that_no_search_has_found_are_read_by_name(store):
 def test_an_answer_is_read_without_what_only_indexing_needs(store):
     held(store).read_names().result()
     ids = [name for name, _ in asked(store)[0]]
-    whole, part = store.fetch(ids), shown(store, ids)
+    whole, part = store.fetch(ids), fetch_for_display(store, ids)
     same(whole, part)
     one = part[ids[0]]
     assert (one.content, one.row, one.warnings, one.windows[0].sparse) == ("", "", (), {})
@@ -89,7 +89,7 @@ def test_an_answer_is_read_without_what_only_indexing_needs(store):
 
 def test_every_column_is_for_answers_or_for_indexing(store):
     columns = store._need("windows").schema.names
-    assert sorted(ANSWER + INDEXING) == sorted(columns)
+    assert sorted(DISPLAY_COLUMNS + INGEST_COLUMNS) == sorted(columns)
 
 
 def test_a_commit_is_seen_by_the_next_search(store):
@@ -117,7 +117,7 @@ def test_a_missing_first_pass_is_none(store, tmp_path):
 @given(st.lists(st.sampled_from("abcde"), min_size=1), st.randoms(use_true_random=False))
 def test_names_of_rows_in_any_order(names, random):
     rows = np.array(random.sample(range(1000), len(names)), np.uint64)
-    found = Names(pa.array(names), rows)
+    found = RowOwners(pa.array(names), rows)
     assert found.of(rows) == names
     wanted = sorted(set(names[:2]))
     assert sorted(found.rows(wanted)) == sorted(
@@ -131,5 +131,5 @@ def test_the_twin_is_the_first_that_is_near():
     signatures = [signature(text) for text in texts]
     for text in (*texts, "nothing like it"):
         own = signature(text)
-        near = [n for n, other in enumerate(signatures) if share(own, other) >= NEAR]
-        assert twin(own, signatures) == (near[0] if near else None)
+        near = [n for n, other in enumerate(signatures) if signature_similarity(own, other) >= NEAR]
+        assert first_near_duplicate(own, signatures) == (near[0] if near else None)

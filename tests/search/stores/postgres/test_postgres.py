@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 import opengte
 from opengte.errors import InputError
-from opengte.search.filters import parse
+from opengte.search.filters import parse_filter
 from opengte.search.kb import KnowledgeBase
 from opengte.search.stores.memory import MemoryStore
 from opengte.search.stores.postgres import schema
@@ -175,7 +175,7 @@ def test_a_rare_filter_is_no_reason_to_find_too_few(place, monkeypatch):
     store, memory = written(place), MemoryStore()
     questions = clustered(store, memory)
     store.optimize()
-    rare = parse({"rare": True})
+    rare = parse_filter({"rare": True})
     for question in questions[:5]:
         assert len(store.dense(question, 8, rare)) == store.count(rare) == 8
 
@@ -211,8 +211,8 @@ def test_texts_that_postgres_does_not_take_as_they_are(place):
     assert store.documents_of([odd.source]) == {odd.source: [found.id]}
     assert store.known([odd.id]).keys() == {odd.id.replace("\0", "\ufffd")}
     assert store.lexical("end \0", 5, None)[0][0] == found.id
-    assert store.count(parse({"many": {"$gt": 1}})) == 1
-    assert store.count(parse({"a\0": "b\0"})) == 1
+    assert store.count(parse_filter({"many": {"$gt": 1}})) == 1
+    assert store.count(parse_filter({"a\0": "b\0"})) == 1
 
 
 @pytest.mark.parametrize(

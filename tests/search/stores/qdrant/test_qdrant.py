@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import opengte
 from opengte.errors import InputError
-from opengte.search.filters import parse
+from opengte.search.filters import parse_filter
 from opengte.search.kb import KnowledgeBase
 from opengte.search.stores.memory import MemoryStore
 from opengte.search.stores.qdrant import store as qdrant
@@ -140,10 +140,10 @@ def test_texts_of_a_field_that_are_too_many_to_order(place, monkeypatch):
     store = written(place)
     rng = np.random.default_rng(0)
     store.put([kb.document(f"d{n}", rng, metadata={"name": f"n{n}"}) for n in range(9)])
-    assert store.count(parse({"name": {"$lt": "n3"}})) == 3
+    assert store.count(parse_filter({"name": {"$lt": "n3"}})) == 3
     monkeypatch.setattr(engines, "TEXTS", 5)
     with pytest.raises(InputError, match="too many for Qdrant to compare by their order"):
-        store.count(parse({"name": {"$lt": "n3"}}))
+        store.count(parse_filter({"name": {"$lt": "n3"}}))
 
 
 @pytest.mark.parametrize(

@@ -2,24 +2,24 @@
 
 from collections.abc import Sequence
 
-from opengte.search.filters import All, Any_, Condition, Filter, Not, Value, is_number, written
+from opengte.search.filters import And, Condition, Filter, Not, Or, Value, as_text, is_number
 
 
-def where(filter_: Filter) -> str:
+def to_sql(filter_: Filter) -> str:
     """Return an expression that is true or false, never null."""
     match filter_:
-        case All(parts):
-            return "(" + " AND ".join(map(where, parts)) + ")" if parts else "true"
-        case Any_(parts):
-            return "(" + " OR ".join(map(where, parts)) + ")" if parts else "false"
+        case And(parts):
+            return "(" + " AND ".join(map(to_sql, parts)) + ")" if parts else "true"
+        case Or(parts):
+            return "(" + " OR ".join(map(to_sql, parts)) + ")" if parts else "false"
         case Not(part):
-            return f"(NOT {where(part)})"
+            return f"(NOT {to_sql(part)})"
     return _condition(filter_)
 
 
-def among(column: str, values: Sequence[str]) -> str:
+def in_list(column: str, values: Sequence[str]) -> str:
     """Return the condition that a column has one of the values."""
-    return f"{column} IN ({', '.join(map(quoted, values))})" if values else "false"
+    return f"{column} IN ({', '.join(map(sql_literal, values))})" if values else "false"
 
 
 def _condition(one: Condition) -> str:
@@ -34,11 +34,11 @@ def _condition(one: Condition) -> str:
             return f"(NOT {_equal(one.field, value)})"
         case "starts" | "contains":
             function = "starts_with" if one.operator == "starts" else "contains"
-            return _sure(f"{function}({_text(one.field)}, {quoted(written(value))})")
+            return _sure(f"{function}({_text(one.field)}, {sql_literal(as_text(value))})")
     left, right = (
         (_number(one.field), repr(value))
         if is_number(value)
-        else (_text(one.field), quoted(written(value)))
+        else (_text(one.field), sql_literal(as_text(value)))
     )
     return _sure(f"{left} {one.operator} {right}")
 
@@ -46,11 +46,11 @@ def _condition(one: Condition) -> str:
 def _equal(field: str, value: Value) -> str:
     if is_number(value):
         return _sure(f"{_number(field)} = {value!r}")
-    return _sure(f"{_text(field)} = {quoted(written(value))}")
+    return _sure(f"{_text(field)} = {sql_literal(as_text(value))}")
 
 
 def _text(field: str) -> str:
-    return f"json_get_string(metadata, {quoted(field)})"
+    return f"json_get_string(metadata, {sql_literal(field)})"
 
 
 def _number(field: str) -> str:
@@ -61,6 +61,6 @@ def _sure(expression: str) -> str:
     return f"coalesce({expression}, false)"
 
 
-def quoted(text: str) -> str:
+def sql_literal(text: str) -> str:
     """Return a text as an SQL literal."""
     return "'" + text.replace("\0", "").replace("'", "''") + "'"

@@ -3,7 +3,7 @@
 import os
 
 
-class Synced:
+class FsyncTracker:
     """Remembers which files of a folder are safely on the disk."""
 
     def __init__(self, folder: str) -> None:
@@ -37,7 +37,7 @@ def _flush(path: str) -> None:
         os.close(descriptor)
 
 
-def size(folder: str) -> int:
+def folder_bytes(folder: str) -> int:
     """Return the bytes of all files in a folder."""
     total = 0
     for root, _, names in os.walk(folder):

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from opengte.errors import InputError
-from opengte.search.parse.walk import MARK
+from opengte.search.parse.walk import INDEX_MARKER
 
 try:
     import fcntl
@@ -23,8 +23,9 @@ except ImportError:  # Windows: the pointer alone is looked at
     fcntl = None  # type: ignore[assignment]
 
 FIRST = "lance"  # of an index that was never switched
-FILE, LOCK, GONE = "generation.json", "switch.lock", "dropped-"
-Options = Mapping[str, str] | None
+POINTER_FILE, MIGRATION_LOCK, DROPPED = "generation.json", "switch.lock", "dropped-"
+BUCKETS = ("s3", "gs", "az")
+StorageOptions = Mapping[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -40,26 +41,26 @@ def is_remote(place: str) -> bool:
     return "://" in place
 
 
-def read(place: str, options: Options = None) -> Pointer:
+def read_pointer(place: str, options: StorageOptions = None) -> Pointer:
     """Return the pointer of a place."""
     if is_remote(place):
         return _read_table(place, options)
     try:
-        with open(os.path.join(place, FILE), encoding="utf-8") as file:
+        with open(os.path.join(place, POINTER_FILE), encoding="utf-8") as file:
             values = json.load(file)
         return Pointer(values["current"], values["previous"])
     except FileNotFoundError:
         return Pointer()
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"`{os.path.join(place, FILE)}` is damaged: {error}") from error
+        raise InputError(f"`{os.path.join(place, POINTER_FILE)}` is damaged: {error}") from error
 
 
-def write(place: str, pointer: Pointer, options: Options = None) -> None:
+def write_pointer(place: str, pointer: Pointer, options: StorageOptions = None) -> None:
     """Move the pointer: afterwards every reader that opens the place sees the other generation."""
     if is_remote(place):
         _write_table(place, pointer, options)
         return
-    final = os.path.join(place, FILE)
+    final = os.path.join(place, POINTER_FILE)
     part = f"{final}.part"
     with open(part, "w", encoding="utf-8") as file:
         json.dump(asdict(pointer), file)
@@ -70,48 +71,78 @@ def write(place: str, pointer: Pointer, options: Options = None) -> None:
     _flush(place)
 
 
-def begun(place: str, name: str) -> bool:
+def generation_exists(place: str, name: str) -> bool:
     """Return whether there may be a generation of this name; opening one would make its folder."""
     return is_remote(place) or os.path.isdir(os.path.join(place, name))
 
 
-def seen(place: str) -> tuple[int, ...]:
+def pointer_stat(place: str) -> tuple[int, ...]:
     """Return what changes when the pointer of a folder moves; costs a look at one file."""
     try:
-        found = os.stat(os.path.join(place, FILE))
+        found = os.stat(os.path.join(place, POINTER_FILE))
     except FileNotFoundError:
         return ()
     return found.st_mtime_ns, found.st_ino, found.st_size
 
 
+class LiveGeneration:
+    """The pointer of a place as it was when an index was opened there, and whether it still holds.
+
+    remote is True for a bucket, where every check reads a table; in a folder a check is one `stat`.
+    """
+
+    def __init__(self, place: str, options: StorageOptions = None) -> None:
+        self.place = place
+        self.options = options
+        self.remote = is_remote(place)
+        self._stat = () if self.remote else pointer_stat(place)
+        self.pointer = read_pointer(place, options)
+        self._unchanged = True
+
+    def is_current(self) -> bool:
+        """Return whether the pointer still names the same generation."""
+        stat = () if self.remote else pointer_stat(self.place)
+        if self.remote or stat != self._stat:
+            current = read_pointer(self.place, self.options).current
+            self._unchanged = current == self.pointer.current
+            self._stat = stat
+        return self._unchanged
+
+
+def live_generation(place: str, options: StorageOptions = None) -> LiveGeneration | None:
+    """Return the live generation of a place; None where the store cannot hold several."""
+    scheme = place.partition("://")[0] if is_remote(place) else ""
+    return LiveGeneration(place, options) if scheme in ("", *BUCKETS) else None
+
+
 @contextlib.contextmanager
-def writing(place: str, name: str) -> Iterator[None]:
+def write_lock(place: str, name: str) -> Iterator[None]:
     """Hold a generation of a folder while a commit is made; InputError if it is not the live one.
 
     Many may write at a time; a switch waits for them, and they for it.
     """
-    with _locked(os.path.join(place, MARK), exclusive=False):
-        if read(place).current != name:
+    with _locked(os.path.join(place, INDEX_MARKER), exclusive=False):
+        if read_pointer(place).current != name:
             error = InputError(f"the index `{place}` was switched to another model meanwhile")
             error.add_note("nothing that was committed before is lost; run the same again")
             raise error
         yield
 
 
-def alone(place: str) -> contextlib.AbstractContextManager[None]:
+def exclusive_lock(place: str) -> contextlib.AbstractContextManager[None]:
     """Keep all writers of a folder out."""
     if is_remote(place):
         return contextlib.nullcontext()
-    return _locked(os.path.join(place, MARK), exclusive=True)
+    return _locked(os.path.join(place, INDEX_MARKER), exclusive=True)
 
 
 @contextlib.contextmanager
-def switching(place: str) -> Iterator[None]:
+def migration_lock(place: str) -> Iterator[None]:
     """Be the only one that builds a generation of a folder; InputError if somebody else does."""
     if is_remote(place):
         yield
         return
-    path = os.path.join(place, LOCK)
+    path = os.path.join(place, MIGRATION_LOCK)
     with open(path, "a"):
         pass
     try:
@@ -123,8 +154,8 @@ def switching(place: str) -> Iterator[None]:
         ) from None
 
 
-def drop_others(
-    place: str, pointer: Pointer, before: Pointer, options: Options = None
+def drop_unreferenced(
+    place: str, pointer: Pointer, before: Pointer, options: StorageOptions = None
 ) -> list[str]:
     """Remove what the pointer does not name any more, and remains of switches that were given up.
 
@@ -137,12 +168,12 @@ def drop_others(
     gone = []
     for name in sorted(os.listdir(place)):
         path = os.path.join(place, name)
-        mine = name == FIRST or name.startswith((f"{FIRST}-", GONE))
+        mine = name == FIRST or name.startswith((f"{FIRST}-", DROPPED))
         if not mine or name in keep or not os.path.isdir(path):
             continue
-        if not name.startswith(GONE):
+        if not name.startswith(DROPPED):
             gone.append(name)
-            os.replace(path, path := os.path.join(place, GONE + name))  # never half a generation
+            os.replace(path, path := os.path.join(place, DROPPED + name))  # never half a generation
         shutil.rmtree(path, ignore_errors=True)
     return gone
 
@@ -174,26 +205,26 @@ def _flush(folder: str) -> None:
 # --- buckets -------------------------------------------------------------------------------------
 
 
-def _database(place: str, name: str, options: Options) -> Any:
+def _database(place: str, name: str, options: StorageOptions) -> Any:
     import lancedb
 
     return lancedb.connect(f"{place.rstrip('/')}/{name}", storage_options=dict(options or {}))
 
 
-def _pointer_table(place: str, options: Options) -> Any:
+def _pointer_table(place: str, options: StorageOptions) -> Any:
     try:
         return _database(place, "generations", options).open_table("pointer")
     except (ValueError, FileNotFoundError):  # what LanceDB raises for a missing table
         return None
 
 
-def _read_table(place: str, options: Options) -> Pointer:
+def _read_table(place: str, options: StorageOptions) -> Pointer:
     table = _pointer_table(place, options)
     rows = [] if table is None else table.search().limit(2).to_list()
     return Pointer(rows[0]["current"], rows[0]["previous"]) if rows else Pointer()
 
 
-def _write_table(place: str, pointer: Pointer, options: Options) -> None:
+def _write_table(place: str, pointer: Pointer, options: StorageOptions) -> None:
     import pyarrow as pa
 
     columns = pa.schema([(name, pa.string()) for name in ("key", "current", "previous")])
@@ -207,7 +238,7 @@ def _write_table(place: str, pointer: Pointer, options: Options) -> None:
         raise OSError(f"cannot write to `{place}`: {' '.join(str(error).split())[:300]}") from error
 
 
-def _drop_remote(place: str, names: set[str | None], options: Options) -> list[str]:
+def _drop_remote(place: str, names: set[str | None], options: StorageOptions) -> list[str]:
     dropped = set()
     for name in sorted(filter(None, names)):
         database = _database(place, name, options)

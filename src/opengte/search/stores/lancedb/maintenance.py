@@ -8,21 +8,21 @@ import contextlib
 from datetime import timedelta
 from typing import Any
 
-from opengte.search.stores.base import Health
+from opengte.search.stores.base import StoreHealth
 
 PARTITION = 512  # vectors of a part of their index, about
 RABITQ_FROM = 256  # dimensions from which few bits of each find the candidates
 BITS = 4  # of each: with one the best 10 are found, but of the best 200 only three quarters
 INDEX_FROM = 10_000  # rows below which looking at every vector is fast enough
 KEEP = timedelta(hours=1)  # of old versions: as long as a reader may hold one
-WORDS, VECTORS = "words", "vectors"
+TEXT_INDEX, VECTOR_INDEX = "words", "vectors"
 
 
-def index_words(table: Any, language: str | None) -> None:
+def ensure_text_index(table: Any, language: str | None) -> None:
     """Make the index of words, unless it is there."""
     from lancedb.index import FTS
 
-    if WORDS in names(table):
+    if TEXT_INDEX in index_names(table):
         return
     config = FTS(
         with_position=False,  # phrases are not searched, and positions broke compaction before
@@ -31,28 +31,28 @@ def index_words(table: Any, language: str | None) -> None:
         remove_stop_words=False,
         ascii_folding=True,
     )
-    table.create_index("indexed_text", config=config, name=WORDS, replace=True)
+    table.create_index("indexed_text", config=config, name=TEXT_INDEX, replace=True)
 
 
-def index_ids(table: Any) -> None:
+def ensure_id_indexes(table: Any) -> None:
     """Make the indexes of columns that are looked up, in a table that is large enough."""
     from lancedb.index import BTree
 
     if table.count_rows() < INDEX_FROM:
         return
     for column in ("id", "source", "content"):
-        if f"{column}_idx" not in names(table):
+        if f"{column}_idx" not in index_names(table):
             table.create_index(column, config=BTree(), name=f"{column}_idx", replace=True)
 
 
-def index_vectors(table: Any) -> None:
+def ensure_vector_index(table: Any) -> None:
     """Make the index of vectors, in a table that is large enough."""
     rows = table.count_rows()
-    if rows < INDEX_FROM or VECTORS in names(table):
+    if rows < INDEX_FROM or VECTOR_INDEX in index_names(table):
         return
     column = "short" if "short" in table.schema.names else "vector"
     config = vector_config(table.schema.field(column).type.list_size)
-    table.create_index(column, config=config, name=VECTORS, replace=True)
+    table.create_index(column, config=config, name=VECTOR_INDEX, replace=True)
 
 
 def vector_config(width: int) -> Any:
@@ -80,17 +80,17 @@ def compact(table: Any, language: str | None) -> None:
         table.optimize(cleanup_older_than=KEEP)
     except Exception:
         with contextlib.suppress(Exception):
-            table.drop_index(WORDS)  # what has failed before, and is quickly made again
-        index_words(table, language)
+            table.drop_index(TEXT_INDEX)  # what has failed before, and is quickly made again
+        ensure_text_index(table, language)
         table.optimize(cleanup_older_than=KEEP)
 
 
-def names(table: Any) -> set[str]:
+def index_names(table: Any) -> set[str]:
     """Return the names of the indexes of a table."""
     return {one.name for one in table.list_indices()}
 
 
-def health(table: Any, documents: int, size: int | None) -> Health:
+def table_health(table: Any, documents: int, size: int | None) -> StoreHealth:
     """Return the state of a table."""
     unindexed, kinds = {}, {}
     for one in table.list_indices():
@@ -98,7 +98,7 @@ def health(table: Any, documents: int, size: int | None) -> Health:
         kinds[one.name] = str(one.index_type)
         unindexed[one.name] = int(stats.num_unindexed_rows) if stats else 0
     versions = table.list_versions()
-    return Health(
+    return StoreHealth(
         documents=documents,
         windows=int(table.count_rows()),
         bytes=size,

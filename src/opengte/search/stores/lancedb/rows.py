@@ -12,7 +12,7 @@ import numpy as np
 from opengte.embedding_ops import l2_normalise
 from opengte.errors import MissingExtraError
 from opengte.search.parse.base import Section
-from opengte.search.stores.base import Spans, Sparse, StoredDocument, StoredWindow
+from opengte.search.stores.base import SpanVectors, SparseVector, StoredDocument, StoredWindow
 from opengte.types import Floats
 
 try:
@@ -21,7 +21,7 @@ except ImportError:
     raise MissingExtraError("pyarrow", "search", "A knowledge base") from None
 
 
-def schema(dimension: int, short: int | None) -> Any:
+def arrow_schema(dimension: int, short: int | None) -> Any:
     """Return the columns of a row; short is the size of the vectors of a first pass."""
     fields = [
         pa.field("id", pa.string()),
@@ -68,7 +68,9 @@ def to_table(documents: Sequence[StoredDocument], columns: Any) -> Any:
         if field.name == "vector":
             arrays.append(_matrix(vectors, field.type.list_size))
         elif field.name == "short":
-            arrays.append(_matrix(shortened(vectors, field.type.list_size), field.type.list_size))
+            arrays.append(
+                _matrix(truncate_dimensions(vectors, field.type.list_size), field.type.list_size)
+            )
         elif field.name == "metadata":
             storage = pa.array(data["metadata"], pa.string())
             arrays.append(pa.ExtensionArray.from_storage(field.type, storage))
@@ -82,7 +84,7 @@ def _matrix(values: Floats, width: int) -> Any:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), width)
 
 
-def shortened(vectors: Floats, dimensions: int) -> Floats:
+def truncate_dimensions(vectors: Floats, dimensions: int) -> Floats:
     """Return the first dimensions of vectors (..., d), of length one."""
     return l2_normalise(np.ascontiguousarray(vectors[..., :dimensions]))
 
@@ -126,29 +128,29 @@ def _window(window: StoredWindow) -> dict[str, Any]:
     }
 
 
-ANSWER = (  # columns that an answer is made of
+DISPLAY_COLUMNS = (  # columns that an answer is made of
     "id window source line title indexed_text text_from start end vector span_bounds span_scales "
     "span_vectors metadata sections signature"
 ).split()
-INDEXING = "tokens sparse_ids sparse_weights warnings truncated content row indexed".split()
+INGEST_COLUMNS = "tokens sparse_ids sparse_weights warnings truncated content row indexed".split()
 
 
-def records(table: Any) -> list[dict[str, Any]]:
+def table_rows(table: Any) -> list[dict[str, Any]]:
     """Return the rows of a table, their vectors as rows of one array."""
     rows: list[dict[str, Any]] = table.drop_columns(["vector"]).to_pylist()
-    for row, vector in zip(rows, vectors(table), strict=True):
+    for row, vector in zip(rows, table_vectors(table), strict=True):
         row["vector"] = vector
     return rows
 
 
-def vectors(table: Any) -> Floats:
+def table_vectors(table: Any) -> Floats:
     """Return the vectors (n, d) of the rows of a table."""
     column = table["vector"].combine_chunks()
     found: Floats = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
     return found
 
 
-def from_rows(rows: Iterable[dict[str, Any]]) -> Iterator[StoredDocument]:
+def documents_from_rows(rows: Iterable[dict[str, Any]]) -> Iterator[StoredDocument]:
     """Yield the documents of rows, in which those of one document are not mixed with others."""
     held: list[dict[str, Any]] = []
     for row in rows:
@@ -189,16 +191,16 @@ def _stored_window(row: dict[str, Any]) -> StoredWindow:
         start=row["start"],
         end=row["end"],
         vector=vector,
-        spans=Spans(
+        spans=SpanVectors(
             np.array(row["span_bounds"], dtype=np.int32).reshape(-1, 2),
             np.frombuffer(row["span_vectors"], dtype=np.int8).reshape(count, len(vector)),
             np.array(row["span_scales"], dtype=np.float32),
         ),
         tokens=row.get("tokens", 0),
-        sparse=sparse_of(row),
+        sparse=sparse_weights(row),
     )
 
 
-def sparse_of(row: dict[str, Any]) -> Sparse:
+def sparse_weights(row: dict[str, Any]) -> SparseVector:
     """Return the learned sparse weights of a row."""
     return dict(zip(row.get("sparse_ids", ()), row.get("sparse_weights", ()), strict=True))

@@ -6,28 +6,33 @@ from typing import Any
 import numpy as np
 
 from opengte.search.filters import Filter
-from opengte.search.stores.base import Scored
+from opengte.search.stores.base import ScoredIds
 from opengte.search.stores.lancedb import filters
 from opengte.search.stores.lancedb.maintenance import PARTITION
-from opengte.search.stores.lancedb.snapshot import Snapshot
-from opengte.search.stores.sparse_index import Inverted
+from opengte.search.stores.lancedb.snapshot import TableSnapshot
+from opengte.search.stores.sparse_index import SparseIndex
 from opengte.types import Floats
 
 SCAN = 4096  # rows held at once by a scan
-MOST = 100_000  # candidates of one search
-LEAST = 100  # candidates that are scored exactly, however few are wanted
+MAX_CANDIDATES = 100_000  # candidates of one search
+MIN_CANDIDATES = 100  # candidates that are scored exactly, however few are wanted
 OVERSAMPLING = 4  # candidates of a first pass for each that is wanted
 PROBES = 48  # partitions that a search looks into, in a table of ordinary size
 
 
-async def closest(
-    held: Snapshot, column: str, query: Floats, k: int, where: Filter | None, probes: int | None
-) -> Scored:
+async def nearest_documents(
+    held: TableSnapshot,
+    column: str,
+    query: Floats,
+    k: int,
+    where: Filter | None,
+    probes: int | None,
+) -> ScoredIds:
     """Return the documents of the windows closest to a vector; probes None looks at every one.
 
     A document may have many windows, so more are looked for until they belong to k documents.
     """
-    wanted = max(k, LEAST)
+    wanted = max(k, MIN_CANDIDATES)
     while True:
         search = held.table.query().nearest_to(query).column(column).distance_type("dot")
         if probes is None:
@@ -35,29 +40,33 @@ async def closest(
         else:  # the best by few bits, scored by the true vectors
             search = search.nprobes(probes).refine_factor(1)
         names, distances = await _found(held, search, "_distance", wanted, where)
-        best = best_windows(names, 1.0 - distances)
-        if len(best) >= k or len(names) < wanted or wanted >= MOST:
+        best = best_score_per_document(names, 1.0 - distances)
+        if len(best) >= k or len(names) < wanted or wanted >= MAX_CANDIDATES:
             return best[:k]
-        wanted = min(MOST, wanted * 4)
+        wanted = min(MAX_CANDIDATES, wanted * 4)
 
 
-async def two_passes(held: Snapshot, query: Floats, k: int, where: Filter | None) -> Scored:
+async def two_pass_search(
+    held: TableSnapshot, query: Floats, k: int, where: Filter | None
+) -> ScoredIds:
     """Return the k documents closest to a vector: found by its first dimensions, scored by all."""
-    from opengte.search.stores.lancedb.rows import shortened, vectors
+    from opengte.search.stores.lancedb.rows import table_vectors, truncate_dimensions
 
-    short = shortened(query, held.first_pass or 0)
-    first = await closest(held, "short", short, k * OVERSAMPLING, where, probes(held.count))
+    short = truncate_dimensions(query, held.first_pass or 0)
+    first = await nearest_documents(
+        held, "short", short, k * OVERSAMPLING, where, probes(held.count)
+    )
     rows = await held.rows_of([name for name, _ in first], ["id", "vector"])
-    return best_windows(rows["id"].to_pylist(), vectors(rows) @ query)[:k]
+    return best_score_per_document(rows["id"].to_pylist(), table_vectors(rows) @ query)[:k]
 
 
 async def _found(
-    held: Snapshot, search: Any, score: str, count: int, where: Filter | None
+    held: TableSnapshot, search: Any, score: str, count: int, where: Filter | None
 ) -> tuple[list[str], Floats]:
     """Return the documents of the rows that a search finds, and their scores."""
     search = search.limit(count)
     if where is not None:
-        search = search.where(filters.where(where))  # before the search: LanceDB's default
+        search = search.where(filters.to_sql(where))  # before the search: LanceDB's default
     if held.names is None:
         rows = await search.select(["id", score]).to_arrow()
         return rows["id"].to_pylist(), rows[score].to_numpy()
@@ -70,13 +79,13 @@ def probes(rows: int) -> int:
     return max(PROBES, int(1.5 * (rows / PARTITION) ** 0.5))
 
 
-async def words(held: Snapshot, query: str, k: int, where: Filter | None) -> Scored:
+async def bm25(held: TableSnapshot, query: str, k: int, where: Filter | None) -> ScoredIds:
     """Return the k best documents by BM25."""
     search = held.table.query().nearest_to_text(query, columns="indexed_text")
-    return best_windows(*await _found(held, search, "_score", k, where))
+    return best_score_per_document(*await _found(held, search, "_score", k, where))
 
 
-def postings(table: Any) -> Inverted:
+def build_sparse_index(table: Any) -> SparseIndex:
     """Return the learned sparse weights of all windows, by token."""
     names: list[str] = []
     parts: list[tuple[Any, Any, Any]] = []
@@ -87,12 +96,12 @@ def postings(table: Any) -> Inverted:
         lengths = np.asarray(tokens.value_lengths().fill_null(0), np.int64)
         parts.append((lengths, np.asarray(tokens.flatten()), np.asarray(weights.flatten())))
     if not parts:
-        return Inverted.build([], [])
+        return SparseIndex.build([], [])
     lengths, numbers, values = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Inverted.of(names, lengths, numbers, values)
+    return SparseIndex.of(names, lengths, numbers, values)
 
 
-def best_windows(names: Sequence[str], scores: Any) -> Scored:
+def best_score_per_document(names: Sequence[str], scores: Any) -> ScoredIds:
     """Return each document with its best score, best first, ties by name."""
     best: dict[str, float] = {}
     for name, score in zip(names, np.asarray(scores).tolist(), strict=True):

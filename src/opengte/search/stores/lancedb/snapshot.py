@@ -22,11 +22,11 @@ import numpy.typing as npt
 from opengte.search.stores.lancedb import filters
 
 T = TypeVar("T")
-Rows = npt.NDArray[np.uint64]
+RowIds = npt.NDArray[np.uint64]
 MOST_SEEN = 100_000  # documents whose place is remembered
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
+def run_coroutine(work: Coroutine[Any, Any, T]) -> T:
     """Return what a coroutine returns, from any thread."""
     return asyncio.run_coroutine_threadsafe(work, _loop()).result()
 
@@ -38,10 +38,10 @@ def _loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-class Names:
+class RowOwners:
     """Which document each row belongs to."""
 
-    def __init__(self, names: Any, rows: Rows) -> None:
+    def __init__(self, names: Any, rows: RowIds) -> None:
         """Take the name (Arrow strings) and the number of each row, in any order."""
         coded = names.dictionary_encode()
         order = np.argsort(rows)
@@ -53,7 +53,7 @@ class Names:
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         self._seen: dict[str, int] = {}  # documents that a search has found lately
 
-    def of(self, rows: Rows) -> list[str]:
+    def of(self, rows: RowIds) -> list[str]:
         """Return the documents of rows."""
         import pyarrow as pa
 
@@ -74,44 +74,44 @@ class Names:
         return [row for span in spans for row in self._rows[self._order[span]].tolist()]
 
 
-class Snapshot:
+class TableSnapshot:
     """A version of a table, how many rows it has, the width of its vectors for a first pass."""
 
     def __init__(self, table: Any, version: int, count: int, first_pass: int | None) -> None:
         self.table, self.version = table, version
         self.count, self.first_pass = count, first_pass
-        self._reading: Future[Names] | None = None
+        self._reading: Future[RowOwners] | None = None
 
     @property
-    def names(self) -> Names | None:
+    def names(self) -> RowOwners | None:
         """Which document each row belongs to, None until that is read, or where it cannot be."""
         reading = self._reading
         if reading is None or not reading.done() or reading.exception() is not None:
             return None
         return reading.result()
 
-    def read_names(self) -> "Future[Names]":
+    def read_names(self) -> "Future[RowOwners]":
         """Begin to read which document each row belongs to."""
         if self._reading is None:
             self._reading = asyncio.run_coroutine_threadsafe(self._names(), _loop())
         return self._reading
 
-    async def _names(self) -> Names:
+    async def _names(self) -> RowOwners:
         table = await self.table.query().select(["id"]).with_row_id().to_arrow()
         names, rows = table["id"].combine_chunks(), table["_rowid"].to_numpy()
-        return await asyncio.to_thread(Names, names, rows)
+        return await asyncio.to_thread(RowOwners, names, rows)
 
     async def rows_of(self, ids: Sequence[str], columns: Sequence[str]) -> Any:
         """Return the rows of documents as an Arrow table: by number, or else by name."""
         numbers = self.names.rows(ids) if self.names else None
         if numbers is None:
-            search = self.table.query().where(filters.among("id", ids))
+            search = self.table.query().where(filters.in_list("id", ids))
         else:
             search = self.table.take_row_ids(numbers)
         return await search.select(list(columns)).to_arrow()
 
 
-class Reader:
+class SnapshotReader:
     """The newest version of a table."""
 
     def __init__(
@@ -122,13 +122,13 @@ class Reader:
         self._session, self._read_names = session, names
         self._database: Any = None
         self._live: Any = None
-        self._held: Snapshot | None = None
+        self._held: TableSnapshot | None = None
 
-    async def searched(self) -> Snapshot:
+    async def searched(self) -> TableSnapshot:
         """Return the version that the last search saw."""
         return self._held or await self.snapshot()
 
-    async def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> TableSnapshot:
         """Return the newest version, opened again only where there is a newer one."""
         if self._live is None:
             self._live = await self._open()
@@ -139,7 +139,7 @@ class Reader:
             await table.checkout(version)
             schema, count = await table.schema(), int(await table.count_rows())
             short = schema.field("short").type.list_size if "short" in schema.names else None
-            held = self._held = Snapshot(table, version, count, short)
+            held = self._held = TableSnapshot(table, version, count, short)
         if self._read_names:
             held.read_names()
         return held

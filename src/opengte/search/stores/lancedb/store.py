@@ -19,18 +19,23 @@ import numpy as np
 from opengte.errors import InputError, MissingExtraError
 from opengte.search.filters import Filter
 from opengte.search.stores.base import (
-    Health,
-    Known,
-    Scored,
-    Source,
-    Sparse,
+    DocumentHashes,
+    ScoredIds,
+    SourceFile,
+    SparseVector,
     StoredDocument,
+    StoreHealth,
 )
 from opengte.search.stores.lancedb import filters, fsync, generations, maintenance
 from opengte.search.stores.lancedb import search as legs
-from opengte.search.stores.lancedb.snapshot import Reader, Snapshot, run
-from opengte.search.stores.listing import HEAD, Outline, Portrait, direction
-from opengte.search.stores.sparse_index import Inverted
+from opengte.search.stores.lancedb.snapshot import SnapshotReader, TableSnapshot, run_coroutine
+from opengte.search.stores.listing import (
+    HEAD_CHARACTERS,
+    DocumentHeader,
+    DocumentSummary,
+    mean_direction,
+)
+from opengte.search.stores.sparse_index import SparseIndex
 from opengte.types import Floats
 
 T = TypeVar("T")
@@ -62,10 +67,10 @@ class LanceStore:
         local = "://" not in uri
         self.uri = uri
         self._folder = uri if local else None
-        self._synced = fsync.Synced(uri) if local and durable else None
+        self._synced = fsync.FsyncTracker(uri) if local and durable else None
         self._tables_lock = threading.Lock()
         self._postings_lock = threading.Lock()
-        self._inverted: tuple[int, Inverted] | None = None
+        self._inverted: tuple[int, SparseIndex] | None = None
         options = dict(storage_options or {})
         session = lancedb.Session.default()  # one set of caches
         self._database = lancedb.connect(
@@ -74,7 +79,7 @@ class LanceStore:
             storage_options=options,
             session=session,
         )
-        self._reader = Reader(uri, WINDOWS, options, session, names=local)
+        self._reader = SnapshotReader(uri, WINDOWS, options, session, names=local)
         self._tables: dict[str, Any] = {}
         self._writing = writing  # held while a commit is made
 
@@ -92,10 +97,10 @@ class LanceStore:
         """Keep what the knowledge base must know of itself, and make its tables."""
         import pyarrow as pa
 
-        from opengte.search.stores.lancedb.rows import schema
+        from opengte.search.stores.lancedb.rows import arrow_schema
 
         text = [pa.field("key", pa.string()), pa.field("value", pa.large_string())]
-        self._make(WINDOWS, schema(settings["dimension"], settings.get("first_pass")))
+        self._make(WINDOWS, arrow_schema(settings["dimension"], settings.get("first_pass")))
         self._make(SOURCES, pa.schema([pa.field("id", pa.string()), *text[1:]]))
         table = self._make(SETTINGS, pa.schema(text))
         row = pa.table({"key": ["settings"], "value": [json.dumps(dict(settings))]})
@@ -103,18 +108,18 @@ class LanceStore:
         self._commit(lambda: _replace(table, "key").execute(row))
         words, language = self._need(WINDOWS), settings.get("language")
         self._commit(
-            lambda: maintenance.index_words(words, language)
+            lambda: maintenance.ensure_text_index(words, language)
         )  # from the start: it is searched
 
-    def sources(self) -> Iterator[Source]:
+    def sources(self) -> Iterator[SourceFile]:
         """Yield every file that was looked at."""
         for row in self._scan(SOURCES, ["id", "value"]):
             values = json.loads(row["value"])
             for key in ("problems", "warnings"):
                 values[key] = tuple(values[key])
-            yield Source(id=row["id"], **values)
+            yield SourceFile(id=row["id"], **values)
 
-    def put_sources(self, sources: Sequence[Source]) -> None:
+    def put_sources(self, sources: Sequence[SourceFile]) -> None:
         """Write what became of files, in place of what was written before."""
         import pyarrow as pa
 
@@ -139,20 +144,20 @@ class LanceStore:
     def delete_sources(self, ids: Sequence[str]) -> None:
         """Forget files."""
         for part in _parts(ids):
-            self._delete(SOURCES, filters.among("id", part))
+            self._delete(SOURCES, filters.in_list("id", part))
 
     # --- documents -------------------------------------------------------------------------------
 
     def put(self, documents: Sequence[StoredDocument]) -> None:
         """Write documents in one commit, in place of those with the same ids."""
-        from opengte.search.stores.lancedb.rows import schema, to_table
+        from opengte.search.stores.lancedb.rows import arrow_schema, to_table
 
         documents = [document for document in documents if document.windows]
         if not documents:
             return
         table = self._need(WINDOWS)
-        rows = to_table(documents, schema(_width(table, "vector"), _width(table, "short")))
-        gone = filters.among("id", [document.id for document in documents])
+        rows = to_table(documents, arrow_schema(_width(table, "vector"), _width(table, "short")))
+        gone = filters.in_list("id", [document.id for document in documents])
         self._commit(
             lambda: (
                 _replace(table, ["id", "window"])
@@ -164,19 +169,19 @@ class LanceStore:
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents."""
         for part in _parts(ids):
-            self._delete(WINDOWS, filters.among("id", part))
+            self._delete(WINDOWS, filters.in_list("id", part))
 
-    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+    def known(self, ids: Sequence[str]) -> dict[str, DocumentHashes]:
         """Return the hashes of those documents that are there."""
         rows = self._select(["id", "content", "row"], "id", ids, "window = 0")
-        return {row["id"]: Known(row["content"], row["row"]) for row in rows}
+        return {row["id"]: DocumentHashes(row["content"], row["row"]) for row in rows}
 
-    def entries(self) -> Iterator[tuple[str, Known]]:
+    def entries(self) -> Iterator[tuple[str, DocumentHashes]]:
         """Yield the id and the hashes of every document of one version of the store."""
         search = self._need(WINDOWS).search().where("window = 0").limit(None)
         for batch in search.select(["id", "content", "row"]).to_batches(SCAN):
             for row in batch.to_pylist():
-                yield row["id"], Known(row["content"], row["row"])
+                yield row["id"], DocumentHashes(row["content"], row["row"])
 
     def with_content(self, hashes: Sequence[str]) -> dict[str, StoredDocument]:
         """Return, for each content hash that is there, one document that has it."""
@@ -187,32 +192,32 @@ class LanceStore:
 
     def fetch(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
         """Return those documents that are there, whole."""
-        from opengte.search.stores.lancedb.rows import ANSWER, INDEXING
+        from opengte.search.stores.lancedb.rows import DISPLAY_COLUMNS, INGEST_COLUMNS
 
-        return self._documents(ids, ANSWER + INDEXING, self._reader.snapshot)
+        return self._documents(ids, DISPLAY_COLUMNS + INGEST_COLUMNS, self._reader.snapshot)
 
     def shown(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
         """Return those documents that are there, without what only indexing needs."""
-        from opengte.search.stores.lancedb.rows import ANSWER
+        from opengte.search.stores.lancedb.rows import DISPLAY_COLUMNS
 
-        return self._documents(ids, ANSWER, self._reader.searched)
+        return self._documents(ids, DISPLAY_COLUMNS, self._reader.searched)
 
     def _documents(
         self,
         ids: Sequence[str],
         columns: Sequence[str],
-        version: Callable[[], Coroutine[Any, Any, Snapshot]],
+        version: Callable[[], Coroutine[Any, Any, TableSnapshot]],
     ) -> dict[str, StoredDocument]:
-        from opengte.search.stores.lancedb.rows import from_rows, records
+        from opengte.search.stores.lancedb.rows import documents_from_rows, table_rows
 
         self._need(WINDOWS)
 
         async def read(part: Sequence[str]) -> Any:
             return await (await version()).rows_of(part, columns)
 
-        rows = [row for part in _parts(ids) for row in records(run(read(part)))]
+        rows = [row for part in _parts(ids) for row in table_rows(run_coroutine(read(part)))]
         rows.sort(key=lambda row: (row["id"], row["window"]))
-        return {document.id: document for document in from_rows(rows)}
+        return {document.id: document for document in documents_from_rows(rows)}
 
     def documents_of(self, sources: Sequence[str]) -> dict[str, list[str]]:
         """Return the ids of the documents of files."""
@@ -223,16 +228,16 @@ class LanceStore:
 
     def count(self, where: Filter | None = None) -> int:
         """Return how many documents fit."""
-        only = "window = 0" if where is None else f"window = 0 AND {filters.where(where)}"
+        only = "window = 0" if where is None else f"window = 0 AND {filters.to_sql(where)}"
         return int(self._need(WINDOWS).count_rows(only))
 
     def scan(self) -> Iterator[StoredDocument]:
         """Yield every document; rows of one document lie together, as one commit wrote them."""
-        from opengte.search.stores.lancedb.rows import from_rows
+        from opengte.search.stores.lancedb.rows import documents_from_rows
 
         ids = sorted({row["id"] for row in self._scan(WINDOWS, ["id"])})
         for part in _parts(ids, 64):
-            yield from from_rows(
+            yield from documents_from_rows(
                 sorted(self._select(None, "id", part), key=lambda row: (row["id"], row["window"]))
             )
 
@@ -248,9 +253,9 @@ class LanceStore:
 
     def outline(
         self, where: Filter | None = None, ids: Sequence[str] | None = None
-    ) -> Iterator[Outline]:
+    ) -> Iterator[DocumentHeader]:
         """Yield the documents that fit, without texts; of these ids only where there are some."""
-        only = "window = 0" if where is None else f"window = 0 AND {filters.where(where)}"
+        only = "window = 0" if where is None else f"window = 0 AND {filters.to_sql(where)}"
         columns = ["id", "title", "metadata"]
         if ids is None:
             search = self._need(WINDOWS).search().where(only).select(columns).limit(None)
@@ -259,11 +264,11 @@ class LanceStore:
         else:
             rows = self._select(columns, "id", ids, only)
         for row in rows:
-            yield Outline(row["id"], row["title"], json.loads(row["metadata"]))
+            yield DocumentHeader(row["id"], row["title"], json.loads(row["metadata"]))
 
-    def portraits(self, ids: Sequence[str]) -> Iterator[Portrait]:
+    def portraits(self, ids: Sequence[str]) -> Iterator[DocumentSummary]:
         """Yield the portraits of those documents that are there."""
-        head = f"left(indexed_text, {HEAD})"
+        head = f"left(indexed_text, {HEAD_CHARACTERS})"
         columns = {name: name for name in ("id", "window", "vector", "metadata")} | {"head": head}
         for part in _parts(ids, 2048):
             held: dict[str, list[Any]] = {}
@@ -273,7 +278,9 @@ class LanceStore:
                 rows.sort(key=lambda row: int(row["window"]))
                 vectors = np.array([row["vector"] for row in rows], dtype=np.float32)
                 metadata = json.loads(rows[0]["metadata"])
-                yield Portrait(name, direction(vectors), rows[0]["head"] or "", metadata)
+                yield DocumentSummary(
+                    name, mean_direction(vectors), rows[0]["head"] or "", metadata
+                )
 
     def revision(self) -> int:
         """Return a number that changes with every commit."""
@@ -288,44 +295,48 @@ class LanceStore:
         where: Filter | None,
         *,
         exact: bool = False,
-    ) -> Scored:
+    ) -> ScoredIds:
         """Return the k documents closest to a vector (d,); exact looks at every one."""
         self._need(WINDOWS)
-        return run(self._dense(query, k, where, exact=exact))
+        return run_coroutine(self._dense(query, k, where, exact=exact))
 
-    async def _dense(self, query: Floats, k: int, where: Filter | None, *, exact: bool) -> Scored:
+    async def _dense(
+        self, query: Floats, k: int, where: Filter | None, *, exact: bool
+    ) -> ScoredIds:
         held = await self._reader.snapshot()
         if exact:
-            return await legs.closest(held, "vector", query, k, where, None)
+            return await legs.nearest_documents(held, "vector", query, k, where, None)
         if held.first_pass is None:
-            return await legs.closest(held, "vector", query, k, where, legs.probes(held.count))
-        return await legs.two_passes(held, query, k, where)
+            return await legs.nearest_documents(
+                held, "vector", query, k, where, legs.probes(held.count)
+            )
+        return await legs.two_pass_search(held, query, k, where)
 
-    def lexical(self, query: str, k: int, where: Filter | None) -> Scored:
+    def lexical(self, query: str, k: int, where: Filter | None) -> ScoredIds:
         """Return the k best documents by BM25."""
         self._need(WINDOWS)
 
-        async def search() -> Scored:
-            return await legs.words(await self._reader.snapshot(), query, k, where)
+        async def search() -> ScoredIds:
+            return await legs.bm25(await self._reader.snapshot(), query, k, where)
 
-        return run(search()) if query.strip() else []
+        return run_coroutine(search()) if query.strip() else []
 
-    def sparse(self, query: Sparse, k: int, where: Filter | None) -> Scored:
+    def sparse(self, query: SparseVector, k: int, where: Filter | None) -> ScoredIds:
         """Return the k best documents by learned sparse weights."""
         allowed = None
         if where is not None:
-            only = f"window = 0 AND {filters.where(where)}"
+            only = f"window = 0 AND {filters.to_sql(where)}"
             found = self._need(WINDOWS).search().where(only).select(["id"]).limit(None)
             allowed = frozenset(found.to_arrow()["id"].to_pylist())
         return self._postings().search(query, k, allowed)
 
-    def _postings(self) -> Inverted:
+    def _postings(self) -> SparseIndex:
         """Return the postings of the version that is there now."""
         table = self._need(WINDOWS)
         with self._postings_lock:
             version = int(table.version)
             if self._inverted is None or self._inverted[0] != version:
-                self._inverted = version, legs.postings(table)
+                self._inverted = version, legs.build_sparse_index(table)
             return self._inverted[1]
 
     # --- upkeep ----------------------------------------------------------------------------------
@@ -334,9 +345,9 @@ class LanceStore:
         """Bring the indexes up to date and tidy up; return what could not be done, and why."""
         table, language = self._need(WINDOWS), (self.settings() or {}).get("language")
         steps: dict[str, Callable[[], object]] = {
-            "index of words": lambda: maintenance.index_words(table, language),
-            "index of ids": lambda: maintenance.index_ids(table),
-            "index of vectors": lambda: maintenance.index_vectors(table),
+            "index of words": lambda: maintenance.ensure_text_index(table, language),
+            "index of ids": lambda: maintenance.ensure_id_indexes(table),
+            "index of vectors": lambda: maintenance.ensure_vector_index(table),
             "compaction": lambda: maintenance.compact(table, language),
             "compaction of files": lambda: self._need(SOURCES).optimize(
                 cleanup_older_than=maintenance.KEEP
@@ -350,10 +361,10 @@ class LanceStore:
                 failed.append(f"{name}: {_reason(error)}")
         return failed
 
-    def health(self) -> Health:
+    def health(self) -> StoreHealth:
         """Return the state of the store."""
-        size = fsync.size(self._folder) if self._folder else None
-        return maintenance.health(self._need(WINDOWS), self.count(), size)
+        size = fsync.folder_bytes(self._folder) if self._folder else None
+        return maintenance.table_health(self._need(WINDOWS), self.count(), size)
 
     # --- LanceDB ---------------------------------------------------------------------------------
 
@@ -413,7 +424,7 @@ class LanceStore:
         """Yield the rows whose key is among the values."""
         table = self._need(WINDOWS)
         for part in _parts(values):
-            condition = filters.among(key, part) + (f" AND {also}" if also else "")
+            condition = filters.in_list(key, part) + (f" AND {also}" if also else "")
             search = table.search().where(condition).limit(None)
             if columns:
                 search = search.select(columns)
@@ -431,11 +442,11 @@ def open_store(
 
     A generation is one that is not live, and that nobody else writes to; None: the live one.
     """
-    name = generation or generations.read(path, storage_options).current
+    name = generation or generations.read_pointer(path, storage_options).current
     place = f"{path.rstrip('/')}/{name}" if "://" in path else os.path.join(path, name)
     writing: Writing = nullcontext
     if generation is None and not generations.is_remote(path):
-        writing = partial(generations.writing, path, name)
+        writing = partial(generations.write_lock, path, name)
     return LanceStore(place, storage_options=storage_options, writing=writing)
 
 

@@ -9,14 +9,14 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from opengte.errors import InputError, MissingExtraError
-from opengte.search.stores.open import shown
-from opengte.search.stores.postgres.schema import key
+from opengte.search.stores.postgres.schema import document_key
+from opengte.search.stores.url import hide_password
 
 SCHEMA = "opengte"
 LOCK = 0x6F70656E  # of writers, beside the schema's own number
 
 
-class Connections:
+class ConnectionPool:
     """Cursors of transactions that read one version of everything, or write alone."""
 
     def __init__(self, url: str) -> None:
@@ -26,7 +26,7 @@ class Connections:
             raise MissingExtraError("psycopg", "postgres", "An index in PostgreSQL") from None
         self._psycopg = psycopg
         self._url, self.schema = _parsed(url)
-        self.uri = shown(url)
+        self.uri = hide_password(url)
         self._idle: list[Any] = []
         self._lock = threading.Lock()
         weakref.finalize(self, _close, self._idle)  # nobody has to close a knowledge base
@@ -102,7 +102,10 @@ class Connections:
                 connection.autocommit = False
 
     def _numbers(self, purpose: int) -> list[int]:
-        return [LOCK + purpose, int.from_bytes(key(self.schema).bytes[:4], "big", signed=True)]
+        return [
+            LOCK + purpose,
+            int.from_bytes(document_key(self.schema).bytes[:4], "big", signed=True),
+        ]
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[Any]:

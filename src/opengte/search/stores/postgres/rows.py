@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from opengte.search.parse.base import Section
-from opengte.search.stores import analyzer
-from opengte.search.stores.base import Spans, Sparse, StoredDocument, StoredWindow
+from opengte.search.stores import bm25
+from opengte.search.stores.base import SpanVectors, SparseVector, StoredDocument, StoredWindow
 from opengte.search.stores.postgres import filters, schema
-from opengte.search.stores.postgres.schema import clean
+from opengte.search.stores.postgres.schema import replace_nul
 from opengte.types import Floats
 
 DOCUMENT = (
@@ -29,14 +29,14 @@ READ_WINDOW = "first, last, tokens, vector_send(vector), bounds, scales, spans, 
 
 def document_row(one: StoredDocument, terms: Mapping[str, int]) -> list[Any]:
     """Return the values of DOCUMENT."""
-    texts, numbers = filters.columns(one.metadata)
+    texts, numbers = filters.filter_columns(one.metadata)
     return [
-        schema.key(one.id),
-        clean(one.id),
-        clean(one.source),
+        schema.document_key(one.id),
+        replace_nul(one.id),
+        replace_nul(one.source),
         one.line,
-        clean(one.title),
-        clean(one.text),
+        replace_nul(one.title),
+        replace_nul(one.text),
         sum(terms.values()),
         one.content,
         one.row,
@@ -53,20 +53,20 @@ def document_row(one: StoredDocument, terms: Mapping[str, int]) -> list[Any]:
 
 def window_rows(one: StoredDocument) -> Iterator[list[Any]]:
     """Yield the values of WINDOW, for each window."""
-    texts, numbers = filters.columns(one.metadata)
+    texts, numbers = filters.filter_columns(one.metadata)
     for number, window in enumerate(one.windows):
         yield [
-            schema.key(one.id),
+            schema.document_key(one.id),
             number,
             window.start,
             window.end,
             window.tokens,
-            dense(window.vector),
+            vector_literal(window.vector),
             window.spans.bounds.astype("<i4").tobytes(),
             window.spans.scales.astype("<f4").tobytes(),
             window.spans.vectors.tobytes(),
-            sparse(window.sparse, schema.SPARSE_KEPT),
-            sparse(window.sparse, schema.SPARSE_INDEXED)
+            sparse_literal(window.sparse, schema.SPARSE_KEPT),
+            sparse_literal(window.sparse, schema.SPARSE_INDEXED)
             if len(window.sparse) > schema.SPARSE_INDEXED
             else None,
             texts,
@@ -76,16 +76,16 @@ def window_rows(one: StoredDocument) -> Iterator[list[Any]]:
 
 def word_rows(one: StoredDocument, terms: Mapping[str, int]) -> Iterator[list[Any]]:
     """Yield (term, key, how often, words of the document)."""
-    own, length = schema.key(one.id), sum(terms.values())
+    own, length = schema.document_key(one.id), sum(terms.values())
     return ([term, own, often, length] for term, often in terms.items())
 
 
-def terms_of(one: StoredDocument, language: str | None) -> Mapping[str, int]:
+def document_terms(one: StoredDocument, language: str | None) -> Mapping[str, int]:
     """Return how often each word is in the title and text of a document."""
-    return analyzer.terms(clean(f"{one.title} {one.text}"), language)
+    return bm25.term_counts(replace_nul(f"{one.title} {one.text}"), language)
 
 
-def read(row: Sequence[Any], windows: Iterable[Sequence[Any]]) -> StoredDocument:
+def document_from_row(row: Sequence[Any], windows: Iterable[Sequence[Any]]) -> StoredDocument:
     """Return a document of the values of READ_DOCUMENT, and of READ_WINDOW for each window."""
     id_, source, line, title, text, content, hashed, signature, truncated, *rest = row
     sections, metadata, warnings, indexed = rest
@@ -110,12 +110,12 @@ def read(row: Sequence[Any], windows: Iterable[Sequence[Any]]) -> StoredDocument
 def _window(row: Sequence[Any]) -> StoredWindow:
     first, last, tokens, vector, bounds, scales, spans, weights = row
     counted = np.frombuffer(scales, "<f4").astype(np.float32)
-    values = vector_of(vector)
+    values = parse_vector(vector)
     return StoredWindow(
         start=first,
         end=last,
         vector=values,
-        spans=Spans(
+        spans=SpanVectors(
             np.frombuffer(bounds, "<i4").astype(np.int32).reshape(-1, 2),
             np.frombuffer(spans, np.int8).reshape(len(counted), len(values)),
             counted,
@@ -125,17 +125,17 @@ def _window(row: Sequence[Any]) -> StoredWindow:
     )
 
 
-def vector_of(sent: bytes) -> Floats:
+def parse_vector(sent: bytes) -> Floats:
     """Return the vector (d,) of what `vector_send` gives: two numbers of two bytes, then floats."""
     return np.frombuffer(sent, ">f4", offset=4).astype(np.float32)
 
 
-def dense(vector: Floats) -> str:
+def vector_literal(vector: Floats) -> str:
     """Return a vector (d,) as text that reads back as the same float32 values."""
     return "[" + ",".join(map(str, vector.astype(np.float32).tolist())) + "]"
 
 
-def sparse(weights: Sparse, most: int) -> str | None:
+def sparse_literal(weights: SparseVector, most: int) -> str | None:
     """Return the heaviest weights as pgvector writes them, by token from 1; None of none."""
     if not weights:
         return None
@@ -144,7 +144,7 @@ def sparse(weights: Sparse, most: int) -> str | None:
     return f"{{{body}}}/{schema.SPARSE_WIDTH}"
 
 
-def _weights(text: str | None) -> Sparse:
+def _weights(text: str | None) -> SparseVector:
     if text is None:
         return {}
     pairs = (pair.split(":") for pair in text[1 : text.index("}")].split(","))

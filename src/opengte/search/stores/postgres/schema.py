@@ -74,7 +74,7 @@ ALTER TABLE windows ALTER COLUMN vector SET STORAGE PLAIN
 """
 
 
-def create(cursor: Any, schema: str, width: int) -> None:
+def create_tables(cursor: Any, schema: str, width: int) -> None:
     """Make the schema and its tables, unless they are there."""
     cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
     cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [f"{schema}.settings"])
@@ -84,7 +84,7 @@ def create(cursor: Any, schema: str, width: int) -> None:
         cursor.execute(made if plain else made.rpartition(";")[0])
 
 
-def need_extension(cursor: Any, place: str) -> None:
+def require_pgvector(cursor: Any, place: str) -> None:
     """Make pgvector available; InputError where that cannot be, or it is too old."""
     cursor.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
     found = cursor.fetchone()
@@ -129,12 +129,12 @@ def index_statements(width: int, first_pass: int | None) -> dict[str, str]:
     return statements
 
 
-def key(name: str) -> uuid.UUID:
+def document_key(name: str) -> uuid.UUID:
     """Return the key of an id."""
-    written = clean(name).encode("utf-8", "surrogatepass")
+    written = replace_nul(name).encode("utf-8", "surrogatepass")
     return uuid.UUID(bytes=hashlib.sha256(written).digest()[:16])
 
 
-def clean(text: str) -> str:
+def replace_nul(text: str) -> str:
     """Return a text without the one character that PostgreSQL does not take, as long as before."""
     return text.replace("\0", "\ufffd")

@@ -11,18 +11,30 @@ from typing import Any
 
 from opengte.errors import InputError
 from opengte.search.filters import Filter
-from opengte.search.stores.analyzer import K1, B, terms
-from opengte.search.stores.base import Health, Known, Scored, Source, Sparse, StoredDocument
-from opengte.search.stores.listing import HEAD, Outline, Portrait, direction
+from opengte.search.stores.base import (
+    DocumentHashes,
+    ScoredIds,
+    SourceFile,
+    SparseVector,
+    StoredDocument,
+    StoreHealth,
+)
+from opengte.search.stores.bm25 import K1, B, term_counts
+from opengte.search.stores.listing import (
+    HEAD_CHARACTERS,
+    DocumentHeader,
+    DocumentSummary,
+    mean_direction,
+)
 from opengte.search.stores.postgres import rows as pgrows
 from opengte.search.stores.postgres import schema
-from opengte.search.stores.postgres.connections import Connections
-from opengte.search.stores.postgres.filters import where as where_sql
-from opengte.search.stores.postgres.schema import clean, key
+from opengte.search.stores.postgres.connections import ConnectionPool
+from opengte.search.stores.postgres.filters import to_sql as where_sql
+from opengte.search.stores.postgres.schema import document_key, replace_nul
 from opengte.types import Floats
 
 PART = 256  # documents that are read at once
-LEAST, MOST = 100, 100_000  # candidates of one search
+MIN_CANDIDATES, MAX_CANDIDATES = 100, 100_000  # candidates of one search
 OVERSAMPLING = 4  # candidates of a first pass for each that is wanted
 
 # the best k of `near`, which has a row for each window, or word, of a document; ties by id
@@ -53,7 +65,7 @@ class PostgresStore:
     name = "postgres"
 
     def __init__(self, url: str) -> None:
-        self._base = Connections(url)
+        self._base = ConnectionPool(url)
         self.uri = self._base.uri
         self._known: dict[str, Any] | None = None
 
@@ -68,29 +80,29 @@ class PostgresStore:
 
     def save_settings(self, settings: Mapping[str, Any]) -> None:
         """Keep what the knowledge base must know of itself, and make its tables."""
-        terms("", settings.get("language"))  # a language that is not known is told now
+        term_counts("", settings.get("language"))  # a language that is not known is told now
         with self._base.writing() as cursor:
-            schema.need_extension(cursor, self.uri)
-            schema.create(cursor, self._base.schema, settings["dimension"])
+            schema.require_pgvector(cursor, self.uri)
+            schema.create_tables(cursor, self._base.schema, settings["dimension"])
             cursor.execute("DELETE FROM settings")
             cursor.execute("INSERT INTO settings VALUES (%s)", [json.dumps(dict(settings))])
         self._known = None
 
-    def sources(self) -> Iterator[Source]:
+    def sources(self) -> Iterator[SourceFile]:
         """Yield every file that was looked at."""
         with self._base.reading() as cursor:
             cursor.execute("SELECT id, value FROM sources")
             rows = cursor.fetchall()
         for name, value in rows:
             digest, documents, problems, warnings = json.loads(value)
-            yield Source(name, digest, documents, tuple(problems), tuple(warnings))
+            yield SourceFile(name, digest, documents, tuple(problems), tuple(warnings))
 
-    def put_sources(self, sources: Sequence[Source]) -> None:
+    def put_sources(self, sources: Sequence[SourceFile]) -> None:
         """Write what became of files, in place of what was written before."""
         rows = [
             [
-                key(one.id),
-                clean(one.id),
+                document_key(one.id),
+                replace_nul(one.id),
                 json.dumps([one.digest, one.documents, one.problems, one.warnings]),
             ]
             for one in sources
@@ -115,7 +127,7 @@ class PostgresStore:
         if not kept:
             return
         language = self._need().get("language")
-        counted = [(one, pgrows.terms_of(one, language)) for one in kept]
+        counted = [(one, pgrows.document_terms(one, language)) for one in kept]
         with self._base.writing() as cursor:
             _remove(cursor, [one.id for one in kept])
             _copy(cursor, "documents", pgrows.DOCUMENT, (pgrows.document_row(*x) for x in counted))
@@ -135,17 +147,17 @@ class PostgresStore:
         with self._base.writing() as cursor:
             _remove(cursor, ids)
 
-    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+    def known(self, ids: Sequence[str]) -> dict[str, DocumentHashes]:
         """Return the hashes of those documents that are there."""
         rows = self._base.rows(
             "SELECT id, content, row FROM documents WHERE key = ANY(%s)", _keys(ids)
         )
-        return {name: Known(content, row) for name, content, row in rows}
+        return {name: DocumentHashes(content, row) for name, content, row in rows}
 
-    def entries(self) -> Iterator[tuple[str, Known]]:
+    def entries(self) -> Iterator[tuple[str, DocumentHashes]]:
         """Yield the id and the hashes of every document."""
         for name, content, row in self._base.rows("SELECT id, content, row FROM documents"):
-            yield name, Known(content, row)
+            yield name, DocumentHashes(content, row)
 
     def with_content(self, hashes: Sequence[str]) -> dict[str, StoredDocument]:
         """Return, for each content hash that is there, one document that has it."""
@@ -163,7 +175,7 @@ class PostgresStore:
     def documents_of(self, sources: Sequence[str]) -> dict[str, list[str]]:
         """Return the ids of the documents of files."""
         found: dict[str, list[str]] = {source: [] for source in sources}
-        given = {clean(source): source for source in sources}
+        given = {replace_nul(source): source for source in sources}
         statement = "SELECT source, id FROM documents WHERE source = ANY(%s)"
         for source, name in self._base.rows(statement, list(given)):
             found[given[source]].append(name)
@@ -192,27 +204,27 @@ class PostgresStore:
 
     def outline(
         self, where: Filter | None = None, ids: Sequence[str] | None = None
-    ) -> Iterator[Outline]:
+    ) -> Iterator[DocumentHeader]:
         """Yield the documents that fit, without texts; of these ids only where there are some."""
         text, values = where_sql(where, "d")
         if ids is not None:
             text, values = f"{text} AND d.key = ANY(%s)", [*values, _keys(ids)]
         rows = self._base.rows(f"SELECT id, title, metadata FROM documents d WHERE {text}", *values)
-        return (Outline(name, title, json.loads(metadata)) for name, title, metadata in rows)
+        return (DocumentHeader(name, title, json.loads(metadata)) for name, title, metadata in rows)
 
-    def portraits(self, ids: Sequence[str]) -> Iterator[Portrait]:
+    def portraits(self, ids: Sequence[str]) -> Iterator[DocumentSummary]:
         """Yield the portraits of those documents that are there."""
         for start in range(0, len(ids), 2048):
             rows = self._base.rows(
                 "SELECT id, vector_send(avg(w.vector)), min(left(text, %s)), min(metadata) "
                 "FROM documents d JOIN windows w ON w.document = d.key "
                 "WHERE d.key = ANY(%s) GROUP BY d.key",
-                HEAD,
+                HEAD_CHARACTERS,
                 _keys(ids[start : start + 2048]),
             )
             for name, mean, head, metadata in rows:
-                vector = direction(pgrows.vector_of(mean)[None])
-                yield Portrait(name, vector, head, json.loads(metadata))
+                vector = mean_direction(pgrows.parse_vector(mean)[None])
+                yield DocumentSummary(name, vector, head, json.loads(metadata))
 
     def revision(self) -> int:
         """Return a number that changes with every commit."""
@@ -227,12 +239,12 @@ class PostgresStore:
         where: Filter | None,
         *,
         exact: bool = False,
-    ) -> Scored:
+    ) -> ScoredIds:
         """Return the k documents closest to a vector (d,); exact looks at every one."""
         settings = self._need()
         width, short = settings["dimension"], settings.get("first_pass")
         indexed = schema.dense_index(width, short)
-        asked = pgrows.dense(query)
+        asked = pgrows.vector_literal(query)
         if exact or indexed is None:
             return self._closest(asked, k, where, None)
         if short:
@@ -240,10 +252,10 @@ class PostgresStore:
             return self._closest(asked, k * OVERSAMPLING, where, near)[:k]
         return self._closest(asked, k, where, f"{indexed} <#> %s::halfvec({width})")
 
-    def _closest(self, asked: str, k: int, where: Filter | None, near: str | None) -> Scored:
+    def _closest(self, asked: str, k: int, where: Filter | None, near: str | None) -> ScoredIds:
         """Score windows, all that fit or the nearest of an index, until there are k documents."""
         text, values = where_sql(where, "w")
-        wanted = max(k, LEAST)
+        wanted = max(k, MIN_CANDIDATES)
         while True:
             order, limits = (f"ORDER BY {near} LIMIT %s", [asked, wanted]) if near else ("", [])
             found, looked = self._best(
@@ -252,11 +264,11 @@ class PostgresStore:
                 [asked, *values, *limits],
                 k,
             )
-            if near is None or len(found) >= k or looked < wanted or wanted >= MOST:
+            if near is None or len(found) >= k or looked < wanted or wanted >= MAX_CANDIDATES:
                 return found
-            wanted = min(MOST, wanted * 4)
+            wanted = min(MAX_CANDIDATES, wanted * 4)
 
-    def _best(self, near: str, values: list[Any], k: int) -> tuple[Scored, int]:
+    def _best(self, near: str, values: list[Any], k: int) -> tuple[ScoredIds, int]:
         """Return the best k documents of a statement on windows, and how many windows it gave."""
         with self._base.reading() as cursor:
             _tune(cursor, k)
@@ -265,9 +277,9 @@ class PostgresStore:
             rows = cursor.fetchall()
         return [(name, float(score)) for name, score, _ in rows], rows[0][2] if rows else 0
 
-    def lexical(self, query: str, k: int, where: Filter | None) -> Scored:
+    def lexical(self, query: str, k: int, where: Filter | None) -> ScoredIds:
         """Return the k best documents by BM25."""
-        found = terms(query.replace("\0", " "), self._need().get("language"))
+        found = term_counts(query.replace("\0", " "), self._need().get("language"))
         if not found:
             return []
         text, values = where_sql(where, "d")
@@ -276,15 +288,15 @@ class PostgresStore:
         rows = self._base.rows(LEXICAL.format(where=only), *asked, *values, k, k)
         return [(name, float(score)) for name, score, _ in rows]
 
-    def sparse(self, query: Sparse, k: int, where: Filter | None) -> Scored:
+    def sparse(self, query: SparseVector, k: int, where: Filter | None) -> ScoredIds:
         """Return the k best documents by learned sparse weights.
 
         An index of them looks at the heaviest weights only; what it finds is scored by all.
         """
-        heaviest = pgrows.sparse(query, schema.SPARSE_INDEXED)
+        heaviest = pgrows.sparse_literal(query, schema.SPARSE_INDEXED)
         if heaviest is None:
             return []
-        wanted = max(OVERSAMPLING * k, LEAST)
+        wanted = max(OVERSAMPLING * k, MIN_CANDIDATES)
         order = "ORDER BY coalesce(heaviest, sparse) <#> %s::sparsevec LIMIT %s"
         if self._base.has(schema.WEIGHTS):
             found = self._weighed(query, k, where, order, [heaviest, wanted])
@@ -293,10 +305,10 @@ class PostgresStore:
         return self._weighed(query, k, where, "", [])
 
     def _weighed(
-        self, query: Sparse, k: int, where: Filter | None, order: str, limits: list[Any]
-    ) -> Scored:
+        self, query: SparseVector, k: int, where: Filter | None, order: str, limits: list[Any]
+    ) -> ScoredIds:
         text, values = where_sql(where, "w")
-        asked = pgrows.sparse(query, schema.SPARSE_KEPT)
+        asked = pgrows.sparse_literal(query, schema.SPARSE_KEPT)
         found, _ = self._best(
             "SELECT document, -(sparse <#> %s::sparsevec) AS score FROM windows w "
             f"WHERE sparse IS NOT NULL AND {text} {order}",
@@ -328,7 +340,7 @@ class PostgresStore:
             )
         return failed
 
-    def health(self) -> Health:
+    def health(self) -> StoreHealth:
         """Return the state of the store."""
         with self._base.reading() as cursor:
             cursor.execute(
@@ -349,7 +361,7 @@ class PostgresStore:
             documents, revision = cursor.fetchone()
         kinds["words"] = "table of postings"
         unindexed = dict.fromkeys(kinds, 0)  # PostgreSQL keeps its indexes with every commit
-        return Health(documents, windows, size, 1, unindexed, kinds, {"revision": revision})
+        return StoreHealth(documents, windows, size, 1, unindexed, kinds, {"revision": revision})
 
     # --- PostgreSQL ------------------------------------------------------------------------------
 
@@ -381,7 +393,7 @@ def _fetched(cursor: Any, ids: Sequence[str]) -> dict[str, StoredDocument]:
         'ORDER BY id COLLATE "C"',
         [keys],
     )
-    found = (pgrows.read(row, windows[own]) for own, *row in cursor.fetchall())
+    found = (pgrows.document_from_row(row, windows[own]) for own, *row in cursor.fetchall())
     return {one.id: one for one in found}
 
 
@@ -409,9 +421,9 @@ def _tune(cursor: Any, wanted: int) -> None:
     cursor.execute(
         "SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), "
         "set_config('hnsw.ef_search', %s, true)",
-        [str(min(1000, max(LEAST, wanted)))],
+        [str(min(1000, max(MIN_CANDIDATES, wanted)))],
     )
 
 
 def _keys(ids: Sequence[str]) -> list[Any]:
-    return [key(name) for name in ids]
+    return [document_key(name) for name in ids]

@@ -12,17 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from opengte.errors import InputError, MissingExtraError
-from opengte.search.stores.qdrant.points import LEARNED, SHORT, WINDOW, WORDS, Point
+from opengte.search.stores.qdrant.points import LEARNED, SHORT, WINDOW, WORDS, QdrantPoint
 
 WINDOWS, NOTES = "windows", "notes"
 KEYWORDS = ("id", "source", "content", "commit")
 PAGE = 256  # points of one answer
 TEXTS = 100_000  # distinct texts of a field that are told apart
-Hits = list[tuple[str, float]]  # document of each window, and its score
+WindowScores = list[tuple[str, float]]  # document of each window, and its score
 Vector = Sequence[float] | Mapping[int, float]
 
 
-class Engine(Protocol):
+class QdrantEngine(Protocol):
     """What the store asks of either."""
 
     @property
@@ -47,7 +47,7 @@ class Engine(Protocol):
         """Index a field of the metadata, unless it is."""
         ...
 
-    def upsert(self, where: str, points: Sequence[Point]) -> None:
+    def upsert(self, where: str, points: Sequence[QdrantPoint]) -> None:
         """Write points in place of those with the same ids; they are seen when this returns."""
         ...
 
@@ -57,7 +57,7 @@ class Engine(Protocol):
 
     def scroll(
         self, where: str, chosen: Any, fields: list[str] | None = None, *, vectors: bool = False
-    ) -> Iterator[Point]:
+    ) -> Iterator[QdrantPoint]:
         """Yield the points that fit a filter, with these fields, or all of them."""
         ...
 
@@ -74,11 +74,11 @@ class Engine(Protocol):
         *,
         exact: bool = False,
         first: Sequence[float] | None = None,
-    ) -> Hits:
+    ) -> WindowScores:
         """Return windows by their dot product; first finds candidates by the short vectors."""
         ...
 
-    def words(self, text: str, chosen: Any, limit: int) -> Hits:
+    def words(self, text: str, chosen: Any, limit: int) -> WindowScores:
         """Return first windows by BM25."""
         ...
 
@@ -188,7 +188,7 @@ class ServerEngine:
     def _index(self, field: str, schema: Any) -> None:
         self._client.create_payload_index(self._names[WINDOWS], field, schema, wait=True)
 
-    def upsert(self, where: str, points: Sequence[Point]) -> None:
+    def upsert(self, where: str, points: Sequence[QdrantPoint]) -> None:
         """Write points in place of those with the same ids."""
         made = [
             self.models.PointStruct(
@@ -216,7 +216,7 @@ class ServerEngine:
 
     def scroll(
         self, where: str, chosen: Any, fields: list[str] | None = None, *, vectors: bool = False
-    ) -> Iterator[Point]:
+    ) -> Iterator[QdrantPoint]:
         """Yield the points that fit a filter."""
         offset: Any = None
         while True:
@@ -248,7 +248,7 @@ class ServerEngine:
         *,
         exact: bool = False,
         first: Sequence[float] | None = None,
-    ) -> Hits:
+    ) -> WindowScores:
         """Return windows by their dot product."""
         m = self.models
         before = None
@@ -263,12 +263,12 @@ class ServerEngine:
             limit=limit,
         )
 
-    def words(self, text: str, chosen: Any, limit: int) -> Hits:
+    def words(self, text: str, chosen: Any, limit: int) -> WindowScores:
         """Return first windows by BM25."""
         query = self.models.TextQuery(text=text)
         return self._hits(query=query, using=WORDS, query_filter=chosen, limit=limit)
 
-    def _hits(self, **request: Any) -> Hits:
+    def _hits(self, **request: Any) -> WindowScores:
         with self._told():
             found = self._client.query_points(
                 self._names[WINDOWS], with_payload=["id"], **request
@@ -401,7 +401,7 @@ class EdgeEngine:
             self._shards[WINDOWS].update(operation)
         self._indexed.add(field)
 
-    def upsert(self, where: str, points: Sequence[Point]) -> None:
+    def upsert(self, where: str, points: Sequence[QdrantPoint]) -> None:
         """Write points, and flush them to the disk."""
         made = [
             self.models.Point(
@@ -428,7 +428,7 @@ class EdgeEngine:
 
     def scroll(
         self, where: str, chosen: Any, fields: list[str] | None = None, *, vectors: bool = False
-    ) -> Iterator[Point]:
+    ) -> Iterator[QdrantPoint]:
         """Yield the points that fit a filter."""
         offset: Any = None
         while True:
@@ -458,7 +458,7 @@ class EdgeEngine:
         *,
         exact: bool = False,
         first: Sequence[float] | None = None,
-    ) -> Hits:
+    ) -> WindowScores:
         """Return windows by their dot product."""
         m = self.models
         before = None
@@ -473,12 +473,12 @@ class EdgeEngine:
             limit=limit,
         )
 
-    def words(self, text: str, chosen: Any, limit: int) -> Hits:
+    def words(self, text: str, chosen: Any, limit: int) -> WindowScores:
         """Return first windows by BM25."""
         query = self.models.TextQuery(field=WORDS, query=text)
         return self._hits(query=query, filter=chosen, limit=limit)
 
-    def _hits(self, **request: Any) -> Hits:
+    def _hits(self, **request: Any) -> WindowScores:
         found = self._shards[WINDOWS].query(
             self.models.QueryRequest(with_payload=["id"], **request)
         )
@@ -502,9 +502,9 @@ class EdgeEngine:
         return int(found.points_count), int(found.indexed_vectors_count)
 
 
-def _point(record: Any) -> Point:
+def _point(record: Any) -> QdrantPoint:
     vectors = record.vector if isinstance(record.vector, Mapping) else {}
-    return Point(
+    return QdrantPoint(
         str(record.id),
         {name: _read(value) for name, value in vectors.items()},
         record.payload or {},

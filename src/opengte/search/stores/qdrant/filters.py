@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from opengte.search.filters import (
-    All,
-    Any_,
+    And,
     Condition,
     Filter,
     Not,
+    Or,
     Value,
     as_number,
+    as_text,
     is_number,
-    written,
 )
 
 LARGEST = 1.7e308
@@ -26,9 +26,9 @@ _RANGES = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 Distinct = Callable[[str], list[str]]  # a field -> the texts that it has
 
 
-def fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def filter_fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return what points keep for filters."""
-    kept: dict[str, Any] = {text_field(name): written(value) for name, value in metadata.items()}
+    kept: dict[str, Any] = {text_field(name): as_text(value) for name, value in metadata.items()}
     for name, value in metadata.items():
         number = as_number(value)
         if number is not None and math.isfinite(number):
@@ -50,7 +50,7 @@ def _plain(name: str) -> str:
     return _ODD.sub(lambda match: f"_{ord(match[0]):x}_", name)
 
 
-class Translator:
+class FilterTranslator:
     """Builds conditions out of the classes of `models`; `range_` is the one for numbers."""
 
     def __init__(self, models: Any, range_: Any, distinct: Distinct) -> None:
@@ -83,9 +83,9 @@ class Translator:
     def of(self, filter_: Filter) -> Any:
         """Return the condition of a filter."""
         match filter_:
-            case All(parts):
+            case And(parts):
                 return self._models.Filter(must=[*map(self.of, parts), self._always()])
-            case Any_(parts):
+            case Or(parts):
                 return self._either([self.of(part) for part in parts])
             case Not(part):
                 return self._models.Filter(must_not=[self.of(part)])
@@ -101,17 +101,17 @@ class Translator:
         if one.operator == "!=":
             return self._models.Filter(must_not=[self._same(one.field, value)])
         if one.operator in ("starts", "contains"):
-            return self._part(text_field(one.field), one.operator, written(value))
+            return self._part(text_field(one.field), one.operator, as_text(value))
         if is_number(value):
             if math.isnan(value):  # type: ignore[arg-type]
                 return self._never()
             limits = self._range(**{_RANGES[one.operator]: _float(value)})  # type: ignore[arg-type]
             return self._models.FieldCondition(key=number_field(one.field), range=limits)
-        return self._ordered(one, written(value))
+        return self._ordered(one, as_text(value))
 
     def _same(self, field: str, value: Value) -> Any:
         if not is_number(value):
-            return self.equal(text_field(field), written(value))
+            return self.equal(text_field(field), as_text(value))
         if not math.isfinite(value):  # type: ignore[arg-type]
             return self._never()
         number = _float(value)  # type: ignore[arg-type]

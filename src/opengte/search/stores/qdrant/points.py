@@ -12,15 +12,15 @@ import numpy as np
 
 from opengte.embedding_ops import l2_normalise
 from opengte.search.parse.base import Section
-from opengte.search.stores.base import Spans, Sparse, StoredDocument, StoredWindow
-from opengte.search.stores.qdrant.filters import fields
+from opengte.search.stores.base import SpanVectors, SparseVector, StoredDocument, StoredWindow
+from opengte.search.stores.qdrant.filters import filter_fields
 from opengte.types import Floats
 
 WINDOW, SHORT, LEARNED, WORDS = "window_vector", "short_vector", "learned", "words"
 
 
 @dataclass(frozen=True)
-class Point:
+class QdrantPoint:
     """What Qdrant keeps: vectors by name, a list or {token: weight}, and a payload."""
 
     id: str
@@ -34,10 +34,10 @@ def point_id(*parts: object) -> str:
     return str(uuid.UUID(bytes=hashlib.sha256(text.encode("utf-8", "replace")).digest()[:16]))
 
 
-def points(one: StoredDocument, commit: str, short: int | None) -> Iterator[Point]:
+def document_points(one: StoredDocument, commit: str, short: int | None) -> Iterator[QdrantPoint]:
     """Yield the points of a document; the first has its text too."""
     head = f"{one.title}\n\n" if one.title else ""
-    shared = {"id": one.id, "commit": commit, **fields(one.metadata)}
+    shared = {"id": one.id, "commit": commit, **filter_fields(one.metadata)}
     first = {
         WORDS: head + one.text,
         "text_from": len(head),
@@ -55,7 +55,7 @@ def points(one: StoredDocument, commit: str, short: int | None) -> Iterator[Poin
     }
     for number, window in enumerate(one.windows):
         payload = {**shared, **(first if number == 0 else {}), "window": number, **_window(window)}
-        yield Point(point_id(one.id, number), _vectors(window, short), payload)
+        yield QdrantPoint(point_id(one.id, number), _vectors(window, short), payload)
 
 
 def _window(window: StoredWindow) -> dict[str, Any]:
@@ -72,19 +72,19 @@ def _window(window: StoredWindow) -> dict[str, Any]:
 def _vectors(window: StoredWindow, short: int | None) -> dict[str, Any]:
     made: dict[str, Any] = {WINDOW: window.vector.astype(np.float32).tolist()}
     if short:
-        made[SHORT] = shortened(window.vector, short).tolist()
+        made[SHORT] = truncate_dimensions(window.vector, short).tolist()
     if window.sparse:
         made[LEARNED] = dict(window.sparse)
     return made
 
 
-def shortened(vector: Floats, dimensions: int) -> Floats:
+def truncate_dimensions(vector: Floats, dimensions: int) -> Floats:
     """Return the first dimensions of a vector (d,), of length one."""
     cut: Floats = l2_normalise(np.ascontiguousarray(vector[None, :dimensions], dtype=np.float32))[0]
     return cut
 
 
-def document(found: Sequence[Point]) -> StoredDocument | None:
+def document_from_points(found: Sequence[QdrantPoint]) -> StoredDocument | None:
     """Return the document of its points; those of an earlier commit are left out."""
     numbered = {int(one.payload["window"]): one for one in found}
     if 0 not in numbered:
@@ -113,18 +113,18 @@ def document(found: Sequence[Point]) -> StoredDocument | None:
     )
 
 
-def _stored_window(one: Point) -> StoredWindow:
+def _stored_window(one: QdrantPoint) -> StoredWindow:
     payload = one.payload
     vector = np.asarray(one.vectors[WINDOW], dtype=np.float32)
     scales = np.frombuffer(base64.b64decode(payload["span_scales"]), "<f4").astype(np.float32)
     bounds = np.frombuffer(base64.b64decode(payload["span_bounds"]), "<i4").astype(np.int32)
     vectors = np.frombuffer(base64.b64decode(payload["span_vectors"]), np.int8)
-    learned: Sparse = one.vectors.get(LEARNED, {})
+    learned: SparseVector = one.vectors.get(LEARNED, {})
     return StoredWindow(
         start=payload["start"],
         end=payload["end"],
         vector=vector,
-        spans=Spans(bounds.reshape(-1, 2), vectors.reshape(len(scales), len(vector)), scales),
+        spans=SpanVectors(bounds.reshape(-1, 2), vectors.reshape(len(scales), len(vector)), scales),
         tokens=payload["tokens"],
         sparse=learned,
     )

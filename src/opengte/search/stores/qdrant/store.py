@@ -16,32 +16,44 @@ import numpy as np
 
 from opengte.errors import InputError
 from opengte.search.filters import Filter
-from opengte.search.stores.base import Health, Known, Scored, Source, Sparse, StoredDocument
-from opengte.search.stores.listing import HEAD, Outline, Portrait, direction
+from opengte.search.stores.base import (
+    DocumentHashes,
+    ScoredIds,
+    SourceFile,
+    SparseVector,
+    StoredDocument,
+    StoreHealth,
+)
+from opengte.search.stores.listing import (
+    HEAD_CHARACTERS,
+    DocumentHeader,
+    DocumentSummary,
+    mean_direction,
+)
 from opengte.search.stores.qdrant.engines import (
     NOTES,
     WINDOWS,
     EdgeEngine,
-    Engine,
-    Hits,
+    QdrantEngine,
     ServerEngine,
+    WindowScores,
 )
-from opengte.search.stores.qdrant.filters import Translator, fields
+from opengte.search.stores.qdrant.filters import FilterTranslator, filter_fields
 from opengte.search.stores.qdrant.points import (
     LEARNED,
     WINDOW,
-    Point,
-    document,
+    QdrantPoint,
+    document_from_points,
+    document_points,
     point_id,
-    points,
-    shortened,
+    truncate_dimensions,
 )
 from opengte.types import Floats
 
 EDGE = "qdrant-edge://"
 PART = 200  # values of one condition
 REQUEST = 2**23  # bytes of one request, roughly: servers refuse 32 MiB
-LEAST, MOST = 100, 100_000  # candidates of one search
+MIN_CANDIDATES, MAX_CANDIDATES = 100, 100_000  # candidates of one search
 FIELDS = 64  # of the metadata that are indexed
 STALE = 600.0  # seconds after which nobody is writing any more
 
@@ -51,10 +63,10 @@ class QdrantStore:
 
     name = "qdrant"
 
-    def __init__(self, engine: Engine, uri: str) -> None:
+    def __init__(self, engine: QdrantEngine, uri: str) -> None:
         self._engine = engine
         self.uri = uri
-        self._filters = Translator(engine.models, engine.range, engine.distinct)
+        self._filters = FilterTranslator(engine.models, engine.range, engine.distinct)
         self._known: dict[str, Any] | None = None
         self._fields: set[str] = set()
 
@@ -81,13 +93,13 @@ class QdrantStore:
         self._note("settings", "", json.dumps(dict(settings)))
         self._known = None
 
-    def sources(self) -> Iterator[Source]:
+    def sources(self) -> Iterator[SourceFile]:
         """Yield every file that was looked at."""
         for note in self._notes("source"):
             digest, documents, problems, warnings = json.loads(note["value"])
-            yield Source(note["id"], digest, documents, tuple(problems), tuple(warnings))
+            yield SourceFile(note["id"], digest, documents, tuple(problems), tuple(warnings))
 
-    def put_sources(self, sources: Sequence[Source]) -> None:
+    def put_sources(self, sources: Sequence[SourceFile]) -> None:
         """Write what became of files, in place of what was written before."""
         for start in range(0, len(sources), PART):
             made = [
@@ -127,7 +139,9 @@ class QdrantStore:
 
     def _index_fields(self, documents: Sequence[StoredDocument]) -> None:
         """Have the fields indexed by which documents are filtered."""
-        for field in {name for one in documents for name in fields(one.metadata)} - self._fields:
+        for field in {
+            name for one in documents for name in filter_fields(one.metadata)
+        } - self._fields:
             if len(self._fields) < FIELDS:
                 self._engine.index(field, number=field.startswith("number_"))
                 self._fields.add(field)
@@ -138,16 +152,16 @@ class QdrantStore:
             self._engine.delete(WINDOWS, self._filters.any_of("id", part))
         self._changed()
 
-    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+    def known(self, ids: Sequence[str]) -> dict[str, DocumentHashes]:
         """Return the hashes of those documents that are there."""
         found = self._firsts("id", ids, ["id", "content", "row"])
-        return {one["id"]: Known(one["content"], one["row"]) for one in found}
+        return {one["id"]: DocumentHashes(one["content"], one["row"]) for one in found}
 
-    def entries(self) -> Iterator[tuple[str, Known]]:
+    def entries(self) -> Iterator[tuple[str, DocumentHashes]]:
         """Yield the id and the hashes of every document."""
         chosen = self._filters.first_windows()
         for one in self._engine.scroll(WINDOWS, chosen, ["id", "content", "row"]):
-            yield one.payload["id"], Known(one.payload["content"], one.payload["row"])
+            yield one.payload["id"], DocumentHashes(one.payload["content"], one.payload["row"])
 
     def with_content(self, hashes: Sequence[str]) -> dict[str, StoredDocument]:
         """Return, for each content hash that is there, one document that has it."""
@@ -157,12 +171,12 @@ class QdrantStore:
 
     def fetch(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
         """Return those documents that are there, whole."""
-        held: dict[str, list[Point]] = {}
+        held: dict[str, list[QdrantPoint]] = {}
         for part in _parts(ids):
             chosen = self._filters.any_of("id", part)
             for one in self._engine.scroll(WINDOWS, chosen, vectors=True):
                 held.setdefault(one.payload["id"], []).append(one)
-        made = (document(found) for _, found in sorted(held.items()))
+        made = (document_from_points(found) for _, found in sorted(held.items()))
         return {one.id: one for one in made if one is not None}
 
     def documents_of(self, sources: Sequence[str]) -> dict[str, list[str]]:
@@ -190,7 +204,7 @@ class QdrantStore:
 
     def outline(
         self, where: Filter | None = None, ids: Sequence[str] | None = None
-    ) -> Iterator[Outline]:
+    ) -> Iterator[DocumentHeader]:
         """Yield the documents that fit, without texts; of these ids only where there are some."""
         columns = ["id", "title", "metadata"]
         if ids is None:
@@ -201,14 +215,16 @@ class QdrantStore:
             more = [] if where is None else [self._filters.of(where)]
             rows = self._firsts("id", ids, columns, *more)
         for row in rows:
-            yield Outline(row["id"], row["title"], json.loads(row["metadata"]))
+            yield DocumentHeader(row["id"], row["title"], json.loads(row["metadata"]))
 
-    def portraits(self, ids: Sequence[str]) -> Iterator[Portrait]:
+    def portraits(self, ids: Sequence[str]) -> Iterator[DocumentSummary]:
         """Yield the portraits of those documents that are there."""
         for start in range(0, len(ids), PART):
             for one in self.fetch(ids[start : start + PART]).values():
                 vectors = np.array([window.vector for window in one.windows], dtype=np.float32)
-                yield Portrait(one.id, direction(vectors), one.text[:HEAD], one.metadata)
+                yield DocumentSummary(
+                    one.id, mean_direction(vectors), one.text[:HEAD_CHARACTERS], one.metadata
+                )
 
     def revision(self) -> object:
         """Return a value that changes with every commit."""
@@ -224,25 +240,25 @@ class QdrantStore:
         where: Filter | None,
         *,
         exact: bool = False,
-    ) -> Scored:
+    ) -> ScoredIds:
         """Return the k documents closest to a vector (d,); exact looks at every one."""
         short, asked = self._need().get("first_pass"), query.tolist()
-        first = shortened(query, short).tolist() if short and not exact else None
+        first = truncate_dimensions(query, short).tolist() if short and not exact else None
         chosen = self._filters.whole(where)
 
-        def search(limit: int) -> Hits:
+        def search(limit: int) -> WindowScores:
             return self._engine.nearest(WINDOW, asked, chosen, limit, exact=exact, first=first)
 
         return _documents(search, k)
 
-    def lexical(self, query: str, k: int, where: Filter | None) -> Scored:
+    def lexical(self, query: str, k: int, where: Filter | None) -> ScoredIds:
         """Return the k best documents by BM25."""
         if not query.strip():
             return []
         chosen = self._filters.first_windows(where)
         return _documents(lambda limit: self._engine.words(query, chosen, limit), k)
 
-    def sparse(self, query: Sparse, k: int, where: Filter | None) -> Scored:
+    def sparse(self, query: SparseVector, k: int, where: Filter | None) -> ScoredIds:
         """Return the k best documents by learned sparse weights."""
         if not query:
             return []
@@ -267,10 +283,10 @@ class QdrantStore:
             other = self._filters.other("commit", one["commit"])
             self._engine.delete(WINDOWS, self._filters.any_of("id", [one["id"]], other))
 
-    def health(self) -> Health:
+    def health(self) -> StoreHealth:
         """Return the state of the store."""
         windows, indexed = self._engine.info()
-        return Health(
+        return StoreHealth(
             documents=self.count(),
             windows=windows,
             bytes=None,
@@ -314,31 +330,31 @@ class QdrantStore:
         self._note("revision", "", uuid.uuid4().hex)
 
 
-def _noted(kind: str, name: str, value: str) -> Point:
-    return Point(point_id(kind, name), {}, {"kind": kind, "id": name, "value": value})
+def _noted(kind: str, name: str, value: str) -> QdrantPoint:
+    return QdrantPoint(point_id(kind, name), {}, {"kind": kind, "id": name, "value": value})
 
 
-def _documents(search: Callable[[int], Hits], k: int) -> Scored:
+def _documents(search: Callable[[int], WindowScores], k: int) -> ScoredIds:
     """Search windows until they belong to k documents, or there are no more."""
-    wanted = max(k, LEAST)
+    wanted = max(k, MIN_CANDIDATES)
     while True:
         found = search(wanted)
         best: dict[str, float] = {}
         for name, score in found:
             best[name] = max(score, best.get(name, float("-inf")))
-        if len(best) >= k or len(found) < wanted or wanted >= MOST:
+        if len(best) >= k or len(found) < wanted or wanted >= MAX_CANDIDATES:
             return sorted(best.items(), key=lambda one: (-one[1], one[0]))[:k]
-        wanted = min(MOST, wanted * 4)
+        wanted = min(MAX_CANDIDATES, wanted * 4)
 
 
 def _requests(
     documents: Sequence[StoredDocument], commit: str, short: int | None
-) -> Iterator[list[Point]]:
+) -> Iterator[list[QdrantPoint]]:
     """Yield points for one request each; those of one document are together."""
-    held: list[Point] = []
+    held: list[QdrantPoint] = []
     size = 0
     for one in documents:
-        made = list(points(one, commit, short))
+        made = list(document_points(one, commit, short))
         added = sum(12 * len(p.vectors[WINDOW]) + len(str(p.payload)) for p in made)
         if held and size + added > REQUEST:
             yield held

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from opengte.errors import MissingExtraError
-from opengte.search.parse.base import Item, Parsed, Problem, RowFields, Unreadable, scalars
+from opengte.search.parse.base import (
+    ParsedDocument,
+    ParsedItem,
+    ParseProblem,
+    RowFields,
+    UnreadableFileError,
+    scalar_fields,
+)
 
 TEXTS = ("text", "content", "body", "document", "passage", "abstract", "description")
 TITLES = ("title", "subject", "name", "heading")
@@ -15,36 +22,36 @@ IDS = ("_id", "id", "doc_id", "docid", "uuid", "url")
 BATCH = 256  # rows of a Parquet file held at once
 
 
-def json_lines(file: BinaryIO, fields: RowFields, row_bytes: int) -> Iterator[Item]:
+def parse_json_lines(file: BinaryIO, fields: RowFields, row_bytes: int) -> Iterator[ParsedItem]:
     """Yield a document for each line."""
     for number, line in enumerate(_lines(file, row_bytes), 1):
         if line is None:
-            yield Problem(f"line is longer than {row_bytes:,} bytes", number)
+            yield ParseProblem(f"line is longer than {row_bytes:,} bytes", number)
             continue
         if not line.strip():
             continue
         try:
             value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except (ValueError, RecursionError) as error:
-            yield Problem(f"not JSON: {error}", number)
+            yield ParseProblem(f"not JSON: {error}", number)
             continue
-        yield document(value, str(number), number, fields)
+        yield row_to_document(value, str(number), number, fields)
 
 
-def whole_json(content: bytes, fields: RowFields) -> Iterator[Item]:
+def parse_json(content: bytes, fields: RowFields) -> Iterator[ParsedItem]:
     """Yield a document for each object of a list, or one with all the strings of another value."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"not JSON: {error}") from error
+        raise UnreadableFileError(f"not JSON: {error}") from error
     if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
         for number, one in enumerate(value, 1):
-            yield document(one, str(number), None, fields)
+            yield row_to_document(one, str(number), None, fields)
     else:
-        yield document(value, "", None, fields)
+        yield row_to_document(value, "", None, fields)
 
 
-def comma_separated(file: BinaryIO, fields: RowFields, row_bytes: int) -> Iterator[Item]:
+def parse_csv(file: BinaryIO, fields: RowFields, row_bytes: int) -> Iterator[ParsedItem]:
     """Yield a document for each row; the first row names the columns."""
     csv.field_size_limit(row_bytes)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
@@ -54,7 +61,7 @@ def comma_separated(file: BinaryIO, fields: RowFields, row_bytes: int) -> Iterat
         text.detach()  # the file is its opener's to close
 
 
-def _csv_rows(text: io.TextIOWrapper, fields: RowFields) -> Iterator[Item]:
+def _csv_rows(text: io.TextIOWrapper, fields: RowFields) -> Iterator[ParsedItem]:
     sample = text.read(2**16)
     text.seek(0)
     reader = csv.DictReader(text, dialect=_dialect(sample), restkey="")
@@ -66,16 +73,16 @@ def _csv_rows(text: io.TextIOWrapper, fields: RowFields) -> Iterator[Item]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Problem(f"not CSV: {error}", reader.line_num)
+            yield ParseProblem(f"not CSV: {error}", reader.line_num)
             continue
         extra = row.pop("", None)
         if extra:
-            yield Problem(f"has {len(extra)} fields more than the first row", reader.line_num)
+            yield ParseProblem(f"has {len(extra)} fields more than the first row", reader.line_num)
         values = {name: value for name, value in row.items() if name and value}
-        yield document(values, str(number), reader.line_num, fields)
+        yield row_to_document(values, str(number), reader.line_num, fields)
 
 
-def parquet(file: BinaryIO, fields: RowFields) -> Iterator[Item]:
+def parse_parquet(file: BinaryIO, fields: RowFields) -> Iterator[ParsedItem]:
     """Yield a document for each row."""
     try:
         import pyarrow.parquet as pq
@@ -89,19 +96,19 @@ def parquet(file: BinaryIO, fields: RowFields) -> Iterator[Item]:
         for batch in table.iter_batches(batch_size=BATCH):
             for row in batch.to_pylist():
                 number += 1
-                yield document(row, str(number), None, fields)
+                yield row_to_document(row, str(number), None, fields)
     except (pyarrow.ArrowException, OSError) as error:
-        raise Unreadable(f"not Parquet: {error}") from error
+        raise UnreadableFileError(f"not Parquet: {error}") from error
 
 
-def document(value: Any, number: str, line: int | None, fields: RowFields) -> Item:
+def row_to_document(value: Any, number: str, line: int | None, fields: RowFields) -> ParsedItem:
     """Return the document of a row: its text field, else all its strings."""
     if not isinstance(value, dict):
-        return Parsed("\n".join(_strings(value)), number, line=line)
+        return ParsedDocument("\n".join(_strings(value)), number, line=line)
     texts = fields.text or _first(value, TEXTS)
     missing = [name for name in fields.text if not isinstance(value.get(name), str)]
     if missing:
-        return Problem(f"has no text in the field `{missing[0]}`", line)
+        return ParseProblem(f"has no text in the field `{missing[0]}`", line)
     title = fields.title or next(iter(_first(value, TITLES)), None)
     name = fields.id or next(iter(_named(value)), None)
     rest = {key: one for key, one in value.items() if key not in (*texts, title, name)}
@@ -110,12 +117,12 @@ def document(value: Any, number: str, line: int | None, fields: RowFields) -> It
     else:
         text = "\n".join(_strings(rest))
     row = value.get(name) if name else None
-    return Parsed(
+    return ParsedDocument(
         text,
         row=number if row is None or row == "" else str(row)[:512],
         title=str(value.get(title) or "")[:200] if title else "",
         line=line,
-        metadata=scalars(rest) if texts else scalars(_numbers(rest)),
+        metadata=scalar_fields(rest) if texts else scalar_fields(_numbers(rest)),
     )
 
 

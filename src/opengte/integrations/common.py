@@ -10,9 +10,9 @@ from opengte.types import Floats
 if TYPE_CHECKING:
     from opengte.encoder import Encoder, Reranker
     from opengte.search.kb import KnowledgeBase
-    from opengte.search.retrieval.search import Hit
+    from opengte.search.retrieval.search import SearchHit
 
-Content = Literal["passage", "document"]  # what a result's text is
+ResultContent = Literal["passage", "document"]  # what a result's text is
 
 
 def encoder_of(model: "Encoder | str", settings: Mapping[str, Any]) -> "Encoder":
@@ -33,7 +33,7 @@ def reranker_of(model: "Reranker | str", settings: Mapping[str, Any]) -> "Rerank
     return opengte.Reranker.load(model, **settings)
 
 
-def queries(
+def embed_queries(
     encoder: "Encoder",
     texts: Sequence[str],
     instruction: str | None = None,
@@ -45,7 +45,9 @@ def queries(
     )
 
 
-def documents(encoder: "Encoder", texts: Sequence[str], dimensions: int | None = None) -> Floats:
+def embed_documents(
+    encoder: "Encoder", texts: Sequence[str], dimensions: int | None = None
+) -> Floats:
     """Return vectors (n, d) of documents; an instruction is never before these."""
     return _embedded(encoder, texts, role="document", dimensions=dimensions, progress=False)
 
@@ -63,7 +65,9 @@ def _embedded(encoder: "Encoder", texts: Sequence[str], **options: Any) -> Float
     return result.dense
 
 
-def texts_of(kb: "KnowledgeBase", hits: Sequence["Hit"], content: Content) -> list[str]:
+def hit_texts(
+    kb: "KnowledgeBase", hits: Sequence["SearchHit"], content: ResultContent
+) -> list[str]:
     """Return the text of each hit: its passage, or all of its document."""
     if content == "passage":
         return [hit.passage.text for hit in hits]
@@ -71,7 +75,7 @@ def texts_of(kb: "KnowledgeBase", hits: Sequence["Hit"], content: Content) -> li
     return [found[hit.id].text if hit.id in found else hit.passage.text for hit in hits]
 
 
-def told(hit: "Hit") -> dict[str, Any]:
+def hit_metadata(hit: "SearchHit") -> dict[str, Any]:
     """Return the metadata of a hit: those of its document, where it is, and what found it."""
     own: dict[str, Any] = {
         "id": hit.id,

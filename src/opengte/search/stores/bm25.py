@@ -13,7 +13,7 @@ LONGEST = 64  # characters of a word that are kept
 _WORDS = re.compile(r"\w+")
 
 
-def terms(text: str, language: str | None) -> Counter[str]:
+def term_counts(text: str, language: str | None) -> Counter[str]:
     """Return how often each word of a text is in it; language None keeps the endings of words."""
     stem = stemmer(language)
     return Counter(stem(word[:LONGEST]) for word in _WORDS.findall(_folded(text)))

@@ -8,8 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import BinaryIO
 
-from opengte.search.parse import docx, html, mail, pdf, rows, text
-from opengte.search.parse.base import Item, Limits, Parsed, Problem, RowFields, Unreadable
+from opengte.search.parse import docx, html, mail, pdf, tables, text
+from opengte.search.parse.base import (
+    ParsedDocument,
+    ParsedItem,
+    ParseLimits,
+    ParseProblem,
+    RowFields,
+    UnreadableFileError,
+)
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 SNIFFED = 8192  # bytes in which a NUL marks a text file as binary
@@ -40,18 +47,20 @@ STREAMED = ("jsonl", "csv", "parquet", "mbox")  # read row by row, however large
 TEXTUAL = ("text", "markdown", "html", "code", "json", "mail")
 
 
-def kind_of(name: str) -> str | None:
+def format_of(name: str) -> str | None:
     """Return the kind of a file by its name, None if it is not known."""
     return SUFFIXES.get(os.path.splitext(name)[1].lower())
 
 
-def parse(path: str, kind: str, limits: Limits, fields: RowFields) -> Iterator[Item | str]:
+def parse_file(
+    path: str, kind: str, limits: ParseLimits, fields: RowFields
+) -> Iterator[ParsedItem | str]:
     """Yield what is in a file, then the SHA-256 of what was parsed ("" if it is not certain)."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with open(descriptor, "rb") as file:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
-            raise Unreadable("not a regular file")
+            raise UnreadableFileError("not a regular file")
         if kind in STREAMED:
             yield from _streamed(file, path, kind, limits, fields)
             digest = ""
@@ -59,20 +68,20 @@ def parse(path: str, kind: str, limits: Limits, fields: RowFields) -> Iterator[I
             content = _content(file, limits)
             digest = hashlib.sha256(content).hexdigest()
         if _changed(before, os.fstat(descriptor)):
-            yield Problem(CHANGED)
+            yield ParseProblem(CHANGED)
             yield ""
             return
     if kind not in STREAMED:
         if kind in TEXTUAL and b"\0" in content[:SNIFFED] and not _is_utf16(content):
-            raise Unreadable("binary, though its name says that it is text")
+            raise UnreadableFileError("binary, though its name says that it is text")
         yield from _bounded(_whole(content, kind, limits, fields), limits)
     yield digest
 
 
-def _content(file: BinaryIO, limits: Limits) -> bytes:
+def _content(file: BinaryIO, limits: ParseLimits) -> bytes:
     content = file.read(limits.file_bytes + 1)
     if len(content) > limits.file_bytes:
-        raise Unreadable(f"larger than {limits.file_bytes:,} bytes")
+        raise UnreadableFileError(f"larger than {limits.file_bytes:,} bytes")
     return content
 
 
@@ -85,43 +94,45 @@ def _is_utf16(content: bytes) -> bool:
 
 
 def _streamed(
-    file: BinaryIO, path: str, kind: str, limits: Limits, fields: RowFields
-) -> Iterator[Item]:
+    file: BinaryIO, path: str, kind: str, limits: ParseLimits, fields: RowFields
+) -> Iterator[ParsedItem]:
     match kind:
         case "jsonl":
-            found = rows.json_lines(file, fields, limits.row_bytes)
+            found = tables.parse_json_lines(file, fields, limits.row_bytes)
         case "csv":
-            found = rows.comma_separated(file, fields, limits.row_bytes)
+            found = tables.parse_csv(file, fields, limits.row_bytes)
         case "parquet":
-            found = rows.parquet(file, fields)
+            found = tables.parse_parquet(file, fields)
         case _:
-            found = mail.mbox(path, limits.row_bytes)
+            found = mail.parse_mbox(path, limits.row_bytes)
     yield from _bounded(found, limits)
 
 
-def _whole(content: bytes, kind: str, limits: Limits, fields: RowFields) -> Iterator[Item]:
-    simple: dict[str, Callable[[bytes], Iterator[Item]]] = {
-        "text": text.plain,
-        "code": text.code,
-        "markdown": text.markdown,
-        "html": html.page,
-        "mail": mail.message,
+def _whole(
+    content: bytes, kind: str, limits: ParseLimits, fields: RowFields
+) -> Iterator[ParsedItem]:
+    simple: dict[str, Callable[[bytes], Iterator[ParsedItem]]] = {
+        "text": text.parse_plain_text,
+        "code": text.parse_code,
+        "markdown": text.parse_markdown,
+        "html": html.parse_html,
+        "mail": mail.parse_eml,
     }
     match kind:
         case "pdf":
-            return pdf.pdf(content, limits.text_characters)
+            return pdf.parse_pdf(content, limits.text_characters)
         case "docx":
-            return docx.docx(content, limits.unpacked_bytes)
+            return docx.parse_docx(content, limits.unpacked_bytes)
         case "json":
-            return rows.whole_json(content, fields)
+            return tables.parse_json(content, fields)
     return simple[kind](content)
 
 
-def _bounded(items: Iterator[Item], limits: Limits) -> Iterator[Item]:
+def _bounded(items: Iterator[ParsedItem], limits: ParseLimits) -> Iterator[ParsedItem]:
     """Hand documents on, but for those with too much text to hold."""
     for item in items:
-        if isinstance(item, Parsed) and len(item.text) > limits.text_characters:
-            yield Problem(
+        if isinstance(item, ParsedDocument) and len(item.text) > limits.text_characters:
+            yield ParseProblem(
                 f"a document of {len(item.text):,} characters, more than "
                 f"{limits.text_characters:,}: split it",
                 item.line,
@@ -130,9 +141,9 @@ def _bounded(items: Iterator[Item], limits: Limits) -> Iterator[Item]:
             yield _valid(item)
 
 
-def _valid(item: Item) -> Item:
+def _valid(item: ParsedItem) -> ParsedItem:
     """Replace lone surrogates, which JSON may hold and no store takes."""
-    if isinstance(item, Problem):
+    if isinstance(item, ParseProblem):
         return replace(item, reason=_clean(item.reason))
     return replace(
         item,

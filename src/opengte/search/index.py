@@ -1,0 +1,236 @@
+"""`Index`: one generation of an index, which is a store, its settings and its model. It is fixed.
+
+A `KnowledgeBase` follows an index from one generation to the next. Whatever must not see two models
+at once takes an `Index`: calibration, explanation, status, export, migration, comparison.
+"""
+
+import copy
+import os
+import threading
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opengte.errors import InputError
+from opengte.search.access import LimitedStore
+from opengte.search.filters import Filter
+from opengte.search.ingest.embedder import Embedder
+from opengte.search.model_identity import ModelIdentity
+from opengte.search.parse import walk
+from opengte.search.retrieval.search import EncodedQuery
+from opengte.search.stores.base import Store
+from opengte.search.stores.lancedb.generations import LiveGeneration, live_generation
+from opengte.search.stores.url import hide_password
+
+if TYPE_CHECKING:
+    from opengte.encoder import Encoder
+
+LoadEncoder = Callable[[ModelIdentity], "Encoder"]
+
+INDEX_FORMAT = 1  # version of what an index stores
+UNFINISHED = "import that was not finished"
+
+
+class Index:
+    """A store, the settings that the index was made with, and its model.
+
+    The model is loaded by `load` when it is first needed. live is the pointer of the place when the
+    index was opened; None for a store that cannot be migrated in place.
+    """
+
+    def __init__(
+        self,
+        place: str,
+        store: Store,
+        settings: dict[str, Any],
+        load: LoadEncoder | None = None,
+        *,
+        encoder: "Encoder | None" = None,
+        live: LiveGeneration | None = None,
+    ) -> None:
+        self.place = place
+        self.store = store
+        self.settings = settings
+        self.identity = ModelIdentity.from_settings(settings["model"])
+        self.load = load
+        self.live = live
+        self._model = _Model(self.identity, place, load or _load_encoder)
+        if encoder is not None:
+            self._model.use(encoder)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        encoder: "Encoder",
+        settings: Mapping[str, Any],
+        instruction: str | None,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> "Index":
+        """Make an empty index; settings are those of `KnowledgeBase.create`."""
+        from opengte.search.stores.open import open_store
+
+        place, dimension = os.fspath(path), encoder.card.dimension
+        names = ("passages", "span_tokens", "window_tokens")
+        embedder = Embedder(encoder, *(settings[name] for name in names))
+        first_pass = settings["first_pass"]
+        if first_pass is not None and not 1 <= first_pass < dimension:
+            raise InputError(f"first_pass is {first_pass}, expected 1 to {dimension - 1}")
+        if instruction is not None:  # InputError if the model takes none
+            encoder.embed(["x"], role="query", instruction=instruction, progress=False)
+        claim_folder(place)
+        store, shown = open_store(place, storage_options), hide_password(place)
+        if store.settings() is not None:
+            raise InputError(f"`{shown}` is an index already; open it, or choose another place")
+        stored = {
+            "format": INDEX_FORMAT,
+            "model": ModelIdentity.of(encoder.card, instruction).settings(),
+            "dimension": dimension,
+            **settings,
+            "passages": embedder.passages,
+        }
+        store.save_settings(stored)
+        live = live_generation(place, storage_options)
+        return cls(shown, store, stored, encoder=encoder, live=live)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        encoder: "Encoder | None" = None,
+        *,
+        load: LoadEncoder | None = None,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> "Index":
+        """Open the live generation at a folder or URI.
+
+        Raises InputError if there is no index, its format is another version's, or the encoder is
+        not the model that made it.
+        """
+        from opengte.search.stores.open import open_store
+
+        place = os.fspath(path)
+        if not index_exists(place):
+            error = InputError(f"`{place}` is not an index")
+            error.add_note(f"make one: gte index PATHS --to {place}")
+            raise error
+        live = live_generation(place, storage_options)
+        store = open_store(place, storage_options)
+        settings, shown = store.settings(), hide_password(place)
+        if settings is None and live is not None and not live.is_current():  # dropped meanwhile
+            return cls.open(path, encoder, load=load, storage_options=storage_options)
+        if settings is None:
+            raise InputError(f"`{shown}` holds no index: it was not finished; remove it")
+        if settings.get("format") != INDEX_FORMAT:
+            raise InputError(
+                f"`{shown}` has the format {settings.get('format')!r}, this version reads "
+                f"{INDEX_FORMAT}: use the version of OpenGTE that made it, or index again"
+            )
+        return cls(shown, store, settings, load, encoder=encoder, live=live)
+
+    def reopen(self) -> "Index":
+        """Open the generation that is live now at the same place."""
+        assert self.live is not None
+        return Index.open(self.live.place, load=self.load, storage_options=self.live.options)
+
+    def is_live(self) -> bool:
+        """Return whether no migration has replaced this generation."""
+        return self.live is None or self.live.is_current()
+
+    @property
+    def encoder(self) -> "Encoder":
+        """The model that made this index, loaded on first use."""
+        return self._model.encoder
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """Splits and embeds documents with the settings of this index."""
+        names = ("passages", "span_tokens", "window_tokens")
+        return Embedder(self.encoder, *(self.settings[name] for name in names))
+
+    def encode_query(self, text: str) -> EncodedQuery:
+        """Encode a query for every retriever. Raises InputError for a query without words."""
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"the query is {text!r:.40}, expected some words")
+        outputs: Any = ["dense", *(["sparse"] if "sparse" in self.encoder.card.outputs else [])]
+        result = self.encoder.embed(
+            [text],
+            role="query",
+            instruction=self.identity.instruction,
+            outputs=outputs,
+            progress=False,
+        )
+        assert result.dense is not None
+        return EncodedQuery(text, result.dense[0], result.sparse[0] if result.sparse else {})
+
+    def limited(self, where: Filter | None) -> "Index":
+        """Return the documents that match, as a read-only index that shares the model."""
+        if where is None:
+            return self
+        return self._replace(store=LimitedStore(self.store, where), live=None)
+
+    def with_calibration(self, calibration: dict[str, Any] | None) -> "Index":
+        """Write a calibration to the store, None to remove it, and return the index with it."""
+        settings = {**(self.store.settings() or self.settings), "calibration": calibration}
+        self.store.save_settings(settings)
+        return self._replace(settings=settings)
+
+    def _replace(self, **values: Any) -> "Index":
+        other = copy.copy(self)
+        vars(other).update(values)
+        return other
+
+
+class _Model:
+    """The model of an index, loaded once for all that share it. Safe for several threads."""
+
+    def __init__(self, identity: ModelIdentity, place: str, load: LoadEncoder) -> None:
+        self._identity = identity
+        self._place = place
+        self._load = load
+        self._encoder: Encoder | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def encoder(self) -> "Encoder":
+        with self._lock:
+            if self._encoder is None:
+                self.use(self._load(self._identity))
+            assert self._encoder is not None
+            return self._encoder
+
+    def use(self, encoder: "Encoder") -> None:
+        """Take a loaded model; InputError if it is not the one that made the index."""
+        other = ModelIdentity.of(encoder.card, self._identity.instruction)
+        self._identity.check(other, self._place)
+        self._encoder = encoder
+
+
+def _load_encoder(identity: ModelIdentity) -> "Encoder":
+    """Load the model of an index with the settings that the index was made with."""
+    from opengte.encoder import Encoder
+
+    return Encoder.load(
+        identity.model, precision=identity.precision, max_length=identity.max_length
+    )
+
+
+def index_exists(path: str | Path) -> bool:
+    """Return whether a folder holds an index; True for any URI, which only opening can tell."""
+    place = os.fspath(path)
+    return "://" in place or os.path.exists(os.path.join(place, walk.INDEX_MARKER))
+
+
+def claim_folder(place: str) -> None:
+    """Make the folder of a new index and mark it; InputError if it holds anything else."""
+    if "://" in place:
+        return
+    marker = os.path.join(place, walk.INDEX_MARKER)
+    if os.path.exists(place) and not os.path.isdir(place):
+        raise InputError(f"`{place}` is a file, expected a folder or a name that is free")
+    if os.path.isdir(place) and os.listdir(place) and not os.path.exists(marker):
+        raise InputError(f"`{place}` holds other files; choose an empty folder for the index")
+    os.makedirs(place, exist_ok=True)
+    with open(marker, "w", encoding="utf-8") as file:
+        file.write('{"made by": "OpenGTE", "what": "an index; see `gte index status`"}\n')
