@@ -4,9 +4,9 @@ A compiled engine reaches its highest throughput as several engines of one threa
 compute batches of their own: no thread waits for another, so that small batches cost nothing, and
 an urgent input waits for one small batch at most. Two things lower the latency further:
 
-- An interactive input that is alone, and has been for a while, is computed by a further engine that
-  uses all processor threads (`all_threads`). An idle engine thread calls it; until it is done, no
-  other thread starts a batch.
+- A single interactive input, after some time without concurrent requests, is computed by another
+  engine that uses all processor threads (`all_threads`). An idle engine thread calls it; until it
+  is done, no other thread starts a batch.
 - Short interactive inputs run on a dedicated high-priority thread (`priority`) while all other
   threads are busy. It is one thread more than there are processors, and the kernel lets it preempt
   the others. When the queue is saturated it idles: then latency comes from the queue alone.
