@@ -1,13 +1,11 @@
-"""Batches under a token budget, windows and folding, against naive twins."""
+"""Batches within a token budget and windows of texts, against naive implementations."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opengte import embedding_ops
 from opengte.batching import cut_batches, split_windows
-from opengte.types import Embeddings, PackedBatch, Truncated
+from opengte.types import PackedBatch
 
 
 def cut_naively(lengths: list[int], max_tokens: int) -> list[list[int]]:
@@ -42,31 +40,6 @@ def test_select_takes_whole_sequences(lengths, data):
     assert part.pool_from.tolist() == picked
 
 
-def result(count: int, offset: int = 0) -> Embeddings:
-    dense = np.arange(count, dtype=np.float32)[:, None] + offset
-    counts = np.arange(count, dtype=np.int32)
-    return Embeddings(dense, None, None, None, counts, (Truncated(0, 9, 5),), (1,))
-
-
-@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=9))
-def test_unfold_gives_every_text_the_result_of_its_twin(items):
-    distinct, inverse = embedding_ops.deduplicate(items)
-    spread = embedding_ops.expand_duplicates(result(len(distinct)), inverse)
-    assert [distinct[int(row)] for row in spread.dense[:, 0]] == items
-    assert [r.index for r in spread.truncated] == [i for i, x in enumerate(items) if x == items[0]]
-
-
-def test_join_and_shift_count_from_the_start():
-    parts = [
-        embedding_ops.shift_indices(result(2), 0),
-        embedding_ops.shift_indices(result(3, 10), 2),
-    ]
-    joined = embedding_ops.concatenate(parts)
-    assert joined.dense[:, 0].tolist() == [0, 1, 10, 11, 12]
-    assert [r.index for r in joined.truncated] == [0, 2]
-    assert joined.repaired == (1, 3)
-
-
 @given(st.lists(st.text(max_size=5), max_size=20), st.integers(1, 5), st.integers(1, 12))
 def test_windows_keep_order_and_bounds(texts, at_most, characters):
     cut_up = list(split_windows(iter(texts), at_most, characters))
@@ -74,11 +47,3 @@ def test_windows_keep_order_and_bounds(texts, at_most, characters):
     for window in cut_up:
         assert len(window) <= at_most
         assert len(window) == 1 or sum(map(len, window)) <= characters
-
-
-def test_normalise_leaves_zero_vectors_alone():
-    vectors = np.array([[3, 4], [0, 0]], np.float32)
-    assert embedding_ops.l2_normalise(vectors).tolist() == [
-        [pytest.approx(0.6), pytest.approx(0.8)],
-        [0, 0],
-    ]

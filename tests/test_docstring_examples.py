@@ -15,6 +15,7 @@ Its names are those of its module, and `np`, `Encoder`, `Reranker`, `KnowledgeBa
 import ast
 import doctest
 import importlib
+import inspect
 import re
 import shutil
 from collections.abc import Iterator
@@ -156,3 +157,45 @@ def test_example(docstring: Docstring, working_folder, request) -> None:
     report: list[str] = []
     doctest.DocTestRunner(optionflags=FLAGS).run(examples, out=report.append)
     assert not report, "".join(report)
+
+
+PAGES = [
+    SOURCE.parent / "docs" / "reference" / "python" / f"{page}.md"
+    for page in ("encoder", "reranker", "bulk")
+]
+
+
+def documented(page: Path) -> Iterator[object]:
+    """Yield what a page of the Python reference shows: the objects after `:::`."""
+    for name in re.findall(r"^::: ([\w.]+)", page.read_text(encoding="utf-8"), re.MULTILINE):
+        parent, _, last = name.rpartition(".")
+        try:
+            yield importlib.import_module(name)
+        except ModuleNotFoundError:
+            yield getattr(importlib.import_module(parent), last)
+
+
+def called_by_users(thing: object) -> Iterator[tuple[str, object]]:
+    """Yield the functions, methods and properties that an object of the reference offers."""
+    if inspect.ismodule(thing):
+        here = vars(thing).items()
+        names = getattr(thing, "__all__", None) or [
+            name for name, value in here if getattr(value, "__module__", "") == thing.__name__
+        ]
+        for name in names:
+            if name[0] != "_":
+                yield from called_by_users(getattr(thing, name))
+    elif inspect.isfunction(thing):
+        yield f"{thing.__module__}.{thing.__qualname__}", thing
+    elif thing in (Encoder, Reranker, KnowledgeBase):
+        for name, member in inspect.getmembers(thing):
+            if name[0] != "_" and (callable(member) or isinstance(member, property)):
+                yield f"{thing.__name__}.{name}", member
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_users_call_has_an_example_that_runs(page: Path) -> None:
+    offered = {name: value for thing in documented(page) for name, value in called_by_users(thing)}
+    examples = {name: inspect.getdoc(value) or "" for name, value in offered.items()}
+    assert offered
+    assert not [n for n, text in examples.items() if ">>>" not in text or "+SKIP" in text]
