@@ -1,4 +1,7 @@
-"""Pages in a browser: files read once, with a policy that lets the browser run nothing else."""
+"""Serves the static files of web pages, under a policy that lets the browser run nothing else.
+
+Files that all pages use are in `static/`.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -26,27 +29,30 @@ HEADERS = {
 def page_files(
     package: str, folder: str, pages: Mapping[str, str], prefix: str = ""
 ) -> list[BaseRoute]:
-    """Return a route for each file of a package's folder.
+    """Return a route for each file in a folder of a package, and for each shared file.
 
-    pages: HTML file -> its path after the prefix; the others are below `/assets/`.
+    pages: HTML file -> its path below the prefix; the other files are below `/assets/`.
     """
-    files = sorted(resources.files(package).joinpath(folder).iterdir(), key=lambda file: file.name)
+    files = [
+        *resources.files("opengte").joinpath("static").iterdir(),
+        *resources.files(package).joinpath(folder).iterdir(),
+    ]
     return [
         _route(prefix + pages.get(file.name, f"/assets/{file.name}"), file.name, file.read_bytes())
-        for file in files
+        for file in sorted(files, key=lambda file: file.name)
     ]
 
 
 def _route(path: str, name: str, body: bytes) -> Route:
-    """Return a route that answers with a file, or with 304 where the browser has it."""
+    """Return a route that answers with a file, or with 304 if the browser has it."""
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {**HEADERS, "etag": etag, "cache-control": "no-cache"}
-    kind = TYPES[name.rpartition(".")[2]]
+    content_type = TYPES[name.rpartition(".")[2]]
 
     async def answer(request: Request) -> Response:
         known = request.headers.get("if-none-match", "")
         if etag in [tag.strip().removeprefix("W/") for tag in known.split(",")]:
             return Response(status_code=304, headers=headers)
-        return Response(body, headers=headers, media_type=kind)
+        return Response(body, headers=headers, media_type=content_type)
 
     return Route(path, answer, methods=["GET"], include_in_schema=False)

@@ -20,8 +20,13 @@ from opengte.serve.observability.load_history import (
 from opengte.serve.shared_memory import SharedMemory
 from tests.support.serve_fakes import FakeService
 
-PAGES = resources.files("opengte.serve").joinpath("pages")
-FILES = sorted(file.name for file in PAGES.iterdir())
+FOLDERS = (
+    resources.files("opengte.serve").joinpath("pages"),
+    resources.files("opengte").joinpath("static"),  # shared with other pages
+)
+FILES = sorted(
+    (file for folder in FOLDERS for file in folder.iterdir()), key=lambda file: file.name
+)
 
 
 def client(ring=None, authorize=None, service=None):
@@ -37,6 +42,7 @@ def client(ring=None, authorize=None, service=None):
         ("/assets/start.js", "text/javascript"),
         ("/assets/style.css", "text/css"),
         ("/assets/icon.svg", "image/svg+xml"),
+        ("/assets/theme.js", "text/javascript"),
     ],
 )
 def test_files_with_their_headers(path, kind):
@@ -62,26 +68,26 @@ def test_nothing_else_is_served(path):
         assert one.get(path).status_code == 404
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_the_pages_load_nothing_from_elsewhere_and_need_no_inline_code(name):
-    text = PAGES.joinpath(name).read_text()
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_the_pages_load_nothing_from_elsewhere_and_need_no_inline_code(file):
+    text = file.read_text()
     found = set(re.findall(r"https?://[^\s\"'`<)]+", text))
     assert found <= {"http://www.w3.org/2000/svg"}
     assert "innerHTML" not in text
     assert "eval(" not in text
-    if name.endswith(".html"):
+    if file.name.endswith(".html"):
         assert not re.search(r"\son\w+=|\sstyle=|<style|<script>", text)
         assert 'lang="en"' in text
 
 
 def test_every_file_that_a_page_names_is_there():
     with client() as one:
-        for name in FILES:
-            text = PAGES.joinpath(name).read_text()
+        for file in FILES:
+            text = file.read_text()
             for path in re.findall(r'"(assets/[^"]+)"', text):
                 assert one.get(f"/{path}").status_code == 200, path
             for module in re.findall(r'from "\./([^"]+)"', text):
-                assert module in FILES
+                assert one.get(f"/assets/{module}").status_code == 200, module
 
 
 def test_the_state():

@@ -1,4 +1,4 @@
-// What both pages share: elements made without HTML strings, the key, the theme.
+// What both pages share: elements made without HTML strings, the API key, requests.
 
 export function el(tag, attributes = {}, ...children) {
   const made = tag === "svg" || attributes.svg
@@ -58,26 +58,6 @@ export function startLinks(links) {
       nav.lastElementChild.before(el("a", { href: address }, name), " ");
     }
   }
-}
-
-const THEMES = ["system", "light", "dark"];
-
-export function startTheme() {
-  const button = byId("theme");
-  const show = (theme) => {
-    if (theme === "system") delete document.documentElement.dataset.theme;
-    else document.documentElement.dataset.theme = theme;
-    button.replaceChildren(el("span", { class: "wide" }, "Theme: "), theme);
-    button.setAttribute("aria-label", `Theme: ${theme}`);
-  };
-  let theme = localStorage.getItem("opengte-theme");
-  if (!THEMES.includes(theme)) theme = "system";
-  show(theme);
-  button.addEventListener("click", () => {
-    theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
-    localStorage.setItem("opengte-theme", theme);
-    show(theme);
-  });
 }
 
 // The message of an error body, whichever protocol's shape it has.

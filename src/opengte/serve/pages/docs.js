@@ -1,6 +1,7 @@
 // The API page: made of /openapi.json, with a form to try each route.
 
-import { bodyOf, byId, call, el, headers, messageOf, startKey, startLinks, startTheme } from "./common.js";
+import { bodyOf, byId, call, el, headers, messageOf, startKey, startLinks } from "./common.js";
+import { startTheme } from "./theme.js";
 
 const METHODS = ["get", "post", "put", "patch", "delete"];
 const DEEPEST = 5; // levels of a schema that are shown

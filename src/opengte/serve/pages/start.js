@@ -1,6 +1,7 @@
 // The start page: models, a query against pasted documents, live charts of load.
 
-import { bodyOf, byId, call, el, messageOf, number, startKey, startLinks, startTheme } from "./common.js";
+import { bodyOf, byId, call, el, messageOf, number, startKey, startLinks } from "./common.js";
+import { startTheme } from "./theme.js";
 import { Charts } from "./charts.js";
 
 const LONGEST = 400; // characters of a document that a result shows at first

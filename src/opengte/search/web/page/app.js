@@ -1,8 +1,9 @@
 // The search page: what is asked, what is shown, and the address that says both.
 
 import {
-  byId, Characters, el, get, hasKey, Latest, marked, number, placeOf, plural, Refused, startKey, startTheme,
+  byId, Characters, el, get, hasKey, Latest, marked, number, placeOf, plural, Refused, startKey,
 } from "./common.js";
+import { startTheme } from "./theme.js";
 import { Filters } from "./filters.js";
 import { DocumentMap } from "./map.js";
 import { Reader } from "./reader.js";

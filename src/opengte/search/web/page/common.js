@@ -1,4 +1,4 @@
-// What the parts of the page share: elements made without HTML strings, requests, the key, the theme.
+// What the parts of the page share: elements made without HTML strings, requests, the API key.
 
 export function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -102,28 +102,6 @@ export function startKey(changed) {
     sessionStorage.removeItem(KEY);
     byId("key-note").textContent = "The key is forgotten.";
     changed();
-  });
-}
-
-// ---------------------------------------------------------------- theme
-
-const THEMES = ["system", "light", "dark"];
-
-export function startTheme() {
-  const button = byId("theme");
-  const show = (theme) => {
-    if (theme === "system") delete document.documentElement.dataset.theme;
-    else document.documentElement.dataset.theme = theme;
-    button.replaceChildren(el("span", { class: "wide" }, "Theme: "), theme);
-    button.setAttribute("aria-label", `Theme: ${theme}`);
-  };
-  let theme = localStorage.getItem("opengte-theme");
-  if (!THEMES.includes(theme)) theme = "system";
-  show(theme);
-  button.addEventListener("click", () => {
-    theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
-    localStorage.setItem("opengte-theme", theme);
-    show(theme);
   });
 }
 
