@@ -6,6 +6,7 @@ A field `max_body_bytes` is the flag `--max-body-bytes`, the environment variabl
 
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
+from functools import partial
 from typing import Any, Literal
 
 from opengte.errors import InputError
@@ -30,358 +31,290 @@ class SettingInfo:
     per_model: bool = False  # a [[model]] table may set it for one model
 
 
-def _setting(default: Any, group: str, kind: ValueKind, help: str, **more: Any) -> Any:
+def _setting(group: str, default: Any, kind: ValueKind, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"info": SettingInfo(group, kind, help, **more)})
+
+
+_SECONDS: dict[str, Any] = {"metavar": "SECONDS", "minimum": 0}
+_TOKENS: dict[str, Any] = {"metavar": "TOKENS", "minimum": 1}
+
+_models = partial(_setting, "Models")
+_scheduling = partial(_setting, "Scheduling")
+_knowledge_bases = partial(_setting, "Knowledge bases")
+_protocols = partial(_setting, "Protocols")
+_network = partial(_setting, "Network")
+_tls = partial(_setting, "TLS")
+_access = partial(_setting, "Access")
+_observation = partial(_setting, "Observation")
+_process = partial(_setting, "Process")
+_limits = partial(_setting, "Limits")
 
 
 @dataclass(frozen=True)
 class ServerSettings:
     """All settings of a server; raises InputError for a value that a setting may not have."""
 
-    model: tuple[str | Mapping[str, Any], ...] = _setting(
+    model: tuple[str | Mapping[str, Any], ...] = _models(
         ("minilm",),
-        "Models",
         "models",
         "Hub id, folder, pypi:NAME or short name; NAME=MODEL serves it under another name. "
         "Repeatable.",
         metavar="MODEL",
     )
-    engine: str = _setting(
+    engine: str = _models(
         "auto",
-        "Models",
         "text",
         "What computes: the compiled CPU engine or PyTorch.",
         choices=("auto", "native", "torch"),
         per_model=True,
     )
-    precision: str = _setting(
+    precision: str = _models(
         "auto",
-        "Models",
         "text",
         "Numerical precision.",
         choices=("auto", "fp32", "bf16", "fp16", "int8"),
         per_model=True,
     )
-    threads: int | None = _setting(
+    threads: int | None = _models(
         None,
-        "Models",
         "whole",
         "Processor threads of each worker process. By default the workers share the processors.",
         minimum=1,
         per_model=True,
     )
-    device: str | None = _setting(
-        None, "Models", "text", "Device: cpu, cuda, cuda:1, ...", metavar="NAME", per_model=True
+    device: str | None = _models(
+        None, "text", "Device: cpu, cuda, cuda:1, ...", metavar="NAME", per_model=True
     )
-    revision: str | None = _setting(
-        None,
-        "Models",
-        "text",
-        "Branch, tag or commit of a Hub model.",
-        metavar="NAME",
-        per_model=True,
+    revision: str | None = _models(
+        None, "text", "Branch, tag or commit of a Hub model.", metavar="NAME", per_model=True
     )
-    max_length: int | None = _setting(
+    max_length: int | None = _models(
         None,
-        "Models",
         "whole",
         "Truncate texts to fewer tokens than the model takes.",
-        metavar="TOKENS",
-        minimum=1,
+        **_TOKENS,
         per_model=True,
     )
-    offline: bool = _setting(
-        False, "Models", "switch", "Use only local files; never contact the Hub.", per_model=True
+    offline: bool = _models(
+        False, "switch", "Use only local files; never contact the Hub.", per_model=True
     )
-    max_batch_tokens: int | None = _setting(
+    max_batch_tokens: int | None = _scheduling(
         None,
-        "Scheduling",
         "whole",
         "Tokens of a batch, which bound the peak memory. Default: derived from the free memory.",
-        metavar="TOKENS",
-        minimum=1,
+        **_TOKENS,
         per_model=True,
     )
-    max_queue_tokens: int | None = _setting(
+    max_queue_tokens: int | None = _scheduling(
         None,
-        "Scheduling",
         "whole",
         "Maximum queued tokens. Default: derived from measured throughput. Requests over the limit "
         "get 429/503 with Retry-After.",
-        metavar="TOKENS",
-        minimum=1,
+        **_TOKENS,
         per_model=True,
     )
-    batch_seconds: float = _setting(
+    batch_seconds: float = _scheduling(
         30.0,
-        "Scheduling",
         "number",
         "A batch that takes so many seconds longer than its tokens should counts as a hang.",
-        metavar="SECONDS",
-        minimum=0,
+        **_SECONDS,
         per_model=True,
     )
-    timeout: float | None = _setting(
+    timeout: float | None = _scheduling(
         None,
-        "Scheduling",
         "number",
         "Deadline of a request in seconds; clients may set a shorter one.",
-        metavar="SECONDS",
-        minimum=0,
+        **_SECONDS,
     )
-    interactive_inputs: int = _setting(
+    interactive_inputs: int = _scheduling(
         16,
-        "Scheduling",
         "whole",
         "A request to embed more inputs than this has priority `bulk`, unless its header says "
         "otherwise.",
         metavar="N",
         minimum=0,
     )
-    cache_memory: int = _setting(
+    cache_memory: int = _scheduling(
         64 * 2**20,
-        "Scheduling",
         "size",
         "Memory of the cache of results; 0 turns it off.",
         metavar="SIZE",
         minimum=0,
     )
-    cache_file: str | None = _setting(
-        None,
-        "Scheduling",
-        "text",
-        "Also cache results in this file, across restarts.",
-        metavar="FILE",
+    cache_file: str | None = _scheduling(
+        None, "text", "Also cache results in this file, across restarts.", metavar="FILE"
     )
-    cache_disk: int = _setting(
-        2**30, "Scheduling", "size", "Maximum size of the cache file.", metavar="SIZE", minimum=0
+    cache_disk: int = _scheduling(
+        2**30, "size", "Maximum size of the cache file.", metavar="SIZE", minimum=0
     )
-    kb: tuple[str, ...] = _setting(
+    kb: tuple[str, ...] = _knowledge_bases(
         (),
-        "Knowledge bases",
         "list",
         "An index made by `gte index`: serves its search page and API at /kb/. NAME=KB serves it "
         "under another name. Repeatable.",
         metavar="KB",
     )
-    where: tuple[str, ...] = _setting(
+    where: tuple[str, ...] = _knowledge_bases(
         (),
-        "Knowledge bases",
         "list",
         "Serve only these documents, as in `gte search --where`; `gte keys create --where` limits "
         "a key further. Repeatable.",
         metavar="FIELD=VALUE",
     )
-    reranker: str | None = _setting(
+    reranker: str | None = _knowledge_bases(
         None,
-        "Knowledge bases",
         "text",
         "Model that reranks the best passages of queries that ask for it.",
         metavar="MODEL",
     )
-    auto_truncate: bool = _setting(
+    auto_truncate: bool = _protocols(
         True,
-        "Protocols",
         "switch",
         "Truncate over-long inputs unless the request says otherwise; off: refuse them.",
     )
-    token_ids: str = _setting(
+    token_ids: str = _protocols(
         "auto",
-        "Protocols",
         "text",
         "Whose token ids clients send: the model's or tiktoken's; `auto` decides for each request.",
         choices=("auto", "model", "tiktoken", "refuse"),
     )
-    tiktoken_files: str | None = _setting(
-        None, "Protocols", "text", "Folder with cl100k_base.tiktoken.", metavar="FOLDER"
+    tiktoken_files: str | None = _protocols(
+        None, "text", "Folder with cl100k_base.tiktoken.", metavar="FOLDER"
     )
-    strict: bool = _setting(False, "Protocols", "switch", "Refuse requests with unknown fields.")
-    tei_validation_status: int = _setting(
+    strict: bool = _protocols(False, "switch", "Refuse requests with unknown fields.")
+    tei_validation_status: int = _protocols(
         422,
-        "Protocols",
         "whole",
         "Status of TEI's routes for invalid input: 422, or 413 as in TEI before 1.9.",
         minimum=413,
     )
-    host: str = _setting("127.0.0.1", "Network", "text", "Address to listen on.", metavar="ADDRESS")
-    port: int = _setting(
-        DEFAULT_PORT, "Network", "whole", "Port to listen on; 0 picks a free one.", minimum=0
+    host: str = _network("127.0.0.1", "text", "Address to listen on.", metavar="ADDRESS")
+    port: int = _network(DEFAULT_PORT, "whole", "Port to listen on; 0 picks a free one.", minimum=0)
+    uds: str | None = _network(
+        None, "text", "Listen on this Unix socket instead of a port.", metavar="PATH"
     )
-    uds: str | None = _setting(
-        None, "Network", "text", "Listen on this Unix socket instead of a port.", metavar="PATH"
-    )
-    root_path: str = _setting(
-        "", "Network", "text", "Path prefix that a proxy adds.", metavar="PATH"
-    )
-    forwarded_allow_ips: str = _setting(
+    root_path: str = _network("", "text", "Path prefix that a proxy adds.", metavar="PATH")
+    forwarded_allow_ips: str = _network(
         "127.0.0.1",
-        "Network",
         "text",
         "Proxies whose X-Forwarded-For and -Proto are trusted, separated by commas; * is all.",
         metavar="LIST",
     )
-    cors_origin: tuple[str, ...] = _setting(
+    cors_origin: tuple[str, ...] = _network(
         (),
-        "Network",
         "list",
         "Web origin whose pages may call this server (CORS). Repeatable.",
         metavar="ORIGIN",
     )
-    tls_cert: str | None = _setting(
-        None, "TLS", "text", "Certificate chain; enables TLS.", metavar="PEM"
+    tls_cert: str | None = _tls(None, "text", "Certificate chain; enables TLS.", metavar="PEM")
+    tls_key: str | None = _tls(
+        None, "text", "Private key, if it is not in the file of the certificate.", metavar="PEM"
     )
-    tls_key: str | None = _setting(
-        None,
-        "TLS",
-        "text",
-        "Private key, if it is not in the file of the certificate.",
-        metavar="PEM",
+    tls_client_ca: str | None = _tls(
+        None, "text", "Require client certificates of this authority.", metavar="PEM"
     )
-    tls_client_ca: str | None = _setting(
-        None, "TLS", "text", "Require client certificates of this authority.", metavar="PEM"
-    )
-    insecure: bool = _setting(
+    insecure: bool = _access(
         False,
-        "Access",
         "switch",
         "Allow everyone without an API key, even on an address that other machines can reach.",
     )
-    state_dir: str | None = _setting(
+    state_dir: str | None = _access(
         None,
-        "Access",
         "text",
         "Folder for API keys and usage records.  [default: in the user's data folder]",
         metavar="FOLDER",
     )
-    keys_dir: str | None = _setting(
+    keys_dir: str | None = _access(
         None,
-        "Access",
         "text",
         "Folder of the API keys, if it is another one, such as a read-only volume.",
         metavar="FOLDER",
     )
-    api_key: str | None = _setting(
+    api_key: str | None = _access(
         None,
-        "Access",
         "text",
         "One key without limits, besides those of `gte keys`; prefer the environment variable.",
         metavar="KEY",
         secret=True,
     )
-    usage: bool = _setting(
-        True, "Access", "switch", "Record the usage of each key, for `gte usage`."
-    )
-    metrics: str = _setting(
+    usage: bool = _access(True, "switch", "Record the usage of each key, for `gte usage`.")
+    metrics: str = _observation(
         "key",
-        "Observation",
         "text",
         "Who may read /metrics: `key` holders (everyone if no key is needed), everyone, or nobody.",
         choices=("key", "public", "off"),
     )
-    log_format: str = _setting(
+    log_format: str = _observation(
         "auto",
-        "Observation",
         "text",
         "auto: human-readable on a terminal, JSON otherwise.",
         choices=("auto", "human", "json"),
     )
-    log_level: str = _setting(
+    log_level: str = _observation(
         "info",
-        "Observation",
         "text",
         "Minimum severity that is logged.",
         choices=("debug", "info", "warning", "error"),
     )
-    access_log_sample: float = _setting(
+    access_log_sample: float = _observation(
         1.0,
-        "Observation",
         "number",
         "Share of successful requests that are logged; failures always are.",
         metavar="SHARE",
         minimum=0,
     )
-    otlp_endpoint: str | None = _setting(
+    otlp_endpoint: str | None = _observation(
         None,
-        "Observation",
         "text",
         "Export traces to this OpenTelemetry collector over HTTP (extra `otel`).",
         metavar="URL",
     )
-    trace_sample: float = _setting(
+    trace_sample: float = _observation(
         1.0,
-        "Observation",
         "number",
         "Share of requests that start a trace, of those that do not belong to one.",
         metavar="SHARE",
         minimum=0,
     )
-    workers: int = _setting(
-        1, "Process", "whole", "Worker processes; they share port and weights.", minimum=1
+    workers: int = _process(1, "whole", "Worker processes; they share port and weights.", minimum=1)
+    drain_timeout: float = _process(
+        30.0, "number", "Seconds for requests in flight to finish after SIGTERM.", **_SECONDS
     )
-    drain_timeout: float = _setting(
-        30.0,
-        "Process",
-        "number",
-        "Seconds for requests in flight to finish after SIGTERM.",
-        metavar="SECONDS",
-        minimum=0,
-    )
-    drain_delay: float = _setting(
+    drain_delay: float = _process(
         0.0,
-        "Process",
         "number",
         "Seconds between /ready answering 503 and the port closing, for load balancers to notice.",
-        metavar="SECONDS",
-        minimum=0,
+        **_SECONDS,
     )
-    max_inputs: int = _setting(
-        65_536, "Limits", "whole", "Maximum inputs of a request.", metavar="N", minimum=1
+    max_inputs: int = _limits(
+        65_536, "whole", "Maximum inputs of a request.", metavar="N", minimum=1
     )
-    max_body_bytes: int = _setting(
-        32 * 2**20, "Limits", "size", "Maximum size of a body.", metavar="SIZE", minimum=1
+    max_body_bytes: int = _limits(
+        32 * 2**20, "size", "Maximum size of a body.", metavar="SIZE", minimum=1
     )
-    max_header_bytes: int = _setting(
-        32 * 2**10,
-        "Limits",
-        "size",
-        "Maximum size of request line and headers.",
-        metavar="SIZE",
-        minimum=256,
+    max_header_bytes: int = _limits(
+        32 * 2**10, "size", "Maximum size of request line and headers.", metavar="SIZE", minimum=256
     )
-    max_connections: int = _setting(
-        8192, "Limits", "whole", "Maximum open connections of a worker process.", minimum=1
+    max_connections: int = _limits(
+        8192, "whole", "Maximum open connections of a worker process.", minimum=1
     )
-    header_timeout: float = _setting(
-        10.0,
-        "Limits",
-        "number",
-        "Timeout for a client to send its headers, in seconds.",
-        metavar="SECONDS",
-        minimum=0,
+    header_timeout: float = _limits(
+        10.0, "number", "Timeout for a client to send its headers, in seconds.", **_SECONDS
     )
-    body_timeout: float = _setting(
+    body_timeout: float = _limits(
         30.0,
-        "Limits",
         "number",
         "Seconds for a client to send its body, plus one for every 16 KiB of it.",
-        metavar="SECONDS",
-        minimum=0,
+        **_SECONDS,
     )
-    write_timeout: float = _setting(
+    write_timeout: float = _limits(
         30.0,
-        "Limits",
         "number",
         "Seconds after which a client that does not read its answer is cut off.",
-        metavar="SECONDS",
-        minimum=0,
+        **_SECONDS,
     )
-    keep_alive_timeout: float = _setting(
-        75.0,
-        "Limits",
-        "number",
-        "Seconds after which an idle connection is closed.",
-        metavar="SECONDS",
-        minimum=0,
+    keep_alive_timeout: float = _limits(
+        75.0, "number", "Seconds after which an idle connection is closed.", **_SECONDS
     )
 
     def __post_init__(self) -> None:

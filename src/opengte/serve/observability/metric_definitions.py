@@ -1,7 +1,7 @@
 """The server's metrics: names, labels, and bounds of histograms."""
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Literal, get_args
 
 from opengte.serve.observability.metric_store import OTHER, MetricFamily
 from opengte.serve.protocols.base import ErrorKind
@@ -51,16 +51,29 @@ EVENTS = {
 _ERROR_LABELS = (*get_args(ErrorKind), "cancelled", OTHER)
 
 
+def _counter(
+    name: str, help: str, *labels: Label, merge: Literal["sum", "each"] = "sum"
+) -> MetricFamily:
+    return MetricFamily(name, "counter", help, labels, merge=merge)
+
+
+def _gauge(
+    name: str, help: str, *labels: Label, merge: Literal["sum", "min", "each"] = "sum"
+) -> MetricFamily:
+    return MetricFamily(name, "gauge", help, labels, merge=merge)
+
+
+def _histogram(name: str, help: str, bounds: tuple[float, ...], *labels: Label) -> MetricFamily:
+    return MetricFamily(name, "histogram", help, labels, bounds)
+
+
 def metric_families(models: Sequence[str], routes: Sequence[str]) -> list[MetricFamily]:
     """Return the metrics of a server with these models and routes."""
     model: Label = ("model", (*models, OTHER))
     route: Label = ("route", (*dict.fromkeys(routes), OTHER))
     return [
         *_requests(model, route),
-        *(
-            MetricFamily(f"opengte_{name}_total", "counter", f"{text}.", (model,))
-            for name, text in EVENTS.values()
-        ),
+        *(_counter(f"opengte_{name}_total", f"{text}.", model) for name, text in EVENTS.values()),
         *_batches(model),
         *_storage(),
         *_process(),
@@ -70,110 +83,85 @@ def metric_families(models: Sequence[str], routes: Sequence[str]) -> list[Metric
 def _requests(model: Label, route: Label) -> list[MetricFamily]:
     operation = ("operation", TASKS)
     return [
-        MetricFamily(
-            "opengte_requests_total",
-            "counter",
-            "Requests answered.",
-            (route, ("code", _STATUS_CODES)),
-        ),
-        MetricFamily(
+        _counter("opengte_requests_total", "Requests answered.", route, ("code", _STATUS_CODES)),
+        _histogram(
             "opengte_request_seconds",
-            "histogram",
             "Time from the headers to the end of the answer.",
-            (route,),
             TIME_BUCKETS,
+            route,
         ),
-        MetricFamily("opengte_requests_in_flight", "gauge", "Requests being answered."),
-        MetricFamily(
+        _gauge("opengte_requests_in_flight", "Requests being answered."),
+        _histogram(
             "opengte_operation_seconds",
-            "histogram",
             "Time of successful requests that compute, by task.",
-            (operation,),
             TIME_BUCKETS,
+            operation,
         ),
-        MetricFamily(
+        _counter(
             "opengte_operations_total",
-            "counter",
             "Requests that compute, by task, for one text or many.",
-            (operation, ("texts", ("one", "many")), ("result", ("success", "failure"))),
+            operation,
+            ("texts", ("one", "many")),
+            ("result", ("success", "failure")),
         ),
-        MetricFamily(
+        _histogram(
             "opengte_stage_seconds",
-            "histogram",
             "Time of each stage of successful requests that compute.",
-            (operation, ("stage", STAGES)),
             TIME_BUCKETS,
+            operation,
+            ("stage", STAGES),
         ),
-        MetricFamily(
+        _histogram(
             "opengte_request_tokens",
-            "histogram",
             "Tokens of each successful request that computes.",
-            (),
             REQUEST_TOKEN_BUCKETS,
         ),
-        MetricFamily(
-            "opengte_texts_total", "counter", "Texts and pairs of successful requests.", (model,)
-        ),
-        MetricFamily(
+        _counter("opengte_texts_total", "Texts and pairs of successful requests.", model),
+        _counter(
             "opengte_errors_total",
-            "counter",
             "Requests that failed, by kind of error.",
-            (("kind", _ERROR_LABELS),),
+            ("kind", _ERROR_LABELS),
         ),
     ]
 
 
 def _batches(model: Label) -> list[MetricFamily]:
     return [
-        MetricFamily(
-            "opengte_batch_seconds", "histogram", "Time of each batch.", (model,), TIME_BUCKETS
-        ),
-        MetricFamily(
-            "opengte_batch_tokens",
-            "histogram",
-            "Tokens of each batch.",
-            (model,),
-            BATCH_TOKEN_BUCKETS,
-        ),
-        MetricFamily(
-            "opengte_batch_texts", "histogram", "Texts of each batch.", (model,), BATCH_TEXT_BUCKETS
-        ),
-        MetricFamily(
+        _histogram("opengte_batch_seconds", "Time of each batch.", TIME_BUCKETS, model),
+        _histogram("opengte_batch_tokens", "Tokens of each batch.", BATCH_TOKEN_BUCKETS, model),
+        _histogram("opengte_batch_texts", "Texts of each batch.", BATCH_TEXT_BUCKETS, model),
+        _histogram(
             "opengte_batch_fill",
-            "histogram",
             "Share of the token budget that each batch used.",
-            (model,),
             SHARE_BUCKETS,
+            model,
         ),
-        MetricFamily("opengte_queue_tokens", "gauge", "Queued tokens.", (model,)),
-        MetricFamily("opengte_queue_limit_tokens", "gauge", "Maximum queued tokens.", (model,)),
-        MetricFamily("opengte_batch_limit_tokens", "gauge", "Token budget of a batch.", (model,)),
-        MetricFamily("opengte_model_ready", "gauge", "Workers with the model ready.", (model,)),
+        _gauge("opengte_queue_tokens", "Queued tokens.", model),
+        _gauge("opengte_queue_limit_tokens", "Maximum queued tokens.", model),
+        _gauge("opengte_batch_limit_tokens", "Token budget of a batch.", model),
+        _gauge("opengte_model_ready", "Workers with the model ready.", model),
     ]
 
 
 def _storage() -> list[MetricFamily]:
     return [
-        MetricFamily("opengte_cache_bytes", "gauge", "Memory of the cached results."),
-        MetricFamily("opengte_cache_entries", "gauge", "Cached results."),
-        MetricFamily("opengte_connections", "gauge", "Open connections."),
-        MetricFamily(
+        _gauge("opengte_cache_bytes", "Memory of the cached results."),
+        _gauge("opengte_cache_entries", "Cached results."),
+        _gauge("opengte_connections", "Open connections."),
+        _counter(
             "opengte_refused_connections_total",
-            "counter",
             "Connections refused or closed because of slow, oversized or too many clients.",
-            (("reason", _REFUSAL_REASONS),),
+            ("reason", _REFUSAL_REASONS),
         ),
-        MetricFamily(
+        _counter(
             "opengte_storage_failures_total",
-            "counter",
             "Reads and writes of files that failed.",
-            (("store", _STORES),),
+            ("store", _STORES),
         ),
-        MetricFamily(
+        _gauge(
             "opengte_storage_ok",
-            "gauge",
             "1 if all workers can read and write their files.",
-            (("store", _STORES),),
+            ("store", _STORES),
             merge="min",
         ),
     ]
@@ -181,24 +169,10 @@ def _storage() -> list[MetricFamily]:
 
 def _process() -> list[MetricFamily]:
     return [
-        MetricFamily(
-            "opengte_worker_starts_total", "counter", "Starts of this worker.", merge="each"
-        ),
-        MetricFamily(
-            "opengte_memory_bytes",
-            "gauge",
-            "Resident memory, shared weights included.",
-            merge="each",
-        ),
-        MetricFamily("opengte_cpu_seconds_total", "counter", "Processor time.", merge="each"),
-        MetricFamily("opengte_open_files", "gauge", "Open file descriptors.", merge="each"),
-        MetricFamily(
-            "opengte_start_time_seconds", "gauge", "Start of the worker, since 1970.", merge="each"
-        ),
-        MetricFamily(
-            "opengte_ready_seconds",
-            "gauge",
-            "Time from the start to all models ready.",
-            merge="each",
-        ),
+        _counter("opengte_worker_starts_total", "Starts of this worker.", merge="each"),
+        _gauge("opengte_memory_bytes", "Resident memory, shared weights included.", merge="each"),
+        _counter("opengte_cpu_seconds_total", "Processor time.", merge="each"),
+        _gauge("opengte_open_files", "Open file descriptors.", merge="each"),
+        _gauge("opengte_start_time_seconds", "Start of the worker, since 1970.", merge="each"),
+        _gauge("opengte_ready_seconds", "Time from the start to all models ready.", merge="each"),
     ]
