@@ -87,7 +87,7 @@ def test_a_killed_process_loses_nothing(tmp_path):
     assert not list(tmp_path.glob("*.journal"))
 
 
-def test_a_adopt_that_is_killed_half_way_counts_once(tmp_path, monkeypatch):
+def test_a_take_over_that_is_killed_half_way_counts_once(tmp_path, monkeypatch):
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, timeout=60)
     heir = UsageLog(tmp_path)
 

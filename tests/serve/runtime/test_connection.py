@@ -1,17 +1,13 @@
 """Slow, oversized and too many clients; graceful ends."""
 
-import asyncio
 import contextlib
 import json
-import resource
 import socket
 import threading
 import time
 
 import pytest
 
-from opengte.serve.observability import logs
-from opengte.serve.runtime.listener import raise_open_file_limit
 from opengte.serve.runtime.loop_lag import LoopLagMonitor
 from tests.support.serve_sockets import early, read_all, read_answer, served, until
 
@@ -264,51 +260,6 @@ def test_a_request_behind_another_one_is_not_refused(behind):
         assert server.refused == []
 
 
-def test_a_loop_is_behind_when_two_turns_in_a_row_take_too_long():
-    async def main():
-        pulse = LoopLagMonitor()
-        assert not pulse.overloaded()
-        pulse.start()
-        time.sleep(0.3)  # one large body, say
-        assert not pulse.overloaded()
-        await asyncio.sleep(0.12)
-        time.sleep(0.3)
-        assert not pulse.overloaded()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert not pulse.overloaded()
-        time.sleep(0.3)
-        assert pulse.overloaded()
-        await asyncio.sleep(0.12)
-        assert not pulse.overloaded()
-        time.sleep(0.3)
-        pulse.stop()
-        assert not pulse.overloaded()
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize(
-    ("limits", "raised"),
-    [
-        ((1024, 100_000), (8448, 100_000)),
-        ((1024, resource.RLIM_INFINITY), (8448, resource.RLIM_INFINITY)),
-        ((1024, 4096), (4096, 4096)),
-        ((20_000, 100_000), None),
-        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), None),
-    ],
-)
-def test_files_for_all_connections(monkeypatch, limits, raised):
-    changed, told = [], []
-    monkeypatch.setattr(resource, "getrlimit", lambda which: limits)
-    monkeypatch.setattr(resource, "setrlimit", lambda which, found: changed.append(found))
-    monkeypatch.setattr(logs, "event", lambda level, what, **fields: told.append((what, fields)))
-    raise_open_file_limit(8192)
-    assert changed == ([raised] if raised else [])
-    few = [("fewer files than connections", {"files": 4096, "wanted": 8192})]
-    assert told == (few if raised == (4096, 4096) else [])
-
-
 @pytest.mark.parametrize("data", [b"\x16\x03\x01\x02\x00", b"GET / HTTP/9\r\n\r\n"])
 def test_what_is_no_http(data):
     with served() as server, server.connect() as client:
@@ -325,34 +276,3 @@ def test_a_half_closed_socket_ends_quietly():
         client.shutdown(socket.SHUT_WR)
         read_all(client)
         until(lambda: server.server.connections == 0)
-
-
-def test_the_end_waits_for_answers_and_closes_idle_connections():
-    with served() as server:
-        idle, busy = server.connect(), server.connect()
-        idle.sendall(GET)
-        read_answer(idle)
-        busy.sendall(post(b"abc", b"/slow"))
-        until(lambda: "/slow" in server.begun)
-        server.call(server.server.stop_accepting)
-        outcome: list[bool] = []
-        ending = threading.Thread(
-            target=lambda: outcome.append(server.call(server.server.finish, 5))
-        )
-        ending.start()
-        assert read_all(idle) == b""
-        assert read_answer(busy) == (200, b"3")
-        ending.join()
-        assert outcome == [True]
-        with pytest.raises(ConnectionRefusedError):
-            server.connect()
-        idle.close()
-        busy.close()
-
-
-def test_the_end_does_not_wait_for_ever():
-    with served() as server, server.connect() as client:
-        client.sendall(post(b"abc", b"/slow"))
-        until(lambda: server.begun)
-        server.call(server.server.stop_accepting)
-        assert server.call(server.server.finish, 0.1) is False  # it takes a second

@@ -19,14 +19,13 @@ from opengte.serve.protocols.encodings import (
     base64_of,
     dense_vectors,
     documents_of,
-    echo_document,
     quantise,
-    ranked,
     require_values,
+    rerank_results,
     tokens_of,
 )
 from opengte.serve.protocols.roles import role_of, truncation_side
-from opengte.serve.protocols.schema import Count, Documents
+from opengte.serve.protocols.schema import Count, Documents, RerankResult
 from opengte.serve.types import EmbedAnswer, EmbedRequest, Priority, ScoreAnswer, ScoreRequest
 from opengte.types import Truncated
 
@@ -151,14 +150,6 @@ class EmbedAnswerFloats(Struct, kw_only=True):
     texts: list[str]
     meta: MetaBody
     response_type: Literal["embeddings_floats"]
-
-
-class RerankResult(Struct, kw_only=True):
-    """One document, in the order of relevance."""
-
-    index: int
-    relevance_score: float
-    document: dict[str, Any] | UnsetType = UNSET
 
 
 class RerankAnswer(Struct, kw_only=True):
@@ -298,12 +289,8 @@ def _rerank_reply(
 ) -> Any:
     """Return the documents, best first."""
     (answer,) = answers
-    results: list[dict[str, Any]] = []
-    for index, score in ranked(answer.scores, body.top_n):
-        result: dict[str, Any] = {"index": index, "relevance_score": score}
-        if body.return_documents:
-            result["document"] = echo_document(body.documents[index])
-        results.append(result)
+    documents = body.documents if body.return_documents else None
+    results = rerank_results(answer, body.top_n, documents)
     version = "1" if isinstance(body, RerankV1Body) else "2"
     units = math.ceil(len(body.documents) / 100)
     meta = _meta(version, answer.truncated, search_units=units)

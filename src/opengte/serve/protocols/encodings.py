@@ -163,6 +163,18 @@ def ranked(scores: Sequence[float | None], top: int | None = None) -> list[tuple
     return pairs if top is None else pairs[:top]
 
 
+def rerank_results(
+    answer: ScoreAnswer, top: int | None, documents: Sequence[str | dict[str, Any]] | None
+) -> list[dict[str, Any]]:
+    """Return the best documents as the results of Jina and Cohere; with documents, their texts."""
+    results: list[dict[str, Any]] = []
+    for index, score in ranked(answer.scores, top):
+        results.append({"index": index, "relevance_score": score})
+        if documents is not None:
+            results[-1]["document"] = echo_document(documents[index])
+    return results
+
+
 def tokens_of(answer: EmbedAnswer | ScoreAnswer) -> int:
     """Return how many tokens were computed."""
     return int(sum(answer.token_counts))

@@ -20,11 +20,10 @@ from opengte.serve.protocols.encodings import (
     base64_of,
     dense_vectors,
     documents_of,
-    echo_document,
     input_report,
     quantise,
-    ranked,
     require_values,
+    rerank_results,
     tokens_of,
 )
 from opengte.serve.protocols.roles import Truncate, role_of, truncation_side
@@ -32,6 +31,7 @@ from opengte.serve.protocols.schema import (
     Count,
     Documents,
     InputReport,
+    RerankResult,
     Usage,
     exact_schema,
 )
@@ -125,14 +125,6 @@ class RerankBody(Struct, kw_only=True):
     details: bool | None = None
 
 
-class RerankResult(Struct, kw_only=True):
-    """One document, in the order of relevance."""
-
-    index: int
-    relevance_score: float
-    document: dict[str, Any] | UnsetType = UNSET
-
-
 class RerankAnswer(Struct, kw_only=True):
     """The documents, best first."""
 
@@ -221,12 +213,8 @@ def _parse_rerank(body: RerankBody, info: RequestInfo) -> ParsedRequest:
 def _rerank_reply(body: RerankBody, answers: tuple[ScoreAnswer, ...], info: RequestInfo) -> Any:
     """Return the documents, best first."""
     (answer,) = answers
-    results: list[dict[str, Any]] = []
-    for index, score in ranked(answer.scores, body.top_n):
-        result: dict[str, Any] = {"index": index, "relevance_score": score}
-        if body.return_documents:
-            result["document"] = echo_document(body.documents[index])
-        results.append(result)
+    documents = body.documents if body.return_documents else None
+    results = rerank_results(answer, body.top_n, documents)
     tokens = tokens_of(answer)
     return {
         "id": info.request_id,

@@ -31,6 +31,14 @@ class InputReport(Struct, kw_only=True):
     error: str | UnsetType = UNSET
 
 
+class RerankResult(Struct, kw_only=True):
+    """One document, in the order of relevance."""
+
+    index: int
+    relevance_score: float
+    document: dict[str, Any] | UnsetType = UNSET
+
+
 def exact_schema(description: str, **schema: Any) -> Meta:
     """Return a field's description, and the schema of what its type cannot express.
 

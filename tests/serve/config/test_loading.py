@@ -16,7 +16,6 @@ from opengte.serve.config.settings import (
     setting_info,
     variable_name,
 )
-from opengte.serve.runtime.worker_protocol import WorkerConfig
 
 
 def gte(*arguments, env=None):
@@ -166,14 +165,6 @@ def test_the_secret_is_not_printed():
     printed = gte("serve", "--print-config", env={"OPENGTE_API_KEY": "hush"})
     assert "hush" not in printed.output
     assert "# api_key is set (secret)  # OPENGTE_API_KEY" in printed.stdout
-
-
-def test_a_worker_gets_the_settings_whole():
-    settings = ServerSettings(model=("a", {"name": "b", "threads": 2}), cors_origin=("o",), port=0)
-    config = WorkerConfig(settings, 3, (4, 5), (6, 7, 9), 8)
-    again = WorkerConfig.from_line(config.to_line())
-    assert again == config
-    assert again.settings.models == settings.models
 
 
 def test_the_page_of_settings_is_in_the_docs():
