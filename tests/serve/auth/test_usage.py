@@ -177,7 +177,7 @@ def test_a_full_disk_stops_nothing_and_loses_nothing_once_there_is_room(log, tmp
     log.record("k", "m", 1, 1)
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
-        patch.setattr(usage, "_open_to_write", full)
+        patch.setattr(usage, "open_usage_database", full)
         log.record("k", "m", 1, 2)
         assert not log.flush()
         log.record("k", "m", 1, 4)
@@ -213,7 +213,7 @@ def test_a_folder_that_cannot_be_made_stops_nothing(tmp_path):
 @pytest.fixture
 def used(tmp_path):
     key, _ = KeyFile(tmp_path).create("team")
-    database = usage._open_to_write(tmp_path)
+    database = usage.open_usage_database(tmp_path)
     with database:
         rows = [
             ("2026-10-31", key.id, "a", 1, 1, 1_000_000),

@@ -174,7 +174,7 @@ def test_a_broken_disk_stops_no_request(tmp_path, monkeypatch, broken):
     state = "/proc/nothing-can-be-made-here" if broken == "folder" else tmp_path
     with background(ServerSettings(port=0, state_dir=str(state))) as running:
         if broken == "journal":
-            monkeypatch.setattr(usage, "_open_to_write", full)
+            monkeypatch.setattr(usage, "open_usage_database", full)
             monkeypatch.setattr(running.components.authorizer.usage, "_append", lambda line: None)
         with httpx.Client(base_url=running.url, timeout=30) as client:
             for _ in range(3):

@@ -219,7 +219,7 @@ class UsageLog:
 
     def _open_database(self) -> sqlite3.Connection:
         if self._database is None:
-            self._database = _open_to_write(self.folder)
+            self._database = open_usage_database(self.folder)
         return self._database
 
     def _close_database(self) -> None:
@@ -285,7 +285,8 @@ def _open_to_read(folder: Path) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, timeout=5)
 
 
-def _open_to_write(folder: Path) -> sqlite3.Connection:
+def open_usage_database(folder: Path) -> sqlite3.Connection:
+    """Open the usage database of a folder for writing, and create it if there is none."""
     database = sqlite3.connect(folder / FILE, timeout=5, check_same_thread=False)
     try:
         os.chmod(folder / FILE, 0o600)

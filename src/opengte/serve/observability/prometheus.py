@@ -71,15 +71,15 @@ def _build_info() -> Metric:
 
 def _ours(families: Iterable[MetricFamily], series: list[MetricSeries]) -> Iterator[Metric]:
     by_name: dict[str, list[MetricSeries]] = {}
-    for one in series:
-        by_name.setdefault(one.family.name, []).append(one)
+    for each in series:
+        by_name.setdefault(each.family.name, []).append(each)
     for family in families:
         metric = Metric(family.name.removesuffix("_total"), family.help, family.kind)
-        for one in by_name.get(family.name, []):
+        for each in by_name.get(family.name, []):
             if family.kind == "histogram":
-                _add_histogram(metric, family, one.labels, one.values)
+                _add_histogram(metric, family, each.labels, each.values)
             else:
-                metric.add_sample(family.name, one.labels, one.values[0])
+                metric.add_sample(family.name, each.labels, each.values[0])
         if metric.samples:
             yield metric
 
@@ -101,7 +101,7 @@ def _bound(bound: float) -> str:
 
 def _histograms(series: list[MetricSeries]) -> Iterator[Metric]:
     for name, (ours, labels) in _HISTOGRAMS.items():
-        parts = [one for one in series if one.family.name == ours and _has(one, labels)]
+        parts = [each for each in series if each.family.name == ours and _has(each, labels)]
         if parts:
             values = tuple(map(sum, zip(*(part.values for part in parts), strict=True)))
             metric = Metric(name, f"As in text-embeddings-inference; of {ours}.", "histogram")
@@ -111,8 +111,8 @@ def _histograms(series: list[MetricSeries]) -> Iterator[Metric]:
 
 def _counts(series: list[MetricSeries]) -> Iterator[Metric]:
     """Yield TEI's counters and its gauge; its counters lack `_total`, so they are untyped."""
-    counted = [one for one in series if one.family.name == "opengte_operations_total"]
-    failed = [one for one in series if one.family.name == "opengte_errors_total"]
+    counted = [each for each in series if each.family.name == "opengte_operations_total"]
+    failed = [each for each in series if each.family.name == "opengte_errors_total"]
     for suffix, results in (("count", ("success", "failure")), ("success", ("success",))):
         metric = Metric(f"te_request_{suffix}", "As in text-embeddings-inference.", "unknown")
         for method, texts in (("single", "one"), ("batch", "many")):
@@ -130,19 +130,19 @@ def _counts(series: list[MetricSeries]) -> Iterator[Metric]:
         metric.add_sample(metric.name, {"err": theirs}, total)
     yield metric
     metric = Metric("te_queue_size", "Queued tokens (in TEI: inputs).", "gauge")
-    queued = [one for one in series if one.family.name == "opengte_queue_tokens"]
+    queued = [each for each in series if each.family.name == "opengte_queue_tokens"]
     metric.add_sample(metric.name, {}, _total(queued))
     yield metric
 
 
-def _has(one: MetricSeries, labels: dict[str, str]) -> bool:
-    return all(one.labels.get(name) == value for name, value in labels.items())
+def _has(series: MetricSeries, labels: dict[str, str]) -> bool:
+    return all(series.labels.get(name) == value for name, value in labels.items())
 
 
 def _total(series: list[MetricSeries], **wanted: tuple[str, ...]) -> float:
     """Sum the series whose labels have one of the wanted values."""
     return sum(
-        one.values[0]
-        for one in series
-        if all(one.labels[name] in allowed for name, allowed in wanted.items())
+        each.values[0]
+        for each in series
+        if all(each.labels[name] in allowed for name, allowed in wanted.items())
     )

@@ -44,7 +44,7 @@ class Chart {
       svg("line", { class: "axis", x1: 0, x2: WIDTH, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }),
       ...this.paths, this.marker);
     this.label = el("span", { class: "scale" });
-    this.at = null; // the place under the pointer
+    this.at = null; // the second under the pointer
     this.plot.addEventListener("pointermove", (event) => {
       const box = this.plot.getBoundingClientRect();
       this.at = (event.clientX - box.left) / box.width;
@@ -84,7 +84,7 @@ class Chart {
     this.plot.setAttribute("aria-label", this.summary(all));
   }
 
-  // The index of the second to tell: the newest, or the one under the pointer.
+  // The index of the second to show: the newest, or the one under the pointer.
   place(seconds, last) {
     if (this.at === null || !seconds.length) return seconds.length - 1;
     const wanted = last - Math.round((1 - this.at) * (KEPT - 1));
@@ -102,7 +102,7 @@ class Chart {
   }
 }
 
-// Missing values break the line, or are passed over where `joined` (nothing was measured then).
+// Missing values, of seconds without a measurement, break the line, unless `joined`.
 function path(values, seconds, x, y, joined) {
   let open = false;
   let text = "";
@@ -112,7 +112,7 @@ function path(values, seconds, x, y, joined) {
       return;
     }
     text += `${open ? "L" : "M"}${x(seconds[i].second).toFixed(1)} ${y(value).toFixed(1)}`;
-    if (!open) text += "h0.01"; // so that a lonely point is seen
+    if (!open) text += "h0.01"; // so that a single point is visible
     open = true;
   });
   return text;

@@ -22,7 +22,7 @@ export function headers(extra = {}) {
   return key ? { ...extra, authorization: `Bearer ${key}` } : extra;
 }
 
-// Fetch from this server, with the key if there is one; a 401 brings up the field for it.
+// Fetch from this server, with the key if there is one; a 401 shows the field for it.
 export async function call(path, options = {}) {
   const answer = await fetch(path, { ...options, headers: headers(options.headers) });
   if (answer.status === 401) askForKey();
@@ -50,7 +50,7 @@ export function startKey(changed) {
   });
 }
 
-// Pages that this server has besides these two, before the last of them.
+// Links to further pages of this server, before the last link.
 export function startLinks(links) {
   const nav = document.querySelector(".bar nav");
   for (const [name, address] of Object.entries(links ?? {})) {

@@ -1,4 +1,4 @@
-// The API page: made of /openapi.json, with a form to try each route.
+// The API page: made from /openapi.json, with a form to try each route.
 
 import { bodyOf, byId, call, el, headers, messageOf, startKey, startLinks } from "./common.js";
 import { startTheme } from "./theme.js";
@@ -50,7 +50,7 @@ function limits(schema) {
   return parts.join(", ");
 }
 
-// The object inside a schema whose fields are worth a row each, if there is one.
+// The object inside a schema whose fields get a row each, if there is one.
 function inner(given) {
   const schema = resolve(given);
   if (schema.properties) return schema;
@@ -90,7 +90,7 @@ function schemaTable(given, caption) {
     el("tbody", {}, rows)))];
 }
 
-// A small value that fits a schema: what the form starts with.
+// A small value that fits a schema: the initial content of the form.
 function sample(given, name = "", depth = 0) {
   const schema = resolve(given);
   if (schema.example !== undefined) return schema.example;
@@ -137,7 +137,7 @@ function pathWith(path, values) {
   const query = new URLSearchParams([...values].filter(([key, value]) => key.startsWith("query ") && value)
     .map(([key, value]) => [key.slice(6), value]));
   if (query.size) filled += `?${query}`;
-  return filled.replace(/^\//, ""); // relative, so that a prefix before this server stays
+  return filled.replace(/^\//, ""); // relative, so that a path prefix of this server stays
 }
 
 function tryForm(method, path, operation, parameters, media) {
@@ -241,7 +241,7 @@ function operationElement(id, path, method, operation, shared) {
     el("summary", {}, el("span", { class: `method ${method}` }, method.toUpperCase()), el("code", {}, path),
       el("span", { class: "soft" }, operation.summary ?? "")));
   made.addEventListener("toggle", () => {
-    if (!made.open || made.children.length > 1) return; // filled when it is first opened
+    if (!made.open || made.children.length > 1) return; // rendered when it is first opened
     made.append(el("div", { class: "inside" },
       operation.description ? operation.description.split("\n\n").map((part) => el("p", {}, part)) : null,
       parameters.length ? [el("h4", {}, "Parameters"), parameterTable(parameters)] : null,

@@ -53,7 +53,7 @@ function vectors(card) {
 function showModels(found) {
   models = found;
   const lasting = JSON.stringify(found.map(({ queued_tokens: _, ...rest }) => rest));
-  if (lasting === shownModels) return; // so that an open "More" stays open
+  if (lasting === shownModels) return; // so that an open "More" is not closed
   shownModels = lasting;
   byId("models").replaceChildren(...(found.length
     ? found.map(modelCard) : [el("p", { class: "soft" }, "No model is loaded.")]));
@@ -150,7 +150,7 @@ async function compare(model, query, texts, role, instruction) {
   return { rows: annotate(rows, right), what: "similarity", query: queryNote };
 }
 
-// Put what happened to each input beside it: tokens as computed and as found, or why it failed.
+// Add to each row what happened to the input: tokens computed and sent, or why it failed.
 function annotate(rows, body) {
   const noted = new Map((body.inputs ?? []).map((input) => [input.index, input]));
   return rows.map((row, i) => {

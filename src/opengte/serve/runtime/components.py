@@ -173,7 +173,7 @@ class Components:
                 if self.authorizer.usage is not None:
                     await asyncio.to_thread(self.authorizer.usage.flush)
             except Exception as error:  # one failure must not end all updates
-                logs.failure("cannot look after the server", error)
+                logs.failure("cannot update the gauges or the usage records", error)
             await asyncio.sleep(_TICK)
 
     def update_gauges(self) -> None:
