@@ -143,7 +143,7 @@ def test_a_missing_instruction_is_reported(monkeypatch, command):
 
     monkeypatch.setattr(FakeEncoder, "load", load)
     result = gte(command, "a", "b")
-    assert "note: no --instruction, so the model's default one was used\n" in result.stderr
+    assert "note: no --instruction given, using the model's default instruction\n" in result.stderr
 
 
 def test_similarity_needs_two_texts():
@@ -172,7 +172,7 @@ def test_search_prints_rank_score_file_and_passage(folder):
     assert head.endswith(f"  {folder / 'cats.txt'}")
     assert passage.strip() == "red cat eats"
     assert result.stderr.startswith("searched 2 documents, ")
-    assert result.stderr.endswith("(fake, fp32); 1 files left out (not a known kind of text)\n")
+    assert result.stderr.endswith("(fake, fp32); 1 files skipped (not a known kind of text)\n")
 
 
 def test_search_as_json(folder):
@@ -289,7 +289,7 @@ def test_models_on_this_machine(monkeypatch):
     monkeypatch.setattr(hub, "cached_models", list)
     result = gte("models", "--cached")
     assert (result.stdout, result.exit_code) == ("", 0)
-    assert "no model is on this machine" in result.stderr
+    assert "no models on this machine" in result.stderr
 
 
 def test_pull_prints_the_folder(monkeypatch):

@@ -65,7 +65,7 @@ def test_prepare_says_what_columns_are_and_what_was_dropped(tmp_path, source):
         "source  rows  kept  dropped",
         "web       44    40  duplicate row 3, unusable row 1",
     ]
-    assert f"wrote `{out}`; `{out / 'report.md'}` says what was dropped" in result.stderr
+    assert f"wrote `{out}`; `{out / 'report.md'}` lists what was dropped" in result.stderr
     (source_,) = Dataset.open(out).sources
     assert (source_.name, source_.rows) == ("web", 40)
     again = gte("prepare", f"web={source}", "--output", out, "--json")
@@ -131,8 +131,12 @@ def test_prepare_reports_a_source_of_which_nothing_is_left(tmp_path, source):
     ("arguments", "status", "message"),
     [
         (["--output", "out"], 2, "Give at least one PATH"),
-        (["a.jsonl", "-o", "out", "--query-tokens", "99"], 2, "The model reads 64 tokens; 99 are"),
-        (["a.jsonl", "-o", "out", "--sources", "a.jsonl"], 2, "give no PATH, column or switch"),
+        (
+            ["a.jsonl", "-o", "out", "--query-tokens", "99"],
+            2,
+            "The model takes at most 64 tokens, not 99",
+        ),
+        (["a.jsonl", "-o", "out", "--sources", "a.jsonl"], 2, "--sources excludes PATH, column"),
         (["none.jsonl", "-o", "out"], 1, "`none.jsonl` does not exist"),
         (["a.jsonl", "-o", "out", "--query", "quest", "--positive", "positive"], 1, "Did you mean"),
         (["a.jsonl", "-o", "out", "--instruction", "find"], 1, "model that takes none"),
@@ -153,7 +157,7 @@ def test_show_prints_rows_with_their_places_and_texts(tmp_path, source):
     gte("prepare", source, "-o", tmp_path / "out")
     result = gte("show", tmp_path / "out", "--rows", 2, "--model", "m", "--check")
     lines = result.stdout.splitlines()
-    assert result.stderr == "all shards are as they were written\n"
+    assert result.stderr == "all shards match their checksums\n"
     assert lines[0] == f"a 0 ({source}:1)"
     assert lines[1] == "  query    [CLS] what is 0 [SEP]"
     assert [line.split()[0] for line in lines[4:]] == ["query", "positive", "negative"]

@@ -213,7 +213,7 @@ def test_json_lines_files_are_what_stdout_gets(tmp_path):
     ("arguments", "message"),
     [
         (["embed"], "Usage: "),
-        (["embed", "a", "-"], "`-` reads stdin and stands alone."),
+        (["embed", "a", "-"], "`-` (stdin) cannot be combined with other texts."),
         (["embed", "--outputs", "dense,magic", "a"], "'magic' is not one of dense, sparse, tokens"),
         (["embed", "--input", "no-such-file"], "File 'no-such-file' does not exist."),
         (["embed", "--dimensions", "0", "a"], "0 is not in the range x>=1."),

@@ -104,7 +104,7 @@ def test_what_failed_is_listed_and_the_rest_is_indexed(tmp_path, files):
     result = gte("index", files, "--to", tmp_path / "kb")
     assert result.exit_code == 1
     assert f"error: {files / 'bad.json'}: not JSON: " in result.stderr
-    assert result.stderr.endswith("; 1 left out (not a known kind of text); 1 failed\n")
+    assert result.stderr.endswith("; 1 skipped (not a known kind of text); 1 failed\n")
     listed = gte("index", "status", tmp_path / "kb", "--problems")
     assert listed.stdout.startswith(f"{files / 'bad.json'}: not JSON: ")
     assert rows(gte("index", "status", tmp_path / "kb", "--problems", "--json"))[0]["place"]
@@ -119,7 +119,7 @@ def test_status(place):
     lines = dict(line.split(None, 1) for line in gte("index", "status", place).stdout.splitlines())
     assert lines["model"] == "fake (fake)"
     assert lines["documents"].startswith("2 in ")
-    assert lines["recall@10"].startswith("1.000 (worst 1.00) on 2 questions")
+    assert lines["recall@10"].startswith("1.000 (worst 1.00) on 2 queries")
     (row,) = rows(gte("index", "status", place, "--json"))
     assert row["health"]["documents"] == 2
 
@@ -127,7 +127,7 @@ def test_status(place):
 def test_export_and_import(tmp_path, place, files):
     assert gte("index", "export", place, tmp_path / "x.parquet").exit_code == 0
     made = gte("index", "import", tmp_path / "x.parquet", "--to", tmp_path / "kb2")
-    assert made.stderr == f"made {tmp_path / 'kb2'} of 2 documents\n"
+    assert made.stderr == f"created {tmp_path / 'kb2'} with 2 documents\n"
     old, new = (KnowledgeBase.open(one) for one in (place, tmp_path / "kb2"))
     assert old.settings == new.settings
     for a, b in zip(old.store.scan(), new.store.scan(), strict=True):

@@ -45,8 +45,7 @@ def model(place):
 def test_a_dry_run_builds_nothing(place):
     result = gte("index", "switch", place, "--model", "other", "--dry-run")
     assert result.stdout == (
-        "20 documents: 20 would be embedded, 0 written anew, 0 are there already, 0 would be "
-        "removed\n"
+        "20 documents: 20 would be embedded, 0 rewritten, 0 are up to date, 0 would be removed\n"
     )
     assert sorted(path.name for path in place.iterdir()) == ["lance", "opengte-kb.json"]
     (row,) = map(
@@ -57,11 +56,11 @@ def test_a_dry_run_builds_nothing(place):
 
 
 def test_status_names_what_a_rollback_goes_to(place):
-    assert "\nbefore" not in gte("index", "status", place, "--sample", "0").stdout
+    assert "\nprevious" not in gte("index", "status", place, "--sample", "0").stdout
     was = model(place)
     gte("index", "switch", place, "--model", "other")
     shown = gte("index", "status", place, "--sample", "0").stdout
-    assert f"before        {was}, kept for `gte index rollback`\n" in shown
+    assert f"previous      {was}, kept for `gte index rollback`\n" in shown
     (row,) = map(json.loads, gte("index", "status", place, "--json").stdout.splitlines())
     assert (row["model"], row["before"], row["calibration"]) == ("other", was, None)
 
@@ -70,8 +69,8 @@ def test_switch_and_rollback(place):
     result = gte("index", "switch", place, "--model", "other")
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == (
-        "20 documents: 20 embedded (fake, fp32); switched: fake (fp32) -> other (fp32); `gte index "
-        "rollback` goes back\n"
+        "20 documents: 20 embedded (fake, fp32); switched: fake (fp32) -> other (fp32); undo "
+        "with `gte index rollback`\n"
     )
     assert model(place) == "other"
     found = gte("search", "document 3", "--in", place, "--json", "--top", 1)
@@ -79,15 +78,15 @@ def test_switch_and_rollback(place):
     assert gte("index", "rollback", place, "--dry-run").stdout.startswith("20 documents: 0 would")
     back = gte("index", "rollback", place)
     assert back.stderr == (
-        "20 documents: 0 embedded; switched: other (fp32) -> fake (fp32); `gte index rollback` "
-        "goes back\n"
+        "20 documents: 0 embedded; switched: other (fp32) -> fake (fp32); undo with `gte "
+        "index rollback`\n"
     )
     assert model(place) == "fake"
 
 
 def test_without_the_old_one_there_is_no_way_back(place):
     result = gte("index", "switch", place, "--model", "other", "--drop-old")
-    assert result.stderr.endswith("the old index is gone\n")
+    assert result.stderr.endswith("the old index was deleted\n")
     result = gte("index", "rollback", place)
     assert result.exit_code == 1
     assert "has no generation to go back to: it was not switched, or the old one" in result.stderr
@@ -100,13 +99,13 @@ def test_questions_without_answers_are_compared(place, tmp_path):
     assert result.exit_code == 0, result.output
     head = result.stdout.splitlines()[0]
     assert re.fullmatch(
-        r"3 questions: overlap@10 0\.\d\d, rank correlation -?0\.\d\d, the same first document in "
+        r"3 queries: overlap@10 0\.\d\d, rank correlation -?0\.\d\d, the same first document in "
         r"\d+%",
         head,
     )
     assert "    was  " in result.stdout
     assert result.stderr.endswith(
-        "not switched: fake (fp32) -> other (fp32) is built; the same command switches\n"
+        "not switched: fake (fp32) -> other (fp32) is built; repeat the command to switch\n"
     )
     assert model(place) == "fake"
     result = gte("index", "switch", place, "--model", "other", "--queries", file, "--json")
@@ -134,10 +133,10 @@ def test_a_model_that_answers_worse_is_refused(place, tmp_path, monkeypatch):
     result = gte("index", "switch", place, "--model", "other", "--queries", file)
     assert result.exit_code == 1
     assert "warning: 'document 0 of tax': `gone` is not in the index" in result.stderr
-    assert "error: the new model answers these questions worse: not switched" in result.stderr
-    assert "hint: --force switches all the same" in result.stderr
+    assert "error: the new model is worse on these queries: not switched" in result.stderr
+    assert "hint: --force switches anyway" in result.stderr
     (line,) = [one for one in result.stdout.splitlines() if one.startswith("nDCG@10")]
-    assert re.search(r"p = \S+, 20 questions\)$", line)
+    assert re.search(r"p = \S+, 20 queries\)$", line)
     assert model(place) == "fake"
     forced = gte("index", "switch", place, "-m", "other", "--queries", file, "--force", "--json")
     row = json.loads(forced.stdout)
@@ -172,7 +171,7 @@ def test_the_same_model_in_another_precision(place, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((), 2, "Say what to switch to: --model, --precision or --max-length."),
+        ((), 2, "Specify what to switch to: --model, --precision or --max-length."),
         (("--model", "minilm"), 1, "is in `fake` (fp32), with these settings, already"),
         (("--model", "other", "--queries", "nowhere.txt"), 2, "does not exist"),
     ],
@@ -197,7 +196,7 @@ def test_an_interrupted_switch_says_that_it_continues(place, monkeypatch):
     monkeypatch.setattr(Migration, "build", stop)
     result = gte("index", "switch", place, "--model", "other")
     assert result.exit_code == 130
-    assert "hint: the index answers as before; the same command continues" in result.stderr
+    assert "hint: the index is unchanged; repeat the command to resume" in result.stderr
 
 
 # --- how rankings are compared -------------------------------------------------------------------

@@ -115,7 +115,7 @@ def test_resuming_what_is_no_run(folder, monkeypatch):
     (folder / "empty").mkdir()
     result = gte("resume", "empty")
     assert result.exit_code == 1
-    assert "`empty` is no --output of `gte train`" in result.stderr
+    assert "`empty` is not an --output of `gte train`" in result.stderr
     record = {"command": "finetune", "arguments": [], "folder": "/elsewhere", "model": "minilm"}
     (folder / "empty/command.json").write_text(json.dumps(record))
     assert "the run was started in `/elsewhere`" in gte("resume", "empty").stderr
@@ -194,7 +194,7 @@ def test_merging(folder, start, tmp_path_factory):
     assert Encoder.load("merged").encode("red cat").shape == (64,)
     assert "is not empty; give a new folder" in gte("merge", start, other, "-o", "merged").stderr
     result = gte("merge", start, other, start, "--slerp", 0.3, "-o", "more")
-    assert "--slerp takes two models, and no --weight." in result.stderr
+    assert "--slerp takes exactly two models, and no --weight." in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -236,4 +236,4 @@ def test_amounts(text, amount):
 def test_numbers_that_are_none(option):
     result = gte("finetune", "-m", "minilm", "--data", "x", "-o", "out", *option)
     assert result.exit_code == 2
-    assert f"{option[1]!r} is no " in result.stderr
+    assert f"{option[1]!r} is not a " in result.stderr

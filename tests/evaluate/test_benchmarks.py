@@ -143,13 +143,13 @@ def test_check_compares_runs(tmp_path: Path) -> None:
 
 def test_the_report_marks_what_differs_and_what_did_not_run() -> None:
     run = run_of(score("STS13", 80.6), score("STSBenchmark", 70.0)).with_task(
-        TaskRun("NFCorpus", "not run", "its data are not here")
+        TaskRun("NFCorpus", "not run", "its data are not available")
     )
     made = mteb_report.mteb_run_report(run, suites.load_suite("mteb-english-56"))
     assert "2 of 3 tasks were run" in made.verdict
     assert "Beyond noise: STSBenchmark (-12.03)" in made.verdict
     page, text = report.to_html(made), report.to_markdown(made)
-    assert "its data are not here" in page and "its data are not here" in text
+    assert "its data are not available" in page and "its data are not available" in text
     assert "2 of 10 (not comparable)" in page and "<svg" in page
     assert "**STSBenchmark**" in text and "**STS13**" not in text
 
@@ -172,9 +172,10 @@ def test_texts_are_encoded_once_and_counted() -> None:
 
 
 def test_the_cache_is_bounded() -> None:
-    worker = CachedEncoder(HashEncoder(), cache=VectorCache(10 * 64 * 4))
+    cache = VectorCache(10 * 64 * 4)
+    worker = CachedEncoder(HashEncoder(), cache=cache)
     worker.encode([f"word{place}" for place in range(100)], None, None)
-    assert len(worker._memory._vectors) == 10
+    assert len(cache) == 10
 
 
 def test_vectors_do_not_depend_on_the_order(tmp_path: Path) -> None:

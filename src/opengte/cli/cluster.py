@@ -94,7 +94,7 @@ def command(
     parts = [
         f"{len(previews.ids):,} texts in {len(clusters.names):,} clusters ({engine.strip('()')})"
     ]
-    parts += [f"{stray:,} in none"] * bool(stray)
+    parts += [f"{stray:,} outliers"] * bool(stray)
     parts += [f"{previews.truncated:,} truncated"] * bool(previews.truncated)
     parts += [f"{previews.failed:,} failed"] * bool(previews.failed)
     click.echo("; ".join(parts), err=True)

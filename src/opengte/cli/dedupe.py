@@ -127,7 +127,7 @@ def _check_output(inputs: InputOptions, output: Path) -> None:
     if input_format(output) != inputs.format:
         raise click.UsageError(
             f"--output {output} is {input_format(output)}, but the rows are {inputs.format}: "
-            "rows are written as they are"
+            "rows are written unchanged"
         )
 
 

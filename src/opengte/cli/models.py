@@ -30,7 +30,7 @@ def command(cached: bool, as_json: bool) -> None:
         header = [name.replace("_", " ") for name in rows[0]]
         output.table(header, [[_shown(value) for value in row.values()] for row in rows])
     else:
-        click.echo("no model is on this machine; `gte pull MODEL` fetches one", err=True)
+        click.echo("no models on this machine; download one with `gte pull MODEL`", err=True)
 
 
 def _known() -> list[dict[str, Any]]:

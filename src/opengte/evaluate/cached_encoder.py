@@ -67,6 +67,10 @@ class VectorCache:
         self._limit, self._held = limit, 0
         self._vectors: OrderedDict[bytes, Floats] = OrderedDict()
 
+    def __len__(self) -> int:
+        """Return the number of cached vectors."""
+        return len(self._vectors)
+
     def get(self, key: bytes) -> Floats | None:
         """Return the vector of a text, or None."""
         return self._vectors.get(key)

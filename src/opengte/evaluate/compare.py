@@ -149,7 +149,7 @@ def comparison_verdict(comparison: SystemComparison) -> str:
 def _power(result: PairedTest) -> str:
     """Say what this number of queries could have shown."""
     if result.detectable is None:
-        return "One query can show nothing."
+        return "A single query cannot show a difference."
     could = (
         f"{result.n:,} queries like these show a true difference of {result.detectable:.2f} points "
         "in four of five cases"

@@ -46,8 +46,8 @@ def load_task_data(task: Any, data: Path) -> Any:
     wanted = {name: subsets[name] for name in task.hf_subsets if name in subsets}
     if not wanted:
         raise InputError(
-            f"`{data / source.folder}` has the subsets {', '.join(subsets)}, none of which is "
-            f"wanted of {task.metadata.name}: {', '.join(task.hf_subsets)}"
+            f"`{data / source.folder}` has the subsets {', '.join(subsets)}, none of which "
+            f"{task.metadata.name} uses: {', '.join(task.hf_subsets)}"
         )
     found = {split for splits in wanted.values() for split in splits}
     task.hf_subsets = list(wanted)

@@ -117,7 +117,9 @@ def suite_differences(suite: BenchmarkSuite) -> str:
             reasons.setdefault(task.missing, []).append(task.name)
     parts = [f"{', '.join(names)}: {reason}." for reason, names in reasons.items()]
     if suite.added:
-        parts.append(f"{suite.mteb} has {', '.join(suite.added)} besides, which the paper has not.")
+        parts.append(
+            f"{suite.mteb} has {', '.join(suite.added)} in addition, which the paper does not have."
+        )
     return " ".join(parts) or f"{suite.mteb} has the same tasks."
 
 

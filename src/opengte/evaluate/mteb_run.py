@@ -245,8 +245,8 @@ def _load(mteb: Any, item: TaskSelection, data: Path | None, hub: bool) -> Any:
     if data is not None and mteb_local.has_task(item.task, data):
         return mteb_local.load_task_data(task, data)
     if not hub:
-        where = "there is no --data folder" if data is None else f"`{data}` does not have it"
-        raise InputError(f"its data are not here: {where}, and the Hub is not to be asked")
+        where = "no --data folder is given" if data is None else f"`{data}` does not have it"
+        raise InputError(f"its data are not available: {where}, and the Hub is disabled")
     if not task.is_aggregate:
         task.load_data()
     return task

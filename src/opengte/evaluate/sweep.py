@@ -119,7 +119,7 @@ def _name(system: RetrievalSystem, varied: Sequence[str]) -> str:
         varied = [name for name in varied if name not in ("reranker", "depth")]
     given = [(name, getattr(system, name)) for name in varied]
     parts = [f"{name} {value}" for name, value in given if value is not None]
-    return ", ".join(parts) or "as it is"
+    return ", ".join(parts) or "default settings"
 
 
 def _table(
@@ -154,6 +154,6 @@ def _plot(
             zip(places, names, pareto_front(places), strict=True), 1
         )
     ]
-    text = "Numbers are those of the table; joined points are those that no other beats on both."
+    text = "Numbers refer to the table; the line joins the Pareto front."
     plot = scatter_plot(points, axis.label, f"{measure}, points", logarithmic=True)
     return ReportSection(axis.title, text, plot)

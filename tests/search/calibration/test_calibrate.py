@@ -315,20 +315,20 @@ def test_the_command(base, gte, tmp_path):
     file.write_text("\n".join(map(json.dumps, rows)))
     result = gte("index", "calibrate", base.place, "--labelled", file)
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("learned from 84 labelled questions, 42 of them without an")
+    assert result.stdout.startswith("calibrated on 84 labelled queries, 42 of them unanswera")
     assert "Brier 0." in result.stdout
-    assert "nothing is there: that turns away" in result.stdout
+    assert "of the answerable queries and accepts" in result.stdout
     (row,) = map(
         json.loads,
         gte("index", "calibrate", base.place, "--show", "--json").stdout.split("\n")[:-1],
     )
     assert (row["questions"], row["learned_from"]) == (84, "labelled")
-    assert "\nconfidence    learned from " in gte("index", "status", base.place).stdout
+    assert "\nconfidence    calibrated on " in gte("index", "status", base.place).stdout
     found = gte("search", "ant bites bear", "--in", base.place)
     assert "confidence 0." in found.stdout
-    assert "an answer is there with confidence " in found.stderr
+    assert "confidence that an answer exists: " in found.stderr
     none = gte("search", "zebra yawns", "--in", base.place, "--min-confidence", "auto")
-    assert (none.exit_code, none.stdout) == (0, "nothing here answers that\n")
+    assert (none.exit_code, none.stdout) == (0, "no document answers this query\n")
     assert "nothing here answers that (confidence" in none.stderr
     none = gte("search", "zebra yawns", "--in", base.place, "--min-confidence", "auto", "--json")
     assert none.stdout == ""
@@ -336,7 +336,7 @@ def test_the_command(base, gte, tmp_path):
     assert bad.exit_code == 2
     assert gte("index", "calibrate", base.place, "--forget").exit_code == 0
     shown = gte("index", "calibrate", base.place, "--show")
-    assert shown.stderr == "not calibrated, or with another model\n"
+    assert shown.stderr == "not calibrated, or calibrated with another model\n"
     wrong = gte("index", "calibrate", base.place, "--show", "--forget")
     assert (wrong.exit_code, "Give one of" in wrong.stderr) == (2, True)
     refused = gte("search", "zebra", "--in", base.place, "--min-confidence", "0.5")
@@ -351,5 +351,5 @@ def test_least_confidence_needs_an_index(gte, tmp_path):
 
 def test_a_command_of_generated_questions(base, gte):
     result = gte("index", "calibrate", base.place, "--generate", 84)
-    assert result.stdout.startswith("learned from ")
-    assert result.stderr == "note: questions that people ask differ from generated ones\n"
+    assert result.stdout.startswith("calibrated on ")
+    assert result.stderr == "note: real queries differ from generated ones\n"

@@ -178,8 +178,8 @@ def test_the_command_makes_lists_rotates_and_revokes(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("create", "x", "--expires", "2020-01-01"), "--expires: 2020-01-01 is past."),
-        (("create", "x", "--expires", "soon"), "'soon' is no time; expected one like 30m"),
+        (("create", "x", "--expires", "2020-01-01"), "--expires: 2020-01-01 is in the past."),
+        (("create", "x", "--expires", "soon"), "'soon' is not a duration; expected one like 30m"),
         (("create", "x", "--tokens-per-day", "0"), "0 is not in the range x>=1"),
         (("revoke", "nobody"), "there is no key `nobody`"),
     ],

@@ -279,8 +279,8 @@ def test_the_command_as_csv(used):
     ("options", "message"),
     [
         (("--by", "week"), "'week' is not one of day, month, key, model"),
-        (("--price", "x"), "--price: 'x' is no number"),
-        (("--since", "yesterday"), "'yesterday' is no date"),
+        (("--price", "x"), "--price: 'x' is not a number"),
+        (("--since", "yesterday"), "'yesterday' is not a date"),
     ],
 )
 def test_wrong_usage_of_the_command(used, options, message):
@@ -291,4 +291,4 @@ def test_wrong_usage_of_the_command(used, options, message):
 
 def test_the_command_without_records(tmp_path):
     result = gte(tmp_path)
-    assert (result.stdout, result.stderr, result.exit_code) == ("", "nothing was used\n", 0)
+    assert (result.stdout, result.stderr, result.exit_code) == ("", "no usage recorded\n", 0)

@@ -24,11 +24,11 @@ class InputOptions:
     def check(self) -> None:
         """Raise UsageError for no texts at all, and for texts from two places."""
         if not self.texts and self.path is None:
-            raise click.UsageError("No texts: give some, or `-` for stdin, or --input FILE.")
+            raise click.UsageError("No texts: give TEXTS, `-` for stdin, or --input FILE.")
         if self.texts and self.path is not None:
             raise click.UsageError("Texts come either from the command line or from --input FILE.")
         if "-" in self.texts and len(self.texts) > 1:
-            raise click.UsageError("`-` reads stdin and stands alone.")
+            raise click.UsageError("`-` (stdin) cannot be combined with other texts.")
 
     @property
     def format(self) -> InputFormat:

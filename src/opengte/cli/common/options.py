@@ -80,7 +80,7 @@ def engine_of(model: "Encoder | Reranker") -> str:
 def note_default_instruction(model: "Encoder | Reranker") -> None:
     """Say on stderr that queries took the instruction which stands for none."""
     if model.counters.missing_instructions:
-        click.echo("note: no --instruction, so the model's default one was used", err=True)
+        click.echo("note: no --instruction given, using the model's default instruction", err=True)
 
 
 def gathered(

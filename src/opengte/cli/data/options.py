@@ -133,7 +133,7 @@ def specs_of(
     given = ColumnMapping(**vars(columns))
     if listed is not None:
         if sources or given != ColumnMapping() or any(v is not None for v in switches.values()):
-            raise click.UsageError("--sources says all: give no PATH, column or switch with it.")
+            raise click.UsageError("--sources excludes PATH, column options and switches.")
         return source_specs.read_source_specs(listed)
     if not sources:
         raise click.UsageError("Give at least one PATH, or --sources FILE.")

@@ -187,7 +187,7 @@ def _report(result: "PreparationResult", output: Path, *, as_json: bool) -> None
             for name, t in result.tallies.items()
         ]
         show.table(("source", "rows", "kept", "dropped"), rows)
-    click.echo(f"wrote `{output}`; `{output / 'report.md'}` says what was dropped", err=True)
+    click.echo(f"wrote `{output}`; `{output / 'report.md'}` lists what was dropped", err=True)
     for name in result.empty:
         click.echo(f"error: no row of source `{name}` is left", err=True)
     if result.empty:
@@ -201,7 +201,7 @@ def _main(dropped: Any) -> list[tuple[str, int]]:
 
 def _tokens(asked: int | None, default: int, most: int) -> int:
     if asked is not None and asked > most:
-        raise click.UsageError(f"The model reads {most} tokens; {asked} are too many.")
+        raise click.UsageError(f"The model takes at most {most} tokens, not {asked}.")
     return asked or default
 
 

@@ -61,7 +61,7 @@ def command(
     dataset = Dataset.open(folder, None if tokenizer is None else tokenizer.fingerprint)
     if check:
         dataset.check()
-        click.echo("all shards are as they were written", err=True)
+        click.echo("all shards match their checksums", err=True)
     decode = _raw if tokenizer is None else tokenizer.decode
     chosen = _chosen(dataset, source)
     if step is not None:

@@ -223,7 +223,7 @@ def _collection(
 
     names = tuple(split_names(columns))
     if names and len(names) != 2:
-        raise click.UsageError(f"--columns is {columns}, expected two names with a comma between.")
+        raise click.UsageError(f"--columns is {columns}, expected two names separated by a comma.")
     pair: Any = names or None
     found = dataset.load_dataset(data, split=split, columns=pair, segment=segment)
     for note in found.notes:

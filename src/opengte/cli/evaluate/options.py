@@ -96,5 +96,5 @@ def split_numbers(option: str, text: str | None, least: int = 1) -> list[int]:
     """Return whole numbers that are separated by commas; UsageError for anything else."""
     parts = split_names(text)
     if any(not part.isdigit() or int(part) < least for part in parts):
-        raise click.UsageError(f"{option} is {text}, expected whole numbers with commas between.")
+        raise click.UsageError(f"{option} is {text}, expected whole numbers separated by commas.")
     return [int(part) for part in parts]

@@ -155,7 +155,7 @@ def _line(task: "TaskRun") -> str:
     mean = sum(score.value for score in task.scores) / max(1, len(task.scores))
     speed = task.tokens / task.encoding_seconds if task.encoding_seconds else 0
     cut = f", {task.truncated:,} texts truncated" if task.truncated else ""
-    kept = " (kept from an earlier run)" if task.status == "kept" else ""
+    kept = " (from an earlier run)" if task.status == "kept" else ""
     return (
         f"{task.task}: {mean:.2f}{kept}, {task.seconds:,.1f} s, {task.tokens:,} tokens, "
         f"{speed:,.0f} tokens/s{cut}"

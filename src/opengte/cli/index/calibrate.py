@@ -76,7 +76,7 @@ def command(
     if shown:
         found = base.calibration
         if found is None:
-            click.echo("not calibrated, or with another model", err=True)
+            click.echo("not calibrated, or calibrated with another model", err=True)
             return
         _show(found, as_json=as_json)
         return
@@ -97,22 +97,22 @@ def _show(found: "Calibration", *, as_json: bool) -> None:
         output.json_line({**row, "made": found.made})
         return
     click.echo(
-        f"learned from {accuracy.questions:,} {found.learned_from} questions, "
-        f"{accuracy.unanswerable:,} of them without an answer; on held-out folds:"
+        f"calibrated on {accuracy.questions:,} {found.learned_from} queries, "
+        f"{accuracy.unanswerable:,} of them unanswerable; on held-out folds:"
     )
-    click.echo(_line("a hit answers", accuracy.hit))
-    click.echo(_line("an answer is there", accuracy.there))
+    click.echo(_line("hit is relevant", accuracy.hit))
+    click.echo(_line("answer exists", accuracy.there))
     click.echo(
-        f"below {accuracy.threshold:.2f} nothing is there: that turns away {accuracy.missed:.0%} "
-        f"of the questions with an answer, and lets through {accuracy.passed:.0%} of those without"
+        f"threshold {accuracy.threshold:.2f}: rejects {accuracy.missed:.0%} of the answerable "
+        f"queries and accepts {accuracy.passed:.0%} of the unanswerable ones"
     )
     if found.learned_from == "generated":
-        click.echo("note: questions that people ask differ from generated ones", err=True)
+        click.echo("note: real queries differ from generated ones", err=True)
 
 
 def _line(what: str, found: "ProbabilityScores") -> str:
     auc = "unknown" if found.auc is None else f"{found.auc:.3f}"
     return (
-        f"  {what:<20}{found.rate:4.0%} do; Brier {found.brier:.3f} (always the rate: "
+        f"  {what:<20}{found.rate:4.0%} positive; Brier {found.brier:.3f} (baseline "
         f"{found.always:.3f}), calibration error {found.ece:.3f}, AUC {auc}"
     )

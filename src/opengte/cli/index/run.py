@@ -107,7 +107,7 @@ def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
         try:
             report = base.index(paths, chosen, lambda path, size: advance(size))
         except KeyboardInterrupt as interruption:
-            interruption.add_note("nothing that was indexed is lost; the same command continues")
+            interruption.add_note("what was indexed is saved; repeat the command to continue")
             raise
     if as_json:
         output.json_line(_report_row(report))
@@ -189,8 +189,8 @@ def _check_settings(base: "KnowledgeBase", given: dict[str, Any]) -> None:
         if value != kept and not (name == "passages" and value == "auto"):
             option = "--" + name.replace("_", "-")
             raise InputError(
-                f"{option} is {value!r}, but the index `{base.place}` was made with {kept!r}: "
-                "leave it out, or index to a new place"
+                f"{option} is {value!r}, but the index `{base.place}` was created with {kept!r}: "
+                "omit it, or create a new index"
             )
 
 
@@ -220,8 +220,8 @@ def _summarise(
     parts = [f"{report.files:,} files: {', '.join(counts)}{engine}"]
     parts += [f"{report.empty:,} without text"] * bool(report.empty)
     parts += [f"{report.truncated:,} truncated"] * bool(report.truncated)
-    parts += [f"{count:,} left out ({reason})" for reason, count in report.left_out.items()]
-    parts += [f"{len(report.warnings):,} doubtful"] * bool(report.warnings)
+    parts += [f"{count:,} skipped ({reason})" for reason, count in report.left_out.items()]
+    parts += [f"{len(report.warnings):,} with warnings"] * bool(report.warnings)
     parts += [f"{len(report.problems):,} failed"] * bool(report.problems)
-    parts += [f"not tidied up: {reason}" for reason in report.upkeep]
+    parts += [f"maintenance failed: {reason}" for reason in report.upkeep]
     click.echo("; ".join(parts), err=True)

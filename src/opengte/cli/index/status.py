@@ -70,17 +70,17 @@ def _status_lines(found: "IndexStatus") -> list[tuple[str, str]]:
         ("documents", f"{health.documents:,} in {health.windows:,} windows"),
         (
             "files",
-            f"{found.files:,}, of which {found.problems:,} failed, {found.warnings:,} doubtful",
+            f"{found.files:,}: {found.problems:,} failed, {found.warnings:,} with warnings",
         ),
     ]
     if found.before:
-        lines.append(("before", f"{found.before}, kept for `gte index rollback`"))
+        lines.append(("previous", f"{found.before}, kept for `gte index rollback`"))
     if found.calibration:
         learned = found.calibration
         lines.append(
             (
                 "confidence",
-                f"learned from {learned.accuracy.questions:,} {learned.learned_from} questions",
+                f"calibrated on {learned.accuracy.questions:,} {learned.learned_from} queries",
             )
         )
     if health.bytes is not None:
@@ -89,13 +89,13 @@ def _status_lines(found: "IndexStatus") -> list[tuple[str, str]]:
     for name, value in health.details.items():
         lines.append((name, str(value)))
     for name, kind in health.indexes.items():
-        lines.append((f"index {name}", f"{kind}, {health.unindexed[name]:,} rows not in it yet"))
+        lines.append((f"index {name}", f"{kind}, {health.unindexed[name]:,} rows not indexed yet"))
     if found.recall:
         recall = found.recall
         lines.append(
             (
                 "recall@10",
-                f"{recall.value:.3f} (worst {recall.worst:.2f}) on {recall.questions} questions; "
+                f"{recall.value:.3f} (worst {recall.worst:.2f}) on {recall.questions} queries; "
                 f"{1000 * recall.seconds:.1f} ms, exact {1000 * recall.exact_seconds:.1f} ms",
             )
         )
@@ -141,7 +141,7 @@ def import_command(file: Path, kb: str) -> None:
     from opengte.search.kb import KnowledgeBase
 
     count = KnowledgeBase.restore(file, kb).store.count()
-    click.echo(f"made {kb} of {count:,} documents", err=True)
+    click.echo(f"created {kb} with {count:,} documents", err=True)
 
 
 @click.command("duplicates", no_args_is_help=True)

@@ -112,8 +112,8 @@ def switch_command(
     output.json_line(row) if as_json else _show_contrast(found, paired)
     _summarise(row, done, encoder)
     if refused:
-        click.echo("error: the new model answers these questions worse: not switched", err=True)
-        click.echo("hint: --force switches all the same", err=True)
+        click.echo("error: the new model is worse on these queries: not switched", err=True)
+        click.echo("hint: --force switches anyway", err=True)
         raise click.exceptions.Exit(errors.FAILED)
 
 
@@ -152,7 +152,7 @@ def _new_encoder(base: "KnowledgeBase", options: ModelOptions) -> "Encoder":
     source = click.get_current_context().get_parameter_source("model")
     named = source == click.core.ParameterSource.COMMANDLINE
     if not named and options.precision == "auto" and options.max_length is None:
-        raise click.UsageError("Say what to switch to: --model, --precision or --max-length.")
+        raise click.UsageError("Specify what to switch to: --model, --precision or --max-length.")
     return replace(options, model=options.model if named else base.identity.model).load_encoder()
 
 
@@ -169,9 +169,7 @@ def _build(switch: "Migration") -> "MigrationStats":
         try:
             return switch.build(advance)
         except KeyboardInterrupt as interruption:
-            interruption.add_note(
-                "the index answers as before; the same command continues the switch"
-            )
+            interruption.add_note("the index is unchanged; repeat the command to resume the switch")
             raise
 
 
@@ -221,7 +219,7 @@ def _show_plan(plan: "MigrationStats", switch: "Migration", *, as_json: bool) ->
     there = plan.documents - plan.embedded - plan.copied
     click.echo(
         f"{plan.documents:,} documents: {plan.embedded:,} would be embedded, {plan.copied:,} "
-        f"written anew, {there:,} are there already, {plan.removed:,} would be removed"
+        f"rewritten, {there:,} are up to date, {plan.removed:,} would be removed"
     )
 
 
@@ -229,14 +227,14 @@ def _show_contrast(found: "IndexComparison | None", paired: "PairedTest | None")
     if found is None:
         return
     click.echo(
-        f"{len(found.changes):,} questions: overlap@10 {found.overlap:.2f}, rank correlation "
+        f"{len(found.changes):,} queries: overlap@10 {found.overlap:.2f}, rank correlation "
         f"{found.correlation:.2f}, the same first document in {found.same_first:.0%}"
     )
     if paired is not None:
         click.echo(
             f"nDCG@10: {paired.mean_a:.1f} -> {paired.mean_b:.1f} ({paired.difference:+.1f}, 95 % "
             f"interval {paired.low:+.1f} to {paired.high:+.1f}, p = {paired.p:.3g}, "
-            f"{paired.n} questions)"
+            f"{paired.n} queries)"
         )
     for one in found.changes[:SHOWN]:
         if one.old == one.new:
@@ -249,15 +247,15 @@ def _show_contrast(found: "IndexComparison | None", paired: "PairedTest | None")
 def _summarise(row: dict[str, Any], done: "MigrationStats", encoder: "Encoder | None") -> None:
     parts = [f"{done.documents:,} documents: {done.embedded:,} embedded"]
     parts[0] += f" {engine_of(encoder)}" if encoder and done.embedded else ""
-    parts += [f"{done.copied:,} written anew"] * bool(done.copied)
+    parts += [f"{done.copied:,} rewritten"] * bool(done.copied)
     parts += [f"{done.removed:,} removed"] * bool(done.removed)
     parts += [f"{done.truncated:,} truncated"] * bool(done.truncated)
-    parts += [f"not tidied up: {reason}" for reason in done.upkeep]
+    parts += [f"maintenance failed: {reason}" for reason in done.upkeep]
     change = f"{row['old']['model']} ({row['old']['precision']}) -> "
     change += f"{row['new']['model']} ({row['new']['precision']})"
     if row["switched"]:
-        kept = "`gte index rollback` goes back" if row["old_kept"] else "the old index is gone"
+        kept = "undo with `gte index rollback`" if row["old_kept"] else "the old index was deleted"
         parts.append(f"switched: {change}; {kept}")
     else:
-        parts.append(f"not switched: {change} is built; the same command switches")
+        parts.append(f"not switched: {change} is built; repeat the command to switch")
     click.echo("; ".join(parts), err=True)

@@ -188,6 +188,6 @@ def _summarise(found: "FileSearchResult", left: _Left, encoder: "Encoder") -> No
     counts = f"{found.documents:,} documents, {found.passages:,} passages"
     parts = [f"searched {counts} {engine_of(encoder)}"]
     parts += [f"{found.truncated:,} truncated"] * bool(found.truncated)
-    parts += [f"{count:,} files left out ({reason})" for reason, count in left.reasons.items()]
+    parts += [f"{count:,} files skipped ({reason})" for reason, count in left.reasons.items()]
     parts += [f"{left.failed:,} failed"] * bool(left.failed)
     click.echo("; ".join(parts), err=True)

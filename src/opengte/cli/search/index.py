@@ -134,7 +134,7 @@ def run(
     for hit in answer.hits:
         _print_json(hit) if as_json else _print(hit)
     if not answer.hits and not as_json:
-        click.echo("nothing here answers that")
+        click.echo("no document answers this query")
     _summarise(answer, base)
 
 
@@ -191,7 +191,7 @@ def _print(hit: "SearchHit") -> None:
     text = textwrap.shorten(_marked(hit), SHOWN, placeholder=" …")
     click.echo(textwrap.fill(text, 92, initial_indent=INDENT, subsequent_indent=INDENT))
     if hit.duplicates:
-        click.echo(f"{INDENT}nearly the same: {', '.join(hit.duplicates)}")
+        click.echo(f"{INDENT}near-duplicates: {', '.join(hit.duplicates)}")
 
 
 def _marked(hit: "SearchHit") -> str:
@@ -215,9 +215,9 @@ def _summarise(answer: "SearchResult", base: "KnowledgeBase") -> None:
     count = f"{len(answer.hits)} of {base.store.count():,} documents ({legs})"
     parts = [f"{count} in {1000 * answer.seconds['all']:.0f} ms {engine_of(base.encoder)}"]
     if answer.confidence is not None:
-        parts.append(f"an answer is there with confidence {answer.confidence:.2f}")
+        parts.append(f"confidence that an answer exists: {answer.confidence:.2f}")
     if answer.underfilled:
-        parts.append("the filter left the fast search short, so every vector was compared")
+        parts.append("the filter left too few candidates, so exact search was used")
     click.echo("; ".join([*parts, *answer.notes]), err=True)
 
 

@@ -113,7 +113,7 @@ def _extension(settings: "ServerSettings") -> tuple[Any, ...]:
     if not settings.kb:
         for name in ("where", "reranker"):
             if getattr(settings, name):
-                raise InputError(f"{name}: there is no knowledge base that it is for; set kb too")
+                raise InputError(f"{name} applies to knowledge bases only; set kb as well")
         return ()
     from opengte.apps import kb_server
 

@@ -131,7 +131,7 @@ def list_keys(as_json: bool, state_dir: str | None) -> None:
             output.json_line(row)
         return
     if not rows:
-        click.echo("no keys; `gte keys create NAME` makes one", err=True)
+        click.echo("no keys; create one with `gte keys create NAME`", err=True)
         return
     output.table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
 
@@ -230,12 +230,12 @@ def _when(text: str) -> float:
         return time.time() + _seconds(text)
     when = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     if when <= time.time():
-        raise click.UsageError(f"--expires: {text} is past.")
+        raise click.UsageError(f"--expires: {text} is in the past.")
     return when
 
 
 def _seconds(text: str) -> float:
     number, unit = text[:-1], text[-1:]
     if not number.isdecimal() or unit not in _UNITS:
-        raise click.UsageError(f"{text!r} is no time; expected one like 30m, 24h or 90d.")
+        raise click.UsageError(f"{text!r} is not a duration; expected one like 30m, 24h or 90d.")
     return float(int(number) * _UNITS[unit])

@@ -80,7 +80,7 @@ def command(
         one.warm()
 
     def ready(address: str) -> None:
-        click.echo(f"{address}  (Ctrl-C ends it)", err=True)
+        click.echo(f"{address}  (Ctrl-C stops it)", err=True)
         if opened:
             click.launch(address)
 

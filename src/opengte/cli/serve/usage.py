@@ -88,7 +88,7 @@ def command(
             err=True,
         )
     else:
-        click.echo("nothing was used", err=True)
+        click.echo("no usage recorded", err=True)
 
 
 class _Prices:
@@ -102,7 +102,7 @@ class _Prices:
             try:
                 value = float(price)
             except ValueError:
-                raise click.UsageError(f"--price: {price!r} is no number.") from None
+                raise click.UsageError(f"--price: {price!r} is not a number.") from None
             if equals:
                 self._of_model[model] = value
             else:
@@ -168,5 +168,7 @@ def _date(text: str, day: str) -> str:
     try:
         date.fromisoformat(text + "-01" if len(text) == 7 else text)
     except ValueError:
-        raise click.UsageError(f"{text!r} is no date; expected one like 2026-11-22.") from None
+        raise click.UsageError(
+            f"{text!r} is not a date; expected a date like 2026-11-22."
+        ) from None
     return whole

@@ -223,5 +223,5 @@ def encoding_of(
     wanted = [n or min(512, start.max_length) for n in (query_tokens, document_tokens)]
     for tokens in wanted:
         if tokens > longest:
-            raise click.UsageError(f"The model reads {longest} tokens; {tokens} are too many.")
+            raise click.UsageError(f"The model takes at most {longest} tokens, not {tokens}.")
     return replace(SourceTokenizer(start.tokenizer, start.prompts, *wanted), **changes)

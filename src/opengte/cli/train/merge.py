@@ -49,7 +49,7 @@ def command(
     if slerp is None:
         merge.average_models(models, output, weights)
     elif len(models) != 2 or weights:
-        raise click.UsageError("--slerp takes two models, and no --weight.")
+        raise click.UsageError("--slerp takes exactly two models and no --weight.")
     else:
         merge.slerp(models[0], models[1], output, slerp)
     click.echo(str(output))

@@ -33,7 +33,9 @@ def amount(text: str) -> int:
     """Return a number of tokens: 500000, 20M, 1.5B."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmbt]?)", str(text).lower())
     if match is None or float(match[1]) == 0:
-        raise click.BadParameter(f"{text!r} is no amount; expected 500000, 20M, 1.5B, ...")
+        raise click.BadParameter(
+            f"{text!r} is not a number of tokens; expected 500000, 20M, 1.5B, ..."
+        )
     return round(float(match[1]) * UNITS[match[2]])
 
 
@@ -41,7 +43,7 @@ def sizes(text: str) -> tuple[int, ...]:
     """Return whole numbers that have commas between them."""
     parts = str(text).split(",")
     if not all(part.strip().isdecimal() and int(part) for part in parts):
-        raise click.BadParameter(f"{text!r} is no list of sizes; expected 256,128, ...")
+        raise click.BadParameter(f"{text!r} is not a list of sizes; expected 256,128, ...")
     return tuple(map(int, parts))
 
 

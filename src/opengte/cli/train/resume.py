@@ -31,11 +31,11 @@ def command(folder: Path) -> None:
         model = record["model"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"`{folder}` is no --output of `gte train`: {path.name} cannot be read ({error!r})"
+            f"`{folder}` is not an --output of `gte train`: {path.name} cannot be read ({error!r})"
         ) from None
     if Path(place) != Path.cwd():
         raise InputError(
-            f"the run was started in `{place}`, from where its files are named; go there first "
+            f"the run was started in `{place}`, and its paths are relative to it; go there first "
             f"(now `{os.getcwd()}`)"
         )
     stages = {str(stage.name): stage for stage in COMMANDS}

@@ -129,7 +129,7 @@ def finish(done: "StageResult", world: "World", *, loads: str = "Encoder") -> No
     if not world.is_first:
         return
     if done.model is None:
-        click.echo(f"stopped after {done.steps} steps; `gte train resume` goes on", err=True)
+        click.echo(f"stopped after {done.steps} steps; continue with `gte train resume`", err=True)
         raise click.exceptions.Exit(errors.INTERRUPTED)
     record = {"steps": done.steps, "before": dict(done.before), "after": dict(done.after)}
     result = done.model.with_name(RESULT)
