@@ -38,6 +38,14 @@ def test_the_paths_that_a_page_names_exist(page):
     ]
 
 
+@page_names
+def test_files_of_the_repository_that_the_text_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    folders = "src|tests|bench|runs|native|deploy|examples"
+    named = set(re.findall(rf"(?<![\w./-])((?:{folders})/[\w./*-]*\w)", text)) - ELSEWHERE
+    assert not [path for path in sorted(named) if not any(ROOT.glob(path))]
+
+
 def test_the_floors_are_those_that_are_enforced():
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     drawing = text.partition("Each floor imports")[2].split("\n\n")[1]
