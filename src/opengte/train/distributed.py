@@ -1,4 +1,4 @@
-"""Processes that train together: who they are, exact gathers, and one model spread over them.
+"""Processes that train together: their ranks, exact gathers, and a model replicated or sharded.
 
 Every process computes its share of one loss, and gradients are summed over processes, so that the
 result does not depend on their number.
@@ -25,7 +25,7 @@ Parallelism = Literal["auto", "ddp", "fsdp2"]
 
 @dataclass(frozen=True)
 class World:
-    """The processes of one training run, and the device of this one."""
+    """The processes of a training run, and the device of this one."""
 
     rank: int = 0
     size: int = 1
@@ -33,11 +33,11 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Return whether this process writes the files."""
+        """Return whether this process has rank 0, which writes the files."""
         return self.rank == 0
 
     def gather(self, x: Tensor) -> Tensor:
-        """Return the rows of all processes, in their order; gradients flow back to each.
+        """Return the rows of all processes, in order of rank; gradients flow back to each.
 
         The numbers of rows may differ.
         """
@@ -50,7 +50,7 @@ class World:
         return gathered
 
     def counts(self, count: int) -> list[int]:
-        """Return the count that each process gives."""
+        """Return every process's count, in order of rank."""
         if self.size == 1:
             return [count]
         counts = torch.zeros(self.size, dtype=torch.int64, device=self.device)
@@ -66,13 +66,13 @@ class World:
         return values
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait at a barrier for all processes."""
         if self.size > 1:
             dist.barrier()
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenation over processes; its backward pass sums what all processes say of the rows."""
+    """Concatenation over processes; backward sums all ranks' gradients for a row's owner."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, counts: list[int], rank: int) -> Tensor:
@@ -97,9 +97,12 @@ class _Gather(torch.autograd.Function):
 
 
 def join_processes(device: str | None = None) -> World:
-    """Join the processes that torchrun started; alone, be a world of one.
+    """Join the processes that torchrun started; without torchrun, return a world of one process.
 
-    device is `cpu`, `cuda` or a device's full name; None takes a GPU where there is one.
+    device is `cpu`, `cuda` or a device's full name; None uses a GPU if there is one.
+
+    >>> join_processes("cpu")
+    World(rank=0, size=1, device=device(type='cpu'))
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -115,13 +118,13 @@ def join_processes(device: str | None = None) -> World:
 
 
 def leave_processes() -> None:
-    """Leave the processes that `join` joined."""
+    """Leave the process group that `join_processes` joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 class ParallelModule:
-    """A module on all processes: replicated (DDP) or sharded (FSDP2), gradients summed.
+    """A module on all processes, replicated (DDP) or sharded (FSDP2), with summed gradients.
 
     module is called for a forward pass; parts are the submodules that FSDP2 shards one by one.
     """
@@ -143,7 +146,7 @@ class ParallelModule:
             self.module = _replicate(module)
 
     def rest(self) -> None:
-        """Put sharded weights that a forward pass brought together back into their shards."""
+        """Reshard weights that a forward pass gathered."""
         if self.sharded:
             for module in self.inner.modules():
                 if isinstance(module, FSDPModule):
@@ -151,7 +154,7 @@ class ParallelModule:
 
     @contextmanager
     def sums_gradients(self, on: bool) -> Iterator[None]:
-        """Sum the gradients of the passes inside over processes, or only keep them here."""
+        """Sum the gradients of the passes inside over processes, or only accumulate them here."""
         if self.sharded:
             sharded = cast(FSDPModule, self.module)
             sharded.set_requires_gradient_sync(on)

@@ -1,9 +1,9 @@
 """Forward and backward passes over a batch in chunks of tokens: the gradient cache.
 
-Gradient cache (arXiv 2101.06983): encode everything without keeping activations, take the loss's
-gradient of the results, then encode chunk by chunk again and hand each chunk its part. The loss
-sees the whole batch, memory only one chunk. Chunks are cut once, and each draws its random numbers
-from its own seed, so that both encodings drop the same values.
+Gradient cache (GradCache, arXiv 2101.06983): encode the whole batch without keeping activations,
+take the loss's gradient with respect to the outputs, then encode each chunk again and backpropagate
+its part. The loss sees the whole batch; memory holds one chunk. Chunks are cut once, and each seeds
+its own random numbers, so that both encodings use the same dropout masks.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,11 +27,11 @@ Loss = Callable[[Mapping[str, Tensor]], Tensor]
 
 @dataclass(eq=False)
 class GradientCache:
-    """How a module is run over batches.
+    """Runs a model forward and backward over batches.
 
-    chunk_tokens bounds the tokens computed at once; kept_tokens those whose activations a process
-    may keep: a batch of more goes through the gradient cache. computed counts the tokens that went
-    forward and backward.
+    chunk_tokens bounds the tokens computed at once; kept_tokens bounds the tokens whose activations
+    a process may keep: larger batches go through the gradient cache. computed counts the tokens
+    that went forward and backward.
     """
 
     parallel: ParallelModule
@@ -41,9 +41,9 @@ class GradientCache:
     computed: int = 0
 
     def backward(self, batch: PackedBatch, loss: Loss, seed: tuple[int, ...]) -> Tensor:
-        """Add the gradients of a loss of all texts' outputs; return this process's share.
+        """Add the gradients of a loss over all texts; return this process's share, a scalar.
 
-        loss maps this process's outputs, in the batch's order, to its share of the loss.
+        loss maps the outputs of this process's texts, in the order of the batch, to its share.
         """
         chunks = self._chunks(batch)
         if self._caches(batch, len(chunks)):
@@ -77,10 +77,10 @@ class GradientCache:
     def summed(
         self, batch: PackedBatch, targets: Ints, count: int, seed: tuple[int, ...]
     ) -> Tensor:
-        """Add the gradients of the masked tokens' loss; return this process's share.
+        """Add the gradients of the masked-token loss; return this process's share of it, a scalar.
 
-        targets (t,) are token ids, -1 where nothing was masked; count is the number of masked
-        tokens of the global batch.
+        targets (t,) int32 are token ids, -1 where no token was masked; count is the number of
+        masked tokens of the global batch.
         """
         share = torch.zeros((), device=self.world.device)
         chunks = self._chunks(batch)
@@ -124,13 +124,13 @@ class GradientCache:
 
 @dataclass(frozen=True, eq=False)
 class BatchChunk:
-    """Some texts of a batch; texts None is a chunk that only keeps step with other processes."""
+    """Some texts of a batch. texts is None for a chunk that only keeps processes in step."""
 
     batch: PackedBatch
     texts: Indices | None
 
     def tokens(self, whole: PackedBatch) -> Indices:
-        """Return where the chunk's tokens are in the whole batch."""
+        """Return the positions of the chunk's tokens in the whole batch."""
         assert self.texts is not None
         lengths = self.batch.lengths.astype(np.intp)
         shift = whole.cu_seqlens[self.texts] - self.batch.cu_seqlens[:-1]
@@ -149,7 +149,7 @@ def _places(name: str, chunk: BatchChunk, whole: PackedBatch, device: torch.devi
 
 
 def _assembled(whole: PackedBatch, chunks: list[BatchChunk], found: list[Outputs]) -> Outputs:
-    """Put the chunks' outputs back into the batch's order, as leaves."""
+    """Put the outputs of chunks back into the order of the batch, as leaf tensors."""
     assembled = {}
     for name, first in found[0].items():
         rows = len(whole) if name in BY_TEXT else len(whole.ids)

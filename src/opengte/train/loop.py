@@ -1,4 +1,4 @@
-"""The loop: batches to gradients to weights, with checkpoints that lose nothing."""
+"""The training loop: batches to gradients to weights, with exact resume from checkpoints."""
 
 import hashlib
 import logging
@@ -36,9 +36,8 @@ from opengte.train.settings import TrainingSettings
 log = logging.getLogger("opengte.train")
 
 MakeLoader = Callable[[int, int, int], BatchLoader]  # first step, rank, number of processes
-Evaluate = Callable[
-    [int, TrainableModel], Mapping[str, float]
-]  # step, model -> metrics, first decides
+# step, model -> metrics, of which the first decides
+Evaluate = Callable[[int, TrainableModel], Mapping[str, float]]
 
 REMEMBERED = 32  # losses of a source that a new one is compared with
 PATIENCE = 10  # steps that may be skipped one after the other
@@ -46,7 +45,11 @@ PATIENCE = 10  # steps that may be skipped one after the other
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run ended: after how many steps, of which how many were skipped."""
+    """How a run ended.
+
+    step is the number of steps done, skipped how many of them updated nothing; metrics are those of
+    the last evaluation; interrupted means that the run stopped early and can be resumed.
+    """
 
     step: int
     skipped: int
@@ -67,12 +70,42 @@ def train(
     evaluate: Evaluate | None = None,
     resume: bool = False,
 ) -> TrainingResult:
-    """Train a model in place and leave checkpoints, tables and plots in a folder.
+    r"""Train a model in place; write checkpoints, tables and plots to a folder.
 
-    identity names what else shapes the result (data, order, model): a run is only resumed with the
-    same. evaluate is called on all processes every `evaluate_every` steps and at the end. With an
-    average of weights (`ema`) the model is left with the average. After Ctrl-C, or the signal to
-    terminate, the step is finished and saved, and the result says `interrupted`.
+    batches(step, rank, size) returns this process's `BatchLoader` from a step on. identity names
+    what else shapes the result (data, order, model): a run resumes only with the same settings,
+    objective and identity. evaluate(step, trainable) runs on all processes every `evaluate_every`
+    steps and at the end; the first of its metrics decides which checkpoint is the best.
+
+    With resume, the run continues from its last checkpoint, with the same batches and losses as an
+    uninterrupted run. With an average of weights (`ema`) the model ends up with the average. After
+    Ctrl-C or SIGTERM the step is finished and saved, and the result has `interrupted` set.
+
+    Raises InputError if the folder has a run and resume is False, or if the run was started with
+    another configuration; EngineError if a step's loss or gradient is not finite or spikes
+    (`on_trouble="stop"`), with the weights before that step saved.
+
+    >>> from opengte import checkpoint
+    >>> from opengte.data import (
+    ...     BatchLoader, BatchSampler, ColumnMapping, Dataset, SourceSpec, SourceTokenizer, prepare)
+    >>> from opengte.train import Contrastive, TrainableModel, TrainingSettings, load_trainable
+    >>> rows = [f"question {i},answer {i}" for i in range(8)]
+    >>> _ = Path("faq.csv").write_text("\n".join(["query,answer", *rows]))
+    >>> start = checkpoint.read_checkpoint(folder)
+    >>> tokenizer = SourceTokenizer(start.tokenizer, start.prompts, 32, 32)
+    >>> _ = prepare([SourceSpec("faq", (Path("faq.csv"),))], Path("data"), tokenizer)
+    >>> dataset = Dataset.open("data", start.tokenizer.fingerprint)
+    >>> sampler = BatchSampler.of(dataset, batch=4)
+    >>> result = train(
+    ...     TrainableModel(load_trainable(start)),
+    ...     lambda step, rank, size: BatchLoader(
+    ...         dataset, sampler, start=step, rank=rank, world=size),
+    ...     Contrastive(temperature=0.05),
+    ...     TrainingSettings(steps=2, peak_tflops=1.0),
+    ...     Path("run"),
+    ... )
+    >>> result.step, result.interrupted
+    (2, False)
     """
     world = world or World()
     run = _Run(trainee, objective, settings, folder, world, identity or {})
@@ -116,7 +149,7 @@ class _Run:
     failures: int = 0  # skipped one after the other
 
     def begin(self, resume: bool) -> None:
-        """Spread the model over processes, make the optimiser, load the last checkpoint."""
+        """Distribute the model over processes, create the optimiser, load the last checkpoint."""
         settings, trainee = self.settings, self.trainee
         found = checkpoints.list_checkpoints(self.folder)
         if found and not resume:
@@ -161,7 +194,7 @@ class _Run:
         self.world.wait()
 
     def _sizes(self) -> tuple[int, int]:
-        """Return the tokens of a chunk, and those whose activations fit into memory."""
+        """Return the tokens of a chunk, and the tokens whose activations fit into memory."""
         each = activation_bytes(self.trainee.model, self.settings.precision)
         if self.settings.recompute:
             each = max(1, each // 8)
@@ -185,7 +218,7 @@ class _Run:
         evaluate: Evaluate | None,
         journal: TrainingLog | None,
     ) -> bool:
-        """Do the steps that are left; return whether they were interrupted."""
+        """Do the remaining steps; return whether they were interrupted."""
         settings, progress = self.settings, self.progress
         meter = ThroughputMeter(self.world.device, self._peak())
         stream, waited = iter(source), 0.0
@@ -214,7 +247,7 @@ class _Run:
     def _step(
         self, batch: TrainingBatch, interrupted: bool
     ) -> tuple[StepRecord, dict[str, float], bool]:
-        """Do one step; return what came of it, the work it was, and whether to stop after it."""
+        """Do one step; return its record, the work it took, and whether to stop after it."""
         progress, step = self.progress, self.progress.step
         self.optimiser.zero_grad(set_to_none=True)
         before = self.passes.computed
@@ -283,7 +316,7 @@ class _Run:
         self.failures = 0
 
     def _trouble(self, batch: TrainingBatch, loss: float, norm: float) -> str | None:
-        """Return what is wrong with a step, if anything."""
+        """Return what is wrong with a step, None if nothing is."""
         if not math.isfinite(loss) or not math.isfinite(norm):
             return f"the loss is {loss} and the gradient's norm {norm}"
         past = self.progress.history.get(batch.source.name, [])
@@ -300,7 +333,7 @@ class _Run:
         del past[:-REMEMBERED]
 
     def _skip(self, trouble: str, batch: TrainingBatch, share: LossShare) -> None:
-        """Leave a step out, or stop: saved as it was before the step."""
+        """Skip a step, or save the state before the step and stop."""
         self.optimiser.zero_grad(set_to_none=True)
         where = self._describe(batch, share)
         self.failures += 1
@@ -315,7 +348,7 @@ class _Run:
         self.progress.skipped += 1
 
     def _describe(self, batch: TrainingBatch, share: LossShare) -> str:
-        """Name a batch: its source, and the rows of the processes whose share is not finite."""
+        """Describe a batch: its source, its rows, and the processes whose share is not finite."""
         ill = self.world.counts(not math.isfinite(float(share.loss)))
         rows = [int(row) for row in batch.rows]
         places = [batch.source.origin(row) for row in rows[:3]]
@@ -368,7 +401,7 @@ class _Run:
 
 
 def _checksum(batch: TrainingBatch) -> int:
-    """Return a number for the rows of a batch; those of all processes add up to the global one."""
+    """Return a checksum of rows; those of all processes add up to that of the global batch."""
     mixed = batch.rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return int((mixed >> np.uint64(32)).sum())
 

@@ -1,4 +1,4 @@
-"""The optimiser: which weights decay, how the learning rate moves, clipping, averages."""
+"""The optimiser: weight decay, learning-rate schedules, gradient norm, averages of weights."""
 
 import math
 from collections.abc import Iterable
@@ -23,8 +23,12 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of a step, counted from 0.
 
-    It rises over the first `warmup` share of the steps to its peak, then falls to `final` times it:
-    in a line, along a cosine, or with `wsd` (arXiv 2404.06395) only over the last `decay` share.
+    It rises linearly over the first `warmup` share of the steps to `peak`, then falls to `final *
+    peak`: linearly, along a cosine, or with `wsd` (warmup-stable-decay, arXiv 2404.06395) only over
+    the last `decay` share of the steps. `constant` stays at the peak.
+
+    >>> [learning_rate(s, steps=4, peak=1.0, warmup=0.5, schedule="linear") for s in range(4)]
+    [0.5, 1.0, 1.0, 0.5]
     """
     rising = math.ceil(warmup * steps)
     if step < rising:
@@ -40,7 +44,10 @@ def learning_rate(
 def adamw(
     module: nn.Module, *, weight_decay: float, betas: tuple[float, float], epsilon: float
 ) -> torch.optim.AdamW:
-    """Return AdamW (arXiv 1711.05101) for the weights that train; vectors do not decay."""
+    """Return AdamW (arXiv 1711.05101) over the weights that require gradients.
+
+    Vectors (biases, norms) have no weight decay.
+    """
     weights = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in weights if p.dim() > 1], "weight_decay": weight_decay},
@@ -51,14 +58,14 @@ def adamw(
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Return the norm of all gradients together, over all processes that share them."""
+    """Return the norm of all gradients together, a scalar, over all processes that share them."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 class WeightAverage:
-    """An exponential moving average of the weights that train."""
+    """An exponential moving average of the weights that require gradients."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -66,13 +73,13 @@ class WeightAverage:
         self.values = [p.detach().clone() for p in self._weights]
 
     def update(self) -> None:
-        """Move the average towards the present weights."""
+        """Move the average towards the current weights."""
         with torch.no_grad():
             present = [p.detach() for p in self._weights]
             torch._foreach_lerp_(self.values, present, 1 - self.decay)
 
     def exchange(self) -> None:
-        """Put the average in the place of the weights, or back."""
+        """Swap the average and the weights; a second call swaps them back."""
         with torch.no_grad():
             for weight, value in zip(self._weights, self.values, strict=True):
                 present = weight.detach().clone()

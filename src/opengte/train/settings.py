@@ -1,4 +1,4 @@
-"""What a run is told: numbers that shape its result, and numbers that do not."""
+"""Settings of a training run: those that shape the result, and those that do not."""
 
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
@@ -27,11 +27,15 @@ FREE_ON_RESUME = (
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a model is trained. Raises InputError for a value that cannot be.
+    """How a model is trained. Raises InputError for impossible values.
 
-    warmup, decay and final are shares, see `optim.learning_rate`. memory, in GiB, is what a
-    process's activations may take: a batch of more goes through the gradient cache. A loss above
-    `spike` times the median of its source's last losses, or one that is not finite, is trouble.
+    warmup, decay and final are shares of the run or of the peak rate, see `optim.learning_rate`.
+    memory, in GiB, bounds the activations of a process: larger batches go through the gradient
+    cache. A loss that is not finite, or above `spike` times the median of its source's last losses,
+    is handled as `on_trouble` says. Settings in `FREE_ON_RESUME` may differ when a run is resumed.
+
+    >>> TrainingSettings(steps=1000, learning_rate=1e-4, schedule="cosine").warmup
+    0.05
     """
 
     steps: int
@@ -90,7 +94,7 @@ class TrainingSettings:
             raise InputError(f"{name} is {getattr(self, name)!r}, expected {expected}")
 
     def identity(self) -> dict[str, str]:
-        """Return the settings that shape the result, which a resumed run must have too."""
+        """Return the settings that shape the result, which a resumed run must match."""
         names = [field.name for field in fields(self) if field.name not in FREE_ON_RESUME]
         return {name: repr(getattr(self, name)) for name in names}
 

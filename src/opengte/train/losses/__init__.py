@@ -1,7 +1,7 @@
-"""Losses: pure functions of vectors, scores and texts' keys, tiled and exact across processes.
+"""Losses as pure functions, computed in tiles, exact on any number of processes.
 
-Every loss returns the share of this process: the sum over processes is the loss of the global
-batch, and the sum of gradients its gradient, however the batch is divided.
+A loss returns this process's share. Summed over processes, the shares are the loss of the global
+batch and their gradients its gradient, however the batch is divided.
 """
 
 from opengte.train.losses.contrastive import (

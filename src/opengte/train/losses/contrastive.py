@@ -1,4 +1,4 @@
-"""Contrastive losses over a global batch, each the mean over its rows."""
+"""Contrastive losses over a global batch with in-batch negatives, each the mean over its rows."""
 
 from dataclasses import dataclass, replace
 
@@ -12,10 +12,21 @@ from opengte.train.losses.streamed import PartitionSum, logsumexp
 
 
 def info_nce(pairs: GlobalBatch, *, temperature: float, margin: float | None = None) -> Tensor:
-    """Score each query's positive against all documents of the batch (arXiv 1807.03748).
+    """Return InfoNCE: softmax of each query's positive over all documents (arXiv 1807.03748).
 
-    Documents are the positives and negatives of all rows. With margin, documents that score above
-    the row's positive by more than margin do not count. Returns this process's share.
+    The documents are the positives and negatives of all rows of the global batch. Two kinds of
+    false negatives are masked: texts that `batch.keys` shows to be positives of the query and, with
+    margin, documents that score more than `margin` above the row's positive. Returns a scalar, this
+    process's share.
+
+    >>> import torch
+    >>> from opengte.train.losses import GlobalBatch, TextVectors
+    >>> texts = TextVectors(torch.eye(2))
+    >>> none, owners = TextVectors(torch.zeros(0, 2)), torch.zeros(0, dtype=torch.int64)
+    >>> batch = GlobalBatch(texts, texts, none, owners, slice(0, 2), slice(0, 0))
+    >>> loss = info_nce(batch, temperature=1.0)
+    >>> round(float(loss), 4)  # log(1 + exp(-1))
+    0.3133
     """
     pairs = pairs.prepared()
     masks, positive = _masks(pairs, margin)
@@ -29,12 +40,22 @@ def info_nce(pairs: GlobalBatch, *, temperature: float, margin: float | None = N
 def improved_contrastive(
     pairs: GlobalBatch, *, temperature: float, margin: float | None = None
 ) -> Tensor:
-    """Score both ways and within each side, in one logarithm (GTE, arXiv 2308.03281, equation 6).
+    """Return GTE's improved contrastive loss (arXiv 2308.03281, equation 6).
 
-    The partition sums query to documents, query to queries, document to queries and document to
-    documents. Negatives are documents, never queries; a row's own negatives do not count against
-    its positive. With margin, texts that score above the row's positive by more than margin do not
-    count, documents against documents excepted. Returns this process's share.
+    The partition function sums query to document, query to query, document to query and document to
+    document scores in one logarithm. Negatives are documents, never queries; a row's own negatives
+    do not count against its positive. False negatives are masked as in `info_nce`, but `margin`
+    does not apply to scores between documents. Returns a scalar, this process's share. Raises
+    InputError for a similarity that is not symmetric (late interaction).
+
+    >>> import torch
+    >>> from opengte.train.losses import GlobalBatch, TextVectors
+    >>> texts = TextVectors(torch.eye(2))
+    >>> none, owners = TextVectors(torch.zeros(0, 2)), torch.zeros(0, dtype=torch.int64)
+    >>> batch = GlobalBatch(texts, texts, none, owners, slice(0, 2), slice(0, 0))
+    >>> loss = improved_contrastive(batch, temperature=1.0)
+    >>> round(float(loss), 4)  # log(2 + 4 exp(-1))
+    1.2446
     """
     if not pairs.similarity.symmetric:
         raise InputError(
@@ -63,7 +84,10 @@ def _masks(pairs: GlobalBatch, margin: float | None) -> tuple[FalseNegativeMasks
 
 @dataclass(frozen=True, eq=False)
 class CandidateScores:
-    """Scores of rows' own candidates: positive (r,), negative (m,) with its row in owners (m,)."""
+    """Scores of each row against its own candidates.
+
+    positive (r,) float; negative (m,) float, and owners (m,) int64, the row of each negative.
+    """
 
     positive: Tensor
     negative: Tensor
@@ -73,9 +97,17 @@ class CandidateScores:
 def own_negatives_loss(
     groups: CandidateScores, count: int, *, temperature: float, margin: float | None = None
 ) -> Tensor:
-    """Score each positive against the row's own negatives only; count is the global batch.
+    """Return softmax cross-entropy of each positive over the row's own negatives only.
 
-    For sources whose batches hold many true positives (labels, classes), and for rerankers.
+    For sources whose batches hold many true positives (labels, classes), where in-batch negatives
+    would be false negatives, and for rerankers. count is the number of rows of the global batch.
+    Negatives more than `margin` above their positive are masked. Returns a scalar, this process's
+    share.
+
+    >>> import torch
+    >>> scores = CandidateScores(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([0]))
+    >>> round(float(own_negatives_loss(scores, 1, temperature=1.0)), 4)
+    0.3133
     """
     negative = groups.negative
     if margin is not None:
@@ -86,7 +118,7 @@ def own_negatives_loss(
 
 
 def candidates_logsumexp(groups: CandidateScores) -> Tensor:
-    """Return the log-sum-exp of each row's positive and negatives (r,)."""
+    """Return the log-sum-exp of each row's positive and negatives, (r,)."""
     highest = groups.positive.detach().scatter_reduce(
         0, groups.owners, groups.negative.detach(), "amax"
     )
@@ -96,12 +128,25 @@ def candidates_logsumexp(groups: CandidateScores) -> Tensor:
 
 
 def score_candidates(pairs: GlobalBatch) -> CandidateScores:
-    """Score this process's rows against their own candidates."""
+    """Score this process's rows against their own positives and negatives.
+
+    >>> import torch
+    >>> from opengte.train.losses import GlobalBatch, TextVectors
+    >>> vectors = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    >>> query, positive, negative = (TextVectors(vectors[i : i + 1]) for i in range(3))
+    >>> rows = slice(0, 1)
+    >>> batch = GlobalBatch(query, positive, negative, torch.tensor([0]), rows, rows)
+    >>> score_candidates(batch).positive, score_candidates(batch).negative
+    (tensor([1.]), tensor([0.]))
+    """
     return CandidateScores(*pairs.prepared().own_scores())
 
 
 def mask_false_negatives(groups: CandidateScores, pairs: GlobalBatch) -> CandidateScores:
-    """Return the groups with -inf for negatives that are known to be positives of their row."""
+    """Return the scores with -inf for negatives that are known positives of their row's query.
+
+    Unchanged if the batch has no keys.
+    """
     if pairs.keys is None:
         return groups
     keys = torch.stack((pairs.keys.queries, pairs.keys.positives), dim=1)

@@ -1,4 +1,4 @@
-"""What losses compare: n texts as vectors, sparse weights or token vectors, and their scores.
+"""What losses compare: texts as dense vectors, sparse weights or token vectors, and their scores.
 
 Letters in shapes: n texts, t tokens of all of them, d width of a vector.
 """
@@ -13,10 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class TextVectors:
-    """n texts.
+    """The vectors of n texts.
 
-    values (n, d) dense vectors; or values (t, ...) of the texts' tokens with offsets (n + 1,)
-    int64, and for sparse weights the token ids (t,) int64.
+    Dense: values (n, d) float. Token vectors: values (t, d) with offsets (n + 1,) int64, where each
+    text starts. Sparse: values (t,) weights with offsets and ids (t,) int64, the token ids.
     """
 
     values: Tensor
@@ -28,7 +28,7 @@ class TextVectors:
         return len(self.values) if self.offsets is None else len(self.offsets) - 1
 
     def __getitem__(self, span: slice) -> "TextVectors":
-        """Return neighbouring texts."""
+        """Return consecutive texts."""
         start, stop, _ = span.indices(len(self))
         if self.offsets is None:
             return TextVectors(self.values[start:stop])
@@ -38,7 +38,7 @@ class TextVectors:
         return TextVectors(self.values[tokens], bounds - bounds[0], ids)
 
     def select(self, texts: Tensor) -> "TextVectors":
-        """Return the given texts (k,), in the given order."""
+        """Return the given texts (k,) int64, in the given order."""
         if self.offsets is None:
             return TextVectors(self.values[texts])
         lengths = self.lengths[texts]
@@ -61,13 +61,13 @@ class TextVectors:
 
     @property
     def owners(self) -> Tensor:
-        """Return the text that each token is of (t,)."""
+        """Return the text that each token belongs to, (t,)."""
         places = torch.arange(len(self), device=self.values.device)
         return torch.repeat_interleave(places, self.lengths)
 
 
 def offsets_from_lengths(lengths: Tensor) -> Tensor:
-    """Return where each of the given lengths (n,) starts, and the end: (n + 1,)."""
+    """Return the offsets (n + 1,) of texts with the given lengths (n,)."""
     return F.pad(lengths.cumsum(0), (1, 0))
 
 
@@ -85,10 +85,13 @@ def concatenate_vectors(*parts: TextVectors) -> TextVectors:
 class Similarity:
     """How two texts are compared.
 
-    prepare changes the values of texts once, before any score; matrix scores all of one side
-    against all of the other, (n, m); paired scores texts at the same place, (n,). tile bounds the
-    rows and columns that are scored at once. One that is not symmetric scores queries against
-    documents only.
+    prepare transforms the values of texts once, before any scoring; matrix scores all texts of one
+    side against all of the other, (n, m); paired scores texts at the same position, (n,). tile is
+    the largest block of rows and columns that is scored at once. A similarity that is not symmetric
+    scores queries against documents only.
+
+    `COSINE` is for dense vectors; `SPARSE` is the dot product over shared token ids; `LATE` is late
+    interaction (ColBERT, arXiv 2004.12832), averaged over query tokens.
     """
 
     prepare: Callable[[TextVectors], TextVectors]
@@ -111,7 +114,7 @@ def _dot_paired(a: TextVectors, b: TextVectors) -> Tensor:
 
 
 def _sparse_matrix(a: TextVectors, b: TextVectors) -> Tensor:
-    """Score by the ids that both texts have; of an id that occurs twice the larger counts."""
+    """Score by shared token ids; of an id that occurs twice in a text the larger weight counts."""
     assert a.ids is not None and b.ids is not None
     if not len(a.ids) or not len(b.ids):
         return (a.values.sum() + b.values.sum()) * a.values.new_zeros(len(a), len(b))

@@ -1,4 +1,4 @@
-"""The texts of a global batch as the losses see them, and which of them are no negatives."""
+"""The texts of a global batch as the losses see them, and the masks of its false negatives."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,9 +12,9 @@ from opengte.train.losses.streamed import Mask
 
 @dataclass(frozen=True, eq=False)
 class TextKeys:
-    """Numbers that are equal exactly where texts are equal, int64, over the whole global batch.
+    """Numbers that identify the texts of the global batch: equal exactly where texts are equal.
 
-    queries, positives (n,); negatives (m,); known (n, k): further texts that are positives of each
+    All int64. queries, positives (n,); negatives (m,); known (n, k): all further positives of each
     row's query, padded with any key of the row.
     """
 
@@ -26,11 +26,19 @@ class TextKeys:
 
 @dataclass(frozen=True, eq=False)
 class GlobalBatch:
-    """A global batch: n queries, a positive each, and m negatives, any number of them for a row.
+    """A global batch: n queries with one positive each, and m negatives, any number for a row.
 
-    owners (m,) int64 says whose negative each is, in rows' order. A loss is computed for `rows`,
-    and for the negatives `own` that they own: those of this process. The sum over all processes is
-    the mean over the n rows, so that gradients are summed, never averaged.
+    owners (m,) int64 is the row of each negative, ascending. A loss is computed for `rows`, and for
+    the negatives `own` of those rows: the part of this process. The sum over all processes is the
+    mean over the n rows, so gradients are summed, never averaged. Without keys no false negatives
+    are recognised by text. teacher (r + m',) holds another model's scores of this process's
+    positives, then negatives.
+
+    >>> import torch
+    >>> texts, none = TextVectors(torch.randn(3, 8)), TextVectors(torch.zeros(0, 8))
+    >>> owners = torch.zeros(0, dtype=torch.int64)
+    >>> len(GlobalBatch(texts, texts, none, owners, rows=slice(0, 3), own=slice(0, 0)))
+    3
     """
 
     queries: TextVectors
@@ -48,7 +56,7 @@ class GlobalBatch:
         return len(self.queries)
 
     def prepared(self) -> "GlobalBatch":
-        """Return the pairs with vectors made ready for scoring (unit length for cosines)."""
+        """Return the batch with vectors prepared for scoring (unit length for cosines)."""
         prepare = self.similarity.prepare
         return replace(
             self,
@@ -58,7 +66,7 @@ class GlobalBatch:
         )
 
     def truncated(self, dimensions: int) -> "GlobalBatch":
-        """Return the pairs with only the first values of each dense vector (Matryoshka)."""
+        """Return the batch with only the first dimensions of each dense vector (Matryoshka)."""
         cut = [
             items.with_values(items.values[:, :dimensions])
             for items in (self.queries, self.positives, self.negatives)
@@ -66,9 +74,9 @@ class GlobalBatch:
         return replace(self, queries=cut[0], positives=cut[1], negatives=cut[2])
 
     def own_scores(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the scores of this process's positives and negatives, and each negative's row.
+        """Return scores of this process's positives and of its negatives, and each negative's row.
 
-        Call it on prepared pairs. The rows count from the first of this process.
+        Call it on a prepared batch. Rows are counted from the first row of this process.
         """
         queries = self.queries[self.rows]
         owners = self.owners[self.own] - self.rows.start
@@ -78,37 +86,42 @@ class GlobalBatch:
 
 
 def number_texts(hashes: Tensor) -> Tensor:
-    """Return for each hash (t, w) of a text a number (t,) that equal hashes share."""
+    """Return a number for each hash (t, w) int64 of a text, (t,); equal hashes share it.
+
+    >>> import torch
+    >>> number_texts(torch.tensor([[5, 5], [1, 2], [5, 5]]))
+    tensor([1, 0, 1])
+    """
     numbers: Tensor = torch.unique(hashes, dim=0, return_inverse=True)[1]
     return numbers
 
 
 @dataclass(frozen=True, eq=False)
 class FalseNegativeMasks:
-    """Which texts of other rows are no negatives of a row, by texts and by scores.
+    """Masks of false negatives: texts of other rows that may answer a row's query.
 
-    A text is known to be none if it is the row's query or one of its positives, or if its own pair
-    shares a text with the row's; it is likely to be none if it scores above `limit` (n,), the score
-    of the row's positive and a margin.
+    A text is a known false negative if it is the row's query or one of its positives, or if its own
+    pair shares a text with the row. It is a likely false negative if it scores above `limit` (n,),
+    the score of the row's positive plus a margin.
     """
 
     pairs: GlobalBatch
     limit: Tensor | None
 
     def queries(self, *, likely: bool = True) -> Mask:
-        """Return the mask of queries as columns: a row's own does not count."""
+        """Return the mask for queries as columns; the row's own query is masked."""
         return self._mask(self._query_keys(), self._places(), likely, keep=False)
 
     def queries_and_own(self, *, likely: bool = True) -> Mask:
-        """Return the mask of queries as columns, the row's own included."""
+        """Return the mask for queries as columns; the row's own query counts."""
         return self._mask(self._query_keys(), self._places(), likely, keep=True)
 
     def documents(self) -> Mask:
-        """Return the mask of positives and negatives as columns: the row's own positive counts."""
+        """Return the mask for documents as columns; the row's own positive counts."""
         return self._mask(self._document_keys(), self._document_owners(), True, keep=True)
 
     def others_documents(self, *, likely: bool) -> Mask:
-        """Return the mask of positives and negatives as columns: none of the row's own counts."""
+        """Return the mask for documents as columns; all of the row's own are masked."""
         return self._mask(self._document_keys(), self._document_owners(), likely, keep=False)
 
     def _places(self) -> Tensor:
@@ -161,7 +174,7 @@ class FalseNegativeMasks:
 
 
 def _shared(keys: TextKeys) -> bool:
-    """Return whether any text occurs twice, so that there is something to mask."""
+    """Return whether any text occurs twice, so that there may be false negatives to mask."""
     texts = torch.cat((keys.queries, keys.positives, keys.negatives))
     if len(torch.unique(texts)) < len(texts):
         return True

@@ -1,4 +1,4 @@
-"""Losses that learn from scores: a reranker's, or people's."""
+"""Losses that learn from scores: those of a teacher model, or gold scores."""
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,15 @@ def distil_kl(
     temperature: float,
     teacher_temperature: float,
 ) -> Tensor:
-    """Return KL(teacher || student) over each row's candidates.
+    """Return KL(teacher || student) over each row's candidates, a scalar.
 
-    Both are a softmax of scores / temperature; count is the number of rows of the global batch.
+    Both distributions are a softmax of scores / temperature over the row's positive and negatives.
+    count is the number of rows of the global batch; the result is this process's share.
+
+    >>> import torch
+    >>> scores = CandidateScores(torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([0]))
+    >>> float(distil_kl(scores, scores, 1, temperature=1.0, teacher_temperature=1.0))
+    0.0
     """
     log_p = _log_softmax(teacher, teacher_temperature)
     log_q = _log_softmax(student, temperature)
@@ -36,9 +42,16 @@ def _log_softmax(groups: CandidateScores, temperature: float) -> tuple[Tensor, T
 
 
 def margin_mse(student: CandidateScores, teacher: CandidateScores, count: int) -> Tensor:
-    """Return the squared error of the margins positive - negative (arXiv 2010.02666).
+    """Return MarginMSE: squared error of the margins positive - negative (arXiv 2010.02666).
 
-    Summed over this process's negatives; count is the number of negatives of the global batch.
+    Summed over this process's negatives and divided by count, the negatives of the global batch.
+
+    >>> import torch
+    >>> rows = torch.tensor([0])
+    >>> student = CandidateScores(torch.tensor([1.0]), torch.tensor([0.5]), rows)
+    >>> teacher = CandidateScores(torch.tensor([3.0]), torch.tensor([1.0]), rows)
+    >>> float(margin_mse(student, teacher, 1))  # (0.5 - 2) ** 2
+    2.25
     """
     ours, theirs = (g.positive[g.owners] - g.negative for g in (student, teacher))
     return (ours - theirs).square().sum() / max(1, count)
@@ -54,10 +67,14 @@ _ADDED = Similarity(
 
 
 def cosent(scores: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tensor:
-    """Rank scored pairs: log(1 + sum of exp(scale * (s_j - s_i)) over label_i > label_j).
+    """Return CoSENT: log(1 + sum of exp(scale * (s_j - s_i)) over pairs with label_i > label_j).
 
-    scores and labels (n,) are those of the global batch, and so is the loss (kexue.fm 8847): a
-    process's share is the loss divided by the number of processes.
+    scores and labels (n,) are those of the global batch, and so is the result: a process's share is
+    the loss divided by the number of processes (https://kexue.fm/archives/8847).
+
+    >>> import torch
+    >>> round(float(cosent(torch.tensor([0.9, 0.1]), torch.tensor([1.0, 0.0]), scale=1.0)), 4)
+    0.3711
     """
     column = (scores * scale)[:, None]
 
@@ -71,7 +88,14 @@ def cosent(scores: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tensor:
 
 
 def pointwise(scores: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Return the binary cross-entropy of logits (r,) against labels in [0, 1]; count as above."""
+    """Return binary cross-entropy of logits (r,) against labels in [0, 1] (r,).
+
+    Summed over this process's pairs and divided by count, the pairs of the global batch.
+
+    >>> import torch
+    >>> round(float(pointwise(torch.tensor([0.0]), torch.tensor([1.0]), 1)), 4)
+    0.6931
+    """
     return (
         F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction="sum") / count
     )

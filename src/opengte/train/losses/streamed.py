@@ -1,7 +1,7 @@
-"""Log-sum-exp of scores, a tile at a time: the matrix of all scores never exists.
+"""Log-sum-exp of scores, one tile at a time: the matrix of all scores never exists.
 
-The forward pass keeps one number a row; the backward pass computes each tile again and takes its
-gradient. Memory is that of the inputs and of one tile.
+The forward pass keeps one number per row; the backward pass recomputes each tile and its gradient.
+Memory is that of the inputs and one tile.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ Mask = Callable[[Tensor, slice, slice], Tensor | None]
 
 @dataclass(frozen=True, eq=False)
 class PartitionSum:
-    """One sum of exponentials: rows against columns, where the mask lets them."""
+    """One sum of exponentials: rows against columns, without masked pairs."""
 
     rows: TextVectors
     columns: TextVectors
@@ -29,7 +29,7 @@ class PartitionSum:
 def logsumexp(sums: Sequence[PartitionSum], similarity: Similarity, temperature: float) -> Tensor:
     """Return for each row (n,) the logarithm of all sums of exp(score / temperature) together.
 
-    All sums have the same number of rows. A row without any score is -inf.
+    All sums have the same number of rows. A row whose scores are all masked is -inf.
     """
     values = [side.values for term in sums for side in (term.rows, term.columns)]
     result: Tensor = _Streamed.apply(sums, similarity, temperature, *values)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Learned sparse weights: how a token's weight is made, and what keeps texts sparse."""
+"""Learned sparse weights: their activation, and the regulariser that keeps texts sparse."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,25 @@ from opengte.train.losses.items import TextVectors
 
 
 def log_saturated(weights: Tensor) -> Tensor:
-    """Return log(1 + weight) of weights that are not negative (SPLADE, arXiv 2107.05720)."""
+    """Return log(1 + weight) of non-negative weights of any shape (SPLADE, arXiv 2107.05720).
+
+    >>> import torch
+    >>> log_saturated(torch.tensor([0.0, 1.0]))
+    tensor([0.0000, 0.6931])
+    """
     return weights.log1p()
 
 
 def flops_regulariser(items: TextVectors, rows: slice) -> Tensor:
     """Return the FLOPS regulariser (arXiv 2004.05665): sum over ids of the squared mean weight.
 
-    items are the texts of the global batch; the result is the share of those in rows.
+    items are the sparse weights of the global batch; the result is the share of the texts in rows.
+
+    >>> import torch
+    >>> offsets, ids = torch.tensor([0, 1, 2]), torch.tensor([7, 7])
+    >>> weights = TextVectors(torch.tensor([1.0, 3.0]), offsets, ids)
+    >>> float(flops_regulariser(weights, slice(0, 2)))  # the mean weight of id 7 is 2
+    4.0
     """
     assert items.ids is not None and items.offsets is not None
     if not len(items.ids):

@@ -1,4 +1,4 @@
-"""What a step does with a batch: which texts are encoded, and what loss they are given."""
+"""Objectives: which texts of a batch are encoded, and which losses are computed from them."""
 
 from opengte.train.objectives.base import LossShare, Objective
 from opengte.train.objectives.contrastive import Contrastive

@@ -1,4 +1,4 @@
-"""What every objective is and returns."""
+"""The interface of objectives, and helpers that they share."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -17,7 +17,7 @@ DistillationLoss = Literal["kl", "margin_mse"]
 
 @dataclass(frozen=True, eq=False)
 class LossShare:
-    """What one process did in a step: its share of the loss, the texts and tokens it computed."""
+    """One process's part of a step: its share of the loss, and what it computed."""
 
     loss: Tensor
     texts: int
@@ -26,24 +26,27 @@ class LossShare:
 
 
 class Objective(Protocol):
-    """Turns a batch into gradients. The fields of its repr are part of a run's identity."""
+    """Turns a batch into gradients.
+
+    Its repr is part of the identity that a resumed run must match.
+    """
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Return the outputs of the trainee that the objective needs."""
+        """Return the outputs of the trainable model that the objective needs."""
 
     def step(self, passes: GradientCache, batch: TrainingBatch, seed: tuple[int, ...]) -> LossShare:
-        """Add the gradients of this process's share of the loss of the global batch."""
+        """Add the gradients of this process's share of the global loss; return the share."""
 
 
 def loss_share(loss: Tensor, texts: PackedBatch) -> LossShare:
-    """Return what a process did: a share of the loss, and the texts it computed."""
+    """Return the record of a step: the share of the loss, and counts of the texts it computed."""
     lengths = texts.lengths.astype(np.int64)
     return LossShare(loss, len(texts), len(texts.ids), int((lengths * lengths).sum()))
 
 
 def check_one_positive(batch: TrainingBatch) -> None:
-    """Raise InputError unless each row has one positive."""
+    """Raise InputError unless each row has exactly one positive."""
     if len(batch.positive) != len(batch) or len(batch.query) != len(batch):
         raise InputError(
             f"a batch of source {batch.source.name!r} has {len(batch)} rows with "
@@ -53,7 +56,10 @@ def check_one_positive(batch: TrainingBatch) -> None:
 
 
 def teacher_scores(batch: TrainingBatch, device: torch.device) -> Tensor | None:
-    """Return the teacher's scores of this process's positives and negatives, if it has them all."""
+    """Return the teacher's scores of this process's positives and negatives, (n + m,) float32.
+
+    None unless every one of them has a score.
+    """
     positive, negative = batch.positive.scores, batch.negative.scores
     if positive is None or (negative is None and len(batch.negative)):
         return None

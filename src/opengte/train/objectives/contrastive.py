@@ -1,4 +1,4 @@
-"""Embeddings: contrastive, ranked and distilled, dense, sparse and by token."""
+"""Embeddings: contrastive, ranking and distillation losses on dense, sparse and token vectors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -37,12 +37,19 @@ from opengte.types import PackedBatch
 class Contrastive:
     """Embeddings from pairs, hard negatives, labels, gold scores and a teacher's scores.
 
-    A source of scored pairs is given CoSENT; one without in-batch negatives a softmax over each
-    row's own candidates; every other the contrastive loss. A source's temperature goes before.
-    Token vectors are only scored from queries to documents, with info_nce.
-    dimensions maps Matryoshka sizes to weights; empty: the full vectors only. sparse, tokens and
-    distil weigh further losses, zero for none; where a source has no teacher's scores, nothing is
-    distilled from it.
+    The source decides the loss: scored pairs get CoSENT; sources without in-batch negatives get a
+    softmax over each row's own candidates; all others get the contrastive loss. A source's own
+    temperature takes precedence. Token vectors are scored from queries to documents only, so they
+    always use info_nce.
+
+    dimensions maps Matryoshka sizes to weights (empty: full vectors only). sparse, tokens and
+    distil are weights of further losses (0: off); sources without a teacher's scores are not
+    distilled.
+
+    >>> Contrastive(loss="info_nce", temperature=0.05, dimensions={384: 1.0, 128: 1.0}).outputs
+    ('dense',)
+    >>> Contrastive(sparse=0.1).outputs
+    ('dense', 'sparse')
     """
 
     loss: Literal["improved", "info_nce"] = "improved"
@@ -64,7 +71,7 @@ class Contrastive:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Return the outputs of the trainee that the objective needs."""
+        """Return the outputs of the trainable model that the objective needs."""
         optional = (("sparse", self.sparse), ("tokens", self.tokens))
         return ("dense", *(name for name, weight in optional if weight))
 
@@ -78,7 +85,7 @@ class Contrastive:
     def share(
         self, batch: TrainingBatch, texts: PackedBatch, world: World, outputs: Mapping[str, Tensor]
     ) -> Tensor:
-        """Return this process's share of the loss, of the outputs of its own texts."""
+        """Return this process's share of the loss, given the outputs of its own texts."""
         pairs = gather_global_batch(batch, dense_spans(outputs["dense"]), world, self.masks)
         parts = [self._dense(batch, pairs, world)]
         if self.sparse:

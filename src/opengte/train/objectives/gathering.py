@@ -1,4 +1,4 @@
-"""Outputs and texts of a process -> the global batch that the losses see."""
+"""From one process's outputs and texts to the global batch that the losses see."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,17 +18,17 @@ from opengte.types import PackedBatch
 
 
 def offsets_of(texts: PackedBatch, device: torch.device) -> Tensor:
-    """Return where each text's tokens start, and the end, (n + 1,) int64."""
+    """Return the offset of each text's first token, and the end, (n + 1,) int64."""
     return torch.from_numpy(texts.cu_seqlens.astype(np.int64)).to(device)
 
 
 def dense_spans(vectors: Tensor) -> Callable[[slice], TextVectors]:
-    """Return the dense vectors of a span of texts."""
+    """Return a function that gives the dense vectors of a span of texts."""
     return lambda span: TextVectors(vectors[span])
 
 
 def token_spans(texts: PackedBatch, vectors: Tensor) -> Callable[[slice], TextVectors]:
-    """Return the token vectors of a span of texts; the first token stands for no word."""
+    """Return a function that gives the token vectors of a span of texts, first tokens left out."""
     offsets = offsets_of(texts, vectors.device)
     kept = torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
     kept[offsets[:-1]] = False
@@ -39,7 +39,10 @@ def token_spans(texts: PackedBatch, vectors: Tensor) -> Callable[[slice], TextVe
 def gather_global_batch(
     batch: TrainingBatch, items: Callable[[slice], TextVectors], world: World, masks: bool
 ) -> GlobalBatch:
-    """Return the global batch, of this process's texts: queries, then positives, negatives."""
+    """Return the global batch, gathered from all processes.
+
+    items gives the vectors of a span of this process's texts: queries, then positives, negatives.
+    """
     n, m = len(batch), len(batch.negative)
     owners = np.repeat(np.arange(batch.first, batch.first + n), batch.negative.counts)
     negatives = world.counts(m)
@@ -92,7 +95,7 @@ def flops_terms(pairs: GlobalBatch) -> list[Tensor]:
 
 
 def _keys(batch: TrainingBatch, world: World) -> TextKeys:
-    """Give numbers to the texts of the global batch; known positives are padded with the query."""
+    """Return numbers for the texts of the global batch; known positives are padded with the query."""
     hashes = [batch.query.hashes, batch.positive.hashes, batch.negative.hashes]
     gathered = [world.gather(torch.from_numpy(h).to(world.device)) for h in hashes]
     most = max(world.counts(int(batch.known_counts.max(initial=0))))

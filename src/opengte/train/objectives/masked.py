@@ -13,10 +13,14 @@ from opengte.types import PackedBatch
 
 @dataclass(frozen=True)
 class MaskedTokens:
-    """Masked language modelling: guess hidden tokens, of which most show the mask's id.
+    """Masked language modelling (arXiv 1810.04805): predict the original ids of masked tokens.
 
-    Of the tokens drawn at the rate, `shown` keep their id and `random` show another one. Special
-    tokens are never drawn. What is drawn depends on seed, step and row alone.
+    Tokens are drawn at `rate`; of those, a share `shown` keeps its id, a share `random` gets a
+    random id, and the rest get the mask token. Special tokens are never drawn. The draw depends on
+    seed, step and row alone.
+
+    >>> MaskedTokens(mask=103, vocabulary=30522, special=(101, 102)).outputs
+    ('masked',)
     """
 
     mask: int  # token id
@@ -28,7 +32,7 @@ class MaskedTokens:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Return the outputs of the trainee that the objective needs."""
+        """Return the outputs of the trainable model that the objective needs."""
         return ("masked",)
 
     def step(self, passes: GradientCache, batch: TrainingBatch, seed: tuple[int, ...]) -> LossShare:

@@ -1,4 +1,4 @@
-"""Rerankers: query and document in one sequence, one score."""
+"""Training of rerankers: query and document in one sequence, one score."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,9 +29,9 @@ from opengte.train.objectives.base import (
 class Ranking:
     """A reranker (cross-encoder): query and document in one sequence, one score.
 
-    loss `softmax` takes each positive against its row's negatives, `binary` each pair alone; with
-    distil the teacher's scores are followed too. A row may have several positives only for
-    `binary`.
+    loss `softmax` is cross-entropy of each positive against its row's negatives, one positive per
+    row; `binary` scores each pair alone and allows several positives. With distil, that weight of
+    the teacher's scores is added.
     """
 
     tokenizer: Tokenizer = field(repr=False)
@@ -44,7 +44,7 @@ class Ranking:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Return the outputs of the trainee that the objective needs."""
+        """Return the outputs of the trainable model that the objective needs."""
         return ("score",)
 
     def step(self, passes: GradientCache, batch: TrainingBatch, seed: tuple[int, ...]) -> LossShare:
@@ -56,7 +56,7 @@ class Ranking:
         return loss_share(loss, texts)
 
     def share(self, batch: TrainingBatch, world: World, outputs: Mapping[str, Tensor]) -> Tensor:
-        """Return this process's share of the loss, of the scores of its own pairs."""
+        """Return this process's share of the loss, given the scores of its own pairs."""
         scores, positive = outputs["score"], torch.from_numpy(_is_positive(batch)).to(world.device)
         if self.loss == "binary":
             count = sum(world.counts(len(scores)))
@@ -89,6 +89,6 @@ def _owners(column: BatchTexts) -> npt.NDArray[np.int64]:
 
 
 def _is_positive(batch: TrainingBatch) -> npt.NDArray[np.bool_]:
-    """Return which of the joined sequences are of a positive: each row's come first."""
+    """Return which of the joined sequences hold a positive: each row's positives come first."""
     counts = np.stack((batch.positive.counts, batch.negative.counts), axis=1).ravel()
     return np.repeat(np.tile([True, False], len(batch)), counts)
