@@ -1,4 +1,4 @@
-"""Models to train: a checkpoint's weights in float32, with new heads where it has none."""
+"""Models to train: the weights of a checkpoint in float32, with new heads where it has none."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ HEAD_SLOTS = ("sparse.", "tokens.", "score.", "masked.", "dense.")
 
 @dataclass(frozen=True, eq=False)
 class InitialWeights:
-    """Where weights come from: a checkpoint for those it has, random numbers for the rest."""
+    """Initial weights: those of the checkpoint for slots that it has, random for the rest."""
 
     stored: Checkpoint
     shared: frozenset[str]  # slots that are in the files
@@ -30,7 +30,7 @@ class InitialWeights:
     std: float
 
     def fill(self, model: ReferenceModel) -> None:
-        """Give every weight of a model its value; of sharded ones, the rows that are here."""
+        """Give every weight of a model its value; of sharded weights, the rows of this process."""
         generator = torch.Generator().manual_seed(self.seed)
         with torch.no_grad():
             for slot, parameter in model.named_parameters():
@@ -46,11 +46,12 @@ class InitialWeights:
 def build_trainable(
     checkpoint: Checkpoint, plan: Plan | None = None, *, seed: int = 0, std: float = 0.02
 ) -> tuple[ReferenceModel, InitialWeights]:
-    """Return a model to train without weights (on the meta device), and what fills it.
+    """Return a model to train without values (on the meta device), and the weights that fill it.
 
-    plan is the checkpoint's with other heads, pooling or positions (RoPE); its heads that the
-    files do not have start random, and are logged. Raises InputError when the bodies differ in a
-    weight's shape. A model larger than one process's memory is sharded first, then filled.
+    plan is the checkpoint's plan with other heads, pooling or positions (RoPE). Heads that the
+    files do not have start random, which is logged. Raises InputError if the shape of a weight of
+    the body differs. A model that is larger than one process's memory is sharded first, then
+    filled.
     """
     wanted = plan or checkpoint.plan
     stored = checkpoint
@@ -72,7 +73,13 @@ def build_trainable(
 def load_trainable(
     checkpoint: Checkpoint, plan: Plan | None = None, *, seed: int = 0, std: float = 0.02
 ) -> ReferenceModel:
-    """Load a checkpoint to train as plan says: float32, in training mode; see `prepare`."""
+    """Load a checkpoint to train, in float32 and training mode; see `build_trainable`.
+
+    >>> from opengte import checkpoint
+    >>> model = load_trainable(checkpoint.read_checkpoint(folder))
+    >>> model.training, next(model.parameters()).dtype
+    (True, torch.float32)
+    """
     model, start = build_trainable(checkpoint, plan, seed=seed, std=std)
     model.to_empty(device="cpu")
     start.fill(model)
@@ -88,7 +95,7 @@ def _has(candidate: Checkpoint) -> bool:
 
 
 def _shared(wanted: Plan, stored: Checkpoint) -> frozenset[str]:
-    """Return the slots that model and files share."""
+    """Return the slots that the model and the files share."""
     slots, shared = wanted.slots(), set()
     for slot, found in stored.plan.slots().items():
         if slot not in slots:
@@ -104,7 +111,7 @@ def _shared(wanted: Plan, stored: Checkpoint) -> frozenset[str]:
 
 
 def _put(parameter: nn.Parameter, row: int, values: Tensor) -> None:
-    """Copy rows, from row on, into a parameter, or those of them that this process holds."""
+    """Copy rows into a parameter, starting at `row`; of a sharded one, those of this process."""
     if not isinstance(parameter, DTensor):
         parameter[row : row + len(values)].copy_(values)
         return

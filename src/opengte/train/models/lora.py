@@ -1,4 +1,4 @@
-"""Low-rank adapters (arXiv 2106.09685) on a model's layers, by the library peft."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685) on the layers of a model, by the library peft."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,13 @@ LAYERS = r"layers\.\d+\.(qkv|out|up|down)"
 
 @dataclass(frozen=True)
 class Adapters:
-    """The rank of the adapters, and their scale: `alpha` / rank."""
+    """Rank, scale (`alpha` / rank) and dropout of the adapters.
+
+    Raises InputError for impossible values.
+
+    >>> Adapters(rank=16, alpha=32.0).rank
+    16
+    """
 
     rank: int = 8
     alpha: float = 16.0
@@ -25,7 +31,7 @@ class Adapters:
 
 
 def add_adapters(model: ReferenceModel, adapters: Adapters, seed: int) -> None:
-    """Add adapters to all linear layers, in place; only they are trained from then on."""
+    """Add adapters to all linear layers, in place; only they require gradients from then on."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
@@ -42,7 +48,7 @@ def add_adapters(model: ReferenceModel, adapters: Adapters, seed: int) -> None:
 
 
 def merge_adapters(model: ReferenceModel) -> None:
-    """Add what the adapters learnt to the weights, and take the adapters away."""
+    """Add the adapters to the weights, and remove them."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(model.named_modules()):

@@ -1,4 +1,4 @@
-"""The module that trains: a model, and what of its results the losses want."""
+"""A model in training: the outputs that the losses need, and frozen heads for the others."""
 
 from collections.abc import Callable
 
@@ -19,10 +19,18 @@ HEADS = {"sparse": "sparse", "tokens": "tokens", "score": "score", "masked": "ma
 
 
 class TrainableModel(nn.Module):
-    """A model with the outputs that are trained; heads that are not used are frozen.
+    """A model with the outputs to train; heads of other outputs are frozen.
 
-    precision `bf16` computes in bfloat16 on float32 weights; `fp32` leaves dtypes as they are.
-    fill gives a model on the meta device its weights, once each process has its shards.
+    outputs are of `dense`, `sparse`, `tokens`, `score`, `masked`. precision `bf16` computes in
+    bfloat16 with float32 weights; `fp32` leaves dtypes as they are. fill gives a model on the meta
+    device its weights once each process has its shards. Raises CapabilityError for an output whose
+    head the model does not have.
+
+    >>> from opengte import checkpoint
+    >>> from opengte.train.models.loading import load_trainable
+    >>> trainable = TrainableModel(load_trainable(checkpoint.read_checkpoint(folder)))
+    >>> trainable.outputs
+    ('dense',)
     """
 
     def __init__(
@@ -55,7 +63,7 @@ class TrainableModel(nn.Module):
                     module.requires_grad_(False)
 
     def materialise(self, device: torch.device) -> None:
-        """Move the weights to a device; those on the meta device get their values there."""
+        """Move the weights to a device; weights on the meta device get their values there."""
         if not any(p.is_meta for p in self.parameters()):
             self.to(device)
             return
@@ -70,10 +78,10 @@ class TrainableModel(nn.Module):
         return list(self.model.layers)
 
     def forward(self, packed: PackedTensors, targets: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the outputs, float32 or float64.
+        """Return the outputs by name, float32 or float64.
 
-        dense (n, d); score (n,); sparse (t,); tokens (t, d'); with targets (t,), token ids where
-        a token was masked and -1 elsewhere, `masked`: the summed cross-entropy.
+        dense (n, d); score (n,); sparse (t,); tokens (t, d'); with targets (t,) int64, token ids
+        where a token was masked and -1 elsewhere, `masked`: the summed cross-entropy, a scalar.
         """
         half = self.precision == "bf16"
         with torch.autocast(packed.ids.device.type, torch.bfloat16, enabled=half):
@@ -106,14 +114,14 @@ class TrainableModel(nn.Module):
         )
 
     def set_dropout(self, p: float) -> None:
-        """Drop hidden states with probability p while training."""
+        """Set the dropout probability of hidden states."""
         for module in self.modules():
             if isinstance(module, DropoutLayer):
                 module.p = p
 
 
 def activation_bytes(model: ReferenceModel, precision: str) -> int:
-    """Return roughly how many bytes of one token's activations the backward pass needs."""
+    """Return roughly how many bytes one token's activations take for the backward pass."""
     half = precision == "bf16"
     total = 0
     for layer in model.plan.layers:
@@ -127,7 +135,7 @@ def activation_bytes(model: ReferenceModel, precision: str) -> int:
 
 
 def flops_per_token(model: ReferenceModel) -> float:
-    """Return the multiply-adds of one token's forward pass, twice, without attention scores."""
+    """Return the FLOPs of one token's forward pass, without attention scores."""
     tables = {"embedding.word", "embedding.position", "embedding.token_type"}
     slots = model.plan.slots()
     return 2.0 * sum(int(np.prod(slot.shape)) for name, slot in slots.items() if name not in tables)

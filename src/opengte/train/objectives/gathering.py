@@ -95,7 +95,7 @@ def flops_terms(pairs: GlobalBatch) -> list[Tensor]:
 
 
 def _keys(batch: TrainingBatch, world: World) -> TextKeys:
-    """Return numbers for the texts of the global batch; known positives are padded with the query."""
+    """Return numbers of the texts of the global batch; known positives are padded with queries."""
     hashes = [batch.query.hashes, batch.positive.hashes, batch.negative.hashes]
     gathered = [world.gather(torch.from_numpy(h).to(world.device)) for h in hashes]
     most = max(world.counts(int(batch.known_counts.max(initial=0))))

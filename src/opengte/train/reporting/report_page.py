@@ -1,4 +1,4 @@
-"""A page of plots of a run, without scripts and without anything from elsewhere."""
+"""A page of plots of a run, without scripts or external files."""
 
 import math
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ figure{margin:0}svg{width:100%;height:auto}text{font-size:11px;fill:#5b6570}
 
 
 def write_report(folder: Path) -> None:
-    """Write the page from the tables that the run left in its folder."""
+    """Write the page from the tables in the folder of a run."""
     figures = []
     steps = read_table(folder / STEPS)
     for source in sorted({row["source"] for row in steps}):

@@ -1,4 +1,4 @@
-"""What a run writes down: a line and a CSV row every few steps, every step's loss, evaluations."""
+"""The log of a run: every step's loss, the means of every few steps, evaluations; as CSV tables."""
 
 import csv
 import importlib
@@ -20,7 +20,7 @@ STEPS, LOG, EVALUATIONS = "steps.csv", "log.csv", "evaluations.csv"
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step: its source, a hash of the global rows it took, and what came of it."""
+    """One step: its source, a checksum of its global rows, and its outcome."""
 
     step: int
     source: str
@@ -33,7 +33,11 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class LogRow:
-    """The means of the last steps: speed over all processes, shares in percent, memory in GiB."""
+    """Means over the last steps.
+
+    Speeds are over all processes; padding, mfu (model FLOP utilisation) and loader_wait are in
+    percent; memory is in GiB.
+    """
 
     step: int
     loss: float
@@ -57,7 +61,7 @@ class LogRow:
 
 
 class ThroughputMeter:
-    """Counts the work of some steps and turns it into a line."""
+    """Accumulates the work of some steps and turns it into a row of the log."""
 
     def __init__(self, device: torch.device, peak_flops: float) -> None:
         self._device, self._peak = device, peak_flops
@@ -78,7 +82,7 @@ class ThroughputMeter:
         flops: float,
         waited: float,
     ) -> None:
-        """Count one step: rows, tokens of texts, tokens of chunks, the model's operations."""
+        """Add one step: rows, tokens of texts and of chunks, FLOPs, seconds waited for data."""
         self._steps += 1
         self._loss += record.loss
         self._norm += record.gradient_norm
@@ -89,7 +93,7 @@ class ThroughputMeter:
         self._waited += waited
 
     def line(self, record: StepRecord, processes: int) -> LogRow:
-        """Return the means since the last line, and start anew."""
+        """Return the means since the last row, and start again."""
         seconds = max(time.perf_counter() - self._started, 1e-9)
         line = LogRow(
             step=record.step,
@@ -109,7 +113,7 @@ class ThroughputMeter:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return the most memory that this process had so far, in GiB: the GPU's, or resident."""
+    """Return the peak memory of this process in GiB: of the GPU, or resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -117,7 +121,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def measure_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the operations a second that a product of matrices reaches here."""
+    """Return the FLOP/s that a matrix product reaches on this device."""
     size = 8192 if device.type == "cuda" else 1536
     # a GPU multiplies ones faster than random numbers
     seeded = torch.Generator(device).manual_seed(0)
@@ -138,9 +142,9 @@ def _finish(device: torch.device) -> None:
 
 
 class TrainingLog:
-    """The files and the progress bar of a run; only the first process has one.
+    """The tables and the progress bar of a run; only the first process has one.
 
-    Rows of steps after `start` are of a run that was cut off, and are removed.
+    Rows of steps after `start` come from a run that was cut off, and are removed.
     """
 
     def __init__(
@@ -158,12 +162,12 @@ class TrainingLog:
         )
 
     def step(self, record: StepRecord) -> None:
-        """Write one step down."""
+        """Record one step."""
         self._steps.add(asdict(record))
         self._bar.update(1)
 
     def line(self, line: LogRow, say: Callable[[str], None]) -> None:
-        """Write a line down and say it."""
+        """Record a row of the log, and pass it to `say`."""
         self._lines.add(asdict(line))
         self._show(line.step, {k: v for k, v in asdict(line).items() if k != "step"}, "train")
         self._bar.set_postfix_str(f"loss {line.loss:.4f}", refresh=False)
@@ -172,7 +176,7 @@ class TrainingLog:
     def evaluation(
         self, step: int, metrics: Mapping[str, float], say: Callable[[str], None]
     ) -> None:
-        """Write an evaluation down and say it."""
+        """Record an evaluation, and pass it to `say`."""
         for name, value in metrics.items():
             self._evaluations.add({"step": step, "metric": name, "value": value})
         self._show(step, metrics, "evaluation")
@@ -199,7 +203,7 @@ class TrainingLog:
 
 
 class CsvTable:
-    """A CSV file that rows are added to; each is with the system before the next step starts."""
+    """A CSV file to append to; each row reaches the system before the next step starts."""
 
     def __init__(self, path: Path, columns: list[str], start: int) -> None:
         rows = [row for row in read_table(path) if int(row["step"]) <= start]
@@ -213,7 +217,7 @@ class CsvTable:
         self._writer = csv.DictWriter(self._file, columns)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add a row; numbers are written to the last digit."""
+        """Append a row; numbers are written with all digits."""
         self._writer.writerow(row)
         self._file.flush()
 
@@ -223,7 +227,7 @@ class CsvTable:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Return the whole rows of a CSV file; a row that was cut off is left out."""
+    """Return the complete rows of a CSV file; a row that was cut off is left out."""
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8")

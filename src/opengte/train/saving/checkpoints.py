@@ -2,8 +2,8 @@
 
 A checkpoint is a folder `step-00000120` with every weight, both moments of the optimiser and the
 average of the weights, each as one whole tensor, and `state.json` with the rest. The order of data,
-the learning rate and all random numbers are functions of the step, so that the step is all there is
-to know of them.
+the learning rate and all random numbers are functions of the step, so that resuming needs nothing
+else.
 """
 
 import json
@@ -33,7 +33,7 @@ VERSION = 1
 
 @dataclass
 class TrainingProgress:
-    """How far a run is: steps done, and what later steps depend on."""
+    """How far a run is: steps done, and the values that later steps depend on."""
 
     step: int = 0
     skipped: int = 0
@@ -45,7 +45,7 @@ class TrainingProgress:
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """What holds the numbers of a run."""
+    """The objects whose tensors a checkpoint holds."""
 
     module: nn.Module
     optimiser: torch.optim.Optimizer
@@ -53,7 +53,7 @@ class TrainingState:
 
 
 def list_checkpoints(run: Path) -> dict[int, Path]:
-    """Return the whole checkpoints of a run by step, in order."""
+    """Return the complete checkpoints of a run by step, ascending."""
     found = {}
     for path in run.glob("step-*"):
         match = re.fullmatch(r"step-(\d+)", path.name)
@@ -71,7 +71,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint: all processes call it, the first one writes.
 
-    A process killed at any moment leaves the checkpoint whole or absent.
+    A process killed at any moment leaves the checkpoint complete or absent.
     """
     target = run / f"step-{progress.step:08d}"
     named = list(_tensors(parts))
@@ -97,7 +97,7 @@ def save_checkpoint(
 
 
 def prune_checkpoints(run: Path, keep: int, best: int | None) -> None:
-    """Remove all but the last checkpoints and the best one, and what was never finished."""
+    """Remove all but the last `keep` checkpoints and the best one, and unfinished ones."""
     found = list_checkpoints(run)
     kept = {*list(found)[-keep:], best}
     for step, path in found.items():
@@ -111,9 +111,10 @@ def prune_checkpoints(run: Path, keep: int, best: int | None) -> None:
 def load_checkpoint(
     path: Path, parts: TrainingState, identity: Mapping[str, str] | None = None
 ) -> TrainingProgress:
-    """Load a checkpoint in place, and return how far it is.
+    """Resume from a checkpoint: load it in place, and return the progress of the run.
 
-    Raises InputError, naming the fields, if it is of a run with another identity.
+    Raises InputError, naming the fields, if it belongs to a run with another identity, and
+    CheckpointError if it is damaged or belongs to another model.
     """
     try:
         record = json.loads((path / STATE).read_text(encoding="utf-8"))
@@ -193,7 +194,7 @@ def _tensors(parts: TrainingState) -> Iterator[tuple[str, Tensor]]:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Return a tensor that may be sharded as a whole one; all processes must ask."""
+    """Return a possibly sharded tensor as a whole; all processes must call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

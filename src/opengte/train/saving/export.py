@@ -1,4 +1,4 @@
-"""A trained model as a folder that `Encoder`, sentence-transformers and transformers load."""
+"""Export of a trained model: a folder for `Encoder`, sentence-transformers and transformers."""
 
 import json
 import os
@@ -52,10 +52,9 @@ _ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class ExportPackage:
-    """What goes into the folder beside weights.
+    """What goes into the folder beside the weights.
 
-    config describes the body, as the config.json that it was made from; tokenizer is a folder with
-    the tokenizer's files.
+    config is the config.json of the body; tokenizer is a folder with the tokenizer's files.
     """
 
     config: Mapping[str, Any]
@@ -69,10 +68,20 @@ class ExportPackage:
 def export_model(
     model: ReferenceModel, folder: Path, package: ExportPackage, world: World | None = None
 ) -> None:
-    """Write a model; all processes call it, the first one writes. An existing folder is replaced.
+    """Write a model to a folder; an existing folder is replaced.
 
-    Raises InputError if config describes another network, or the tokenizer's folder has no
-    tokenizer.
+    All processes call it, the first one writes. Raises InputError if config describes another
+    network, or if the tokenizer's folder has no tokenizer.
+
+    >>> from opengte import Encoder, checkpoint
+    >>> from opengte.train import ExportPackage, TrainedModelCard, load_trainable
+    >>> start = checkpoint.read_checkpoint(folder)
+    >>> config = json.loads((start.folder / "config.json").read_text())
+    >>> card = TrainedModelCard("my-model")
+    >>> package = ExportPackage(config, start.folder, start.max_length, start.prompts, card)
+    >>> export_model(load_trainable(start), Path("my-model"), package)
+    >>> Encoder.load("my-model").card.dimension
+    384
     """
     world = world or World()
     plan = model.plan
@@ -127,7 +136,7 @@ def _check(model: ReferenceModel, package: ExportPackage) -> None:
 
 
 def _files(written: Mapping[str, ExportedTensor]) -> dict[str, list[str]]:
-    """Return the tensors of each file: the model's, side files, the folders of projections."""
+    """Return the tensors of each file: of the model, of side files, of projection folders."""
     files: dict[str, list[str]] = {}
     for name in written:
         side, _, _ = name.rpartition(":")

@@ -1,7 +1,7 @@
-"""One model of several: the average of their weights, or a point on the arc between two.
+"""Merging of models: the average of their weights, or spherical interpolation between two.
 
-Averaging is "model soups" (arXiv 2203.05482); the arc (slerp) is what Qwen3-Embedding merged its
-checkpoints by. Both are for models that come from the same one.
+Averaging is "model soups" (arXiv 2203.05482); Qwen3-Embedding merged its checkpoints by spherical
+linear interpolation (slerp). Both are for models fine-tuned from the same one.
 """
 
 import logging
@@ -27,7 +27,11 @@ PARALLEL = 1e-6  # sine of the angle below which an arc is a line
 def average_models(
     models: Sequence[str | Path], folder: Path, weights: Sequence[float] = ()
 ) -> None:
-    """Write the weighted mean of models; weights default to equal ones and are made to sum to 1."""
+    """Write the weighted mean of two models or more to a folder.
+
+    weights default to equal ones and are normalised to sum to 1. Raises InputError for models that
+    differ in architecture, size, pooling, heads or tokenizer.
+    """
     shares = list(weights) or [1.0] * len(models)
     if len(models) < 2 or len(shares) != len(models):
         raise InputError(
@@ -49,7 +53,11 @@ def average_models(
 
 
 def slerp(a: str | Path, b: str | Path, folder: Path, t: float = 0.5) -> None:
-    """Write the model at share t of the arc from a to b, tensor by tensor."""
+    """Write the spherical interpolation of two models at t to a folder, tensor by tensor.
+
+    t is 0 for the first model and 1 for the second. Raises InputError for models that differ in
+    architecture, size, pooling, heads or tokenizer.
+    """
     if not 0 <= t <= 1:
         raise InputError(f"t is {t}, expected 0 (the first model) to 1 (the second)")
     merged, first = _opened(a)
@@ -58,9 +66,12 @@ def slerp(a: str | Path, b: str | Path, folder: Path, t: float = 0.5) -> None:
 
 
 def slerp_tensor(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """Return the point at share t of the arc from a to b, both taken as vectors.
+    """Return the spherical interpolation of two tensors at t, each taken as one vector.
 
-    The direction turns at a constant rate; where there is no arc, the point is on the line.
+    Nearly parallel tensors are interpolated linearly.
+
+    >>> slerp_tensor(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 0.5)
+    tensor([0.7071, 0.7071])
     """
     x, y = a.double(), b.double()
     lengths = x.norm() * y.norm()

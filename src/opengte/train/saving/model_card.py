@@ -1,4 +1,4 @@
-"""The model card of a trained model: README.md with what it was trained on and how it did."""
+"""The model card of a trained model: README.md with its data, settings and metrics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from opengte.reference.model import ReferenceModel
 
 @dataclass(frozen=True)
 class TrainingDataSource:
-    """One source of training data."""
+    """One source of training data, as the card lists it."""
 
     name: str
     kind: str
@@ -20,7 +20,7 @@ class TrainingDataSource:
 
 @dataclass(frozen=True)
 class TrainedModelCard:
-    """What the card says; settings and metrics are listed by name."""
+    """The contents of the card; settings and metrics are listed by name."""
 
     name: str
     base_model: str | None = None
@@ -33,7 +33,7 @@ class TrainedModelCard:
 
 
 def write_model_card(folder: Path, card: TrainedModelCard, model: ReferenceModel) -> None:
-    """Write README.md; the front matter is what model hubs read."""
+    """Write README.md; model hubs read its front matter."""
     plan = model.plan
     reranker, masked = plan.score is not None, plan.masked is not None
     parts = [_front(card, "text-ranking" if reranker else "sentence-similarity", masked)]

@@ -1,4 +1,4 @@
-"""What a stage starts from: a published model, another one read as an encoder, or nothing."""
+"""Starting points of a stage: a published model, another one read as an encoder, or a new one."""
 
 import json
 import os
@@ -47,8 +47,9 @@ def read_encoder(
 ) -> Checkpoint:
     """Read a model as the encoder that it is to become; nothing is copied.
 
-    Where its files do not say what is asked (pooling, keys of config.json and of
-    tokenizer_config.json, prompts), a folder with links to them and the changed ones is made.
+    Where its files lack what is asked for (pooling, keys of config.json and of
+    tokenizer_config.json, prompts), the folder `into` is made, with links to the files and changed
+    copies of some.
     """
     if not (pooling or config or tokenizer or prompts):
         return checkpoints.read_checkpoint(model, kind="encoder")
@@ -70,7 +71,7 @@ def read_encoder(
 def read_pooled_encoder(
     model: str | Path, into: Path, fallback: PoolingKind = "mean"
 ) -> Checkpoint:
-    """Read a model as an encoder; one that does not say how to pool gets the fallback."""
+    """Read a model as an encoder; one that names no pooling gets the fallback."""
     try:
         return checkpoints.read_checkpoint(model, kind="encoder")
     except UnsupportedModelError:
@@ -82,7 +83,7 @@ def read_pooled_encoder(
 
 
 def _change(path: Path, changes: Mapping[str, Any]) -> None:
-    """Change keys of a file that may be a link, which is replaced."""
+    """Change keys of a file; a link is replaced by a changed copy."""
     if not changes:
         return
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -91,7 +92,7 @@ def _change(path: Path, changes: Mapping[str, Any]) -> None:
 
 
 def write_pooling(folder: Path, pooling: PoolingKind) -> None:
-    """Say in a folder how token states become a vector."""
+    """Write into a folder how token states are pooled to a vector."""
     path = folder / "1_Pooling"
     if path.is_symlink():
         path.unlink()
@@ -115,7 +116,13 @@ def create_model(
     """Write a model with random weights and a tokenizer trained on texts, and read it.
 
     architecture `new` is an encoder with rotary positions (mean pooling), `qwen2` a causal decoder
-    (last token). A vocabulary may become smaller where the texts are few.
+    (last token). The vocabulary may become smaller than asked if the texts are few. Raises
+    InputError for an unknown size or a folder that is not empty.
+
+    >>> texts = ["a cat sat", "a dog ran", "the cat ran"]
+    >>> start = create_model(Path("new-model"), texts, size="tiny", vocabulary=100)
+    >>> start.plan.dimension
+    64
     """
     if size not in SIZES:
         raise InputError(f"size is {size!r}, expected {', '.join(SIZES)}")
@@ -214,7 +221,7 @@ def _wordpiece(folder: Path, texts: Iterable[str], vocabulary: int) -> tuple[int
 
 
 def _plain(trained: Any) -> Any:
-    """Return the tokenizer with no special tokens but SPECIALS."""
+    """Return the tokenizer with SPECIALS as its only special tokens."""
     from tokenizers import Tokenizer, models
 
     model = models.WordPiece(trained.get_vocab(), unk_token="[UNK]")

@@ -1,8 +1,8 @@
-"""Stage 2, weakly supervised contrastive pre-training (GTE, arXiv 2308.03281; mGTE).
+"""Stage 2: weakly supervised contrastive pre-training (GTE, arXiv 2308.03281; mGTE).
 
 Large batches of one source each, temperature 0.01, the improved contrastive loss, short texts.
-Reversed NTK: rotary angles are trained at a base so much smaller that short texts use the angles of
-long ones; the finished model reads positions by the same factor more finely.
+Reversed NTK: rotary angles are trained with a base divided by a factor, so that short texts use the
+angles of long ones; the finished model divides its positions by the same factor.
 """
 
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from opengte.train.stages.runner import StageJob, StageResult, export_spec, run_
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveRecipe(Recipe):
-    """GTE's numbers: 16,384 pairs a batch, one epoch; mGTE's lengths of 512 and 1024.
+    """GTE's numbers: 16,384 pairs a batch, one epoch; mGTE's lengths are 512 and 1024.
 
-    reversed_ntk: None takes the number of times that document_tokens fit into the positions of a
-    `new` model, 1 for others.
+    reversed_ntk None takes the number of times that document_tokens fit into the positions of a
+    `new` model, and 1 for other architectures.
     """
 
     largest: int = 16384

@@ -1,8 +1,8 @@
-"""How good a model is on development data, while it trains and before.
+"""Evaluation on development data, during training and before.
 
-Pairs: nDCG@10 of finding each query's positives among the positives and negatives of all rows.
-Scored pairs: Spearman's correlation. Raw texts: the geometric mean of the probabilities that hidden
-tokens are given. Rerankers: how high the positive stands among a row's own candidates (MRR).
+Pairs: nDCG@10 of retrieving each query's positives among the documents of all rows. Scored pairs:
+Spearman's correlation. Raw texts: the geometric mean of the probabilities of masked tokens.
+Rerankers: mean reciprocal rank of the positive among a row's own candidates.
 """
 
 import math
@@ -34,7 +34,7 @@ Measure = Callable[[TrainableModel, DatasetSource], float | None]
 
 
 def dev_evaluation(dataset: Dataset, objective: Objective, limits: BatchLimits) -> Evaluate:
-    """Return what measures a model on a data set: the mean over sources, then each source."""
+    """Return a function that evaluates a model: the mean over sources first, then each source."""
     measure = _measure(objective, limits)
     metric = _metric(dataset, objective)
 
@@ -77,7 +77,7 @@ def _measure(objective: Objective, limits: BatchLimits) -> Measure:
 
 
 def embed_texts(trainee: TrainableModel, texts: PackedBatch) -> Floats:
-    """Return the dense vectors of texts (n, d), of length one."""
+    """Return the dense vectors of texts, (n, d) float32, of length one."""
     device = next(trainee.parameters()).device
     parts = batching.cut_batches(texts.lengths, TOKENS)
     found = [trainee(to_device(texts.select(part), device))["dense"].cpu() for part in parts]
@@ -89,7 +89,7 @@ def embed_texts(trainee: TrainableModel, texts: PackedBatch) -> Floats:
 
 
 def retrieval_ndcg(trainee: TrainableModel, source: DatasetSource, limits: BatchLimits) -> float:
-    """Return nDCG@10 of the first rows of a source of pairs."""
+    """Return nDCG@10 over the first rows of a source of pairs."""
     own = source.get(np.arange(min(ROWS, source.rows)))
     query_keys = source.hashes(own.queries)
     documents = _together(own.positives, own.negatives)
@@ -111,7 +111,7 @@ def retrieval_ndcg(trainee: TrainableModel, source: DatasetSource, limits: Batch
 
 
 def spearman(trainee: TrainableModel, source: DatasetSource, limits: BatchLimits) -> float | None:
-    """Return Spearman's correlation of similarities and gold scores."""
+    """Return Spearman's correlation of similarities and gold scores, None without scores."""
     own = source.get(np.arange(min(ROWS, source.rows)))
     if own.positive_scores is None or source.rows < 2:
         return None
@@ -121,7 +121,7 @@ def spearman(trainee: TrainableModel, source: DatasetSource, limits: BatchLimits
 
 
 def _ranks(values: Floats) -> npt.NDArray[np.float64]:
-    """Return ranks, equal values sharing their mean rank."""
+    """Return ranks, with equal values sharing their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     ranks: npt.NDArray[np.float64] = (ends - (counts - 1) / 2)[inverse]
@@ -131,7 +131,7 @@ def _ranks(values: Floats) -> npt.NDArray[np.float64]:
 def masked_likelihood(
     trainee: TrainableModel, source: DatasetSource, objective: MaskedTokens, limits: BatchLimits
 ) -> float | None:
-    """Return the geometric mean of the probabilities of hidden tokens, always the same ones."""
+    """Return the geometric mean of the probabilities of masked tokens, the same ones each time."""
     if source.kind != "texts":
         return None
     cuts = limits["query_tokens"], limits["document_tokens"]
@@ -175,7 +175,7 @@ def mean_reciprocal_rank(
 def _batch(
     source: DatasetSource, asked: Longs, cuts: tuple[int | None, int | None]
 ) -> TrainingBatch:
-    """Return rows of a source as one batch with all their texts, cut on both sides."""
+    """Return rows of a source as one batch with all their texts, truncated on both sides."""
     own = source.get(asked)
 
     def column(side: str, slots: TextRefs, counts: Longs) -> BatchTexts:

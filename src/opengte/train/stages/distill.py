@@ -1,4 +1,4 @@
-"""Stage 7, distillation: a smaller encoder that orders documents as its teacher does.
+"""Stage 7, distillation: a smaller encoder that ranks documents as its teacher does.
 
 The rows' scores are the teacher's (`gte data mine --scores`, or those of `gte train distill`); the
 student is a model of its own, or the teacher with some of its layers.
@@ -23,7 +23,7 @@ from opengte.train.stages.runner import StageJob, StageResult, export_spec, run_
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationRecipe(Recipe):
-    """The teacher's order by KL divergence or MarginMSE, beside the contrastive loss."""
+    """The teacher's ranking by KL divergence or MarginMSE, beside the contrastive loss."""
 
     largest: int = 128
     learning_rate: float = 1e-4
@@ -55,7 +55,7 @@ def distill(
 
 
 def drop_layers(teacher: Checkpoint, layers: int, folder: Path) -> Checkpoint:
-    """Write a model with some layers of another, spread evenly, the last one kept; read it."""
+    """Write a model with evenly spaced layers of another, its last one included, and read it."""
     total = len(teacher.plan.layers)
     if not 1 <= layers < total:
         raise InputError(f"layers is {layers}, expected 1 to {total - 1}, fewer than the teacher's")

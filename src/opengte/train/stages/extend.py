@@ -1,6 +1,6 @@
 """Stage 4, a longer context: a larger base of the rotary angles, more positions, long texts.
 
-Needle and passkey (`gte eval needle`) say whether the model sees what is in them.
+Needle and passkey tests (`gte eval needle`) show whether the model uses the added positions.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from opengte.train.stages.runner import StageJob, StageResult, export_spec, run_
 
 @dataclass(frozen=True, kw_only=True)
 class ExtensionRecipe(Recipe):
-    """Four times the positions unless told otherwise; the base grows with their square.
+    """Four times the positions by default; the base of the rotary angles grows with their square.
 
     theta None takes the old base times the square of the growth: mGTE went from 10,000 at 2048
     tokens to 160,000 at 8192.

@@ -1,7 +1,7 @@
-"""Stage 3, supervised contrastive fine-tuning (GTE, arXiv 2308.03281; mGTE, arXiv 2407.19669).
+"""Stage 3: supervised contrastive fine-tuning (GTE, arXiv 2308.03281; mGTE, arXiv 2407.19669).
 
-Pairs with mined hard negatives, in-batch negatives beside them, batches by length; Matryoshka sizes
-and a sparse head where asked for.
+Pairs with mined hard negatives and in-batch negatives, batches by length; optionally Matryoshka
+sizes and a sparse head.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,12 @@ BUCKETS = ((500, 768), (1000, 384), (2000, 256), (3000, 160), (8000, 80))
 class FineTuningRecipe(Recipe):
     """mGTE's numbers: eight hard negatives, temperature 0.05, batches of 768 rows of short texts.
 
-    matryoshka are further sizes of vector, trained alike; sparse is the weight of the sparse loss
-    (mGTE does not say its own), 0: no sparse head. adapters train low-rank updates only.
+    matryoshka are further sizes of vectors, trained with equal weight; sparse is the weight of the
+    sparse loss (mGTE does not publish its own; 0: no sparse head). With adapters only low-rank
+    updates are trained.
+
+    >>> FineTuningRecipe(epochs=2, matryoshka=(256, 128)).temperature
+    0.05
     """
 
     largest: int = 768
@@ -43,7 +47,23 @@ class FineTuningRecipe(Recipe):
 def finetune(
     start: Checkpoint, data: Dataset, job: StageJob, recipe: FineTuningRecipe | None = None
 ) -> StageResult:
-    """Train an encoder on one's own pairs, or on labelled or scored texts."""
+    r"""Train an encoder on your own pairs, or on labelled or scored texts.
+
+    The data must be prepared with the tokenizer of `start`. Raises InputError as `train` does.
+
+    >>> from pathlib import Path
+    >>> from opengte import checkpoint
+    >>> from opengte.data import SourceSpec, SourceTokenizer, prepare
+    >>> rows = [f"question {i},answer {i}" for i in range(8)]
+    >>> _ = Path("faq.csv").write_text("\n".join(["query,answer", *rows]))
+    >>> start = checkpoint.read_checkpoint(folder)
+    >>> tokenizer = SourceTokenizer(start.tokenizer, start.prompts, 32, 32)
+    >>> _ = prepare([SourceSpec("faq", (Path("faq.csv"),))], Path("data"), tokenizer)
+    >>> job = StageJob(output=Path("tuned"), options={"peak_tflops": 1.0})
+    >>> result = finetune(start, Dataset.open("data"), job, FineTuningRecipe(steps=2, batch=4))
+    >>> result.model
+    PosixPath('tuned/model')
+    """
     recipe = recipe or FineTuningRecipe()
     plan = replaced(start, sparse=start.plan.sparse or recipe.sparse > 0)
     model = load_trainable(start, plan, seed=recipe.seed)
@@ -63,7 +83,7 @@ def finetune(
 
 
 def matryoshka_weights(matryoshka: tuple[int, ...], full: int) -> dict[int, float]:
-    """Return the weights of the sizes asked for and of the full vector."""
+    """Return equal weights for the sizes asked for and the full vector; empty if none are."""
     if not matryoshka:
         return {}
     return dict.fromkeys(sorted({*matryoshka, full}, reverse=True), 1.0)

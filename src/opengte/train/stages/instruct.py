@@ -1,7 +1,7 @@
 """Stage 5, instruction tuning of a decoder (gte-Qwen2, E5-mistral: arXiv 2401.00368).
 
-A Qwen2 decoder with bidirectional attention, the last token's state as the vector, and the task as
-an instruction before queries only. All weights or low-rank adapters (LoRA), merged when written.
+A Qwen2 decoder with bidirectional attention and last-token pooling; the task's instruction goes
+before queries only. Trains all weights, or low-rank adapters (LoRA) that are merged on export.
 """
 
 from dataclasses import dataclass
@@ -44,9 +44,10 @@ class InstructionRecipe(Recipe):
 
 
 def read_decoder(model: str | Path, into: Path, *, causal: bool = False) -> Checkpoint:
-    """Read a decoder as an embedder that takes instructions; into gets what its files do not say.
+    """Read a decoder as an embedder that takes instructions; `into` gets changed files.
 
-    A text then ends with the eos_token, whose state is its vector.
+    Every text then ends with the eos_token, whose state is its vector. Raises InputError if the
+    model is no decoder.
     """
     config = checkpoints.read_json_config(hub.fetch_model(str(model)).folder / "config.json")
     if config.get("model_type") not in DECODERS:
@@ -68,7 +69,7 @@ def read_decoder(model: str | Path, into: Path, *, causal: bool = False) -> Chec
 
 
 def end_with_eos(folder: Path) -> None:
-    """Let tokenizer.json end every text with the eos_token, as other programs read only that."""
+    """Make tokenizer.json append the eos_token, for programs that read only that file."""
     from tokenizers import Tokenizer, processors
 
     path = folder / "tokenizer.json"
@@ -93,7 +94,7 @@ def end_with_eos(folder: Path) -> None:
 def tune_instructions(
     start: Checkpoint, data: Dataset, job: StageJob, recipe: InstructionRecipe | None = None
 ) -> StageResult:
-    """Train a decoder that was read by `as_embedder`; its data must be prepared with it."""
+    """Train a decoder that `read_decoder` returned; its data must be prepared with it."""
     recipe = recipe or InstructionRecipe()
     model = load_trainable(start, seed=recipe.seed)
     objective = Contrastive(

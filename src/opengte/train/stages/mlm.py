@@ -1,7 +1,7 @@
-"""Stage 1, masked language modelling of an encoder (mGTE, arXiv 2407.19669, section 2.1).
+"""Stage 1: masked language modelling of an encoder (mGTE, arXiv 2407.19669, section 2.1).
 
-30 % of the tokens are hidden. Two phases: short texts first, then long ones with a larger base of
-the rotary angles; sequences are packed, and the head is computed for hidden tokens only.
+30 % of the tokens are masked. Two phases: short texts first, then long ones with a larger base of
+the rotary angles. Sequences are packed, and the head is computed for masked tokens only.
 """
 
 from dataclasses import dataclass, replace
@@ -40,8 +40,8 @@ PHASES = (
 class MlmRecipe(Recipe):
     """mGTE's numbers: decoupled weight decay of 1e-5, no clipping, dropout 0.1.
 
-    With a model of fewer positions the phases are shortened in proportion; learning_rate scales
-    those of the phases (1: as they are).
+    For a model with fewer positions the phases are shortened in proportion. learning_rate
+    multiplies the rates of the phases (1: unchanged).
     """
 
     phases: tuple[MlmPhase, ...] = PHASES
@@ -58,9 +58,9 @@ class MlmRecipe(Recipe):
 def pretrain_mlm(
     start: Checkpoint, data: Dataset, job: StageJob, recipe: MlmRecipe | None = None
 ) -> StageResult:
-    """Train an encoder to fill in hidden tokens of raw texts, phase after phase.
+    """Train an encoder to predict masked tokens of raw texts, phase after phase.
 
-    Texts must have been prepared at the length of the last phase, or longer ones are in pieces.
+    Prepare texts at the length of the last phase; shorter preparation splits longer texts.
     """
     recipe = recipe or MlmRecipe()
     objective = mlm_objective(start.tokenizer, start.plan.embedding.vocabulary, recipe.rate)
@@ -102,7 +102,7 @@ NOTES = (
 
 
 def mlm_objective(tokenizer: Tokenizer, vocabulary: int, rate: float) -> MaskedTokens:
-    """Return the objective for a tokenizer, which must have a token that hides others."""
+    """Return the objective for a tokenizer; InputError if it has no mask token."""
     if "mask" not in tokenizer.named:
         raise InputError(
             "the tokenizer names no mask_token, which masked language modelling needs: name it in "

@@ -1,4 +1,4 @@
-"""What a stage is told: the paper's numbers, and a budget that scales them down."""
+"""Recipes: the paper's numbers, and a budget that scales them down."""
 
 import logging
 import math
@@ -31,9 +31,13 @@ class BatchLimits(TypedDict):
 class Recipe:
     """The numbers of a stage; each stage has its own defaults.
 
-    The budget is `steps`, else `tokens`, else `epochs`. A batch that is given is taken as it is;
-    otherwise it is the paper's (`largest`), or less where the data or the budget are small.
-    query_tokens and document_tokens cut texts; None: as they were prepared.
+    The budget is `steps`, else `tokens`, else `epochs`. `batch` is used as given; by default it is
+    the paper's effective batch size (`largest`), or less where the data or the budget are small.
+    query_tokens and document_tokens truncate texts; None: as they were prepared. Raises InputError
+    for an impossible budget.
+
+    >>> Recipe(tokens=20_000_000).limits
+    {'query_tokens': None, 'document_tokens': None, 'negatives': None}
     """
 
     largest: int = 128
@@ -77,7 +81,7 @@ class Recipe:
 
     @property
     def limits(self) -> BatchLimits:
-        """Return how texts and negatives are cut when batches are made."""
+        """Return how texts and negatives are limited when batches are made."""
         return {
             "query_tokens": self.query_tokens,
             "document_tokens": self.document_tokens,
@@ -87,7 +91,7 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class BatchSchedule:
-    """The global batches of a stage: their order, how many, and their rows."""
+    """The global batches of a stage: their sampler, their number, and their rows."""
 
     order: BatchSampler
     steps: int

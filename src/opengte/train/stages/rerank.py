@@ -1,6 +1,7 @@
-"""Stage 6, a reranker: query and document read together by an encoder or a decoder (mGTE).
+"""Stage 6, a reranker: an encoder or decoder that reads query and document together (mGTE).
 
-From masked language modelling or any later stage; ten negatives for each query, softmax over them.
+Starts from masked language modelling or any later stage; ten negatives per query, softmax over
+them.
 """
 
 from dataclasses import dataclass, replace
@@ -24,9 +25,9 @@ BUCKETS = ((500, 512), (1000, 384), (2000, 256), (3000, 160), (8000, 80))
 
 @dataclass(frozen=True, kw_only=True)
 class RerankerRecipe(Recipe):
-    """mGTE's numbers: ten negatives a query; 512 tokens for both texts, as many as the model has.
+    """mGTE's numbers: ten negatives a query; 512 tokens for both texts, or the model's positions.
 
-    distil weighs the scores of a teacher, where rows have them.
+    distil is the weight of a teacher's scores, where rows have them.
     """
 
     largest: int = 512
@@ -42,7 +43,7 @@ class RerankerRecipe(Recipe):
 def train_reranker(
     start: Checkpoint, data: Dataset, job: StageJob, recipe: RerankerRecipe | None = None
 ) -> StageResult:
-    """Train a cross-encoder; data must be prepared without prompts, and its rows have negatives."""
+    """Train a cross-encoder on rows with negatives, prepared without prompts."""
     recipe = recipe or RerankerRecipe()
     config = checkpoints.read_json_config(start.folder / "config.json")
     plan = replace(start.plan, score=score_head(config), sparse=False, token_width=0, dense=())
@@ -64,7 +65,7 @@ def train_reranker(
 
 
 def score_head(config: dict[str, object]) -> ScoreHead:
-    """Return the head that an architecture's classifier of one class has."""
+    """Return the head of an architecture's classifier with one class."""
     classifier = {**config, "architectures": ["ForSequenceClassification"], "num_labels": 1}
     head = arch.plan_of(classifier).score
     assert head is not None

@@ -1,4 +1,4 @@
-"""How a model reads positions, changed: another base of its rotary angles, more positions."""
+"""Rotary positions of a model, changed: another base of the angles, more positions."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +13,7 @@ DECODERS = ("qwen2", "qwen3", "mistral")
 
 
 def rope_theta(plan: Plan) -> float:
-    """Return the base of a model's rotary angles; InputError if it has no such positions."""
+    """Return the base of a model's rotary angles; InputError if it has learned positions."""
     rope = plan.layers[0].attention.rope
     if rope is None:
         raise InputError(
@@ -29,7 +29,7 @@ def with_rope(
 ) -> dict[str, Any]:
     """Return a config.json with another base, NTK factor and number of positions.
 
-    A factor other than 1 is known to the `new` architecture only.
+    Only the `new` architecture has factors other than 1; InputError for others.
     """
     kind = config.get("model_type")
     dropped = ("rope_parameters", "rope_scaling", "rope_theta")

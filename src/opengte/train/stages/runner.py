@@ -1,4 +1,4 @@
-"""A stage carried out: measure, train, measure, write the model."""
+"""Running of a stage: evaluate, train, evaluate, export the model."""
 
 import logging
 from collections.abc import Mapping
@@ -33,10 +33,15 @@ RUN, MODEL = "run", "model"
 
 @dataclass(frozen=True, kw_only=True)
 class StageJob:
-    """Where a stage writes, what measures it, and how it is computed.
+    """Where a stage writes, what evaluates it, and how it is computed.
 
-    Nothing here shapes the model, but device and number of processes to their last digits. options
-    are settings of the loop that may change when a run is resumed (`settings.FREE`).
+    Nothing here shapes the model, except that device and number of processes affect last digits.
+    options are settings of the loop that may change on resume (`FREE_ON_RESUME`); others raise
+    TypeError. origins maps a source to its licence and origin, for the model card.
+
+    >>> from opengte.train.stages.runner import StageJob
+    >>> StageJob(output=Path("tuned"), options={"log_every": 50}).resume
+    False
     """
 
     output: Path
@@ -58,7 +63,7 @@ class StageJob:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage made: the model's folder (None: interrupted), and its metrics."""
+    """What a stage made: the folder of the model (None: interrupted), and its metrics."""
 
     model: Path | None
     steps: int
@@ -68,7 +73,7 @@ class StageResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSpec:
-    """How the trained weights are written: what the files say that the checkpoint did not."""
+    """How the trained weights are exported: what the files say that the checkpoint did not."""
 
     config: Mapping[str, Any]
     plan: Plan
@@ -79,7 +84,7 @@ class ExportSpec:
 
 
 def export_spec(start: Checkpoint, notes: str, **changes: Any) -> ExportSpec:
-    """Return how a model is written that differs from its start in nothing, or in `changes`."""
+    """Return the spec of a model that differs from its start only in `changes`."""
     fields: dict[str, Any] = {
         "config": checkpoints.read_json_config(start.folder / "config.json"),
         "plan": start.plan,
@@ -105,9 +110,9 @@ def run_stage(
     part: str = "",
     last: bool = True,
 ) -> StageResult:
-    """Train a model on a course of batches and write it.
+    """Train a model on a schedule of batches, and export it.
 
-    part names one of several runs after each other; all but the last leave `model-PART`.
+    part names one of several consecutive runs; all but the last write `model-PART`.
     """
     trainee = TrainableModel(model, objective.outputs, recipe.precision)
     if adapters is not None:
