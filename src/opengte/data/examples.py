@@ -1,4 +1,4 @@
-"""One row of training data, the place it came from, and when two texts are the same."""
+"""One row of training data, its origin, and hashes that recognise equal texts."""
 
 import hashlib
 import unicodedata
@@ -26,11 +26,11 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A query with what answers it and what does not; a raw text is a query alone.
+    """A query with its positives and negatives; a raw text is a query alone.
 
     scores has one number for each positive, then for each negative: the gold score of a scored
-    pair, or what a teacher thinks. A labelled text has itself as its positive; which other text of
-    the same label takes that place is drawn when batches are made.
+    pair, or a teacher's scores. A labelled text is its own positive; another text of the same label
+    is drawn when batches are made.
     """
 
     origin: Origin
@@ -48,31 +48,35 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class UnusableRow:
-    """A row that gives no example, and why."""
+    """A row that gives no example, and the reason."""
 
     origin: Origin
     reason: str
 
 
 def normalised_text(text: str) -> str:
-    """Return what two texts share if they are the same but for case, white space and encoding."""
+    r"""Return a text without differences of case, white space and Unicode compatibility forms.
+
+    >>> normalised_text("  Hello\tWORLD ")
+    'hello world'
+    """
     plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
     return " ".join(plain.casefold().split())
 
 
 def text_hash(text: str) -> bytes:
-    """Return 128 bits that are equal for equal normalised texts, and only for them."""
+    """Return a 128-bit hash (16 bytes) of a normalised text."""
     content = normalised_text(text).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def joint_hash(parts: Iterable[bytes]) -> bytes:
-    """Return 128 bits of several hashes, in their order."""
+    """Return a 128-bit hash of several hashes, in their order."""
     return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
 
 
 def hashes_to_array(hashes: Iterable[bytes]) -> Hashes:
-    """Return hashes as (n, 2) int64."""
+    """Return hashes as an array (n, 2) int64."""
     return np.frombuffer(b"".join(hashes), dtype="<i8").reshape(-1, 2).astype(np.int64, copy=False)
 
 

@@ -1,8 +1,8 @@
-"""Is a pair what it claims to be? Its positive must be among the nearest of a random pool.
+"""Consistency filter: a pair stays if its positive is among the nearest texts of a random pool.
 
-A pair (query, positive) is kept if at most `keep` - 1 texts of the pool are closer to the query
-than its positive, known positives and the query itself not counted. E5 kept the first 2 of a pool
-of a million; GTE did not filter.
+A pair (query, positive) stays if at most `keep` - 1 texts of the pool are closer to the query than
+its positive, known positives and the query itself left out. E5 (arXiv 2212.03533) kept the first 2
+of a pool of a million; GTE did not filter.
 """
 
 import hashlib
@@ -27,7 +27,11 @@ EmbedDocuments = Callable[[Sequence[str]], Floats]
 
 @dataclass(frozen=True)
 class ConsistencyFilter:
-    """How to filter: ranks to keep, texts in the pool, and what embeds (vectors of length one)."""
+    """Ranks to keep, size of the pool, and the functions that embed (vectors of length one).
+
+    model identifies what embeds: another model makes another data set. Raises InputError unless 1
+    <= keep < pool.
+    """
 
     queries: EmbedQueries
     documents: EmbedDocuments
@@ -46,14 +50,14 @@ class ConsistencyFilter:
 
 @dataclass(frozen=True, eq=False)
 class RandomPool:
-    """Random texts: their hashes, and their vectors (m, d)."""
+    """Random texts: their hashes, and their vectors (m, d) float32."""
 
     hashes: list[bytes]
     vectors: Floats
 
 
 def sample_texts(texts: Iterable[str], size: int, seed: int) -> list[str]:
-    """Return `size` distinct texts, whatever their order: those with the smallest keyed hashes."""
+    """Return `size` distinct texts, those with the smallest keyed hashes, in any input order."""
     key = seed.to_bytes(8, "little", signed=True)
     largest: list[tuple[int, bytes, str]] = []  # a heap, by the negated keyed hash
     inside: set[bytes] = set()
@@ -72,7 +76,7 @@ def sample_texts(texts: Iterable[str], size: int, seed: int) -> list[str]:
 
 
 def embed_pool(texts: list[str], embed: EmbedDocuments, path: Path) -> RandomPool:
-    """Return the texts as a pool, whose vectors are kept in a file and taken from it when there."""
+    """Return the texts as a pool; its vectors are stored in a file, and reused if it exists."""
     hashes = [text_hash(text) for text in texts]
     if not path.exists():
         with atomic_write(path) as part:
@@ -91,9 +95,10 @@ def embed_pool(texts: list[str], embed: EmbedDocuments, path: Path) -> RandomPoo
 def positive_ranks(
     queries: Floats, positives: Floats, known: Sequence[frozenset[bytes]], pool: RandomPool
 ) -> npt.NDArray[np.int64]:
-    """Return the rank of each query's positive, 1 the best, among the pool and itself, (n,).
+    """Return the rank of each query's positive among the pool and itself, (n,) int64, 1 the best.
 
-    queries and positives (n, d); known[i] are hashes of texts that do not count against query i.
+    queries and positives (n, d) float32; known[i] are hashes of texts that do not count against
+    query i.
     """
     own = np.einsum("nd,nd->n", queries, positives)[:, None]
     places: dict[bytes, int] = {one: place for place, one in enumerate(pool.hashes)}

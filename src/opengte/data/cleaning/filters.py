@@ -1,7 +1,7 @@
-"""Which examples, and which texts of them, are kept? Rules on single examples, each with a name.
+"""Filters and deduplication of single examples; each rule has a name.
 
-A rule that a text of several breaks takes that text away; a row goes when its query or its last
-positive does.
+If one of several documents breaks a rule, that document is removed; the row is dropped if its query
+or its last positive breaks one.
 """
 
 import struct
@@ -27,7 +27,10 @@ BAD = "unusable row"
 
 @dataclass(frozen=True)
 class LengthLimits:
-    """How many characters, and how many tokens with special ones, a text may have."""
+    """Lengths of texts, in characters and in tokens, special tokens included.
+
+    Raises InputError if a maximum is below its minimum.
+    """
 
     min_characters: int = 1
     max_characters: int | None = None
@@ -42,11 +45,11 @@ class LengthLimits:
                 raise InputError(f"max_{what}={most} is less than min_{what}={least}")
 
     def characters(self, text: str) -> str | None:
-        """Return the rule that a text breaks by its characters."""
+        """Return the rule that a text breaks by its characters, None if it breaks none."""
         return _outside(len(text), self.min_characters, self.max_characters)
 
     def tokens(self, count: int) -> str | None:
-        """Return the rule that a text breaks by its tokens."""
+        """Return the rule that a number of tokens breaks, None if it breaks none."""
         return _outside(count, self.min_tokens, self.max_tokens)
 
 
@@ -58,7 +61,7 @@ def _outside(count: int, least: int, most: int | None) -> str | None:
 
 @dataclass(frozen=True)
 class FilterRules:
-    """The rules on an example's texts: their lengths, and what must not be trained on."""
+    """The rules for the texts of an example: length limits, and texts excluded from training."""
 
     limits: LengthLimits = LengthLimits()
     excluded: Collection[bytes] = frozenset()  # hashes of texts, such as those of a benchmark
@@ -68,7 +71,7 @@ class FilterRules:
     ) -> tuple[Example, "ExampleHashes"] | str:
         """Return the example without the texts that break a rule, or the rule that drops it.
 
-        counts grows by one for each positive or negative that is taken away.
+        counts is incremented for each positive or negative that is removed.
         """
         if rule := self._text(example.query, hashed.query):
             return rule
@@ -119,7 +122,7 @@ class ExampleHashes:
         return cls(text_hash(example.query), tuple(map(text_hash, example.documents)))
 
     def key(self, example: Example) -> bytes:
-        """Return a hash that is equal for rows that say the same, whatever the order of texts."""
+        """Return a hash that is equal for duplicate rows, whatever the order of their documents."""
         split = len(example.positives)
         scores = example.scores or [0.0] * len(self.documents)
         texts = [
@@ -133,7 +136,7 @@ class ExampleHashes:
 def select_documents(
     example: Example, hashed: ExampleHashes, kept: list[int], positives: int
 ) -> tuple[Example, ExampleHashes]:
-    """Return an example with only the documents at the given places, the first ones positives."""
+    """Return an example with only the given documents, of which the first are positives."""
     documents = [example.documents[index] for index in kept]
     scores = example.scores
     smaller = replace(
@@ -146,7 +149,7 @@ def select_documents(
 
 
 def clean_example(example: Example, clean: Callable[[str], str]) -> Example:
-    """Return an example with its texts cleaned."""
+    """Return an example with cleaned texts."""
     return replace(
         example,
         query=clean(example.query),

@@ -1,4 +1,4 @@
-"""What was dropped, repaired and cut, and why: counted, with examples; as JSON and as a page."""
+"""Report of what was dropped, repaired and truncated: counts and examples, JSON and Markdown."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ Record = dict[str, Any]
 
 @dataclass
 class Tally:
-    """What became of the rows and texts of one source."""
+    """Counts of the rows and texts of one source, by outcome."""
 
     read: int = 0
     kept: int = 0
@@ -35,7 +35,7 @@ class Tally:
         return record
 
     def add(self, other: "Tally") -> None:
-        """Count what another part of the same source became."""
+        """Add the counts of another part of the same source."""
         self.read += other.read
         self.kept += other.kept
         self.dropped.update(other.dropped)
@@ -55,14 +55,14 @@ class Tally:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Tally":
-        """Return the counts that `record` gave."""
+        """Return the tally that `record` returned."""
         names = ("dropped", "texts", "repaired", "truncated")
         counters = {name: Counter(record[name]) for name in names}
         return cls(record["read"], record["kept"], **counters, shown=record["examples"])
 
 
 def dropped_row_record(rule: str, row: Example | UnusableRow) -> Record:
-    """Return where a dropped row is, why it was dropped, and how it begins."""
+    """Return the place of a dropped row, the rule, and the beginning of its texts."""
     record: Record = {"file": row.origin.file, "row": row.origin.row, "rule": rule}
     if isinstance(row, UnusableRow):
         return {**record, "reason": row.reason}
@@ -73,7 +73,7 @@ def dropped_row_record(rule: str, row: Example | UnusableRow) -> Record:
 
 
 def markdown_report(tallies: Mapping[str, Tally]) -> str:
-    """Return the report as Markdown: a table of sources, one of rules, and the rows shown."""
+    """Return the report as Markdown: sources, rules, and examples of dropped rows."""
     lines = ["# What became of the data", ""]
     header = ("source", "rows read", "kept", "dropped", "queries cut", "documents cut")
     lines += _table(header, list(_rows(tallies)))

@@ -1,4 +1,4 @@
-"""Texts and vectors that are too many for memory: on disk while they are needed."""
+"""Texts and vectors on disk, for collections too large for memory."""
 
 import json
 import os
@@ -23,7 +23,7 @@ class TextStore(Sequence[str]):
         self.ends = array("q", [0])
 
     def append(self, text: str) -> None:
-        """Add a text."""
+        """Append a text."""
         if self.file.tell() != self.ends[-1]:
             self.file.seek(self.ends[-1])
         self.ends.append(self.ends[-1] + self.file.write(text.encode("utf-8", "surrogatepass")))
@@ -50,9 +50,9 @@ def embed_to_disk(
     identity: dict[str, Any],
     advance: Callable[[int], None] = lambda texts: None,
 ) -> Floats:
-    """Return the vectors (n, d) float32 of texts, mapped from a file that is continued if there.
+    """Return the vectors (n, d) float32 of texts, memory-mapped; an unfinished file is resumed.
 
-    identity says of which texts and model the file is; one of others is made anew.
+    identity identifies texts and model; a file with another identity is replaced.
     """
     if not len(texts):
         raise InputError("there are no texts to embed; expected at least one")
@@ -79,13 +79,13 @@ def embed_to_disk(
 
 
 def row_blocks(array: Floats, size: int) -> Iterator[Floats]:
-    """Yield consecutive rows of an array."""
+    """Yield consecutive blocks of rows of an array."""
     for start in range(0, len(array), size):
         yield array[start : start + size]
 
 
 def _width(about: Path, identity: dict[str, Any]) -> int | None:
-    """Return the width of the vectors of an earlier run on the same texts, None without one."""
+    """Return the width of the vectors of an earlier run with the same identity, else None."""
     try:
         found = json.loads(about.read_text(encoding="utf-8"))
         width = int(found.pop("width"))

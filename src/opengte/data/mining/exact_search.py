@@ -1,8 +1,8 @@
-"""The rows with the highest scores of each query: exact, a block at a time, in bounded memory.
+"""Exact nearest-neighbour search, block by block, in bounded memory.
 
-Gives what `search.adhoc.exact.top_k` gives, faster for many queries: after the first block a score
-counts only if it beats the worst that is kept, which few do. Letters in shapes: q queries, m rows
-of a block, d width, k results.
+Returns what `search.adhoc.exact.top_k` returns, faster for many queries: after the first block a
+score counts only if it beats the lowest one so far, which few do. Letters in shapes: q queries, m
+rows of a block, d width, k results.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,15 @@ from opengte.types import Floats
 
 
 def nearest_rows(queries: Floats, blocks: Iterable[Floats], k: int) -> tuple[Floats, Longs]:
-    """Return the scores and rows, (q, up to k), best first; equal scores in the order of rows."""
+    """Return the k highest dot products of each query and their rows, (q, up to k), best first.
+
+    Equal scores are in the order of rows. queries (q, d) and blocks of (m, d) are float32.
+
+    >>> scores, rows = nearest_rows(np.eye(2, dtype=np.float32), [np.eye(2, dtype=np.float32)], 1)
+    >>> rows
+    array([[0],
+           [1]])
+    """
     scores = np.empty((len(queries), 0), dtype=np.float32)
     rows = np.empty((len(queries), 0), dtype=np.int64)
     start = 0

@@ -1,4 +1,4 @@
-"""Hard negatives for files of pairs; texts, vectors and candidates are on disk, not in memory."""
+"""Hard-negative mining for files of pairs; texts, vectors and candidates are on disk."""
 
 import shutil
 from collections import Counter
@@ -33,7 +33,11 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class MiningModels:
-    """What embeds queries and documents, what identifies it, and a reranker, if there is one."""
+    """Functions that embed, the identity of their model, and an optional reranker.
+
+    queries and documents map texts to unit vectors (n, d) float32; score maps a query and documents
+    to scores (n,).
+    """
 
     queries: EmbedTexts
     documents: EmbedTexts
@@ -52,10 +56,24 @@ def mine_hard_negatives(
     cleaning: CleaningSettings = DEFAULT_CLEANING,
     advance: Advance = lambda texts: None,
 ) -> MiningReport:
-    """Write the rows of sources with hard negatives, and say what became of the candidates.
+    r"""Write the rows of sources with hard negatives, and return the counts.
 
-    corpus are files of more texts that may be negatives. InputError for sources that are not pairs,
-    before any work. `OUTPUT.work` holds what is too large for memory; after a kill it is continued.
+    corpus are files of further texts that may be negatives. `OUTPUT.work` holds texts and vectors
+    during the run, and a killed run resumes from it. Raises InputError for sources that are not
+    pairs, before any work.
+
+    >>> import numpy as np
+    >>> from pathlib import Path
+    >>> from opengte.data import MiningModels, MiningSettings, SourceSpec
+    >>> _ = Path("faq.csv").write_text("query,answer\ncat food,meat\ncat age,two\ndog,barks\n")
+    >>> def embed(texts):
+    ...     return np.ones((len(texts), 2), np.float32)
+    >>> models = MiningModels(embed, embed, identity={"model": "constant"})
+    >>> settings = MiningSettings(count=1, first=1, margin=None)
+    >>> report = mine_hard_negatives(
+    ...     [SourceSpec("faq", (Path("faq.csv"),))], Path("mined.jsonl"), models, settings)
+    >>> report.rows, dict(report.negatives)  # each row got one negative
+    (3, {1: 3})
     """
     writer.check_output_path(output)
     places = [(spec, _pairs(spec)) for spec in specs]
@@ -100,7 +118,7 @@ def _rows(
     cleaning: CleaningSettings,
     dropped: Counter[str],
 ) -> Iterator[Example]:
-    """Yield the rows that can be used, cleaned, without texts that are in them twice."""
+    """Yield the usable rows, cleaned, without duplicate texts in a row."""
     clean, rules = TextCleaner(cleaning, Counter()), FilterRules()
     for spec, columns in places:
         for item in read_examples(spec.paths, columns):
@@ -123,7 +141,7 @@ def _candidates(
     mined: MiningReport,
     advance: Advance,
 ) -> Any:
-    """Return the numbers of each query's candidates, nearest first, -1 where there are no more."""
+    """Return the numbers of each query's candidates, nearest first, padded with -1."""
     first, second = collection.identity(models.identity)
     queries = disk_store.embed_to_disk(
         collection.queries, models.queries, work / "queries.f32", first, advance

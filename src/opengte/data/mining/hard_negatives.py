@@ -1,9 +1,9 @@
-"""Hard negatives: texts that are near a query and do not answer it.
+"""Hard-negative mining: texts that are near a query and do not answer it.
 
-For each query the corpus is ranked by an encoder, exactly. Texts that are known to answer the query
-(the positives of all its rows) and the query itself are left out; of what remains, the texts within
-a window of ranks are candidates, those too near (over `margin` of the best positive's score) are
-left out, a reranker may refuse more, and `count` of the rest are drawn for each row.
+For each query an encoder ranks the corpus, exactly. Known answers (the positives of all rows of the
+query) and the query itself are left out. Of the rest, texts within a window of ranks are
+candidates. Likely false negatives, which score above `margin` times the best positive, are removed;
+a reranker may reject more; and `count` of the rest are drawn for each row.
 """
 
 import hashlib
@@ -41,12 +41,15 @@ TAKEN = "taken"
 
 @dataclass(frozen=True)
 class MiningSettings:
-    """Which candidates are taken.
+    """Which candidates become negatives.
 
-    first and last bound the rank, counted from 1 without known answers; margin is the most of the
-    best positive's score that a negative may have (0.95; None: no limit); reranker_margin is how
-    far below the best positive the reranker must put it; draw takes any of the candidates
-    ("random") or the nearest ("top").
+    first and last bound the rank, counted from 1 without known answers; margin is the highest share
+    of the best positive's score that a negative may have (None: no limit); reranker_margin is how
+    far below the best positive the reranker must score it; draw takes random candidates or the
+    nearest ("top"). Raises InputError for impossible values.
+
+    >>> MiningSettings(count=4, first=10, last=50).margin
+    0.95
     """
 
     count: int = 8
@@ -80,7 +83,7 @@ class Candidate:
 
 @dataclass
 class MiningReport:
-    """What became of the candidates (by rule), the rows, and the negatives that rows got."""
+    """Counts of candidates by rule, of rows, and of rows by their number of negatives."""
 
     rows: int = 0
     queries: int = 0
@@ -102,7 +105,7 @@ class MiningReport:
 
 
 class MiningCorpus:
-    """The queries, what answers each, and the distinct texts that may be negatives."""
+    """The queries, the answers of each, and the distinct texts that may be negatives."""
 
     def __init__(self, folder: Path) -> None:
         self.queries, self.corpus = (
@@ -135,7 +138,7 @@ class MiningCorpus:
         return number
 
     def identity(self, model: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what vectors of the queries, and of the corpus, depend on."""
+        """Return what the vectors of the queries, and of the corpus, depend on."""
         both = (self.query_numbers, self.corpus_numbers)
         first, second = ({**model, "texts": joint_hash(b).hex()} for b in both)
         return first, second
@@ -157,7 +160,7 @@ def mine_candidates(
 ) -> Iterator[tuple[int, float, list[Candidate]]]:
     """Yield each query's number, its best positive's score and its candidates, nearest first.
 
-    queries (q, d) and corpus (m, d) are the vectors of the collection's texts.
+    queries (q, d) and corpus (m, d) float32 are the vectors of the texts in `collection`.
     """
     hashes = list(collection.corpus_numbers)
     mined.queries, mined.corpus = len(queries), len(corpus)
@@ -206,7 +209,7 @@ def _others(
     itself: int | None,
     counts: Counter[str],
 ) -> Iterator[tuple[int, float]]:
-    """Yield the texts that are neither the query nor known to answer it."""
+    """Yield the texts that are neither the query nor known answers."""
     for row, value in ranked:
         if row in answers:
             counts[POSITIVE] += 1
@@ -219,7 +222,7 @@ def _others(
 def _allowed(
     found: Iterable[Candidate], settings: MiningSettings, best: float, counts: Counter[str]
 ) -> Iterator[Candidate]:
-    """Yield the candidates whose rank and score are allowed."""
+    """Yield the candidates within the limits of rank and score."""
     limit = max_negative_score(best, settings.margin)
     for one in found:
         if one.rank > settings.last:
@@ -233,7 +236,7 @@ def _allowed(
 
 
 def max_negative_score(best: float, margin: float | None) -> float:
-    """Return the highest score that a negative may have; below zero, too, less than the best's."""
+    """Return the highest score that a negative may have; for a best below zero, too, a lower one."""
     if margin is None or not np.isfinite(best):
         return float(np.inf)
     return best - (1 - margin) * abs(best)
@@ -247,7 +250,7 @@ def _judged(
     score: ScoreDocuments,
     counts: Counter[str],
 ) -> list[Candidate]:
-    """Return the candidates that a reranker puts below the best known answer."""
+    """Return the candidates that the reranker scores below the best known answer."""
     answers = sorted(collection.answers[query])
     texts = [collection.corpus[number] for number in (*answers, *(one.number for one in kept))]
     values = score(collection.queries[query], texts)
@@ -269,7 +272,7 @@ def draw_negatives(
     settings: MiningSettings,
     mined: MiningReport,
 ) -> list[int]:
-    """Return the numbers of the candidates that a row gets as further negatives, nearest first.
+    """Return the numbers of the candidates drawn as a row's further negatives, nearest first.
 
     candidates are (number, hash), nearest first.
     """

@@ -1,7 +1,7 @@
-"""From sources to a folder of shards: read, clean, filter, tokenise, write; continue after a kill.
+"""Preparation: sources to a folder of shards (read, clean, filter, tokenise, write), resumable.
 
-Windows of input rows are cut by count, shards at the ends of windows. What a shard holds therefore
-depends on the input alone: a run that was killed and continued writes the same bytes.
+Windows of input rows are cut by count, shards at the ends of windows. The content of a shard
+therefore depends on the input alone: a run that was killed and resumed writes the same bytes.
 """
 
 import json
@@ -44,7 +44,7 @@ DROPPED = "dropped.jsonl"
 
 @dataclass(frozen=True)
 class PreparationResult:
-    """What was made: the folder, what became of each source, and the sources without any row."""
+    """The folder, the counts of each source, and the sources without any usable row."""
 
     folder: Path
     tallies: dict[str, Tally]
@@ -62,11 +62,23 @@ def prepare(
     restart: bool = False,
     advance: Advance = lambda rows: None,
 ) -> PreparationResult:
-    """Write the shards of sources into a folder, or continue a run that was killed.
+    r"""Write the shards of sources to a folder, or resume a run that was killed.
 
-    excluded are hashes of texts that must not be trained on. InputError for sources that cannot be
-    read or whose columns cannot be told, before anything is written; if no row is left; and for a
-    folder that holds something else.
+    encoding tokenises; excluded are text hashes that must not be trained on (see `hash_texts`);
+    consistent filters pairs by a model; advance is called with numbers of rows read. A finished
+    folder is left alone unless restart is set.
+
+    Raises InputError for sources that cannot be read or whose columns are unclear, before anything
+    is written; if no row is left; and for a folder that another run made.
+
+    >>> from opengte import checkpoint
+    >>> _ = Path("faq.csv").write_text("query,answer\nhow,so\nhow,so\nwhy,because\n")
+    >>> start = checkpoint.read_checkpoint(folder)
+    >>> tokenizer = SourceTokenizer(start.tokenizer, start.prompts, 32, 32)
+    >>> result = prepare([SourceSpec("faq", (Path("faq.csv"),))], Path("data"), tokenizer)
+    >>> tally = result.tallies["faq"]
+    >>> tally.read, tally.kept, dict(tally.dropped)
+    (3, 2, {'duplicate row': 1})
     """
     places = [_place(spec, encoding) for spec in _named(specs)]
     header = _header(places, encoding, settings, excluded, consistent)
@@ -112,7 +124,7 @@ def _header(
     excluded: Collection[bytes],
     consistent: ConsistencyFilter | None,
 ) -> dict[str, Any]:
-    """Return all that the result depends on."""
+    """Return everything that the result depends on, for the journal."""
     filters: dict[str, Any] = {"excluded": joint_hash(sorted(excluded)).hex() if excluded else ""}
     if consistent is not None:
         names = ("model", "keep", "pool", "seed")
@@ -148,7 +160,7 @@ def _switches(place: SourceState) -> tuple[Any, ...]:
 
 
 def _finished(folder: Path, header: dict[str, Any]) -> PreparationResult:
-    """Return what an earlier run made, if it is what this one would make."""
+    """Return the result of an earlier run, if this run would make the same."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     check_header(folder / MANIFEST, manifest["made_from"], header)
     tallies = {name: Tally.of(record) for name, record in manifest["report"].items()}
@@ -160,7 +172,7 @@ def _empty(tallies: dict[str, Tally]) -> tuple[str, ...]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier run wrote, and nothing else."""
+    """Remove the files of an earlier run, and no others."""
     names = [MANIFEST, DROPPED, "report.json", "report.md"]
     found = [folder / name for name in names]
     for pattern in ("shards/*.shard", "shards/*.part", "pool-*.npy", "pool-*.part"):
@@ -172,7 +184,7 @@ def _clear(folder: Path) -> None:
 def _source(
     run: PreparationRun, journal: Journal, number: int, place: SourceState, dropped: IO[bytes]
 ) -> None:
-    """Write the shards of one source that are not there yet."""
+    """Write the missing shards of one source."""
     (run.folder / "shards").mkdir(exist_ok=True)
     done = [line for line in journal.entries if line["source"] == number]
     for line in done:
@@ -198,7 +210,7 @@ def _source(
 
 
 def _with_pool(run: PreparationRun, number: int, place: SourceState) -> SourceState:
-    """Return the place with the random texts that its pairs are compared with."""
+    """Return the source with the random texts that its pairs are compared with."""
     asked = run.consistent
     if asked is None or place.columns.kind != "pairs":
         return place
@@ -294,7 +306,7 @@ def _finish(
 
 
 def _about(place: SourceState, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what the manifest says of a source."""
+    """Return a source's entry in the manifest."""
     instruction, in_batch_negatives, temperature, weight = _switches(place)
     pool_from: Counter[str] = Counter()
     for line in lines:

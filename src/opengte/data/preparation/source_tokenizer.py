@@ -1,4 +1,4 @@
-"""Texts of a source as token ids: with the model's prompts, and as pieces where texts are raw."""
+"""Tokenisation of a source's texts: with the model's prompts, or in pieces for raw texts."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,13 @@ WHOLE = 2**30  # tokens: more than any text has
 
 @dataclass(frozen=True, eq=False)
 class SourceTokenizer:
-    """How texts become ids: a tokenizer, prompts, and how many tokens are kept of each side."""
+    """A tokenizer, prompts, and the maximum tokens of queries and of documents.
+
+    >>> from opengte import checkpoint
+    >>> start = checkpoint.read_checkpoint(folder)
+    >>> SourceTokenizer(start.tokenizer, start.prompts, 64, 256).document_tokens
+    256
+    """
 
     tokenizer: Tokenizer
     prompts: Prompts
@@ -25,10 +31,10 @@ class SourceTokenizer:
     document_tokens: int
 
     def prefixes(self, spec: SourceSpec, kind: SourceKind) -> tuple[str, str]:
-        """Return what goes before queries and before documents.
+        """Return the prefixes of queries and of documents.
 
-        In pairs a query gets the instruction or the query prompt. In symmetric tasks, labelled and
-        scored, both sides get what a text without a role gets. Raw texts get nothing.
+        For pairs, queries get the instruction or the query prompt. For symmetric tasks (labelled,
+        scored) both sides get the prefix of a text without a role. Raw texts get none.
         """
         if kind == "texts":
             if spec.instruction is not None:
@@ -44,7 +50,7 @@ class SourceTokenizer:
         return both, both
 
     def encode(self, texts: Sequence[str], prefix: str, query: bool) -> "TokenizedTexts":
-        """Return texts as ids, cut to what is kept of their side."""
+        """Return texts as ids, truncated to the maximum of their side."""
         limit = self.query_tokens if query else self.document_tokens
         found = self.tokenizer.encode(
             texts, prompt=prefix, max_length=limit, mask=self.prompts.mask
@@ -71,14 +77,14 @@ class SourceTokenizer:
 
 @dataclass(frozen=True, eq=False)
 class TokenizedTexts:
-    """Texts as ids, how many tokens each had before it was cut, and which were cut."""
+    """Texts as ids, the tokens of each before truncation, and which were truncated."""
 
     batch: PackedBatch
     found: list[int]
     cut: frozenset[int]
 
     def __iter__(self) -> Iterator[tuple[Ints, int, bool]]:
-        """Yield the ids of each text, its tokens before it was cut, and whether it was."""
+        """Yield the ids of each text, its tokens before truncation, and whether it was cut."""
         starts = self.batch.cu_seqlens.tolist()
         for index, found in enumerate(self.found):
             ids = self.batch.ids[starts[index] : starts[index + 1]]
@@ -86,11 +92,11 @@ class TokenizedTexts:
 
     @property
     def pool_from(self) -> int:
-        """Return how many leading tokens the pooling leaves out of a text that has more."""
+        """Return the number of leading tokens that pooling leaves out of a long enough text."""
         return int(self.batch.pool_from.max(initial=0))
 
 
 def text_key(text: str, query: bool) -> bytes:
-    """Return a key that two texts share if they are the same and on the same side."""
+    """Return a key that two texts share if they are equal and on the same side."""
     content = text.encode("utf-8", "surrogatepass")
     return (b"q" if query else b"d") + hashlib.blake2b(content, digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""A window of rows: cleaned, filtered, tokenised, and put into the shard that is being filled."""
+"""One window of rows: cleaned, filtered, tokenised, and added to the open shard."""
 
 import json
 from collections import Counter
@@ -35,7 +35,11 @@ Known = dict[bytes, tuple[Ints, int, bool]]  # key of a text -> ids, tokens befo
 
 @dataclass(frozen=True)
 class PreparationSettings:
-    """What to keep, and how large a shard may grow."""
+    """Limits, cleaning, whether duplicates stay, and the maximum size of a shard.
+
+    >>> PreparationSettings(LengthLimits(min_characters=10), duplicates=True).shard_rows
+    262144
+    """
 
     limits: LengthLimits = LengthLimits()
     cleaning: CleaningSettings = DEFAULT_CLEANING
@@ -59,7 +63,7 @@ class PreparationRun:
 
 @dataclass(eq=False)
 class OpenShard:
-    """The shard that is being filled, and what became of the rows since the last one."""
+    """The shard that is being filled, and the counts of rows since the last one."""
 
     builder: ShardBuilder = field(default_factory=ShardBuilder)
     tally: Tally = field(default_factory=Tally)
@@ -86,7 +90,7 @@ def add_window(
     window: list[Example | UnusableRow],
     dropped: IO[bytes],
 ) -> None:
-    """Put the rows of a window that are kept into the shard."""
+    """Add the rows of a window that pass all filters to the shard."""
     tally = part.tally
     clean = TextCleaner(run.settings.cleaning, tally.repaired)
 
@@ -138,7 +142,7 @@ def _tokenise(
 def _fitting(
     run: PreparationRun, rows: Iterable[Row], known: Known, tally: Tally, drop: Drop
 ) -> Iterator[Row]:
-    """Yield the rows whose texts have as many tokens as they may have."""
+    """Yield the rows whose texts are within the limits of tokens."""
     limits = run.settings.limits
     for example, hashed in rows:
         rules = [limits.tokens(known[text_key(t, False)][1]) for t in example.documents]
@@ -159,7 +163,7 @@ def _fitting(
 
 
 def _unseen(run: PreparationRun, part: OpenShard, rows: Iterable[Row], drop: Drop) -> list[Row]:
-    """Return the rows that no source has had before."""
+    """Return the rows that no source has had before (deduplication)."""
     fresh = []
     for example, hashed in rows:
         key = hashed.key(example)
@@ -176,7 +180,7 @@ def _unseen(run: PreparationRun, part: OpenShard, rows: Iterable[Row], drop: Dro
 def _consistent(
     run: PreparationRun, place: SourceState, rows: list[Row], tally: Tally, drop: Drop
 ) -> Iterator[Row]:
-    """Yield the rows with the positives that are among the nearest of the pool."""
+    """Yield the rows with those positives that pass the consistency filter."""
     asked, pool = run.consistent, place.pool
     if asked is None or pool is None or not rows:
         yield from rows
@@ -205,7 +209,7 @@ def _consistent(
 def _add(
     place: SourceState, part: OpenShard, example: Example, hashed: ExampleHashes, known: Known
 ) -> None:
-    """Add a row and those of its texts that the shard does not have."""
+    """Add a row, and those of its texts that the shard does not have yet."""
     builder, tally = part.builder, part.tally
     texts = []
     sides = [(example.query, hashed.query, True)]
@@ -229,7 +233,7 @@ def _add(
 def _add_texts(
     run: PreparationRun, place: SourceState, part: OpenShard, rows: Iterable[Row], drop: Drop
 ) -> None:
-    """Add raw texts, a row for each piece that fits the model."""
+    """Add raw texts, one row for each piece that fits the model."""
     for example, hashed in rows:
         pieces = run.encoding.pieces(example.query)
         if rule := run.settings.limits.tokens(sum(map(len, pieces))):

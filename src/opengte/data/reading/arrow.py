@@ -1,6 +1,6 @@
-"""Parquet, Arrow and folders of the Hugging Face `datasets` library: what only pyarrow can read.
+"""Parquet and Arrow files, and folders saved by the Hugging Face `datasets` library, by pyarrow.
 
-A folder that `datasets` saved holds Arrow streams and small JSON files that name them; it is read
+A folder that `datasets` saved holds Arrow streams and small JSON files that name them. It is read
 as data, without that library.
 """
 
@@ -52,7 +52,7 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 def saved_dataset_files(folder: Path) -> list[Path]:
-    """Return the Arrow files of a saved data set, those of its `train` part if it has parts."""
+    """Return the Arrow files of a saved data set; of one with splits, those of `train`."""
     parts = folder / "dataset_dict.json"
     if parts.is_file():
         splits = _json(parts).get("splits")
@@ -69,7 +69,7 @@ def saved_dataset_files(folder: Path) -> list[Path]:
 
 
 def write_parquet(path: Path, records: Iterator[dict[str, Any]]) -> None:
-    """Write rows with the same keys, in row groups, without holding them all."""
+    """Write rows with the same keys, one row group at a time, in bounded memory."""
     arrow = _arrow(f"writing `{path}`")
     text = arrow.string()
     types = {"query": text, "text": text, "label": text, "scores": arrow.list_(arrow.float32())}

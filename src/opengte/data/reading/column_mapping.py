@@ -1,4 +1,4 @@
-"""Which column is the query, which the positive? As told, or recognised by well-known names."""
+"""Which column is the query, which the positive: as given, or recognised by well-known names."""
 
 import difflib
 import math
@@ -34,8 +34,13 @@ TEXTS = ("text", "content", "sentence")
 class ColumnMapping:
     """Names of the columns that hold each part of an example; a dot looks inside an object.
 
-    `positive`, `negative` and `score` may be several columns, which are joined. A source has either
-    query and positive, or text (with a label, or raw).
+    `positive`, `negative` and `score` may be several columns, which are concatenated. A source has
+    either query and positive, or text (with a label, or raw).
+
+    >>> ColumnMapping(query="question", positive=("answer",)).kind
+    'pairs'
+    >>> ColumnMapping(text="body").kind
+    'texts'
     """
 
     query: str | None = None
@@ -47,14 +52,14 @@ class ColumnMapping:
 
     @property
     def kind(self) -> SourceKind:
-        """Return what the examples are."""
+        """Return the kind of the examples."""
         if self.text is not None:
             return "texts" if self.label is None else "labelled"
         return "scored" if self.score and not self.negative and len(self.positive) == 1 else "pairs"
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return every column that is read."""
+        """Return all columns that are read."""
         single = (self.query, self.text, self.label)
         return (*(name for name in single if name), *self.positive, *self.negative, *self.score)
 
@@ -68,10 +73,10 @@ class ColumnMapping:
 def resolve_columns(
     given: ColumnMapping, rows: Sequence[Mapping[str, Any]], found: Sequence[str]
 ) -> ColumnMapping:
-    """Return the given columns with those that were not given recognised by name.
+    """Return a mapping whose missing columns are recognised by name.
 
-    rows are the first ones of the file, found all its columns. InputError for a column that is not
-    there, or when query and positive cannot be told.
+    rows are the first rows of the file, found all its columns. Raises InputError for a column that
+    does not exist, or if query and positive cannot be recognised.
     """
     for name in given.names:
         if name not in found and name.split(".")[0] not in found:
@@ -218,7 +223,7 @@ def _label(record: Mapping[str, Any], name: str) -> str:
 def _strings(
     record: Mapping[str, Any], names: Iterable[str], optional: bool = False
 ) -> tuple[str, ...]:
-    """Return the texts of columns that hold one or a list of them; empty ones are left out."""
+    """Return the texts of columns that hold a text or a list of them, without empty ones."""
     texts: list[str] = []
     for name in names:
         try:
@@ -235,7 +240,7 @@ def _strings(
 
 
 def _passage(value: Any, name: str) -> str:
-    """Return a text that is given as a string, or as an object with `text` and maybe `title`."""
+    """Return a text given as a string, or as an object with `text` and optionally `title`."""
     if isinstance(value, dict) and isinstance(value.get("text"), str):
         title = value.get("title")
         return f"{title} {value['text']}" if isinstance(title, str) and title else value["text"]
@@ -275,7 +280,7 @@ def _number(value: Any, name: str) -> float:
 
 
 def json_type_name(value: object) -> str:
-    """Name a value's type as JSON does."""
+    """Return a value's type as JSON names it, with an article."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
     names |= {int: "a number", float: "a number", type(None): "null"}
     return names.get(type(value), f"of type {type(value).__name__}")

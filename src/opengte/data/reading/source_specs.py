@@ -1,4 +1,4 @@
-"""Sources as a command line or a TOML file names them."""
+"""Sources as a command line or a TOML file specifies them."""
 
 import difflib
 import tomllib
@@ -22,7 +22,13 @@ SWITCHES: dict[str, tuple[type, ...]] = {
 
 
 def parse_source_arguments(arguments: Iterable[str]) -> dict[str, tuple[Path, ...]]:
-    """Return the paths of each source from PATH and NAME=PATH; a name that comes again has both."""
+    """Return the paths of each source from arguments PATH or NAME=PATH.
+
+    A name that occurs several times collects all its paths.
+
+    >>> parse_source_arguments(["web=a.jsonl", "faq.csv"])
+    {'web': (PosixPath('a.jsonl'),), 'faq': (PosixPath('faq.csv'),)}
+    """
     found: dict[str, list[Path]] = {}
     for argument in arguments:
         name, sign, rest = argument.partition("=")
@@ -42,7 +48,7 @@ def source_name(path: Path) -> str:
 def read_source_specs(path: Path) -> list[SourceSpec]:
     """Return the sources of a TOML file: tables `[[source]]`, with paths relative to the file.
 
-    InputError names the source and key that are wrong.
+    Raises InputError that names the invalid source and key.
     """
     try:
         with path.open("rb") as file:
@@ -100,7 +106,7 @@ def _switches(where: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_source_spec(spec: SourceSpec) -> SourceSpec:
-    """Return a source whose numbers make sense; InputError otherwise."""
+    """Return a source after checking its weight and temperature; InputError if one is invalid."""
     if spec.weight < 0:
         raise InputError(f"source `{spec.name}` has weight={spec.weight}; expected 0 or more")
     if spec.temperature is not None and spec.temperature <= 0:

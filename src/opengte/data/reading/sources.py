@@ -1,6 +1,6 @@
-"""Files and folders -> records, one at a time, each with its place; bad ones as items of their own.
+"""Source files and folders to records, one at a time; unusable rows are items of their own.
 
-JSON Lines (or one JSON array), CSV, TSV, plain text (a text a line), Parquet, Arrow; compressed
+JSON Lines (or one JSON array), CSV, TSV, plain text (one text a line), Parquet, Arrow; compressed
 with gzip, bzip2, xz or Zstandard; folders of them, and folders that `datasets` saved.
 """
 
@@ -44,10 +44,13 @@ TABLES = (".parquet", ".arrow")
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """A source as it was asked for: its files, what their columns mean, and its switches.
+    """A source to prepare: its files, the meaning of their columns, and its options.
 
-    instruction goes before queries only. None: in-batch negatives are on for pairs and off for
-    labelled and scored ones; temperature is the stage's own.
+    instruction goes before queries only. in_batch_negatives None: on for pairs, off for labelled
+    and scored texts. temperature None: that of the training stage.
+
+    >>> SourceSpec("faq", (Path("faq.csv"),), instruction="Find the answer").weight
+    1.0
     """
 
     name: str
@@ -60,7 +63,7 @@ class SourceSpec:
 
 
 def list_files(paths: tuple[Path, ...]) -> list[Path]:
-    """Return the files that paths stand for, those of a folder in the order of their names."""
+    """Return the files that paths stand for, those of a folder sorted by name."""
     found: list[Path] = []
     for path in paths:
         if not path.exists():
@@ -79,7 +82,7 @@ def list_files(paths: tuple[Path, ...]) -> list[Path]:
 
 
 def file_format(path: Path) -> str:
-    """Return what a file is, by its suffix: `.jsonl`, `.csv`, ..."""
+    """Return a file's format by its suffix: `.jsonl`, `.csv`, ...; InputError if unknown."""
     name = path.with_suffix("") if path.suffix in OPENERS else path
     suffix = name.suffix.lower()
     if suffix not in READERS and suffix not in TABLES:
@@ -91,7 +94,7 @@ def file_format(path: Path) -> str:
 
 
 def detect_columns(paths: tuple[Path, ...], given: ColumnMapping) -> ColumnMapping:
-    """Return what the columns of a source mean, from its first file; InputError if unclear."""
+    """Return the column mapping of a source, from its first file; InputError if unclear."""
     first = list_files(paths)[0]
     rows = [row for _, row in itertools.islice(read_records(first), PEEK) if isinstance(row, dict)]
     found = _names(first, rows)
@@ -106,7 +109,7 @@ def detect_columns(paths: tuple[Path, ...], given: ColumnMapping) -> ColumnMappi
 def read_examples(
     paths: tuple[Path, ...], columns: ColumnMapping
 ) -> Iterator[Example | UnusableRow]:
-    """Yield the examples of a source, and its bad rows, in the order of files and rows."""
+    """Yield the examples of a source, and its unusable rows, in the order of files and rows."""
     for path in list_files(paths):
         for number, record in read_records(path, columns):
             origin = Origin(str(path), number)
@@ -117,7 +120,7 @@ def read_examples(
 
 
 def read_records(path: Path, columns: ColumnMapping | None = None) -> Iterator[Record]:
-    """Yield the records of a file, counted by line, or by row in formats without lines."""
+    """Yield the records of a file, numbered by line, or by row in formats without lines."""
     kind = file_format(path)
     if kind in TABLES:
         wanted = None if columns is None else _present(path, columns)
@@ -134,7 +137,7 @@ def read_records(path: Path, columns: ColumnMapping | None = None) -> Iterator[R
 
 
 def _readable(folder: Path) -> list[Path]:
-    """Return the files of a known kind in a folder, hidden ones left out."""
+    """Return the files with known formats in a folder, without hidden ones."""
     known = (*READERS, *TABLES)
     return [
         path
@@ -159,7 +162,7 @@ def _present(path: Path, columns: ColumnMapping) -> list[str]:
 
 
 def _lines(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, str | None, str]]:
-    """Yield each line's number and text; None and the reason for one that cannot be used."""
+    """Yield each line's number and text; None and the reason for an unusable line."""
     number = 0
     while line := stream.readline(LINE_LIMIT + 1):
         number += 1
@@ -204,7 +207,7 @@ def _json(path: Path, stream: IO[bytes]) -> Iterator[Record]:
 
 
 class _Rest:
-    """A stream whose beginning was read already."""
+    """A stream whose beginning has been read already."""
 
     def __init__(self, start: bytes, stream: IO[bytes]) -> None:
         self.start, self.stream = start, stream

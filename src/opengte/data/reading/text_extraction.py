@@ -1,4 +1,4 @@
-"""The texts of files that must not be trained on, such as a benchmark's queries and documents."""
+"""All texts of files that must not be trained on, such as those of a benchmark."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,10 @@ NO_TEXTS = frozenset(
 
 
 def all_texts(path: Path) -> Iterator[str]:
-    """Yield all texts of a file or folder, and titles joined with their texts as BEIR does."""
+    """Yield all texts of a file or folder, of every column that may hold text.
+
+    Where an object has a title and a text, also both joined, as BEIR joins them.
+    """
     for file in list_files((path,)):
         for _, record in read_records(file):
             if isinstance(record, dict):

@@ -1,4 +1,4 @@
-"""Rows of training data as a file: JSON Lines, CSV or Parquet, whole or not at all."""
+"""Files of training data written: JSON Lines, CSV or Parquet, complete or not at all."""
 
 import csv
 import gzip
@@ -17,13 +17,13 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
 
 
 def check_output_path(path: Path) -> None:
-    """Refuse a file whose name says no known format."""
+    """Raise InputError for a file name without a known suffix."""
     if not path.name.lower().endswith(SUFFIXES):
         raise InputError(f"`{path}` has an unknown suffix; expected one of {', '.join(SUFFIXES)}")
 
 
 def write_examples(path: Path, examples: Iterable[Example], negatives: int) -> None:
-    """Write rows; a CSV file gets as many columns for negatives as given."""
+    """Write rows; a CSV file gets `negatives` columns of negatives."""
     check_output_path(path)
     with atomic_write(path) as part:
         if path.suffix == ".parquet":
@@ -43,7 +43,7 @@ def _write_text(path: Path, part: Path, examples: Iterable[Example], negatives: 
 
 
 def example_record(example: Example) -> dict[str, Any]:
-    """Return a row as the readers take it: one positive as a string, several as a list."""
+    """Return a row in the form that the readers accept."""
     if example.label is not None:
         return {"text": example.query, "label": example.label}
     if not example.positives:

@@ -1,6 +1,6 @@
-"""The batches of one process, step after step, made ahead of time by a thread.
+"""The batches of one process, step after step, prefetched by a thread.
 
-Letters in shapes: n rows of this process, k texts of a column, t tokens.
+Letters in shapes: n rows of this process, k texts, t tokens.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ LABELLED_NEGATIVES = 4  # texts of other labels that a labelled row gets unless 
 
 @dataclass(frozen=True, eq=False)
 class BatchTexts:
-    """Texts of the rows of a batch, row after row.
+    """The texts of one role (query, positive, negative) in a batch, row after row.
 
-    counts (n,) texts of each row; hashes (k, 2), equal for the same texts, in all columns; scores
-    (k,), a teacher's or gold scores, where the source has them.
+    counts (n,) int32 texts of each row; hashes (k, 2) int64, equal for equal texts in all roles;
+    scores (k,) float32, a teacher's or gold scores, if the source has them.
     """
 
     texts: PackedBatch
@@ -51,9 +51,10 @@ class BatchTexts:
 class TrainingBatch:
     """One process's rows of the global batch of a step.
 
-    The process has `rows` (n,) of the source, which stand at first, first + 1, ... of the `total`
+    The process has `rows` (n,) of the source, at positions first, first + 1, ... of the `total`
     rows of the global batch. known_hashes (k, 2) are all positives of each row's query, drawn or
-    not, known_counts (n,) of each row: none of them is a negative of that query.
+    not, and known_counts (n,) their number per row: they are false negatives elsewhere in the
+    batch.
     """
 
     step: int
@@ -68,12 +69,12 @@ class TrainingBatch:
     known_counts: Ints
 
     def __len__(self) -> int:
-        """Return the rows of this process."""
+        """Return the number of rows of this process."""
         return len(self.rows)
 
     @property
     def tokens(self) -> int:
-        """Return the tokens of all texts."""
+        """Return the number of tokens of all texts."""
         return sum(len(c.texts.ids) for c in (self.query, self.positive, self.negative))
 
     @cached_property
@@ -88,11 +89,24 @@ class TrainingBatch:
 
 
 class BatchLoader:
-    """The batches of process `rank` of `world`, from step `start` up to `stop`; an iterator.
+    r"""The batches of process `rank` of `world`, from step `start` to `stop`; an iterator.
 
-    query_tokens and document_tokens cut texts shorter than they were prepared; positives and
-    negatives are the most that a row brings (None: all), drawn by seed, epoch and row. A thread
-    makes `ahead` batches in advance; 0: none does. Close it, or use it in a `with`.
+    query_tokens and document_tokens truncate texts further than they were prepared. positives and
+    negatives are the maximum of a row (None: all), drawn by seed, epoch and row. A thread
+    prefetches `ahead` batches (0: no thread). Use it in a `with`, or close it. Raises InputError
+    for impossible values.
+
+    >>> from opengte import checkpoint
+    >>> from opengte.data import BatchSampler, SourceSpec, SourceTokenizer, prepare
+    >>> from pathlib import Path
+    >>> _ = Path("faq.csv").write_text("query,answer\nhow,so\nwhy,because\nwho,me\n")
+    >>> start = checkpoint.read_checkpoint(folder)
+    >>> tokenizer = SourceTokenizer(start.tokenizer, start.prompts, 32, 32)
+    >>> _ = prepare([SourceSpec("faq", (Path("faq.csv"),))], Path("data"), tokenizer)
+    >>> dataset = Dataset.open("data")
+    >>> with BatchLoader(dataset, BatchSampler.of(dataset, batch=2), stop=3) as loader:
+    ...     [(batch.step, len(batch), len(batch.positive)) for batch in loader]
+    [(0, 2, 2), (1, 2, 2), (2, 2, 2)]
     """
 
     def __init__(
@@ -175,7 +189,7 @@ class BatchLoader:
     def _some(
         self, draw: BatchDraw, rows: Longs, source: DatasetSource, texts: RowTexts, purpose: int
     ) -> BatchTexts:
-        """Return the positives or the negatives that rows bring."""
+        """Return the positives or the negatives of rows."""
         own = purpose == POSITIVE
         slots, counts = (
             (texts.positives, texts.positive_counts)
@@ -220,14 +234,14 @@ def _known(source: DatasetSource, rows: Longs) -> tuple[Hashes, Ints]:
 
 
 def row_keys(key: npt.NDArray[np.uint64], rows: Longs) -> npt.NDArray[np.uint64]:
-    """Return one random word for each row, (n,)."""
+    """Return one random word for each row, (n,) uint64."""
     return mix(np.full(len(rows), key, dtype=np.uint64), rows.astype(np.uint64))
 
 
 def draw_at_most(counts: Longs, most: int, keys: npt.NDArray[np.uint64]) -> tuple[Longs, Longs]:
-    """Return which texts stay when rows keep at most so many, drawn by their keys; and the counts.
+    """Return which texts stay when rows keep `most` texts, drawn by their keys, and the counts.
 
-    counts (n,) texts of each row, keys (n,). The texts that stay are in their old order.
+    counts (n,) texts of each row, keys (n,). The texts that stay keep their order.
     """
     owner = np.repeat(np.arange(len(counts)), counts)
     starts = np.cumsum(counts) - counts
@@ -265,7 +279,7 @@ class _Labels:
 
 
 class _Ahead:
-    """A thread that makes the batches that will be asked for next."""
+    """A thread that prefetches the next batches."""
 
     def __init__(self, batches: BatchLoader, ahead: int) -> None:
         self.batches = batches
@@ -276,7 +290,7 @@ class _Ahead:
         self.thread.start()
 
     def get(self) -> TrainingBatch:
-        """Return the next batch; what went wrong while it was made is raised here."""
+        """Return the next batch; an error of the thread is raised here."""
         if self.failed is not None:
             raise self.failed
         if self.stopped.is_set():
@@ -315,10 +329,11 @@ def cross_encoder_sequences(
     max_length: int,
     indices: Sequence[int] | None = None,
 ) -> PackedBatch:
-    """Return (query, document) sequences for a cross-encoder: row after row, positives first.
+    """Return (query, document) sequences for a cross-encoder, row after row, positives first.
 
-    Equal to `Tokenizer.encode_pairs` where the texts were not cut when they were prepared, which
-    must have been without prompts. indices chooses among the documents.
+    Equal to `Tokenizer.encode_pairs` if the texts were not truncated when they were prepared, which
+    must have been without prompts. indices (k,) selects documents. Raises InputError if max_length
+    leaves no room for two texts.
     """
     layout = batch.source.layout
     first, counts = _bodies(batch.query.texts, layout.size, len(layout.head)), len(batch)

@@ -1,7 +1,7 @@
-"""The i-th element of a random permutation, computed alone: nothing is stored, nothing repeats.
+"""The i-th element of a random permutation, computed on its own: nothing is stored.
 
 A Feistel network permutes the smallest domain of 4^b numbers that holds 0 ... n - 1; a number that
-leaves 0 ... n - 1 is permuted again until it is back inside (cycle walking), which leaves a
+leaves 0 ... n - 1 is permuted again until it is back inside (cycle walking), which yields a
 permutation of 0 ... n - 1.
 """
 
@@ -20,7 +20,7 @@ MASK = 2**64 - 1
 
 
 def mix(*parts: "int | Words") -> Words:
-    """Return 64 random-looking bits of numbers; arrays give one word for each element."""
+    """Return a 64-bit hash of numbers; arrays give one word for each element."""
     state = np.zeros((), dtype=np.uint64)
     with np.errstate(over="ignore"):  # words wrap around
         for part in parts:
@@ -30,7 +30,13 @@ def mix(*parts: "int | Words") -> Words:
 
 
 def permuted(places: npt.ArrayLike, n: int, key: "int | Words") -> Longs:
-    """Return what a permutation of 0 ... n - 1, chosen by the key, has at the places, (k,)."""
+    """Return the elements at the places (k,) of a permutation of 0 ... n - 1 chosen by the key.
+
+    Raises InputError for places outside 0 ... n - 1.
+
+    >>> sorted(permuted(np.arange(5), 5, 7).tolist())
+    [0, 1, 2, 3, 4]
+    """
     values = np.asarray(places, dtype=np.int64)
     if n < 1 or (len(values) and not 0 <= values.min() <= values.max() < n):
         raise InputError(f"places must be among the {n} numbers from 0; they are not")

@@ -1,9 +1,9 @@
-"""Which rows are in the batch of step s? A pure function of the seed and s, for all processes.
+"""Batch sampling: the rows in the batch of step s, as a pure function of the seed and s.
 
-A source is drawn for each step with a probability that grows with its rows to the power alpha; with
-length buckets, then a bucket of it, so that all its rows are equally likely. A bucket goes through
-its rows in the order of a permutation, a new one in each epoch; what is left at the end of an epoch
-and does not fill a batch waits for the next.
+Each step draws a source, with a probability that grows with its rows to the power alpha; with
+length buckets, then one of its buckets, so that all its rows are equally likely. A bucket goes
+through its rows in the order of a permutation, a new one in each epoch; rows that do not fill a
+last batch wait for the next epoch.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ SOURCE, ROWS = 1, 2
 
 @dataclass(frozen=True, eq=False)
 class BatchDraw:
-    """The global batch of a step: its source, rows of it (B,), and the epoch of their bucket."""
+    """The global batch of a step: source, rows (B,) int64, and the epoch of their bucket."""
 
     source: int
     rows: Longs
@@ -41,7 +41,7 @@ class BatchDraw:
 
 @dataclass(frozen=True, eq=False)
 class Stratum:
-    """Rows that are batched together: all of a source (None), or those of one length bucket."""
+    """Rows that are batched together: all of a source (None), or those of a length bucket."""
 
     source: int
     rows: Ints | Longs | None
@@ -50,13 +50,16 @@ class Stratum:
 
     @property
     def batches(self) -> int:
-        """Return the batches of an epoch."""
+        """Return the number of batches in an epoch."""
         return self.size // self.batch
 
 
 @dataclass(eq=False)
 class BatchSampler:
-    """The order of a data set's rows; `at` gives a step's global batch."""
+    """The order of the rows of a data set; `at` returns the global batch of a step.
+
+    The same for any number of processes; resuming needs only the step.
+    """
 
     strata: tuple[Stratum, ...]
     chances: npt.NDArray[np.float64]  # of each stratum; they sum to one
@@ -77,11 +80,23 @@ class BatchSampler:
         buckets: Sequence[tuple[int, int]] | None = None,
         small: Literal["error", "drop"] = "error",
     ) -> "BatchSampler":
-        """Return the order of a data set in global batches of `batch` rows, or by length.
+        r"""Return a data set's sampler, in global batches of `batch` rows or in length buckets.
 
-        buckets are (most tokens of a row's longest text, batch), ascending; a longer row goes into
-        the last one, a bucket with fewer rows than its batch into the next. `small` says what
-        becomes of a source with fewer rows than a batch. InputError names every one of them.
+        buckets are (maximum tokens of a row's longest text, batch), ascending. Longer rows go into
+        the last bucket; a bucket with fewer rows than its batch is merged into the next. small says
+        whether a source with fewer rows than a batch is an error or dropped. Raises InputError that
+        names all such sources, or for impossible values.
+
+        >>> from opengte import checkpoint
+        >>> from opengte.data import SourceSpec, SourceTokenizer, prepare
+        >>> from pathlib import Path
+        >>> _ = Path("faq.csv").write_text("query,answer\nhow,so\nwhy,because\nwho,me\n")
+        >>> start = checkpoint.read_checkpoint(folder)
+        >>> tokenizer = SourceTokenizer(start.tokenizer, start.prompts, 32, 32)
+        >>> _ = prepare([SourceSpec("faq", (Path("faq.csv"),))], Path("data"), tokenizer)
+        >>> sampler = BatchSampler.of(Dataset.open("data"), batch=3)
+        >>> sorted(sampler.at(0).rows.tolist())
+        [0, 1, 2]
         """
         sizes = _sizes(batch, buckets)
         if not 0 <= alpha <= 1:
@@ -119,7 +134,7 @@ class BatchSampler:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Return the steps after which the rows drawn are as many as there are."""
+        """Return the number of steps that draw as many rows as there are."""
         sizes = np.array([s.batch for s in self.strata])
         total = sum(s.size for s in self.strata)
         return float(total / (self.chances @ sizes))
@@ -166,7 +181,7 @@ def _sizes(batch: int | None, buckets: Sequence[tuple[int, int]] | None) -> Leng
 
 
 def _strata(number: int, source: DatasetSource, sizes: LengthBuckets) -> tuple[list[Stratum], int]:
-    """Return the strata of a source, and how many of its rows are in none."""
+    """Return the strata of a source, and the number of its rows that are in none."""
     usable = _usable(source)
     left_out = 0 if usable is None else source.rows - len(usable)
     if len(sizes) == 1:

@@ -1,6 +1,6 @@
-"""A prepared folder, opened: its sources, and the rows of each, memory-mapped.
+"""A prepared data set, opened: its sources, and the rows of each, memory-mapped.
 
-Letters in shapes: n rows, k texts that are asked for, t tokens.
+Letters in shapes: n rows, k requested texts, t tokens.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class SpecialTokenLayout:
 
 @dataclass(frozen=True, eq=False)
 class TextRefs:
-    """Uses of texts: of which shard, and which text of it; both (k,)."""
+    """References to texts: the shard of each, and its text in that shard; both (k,) int64."""
 
     shards: Longs
     texts: Longs
@@ -53,7 +53,7 @@ class TextRefs:
 
 @dataclass(frozen=True, eq=False)
 class RowTexts:
-    """The texts of n rows, row after row: a query each, positives, negatives."""
+    """The texts of n rows, row after row: one query each, positives, negatives."""
 
     queries: TextRefs
     positives: TextRefs
@@ -66,7 +66,7 @@ class RowTexts:
 
 @dataclass(frozen=True, eq=False)
 class DatasetSource:
-    """One source: its switches, and its rows, which are numbered from 0 over all its shards."""
+    """One source of a data set: its options, and its rows, numbered from 0 over all its shards."""
 
     name: str
     kind: SourceKind
@@ -93,7 +93,7 @@ class DatasetSource:
 
     @cached_property
     def longest(self) -> Ints:
-        """The tokens of each row's longest text, (n,)."""
+        """The number of tokens of each row's longest text, (n,) int32."""
         return np.concatenate([_longest(shard) for shard in self.shards])
 
     def origin(self, row: int) -> tuple[str, int]:
@@ -104,12 +104,12 @@ class DatasetSource:
 
     @cached_property
     def siblings(self) -> QueryGroups:
-        """Which rows have the same query."""
+        """The groups of rows with the same query."""
         own = (shard.hashes[shard.slots[shard.rows[:-1]]] for shard in self.shards)
         return QueryGroups(np.concatenate(list(own)))
 
     def get(self, rows: npt.ArrayLike) -> RowTexts:
-        """Return the texts of rows, (n,), in their order."""
+        """Return the texts of rows (n,), in their order."""
         asked = np.asarray(rows, dtype=np.int64)
         home = np.searchsorted(self.starts, asked, side="right") - 1
         first, end = np.empty_like(asked), np.empty_like(asked)
@@ -127,7 +127,7 @@ class DatasetSource:
         return RowTexts(queries, own, other, positives, negatives, own_scores, other_scores)
 
     def hashes(self, slots: TextRefs) -> Hashes:
-        """Return the hashes of texts, (k, 2)."""
+        """Return the hashes of texts, (k, 2) int64."""
         found = np.empty((len(slots), 2), dtype=np.int64)
         for number in np.unique(slots.shards).tolist():
             here = slots.shards == number
@@ -135,11 +135,11 @@ class DatasetSource:
         return found
 
     def lengths(self, slots: TextRefs) -> Longs:
-        """Return the tokens of texts, special ones included, (k,)."""
+        """Return the number of tokens of texts, special tokens included, (k,) int64."""
         return self._extents(slots)[1]
 
     def pack(self, slots: TextRefs, side: str, limit: int | None = None) -> PackedBatch:
-        """Return texts as a packed batch, each cut to `limit` tokens; its special ones stay."""
+        """Return texts as a packed batch, each truncated to `limit` tokens; special tokens stay."""
         starts, lengths = self._extents(slots)
         kept = lengths if limit is None else np.minimum(lengths, max(limit, self.layout.size + 1))
         cu_seqlens = np.zeros(len(slots) + 1, dtype=np.int32)
@@ -178,7 +178,7 @@ class DatasetSource:
     def _slots(
         self, home: Longs, first: Longs, counts: Longs, scored: bool = True
     ) -> tuple[TextRefs, Floats | None]:
-        """Return the texts of consecutive slots of each row, and their scores where there are."""
+        """Return the texts of consecutive slots of each row, and their scores if there are any."""
         shard = np.repeat(home, counts)
         places = ranges(first, counts)
         texts = np.empty_like(places)
@@ -194,7 +194,18 @@ class DatasetSource:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A folder that `gte data prepare` made."""
+    r"""A folder that `prepare` or `gte data prepare` wrote.
+
+    >>> from opengte import checkpoint
+    >>> from opengte.data import SourceSpec, SourceTokenizer, prepare
+    >>> _ = Path("faq.csv").write_text("query,answer\nhow,so\nwhy,because\n")
+    >>> start = checkpoint.read_checkpoint(folder)
+    >>> tokenizer = SourceTokenizer(start.tokenizer, start.prompts, 32, 32)
+    >>> _ = prepare([SourceSpec("faq", (Path("faq.csv"),))], Path("data"), tokenizer)
+    >>> dataset = Dataset.open("data", start.tokenizer.fingerprint)
+    >>> dataset.rows, dataset.sources[0].kind
+    (2, 'pairs')
+    """
 
     folder: Path
     sources: tuple[DatasetSource, ...]
@@ -202,9 +213,10 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: str | Path, fingerprint: str | None = None) -> "Dataset":
-        """Open a prepared folder, whose tokenizer must have this fingerprint if one is given.
+        """Open a prepared folder.
 
-        InputError if the folder is not one, is not finished, is damaged, or was made with another
+        fingerprint, if given, must be that of the tokenizer that prepared it. Raises InputError if
+        the folder is not a data set, is not finished, is damaged, or was made with another
         tokenizer.
         """
         folder = Path(folder)
@@ -229,22 +241,22 @@ class Dataset:
 
     @property
     def rows(self) -> int:
-        """Return the rows of all sources."""
+        """Return the number of rows of all sources."""
         return sum(source.rows for source in self.sources)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the tokenizer, the sources, their switches and the contents of all shards."""
+        """A hash of the tokenizer, the sources, their options and the contents of all shards."""
         kept = {name: self.manifest[name] for name in ("format", "tokenizer", "sources")}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
     @property
     def tallies(self) -> dict[str, Tally]:
-        """Return what became of the rows of each source when they were prepared."""
+        """Return the counts of each source from when it was prepared."""
         return {name: Tally.of(record) for name, record in self.manifest["report"].items()}
 
     def check(self) -> None:
-        """Compare every shard with the hash that was taken of it; InputError if one differs."""
+        """Compare every shard with its recorded SHA-256; InputError if one differs."""
         for source in self.manifest["sources"]:
             for one in source["shards"]:
                 path = self.folder / one["shard"]

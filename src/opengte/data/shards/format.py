@@ -1,9 +1,9 @@
-"""One file of tokenised rows: written whole or not at all, memory-mapped to read.
+"""The shard format: one file of tokenised rows, written atomically, memory-mapped to read.
 
 A shard begins with eight bytes (the length of its header), then the header (JSON: a format name,
-and for each array its type, shape and place), then the arrays, little-endian, each at a multiple of
-64 bytes. docs/reference/shards.md lists the arrays. Letters in shapes: n rows, s slots (uses of
-texts), m texts, t tokens.
+and for each array its dtype, shape and offset), then the arrays, little-endian, each at a multiple
+of 64 bytes. docs/guides/training-data.md lists the arrays. Letters in shapes: n rows, s slots (uses
+of texts), m texts, t tokens.
 """
 
 import hashlib
@@ -47,13 +47,13 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """The arrays of a shard, mapped.
+    """The memory-mapped arrays of a shard.
 
-    Text j has the tokens ids[offsets[j]:offsets[j + 1]], special ones included, and the hash
+    Text j has the tokens ids[offsets[j]:offsets[j + 1]], special tokens included, and the hash
     hashes[j] (m, 2). Row i uses the texts slots[rows[i]:rows[i + 1]]: its query, then positives[i]
-    positives, then its negatives. scores (s,) has NaN where there is none, or is empty; labels (n,)
-    is empty but for labelled rows. Row i was row places[i] of file files[i]. seen (k, 2) holds the
-    hashes of rows met while the shard was made, dropped ones too.
+    positives, then its negatives. scores (s,) is NaN where a text has none, or empty; labels (n,)
+    is empty unless rows are labelled. Row i was row places[i] of file files[i]. seen (k, 2) holds
+    the hashes of all rows read for the shard, dropped ones included, for deduplication.
     """
 
     ids: Array
@@ -78,7 +78,7 @@ class Shard:
 
 
 class ShardBuilder:
-    """Collects rows, each text of one role once, and writes them as a shard."""
+    """Collects rows, storing each text of one role once, and writes them as a shard."""
 
     def __init__(self) -> None:
         self.numbers: dict[bytes, int] = {}  # side and hash of the text as it is -> number
@@ -95,7 +95,7 @@ class ShardBuilder:
         return len(self.counts)
 
     def text(self, key: bytes, ids: Ints, own: bytes) -> int:
-        """Add a text that is not there yet, and return its number."""
+        """Add a new text, and return its number."""
         number = self.numbers[key] = len(self.hashes)
         self.ids.append(ids)
         self.lengths.append(len(ids))
@@ -123,7 +123,7 @@ class ShardBuilder:
         self.places.append(place[1])
 
     def write(self, path: Path, vocabulary: int) -> str:
-        """Write the shard, for good, and return its SHA-256."""
+        """Write the shard durably, and return its SHA-256."""
         ids = np.concatenate(self.ids) if self.ids else np.empty(0, np.int32)
         scores = np.array(self.scores, dtype=np.float32)
         arrays = {
@@ -143,7 +143,7 @@ class ShardBuilder:
 
 
 def read_shard(path: Path) -> Shard:
-    """Map a shard; InputError if it is not whole."""
+    """Memory-map a shard; InputError if it is missing or damaged."""
     try:
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,4 +1,4 @@
-"""Which rows of a source share their query? What answers one of them answers all."""
+"""Groups of rows that share their query: what answers one of them answers all."""
 
 import numpy as np
 
@@ -7,7 +7,12 @@ from opengte.data.examples import Hashes
 
 
 class QueryGroups:
-    """Groups of rows with equal hashes, (n, 2); rows that are alone take no memory."""
+    """Groups of rows with equal hashes (n, 2); rows with a query of their own take no memory.
+
+    >>> groups = QueryGroups(np.array([[1, 1], [2, 2], [1, 1]]))
+    >>> groups.expand(np.array([0, 1]))
+    (array([0, 2, 1]), array([2, 1]))
+    """
 
     def __init__(self, hashes: Hashes) -> None:
         order = np.lexsort((hashes[:, 1], hashes[:, 0]))
@@ -24,7 +29,7 @@ class QueryGroups:
         self.starts, self.counts = starts[inverse][by_row], counts[inverse][by_row]
 
     def expand(self, rows: Longs) -> tuple[Longs, Longs]:
-        """Return each row followed by those with the same query, and how many they are, (n,)."""
+        """Return each row with all rows of the same query, and the size of each group, (n,)."""
         if len(self.rows) == 0:
             return rows, np.ones_like(rows)
         place = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)

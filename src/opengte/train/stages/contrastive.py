@@ -2,7 +2,7 @@
 
 Large batches of one source each, temperature 0.01, the improved contrastive loss, short texts.
 Reversed NTK: rotary angles are trained with a base divided by a factor, so that short texts use the
-angles of long ones; the finished model divides its positions by the same factor.
+angles of long ones; the exported config.json has an NTK factor of the same size.
 """
 
 from dataclasses import dataclass
