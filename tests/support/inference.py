@@ -115,7 +115,7 @@ def empty(runner):
     """Assert that nothing is left of any request."""
     assert not runner.in_flight and not runner.requests
     assert runner.admission.tokens == 0
-    assert runner.threads.waiting_tokens == 0
+    assert runner.threads.scheduler.tokens == 0
 
 
 def call(**arguments):

@@ -77,25 +77,17 @@ class ResultCache:
     """A memory cache, and optionally a disk cache behind it."""
 
     def __init__(self, max_bytes: int = 0, disk: DiskCache | None = None) -> None:
-        self._memory = MemoryCache(max_bytes)
+        self.memory = MemoryCache(max_bytes)
         self.disk = disk
 
-    def get(self, key: bytes) -> InputResult | None:
-        """Return a result from memory, None on a miss."""
-        return self._memory.get(key)
-
     def put(self, key: bytes, result: InputResult) -> None:
-        """Add a computed result."""
-        if self._memory.put(key, result) and self.disk is not None:
+        """Add a computed result to both."""
+        if self.memory.put(key, result) and self.disk is not None:
             self.disk.put(key, result)
-
-    def put_in_memory(self, key: bytes, result: InputResult) -> None:
-        """Add a result that was read from disk."""
-        self._memory.put(key, result)
 
     def info(self) -> CacheInfo:
         """Return the size of the cache."""
-        memory, disk = self._memory, self.disk
+        memory, disk = self.memory, self.disk
         return CacheInfo(
             len(memory),
             memory.bytes,

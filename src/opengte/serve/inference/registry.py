@@ -75,7 +75,7 @@ class ServedModel:
             detail=self.detail,
             max_batch_tokens=None if ready is None else ready.max_batch_tokens,
             max_queue_tokens=None if ready is None else ready.runner.admission.limit,
-            queued_tokens=0 if ready is None else ready.runner.queued_tokens,
+            queued_tokens=0 if ready is None else ready.runner.admission.tokens,
             aliases=self.settings.aliases,
         )
 

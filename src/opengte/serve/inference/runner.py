@@ -215,7 +215,7 @@ class ModelRunner:
             self._observer.count("refused_poison", self.name)
             request.set_failure(index, InputError(f"the input is refused: {reason}"))
             return None
-        result = self._cache.get(key) if options.cached else None
+        result = self._cache.memory.get(key) if options.cached else None
         if result is not None:
             self._observer.count("cache_hit", self.name)
             request.shared += 1
@@ -276,7 +276,7 @@ class ModelRunner:
                 self._observer.count("cache_hit", self.name)
                 for request, _ in pending.waiters:
                     request.shared += 1
-                self._cache.put_in_memory(pending.key, results[pending.key])
+                self._cache.memory.put(pending.key, results[pending.key])
                 self.in_flight.finish(pending, results[pending.key])
         if misses:
             self._enqueue(misses, tokenized, seconds)
@@ -424,11 +424,6 @@ class ModelRunner:
         """Fail inputs that waited for new engines, because there will be none."""
         for pending in suspects:
             self.in_flight.finish(pending, FailedInput(self._not_ready()))
-
-    @property
-    def queued_tokens(self) -> int:
-        """The tokens of admitted requests that are not computed yet."""
-        return self.admission.tokens
 
     async def drain(self, seconds: float | None) -> bool:
         """Wait until all requests are done, then end the threads; return False on a timeout."""

@@ -8,7 +8,7 @@ from opengte.published_models import WEB_SEARCH, allows_dimension
 from opengte.serve.inference.types import RequestOptions, salt
 from opengte.serve.types import EmbedRequest, ScoreRequest
 from opengte.tokenization.prompts import read_prompts
-from opengte.types import Output, TruncationSide
+from opengte.types import TruncationSide
 
 log = logging.getLogger(__name__)
 
@@ -77,41 +77,30 @@ class OptionsResolver:
                 "`%s` was not trained for vectors cut to %d dimensions", model.card.name, size
             )
         _check_instruction(request.instruction, model.card.max_length)
-        prompts = model.checkpoint.prompts
-        if request.prompt_name is None:
-            prefix = prompts.prefix(request.role, request.instruction)
-            missing = prompts.missing_instruction(request.role, request.instruction)
-        elif request.instruction is not None:
-            raise InputError("both instruction and prompt_name are given, expected one of them")
-        else:
-            prefix, missing = self.prompt(request.prompt_name), False
-        return self._encoder_options(
-            outputs, size, request.normalize, request.truncation, prefix, missing
-        )
-
-    def _encoder_options(
-        self,
-        outputs: frozenset[Output],
-        size: int,
-        normalize: bool,
-        truncation: TruncationSide,
-        prefix: str,
-        missing: bool,
-    ) -> RequestOptions:
-        card, mask = self._model.card, self._model.checkpoint.prompts.mask
-        side = _side(truncation)
+        prefix, missing = self._prefix(request)
+        card, mask, side = model.card, model.checkpoint.prompts.mask, _side(request.truncation)
         parts = card.fingerprint, card.engine, card.precision, card.max_length, sorted(outputs)
         return RequestOptions(
             outputs=outputs,
             size=size,
-            salt=salt(*parts, size, normalize, side, prefix, mask),
-            normalize=normalize,
+            salt=salt(*parts, size, request.normalize, side, prefix, mask),
+            normalize=request.normalize,
             side=side,
             prefix=prefix,
             mask=mask,
             missing_instruction=missing,
-            strict=truncation == "error",
+            strict=request.truncation == "error",
         )
+
+    def _prefix(self, request: EmbedRequest) -> tuple[str, bool]:
+        """Return the prompt of a request, and whether it lacks an instruction."""
+        if request.prompt_name is None:
+            prompts = self._model.checkpoint.prompts
+            missing = prompts.missing_instruction(request.role, request.instruction)
+            return prompts.prefix(request.role, request.instruction), missing
+        if request.instruction is not None:
+            raise InputError("both instruction and prompt_name are given, expected one of them")
+        return self.prompt(request.prompt_name), False
 
     def _score(self, request: ScoreRequest) -> RequestOptions:
         model = self._model

@@ -152,11 +152,6 @@ class EngineThreads:
         return waiting
 
     @property
-    def waiting_tokens(self) -> int:
-        """The tokens that wait."""
-        return self.scheduler.tokens
-
-    @property
     def active(self) -> bool:
         """Whether anything is being computed or waits."""
         return len(self.scheduler) > 0 or any(thread.batch for thread in self.threads)
