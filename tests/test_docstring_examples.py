@@ -161,7 +161,7 @@ def test_example(docstring: Docstring, working_folder, request) -> None:
 
 PAGES = [
     SOURCE.parent / "docs" / "reference" / "python" / f"{page}.md"
-    for page in ("encoder", "reranker", "bulk")
+    for page in ("encoder", "reranker", "knowledge-base", "bulk")
 ]
 
 

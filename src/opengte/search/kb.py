@@ -168,33 +168,56 @@ class KnowledgeBase:
         """The generation that answers queries: `latest`, except in a bucket.
 
         Reading a bucket's pointer takes longer than a search: only changes and errors do it.
+
+        >>> kb.current is kb.latest()
+        True
         """
         live = self._index.live
         return self._index if live is None or live.remote else self.latest()
 
     @property
     def place(self) -> str:
-        """The folder or URI of the index, without a password."""
+        """The folder or URI of the index, without a password.
+
+        >>> Path(kb.place).name
+        'kb'
+        """
         return self._index.place
 
     @property
     def store(self) -> Store:
-        """The store of the current generation."""
+        """The store of the current generation.
+
+        >>> kb.store.count()
+        3
+        """
         return self.current.store
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of the current generation."""
+        """The settings of the current generation.
+
+        >>> kb.settings["dimension"]
+        384
+        """
         return self.current.settings
 
     @property
     def identity(self) -> ModelIdentity:
-        """Which model made the vectors of the current generation."""
+        """Which model made the vectors of the current generation.
+
+        >>> kb.identity.dimension, kb.identity.max_length
+        (384, 512)
+        """
         return self.current.identity
 
     @property
     def encoder(self) -> "Encoder":
-        """The model of the current generation, loaded on first use."""
+        """The model of the current generation, loaded on first use.
+
+        >>> kb.encoder.card.dimension
+        384
+        """
         return self.current.encoder
 
     def limited(self, where: Mapping[str, Any] | Filter | None) -> "KnowledgeBase":
@@ -251,7 +274,7 @@ class KnowledgeBase:
             options: How files are read, and whether this is a dry run.
             notify: Called with the path and the size in bytes of each file that is done.
 
-        >>> _ = open("notes/tax.md", "w").write("Taxes are due in May.")
+        >>> _ = Path("notes/tax.md").write_text("Taxes are due in May.")
         >>> report = kb.index(["notes/tax.md"])
         >>> report.new, report.embedded, report.problems
         (1, 1, [])
@@ -453,7 +476,11 @@ class KnowledgeBase:
 
     @property
     def calibration(self) -> confidence.Calibration | None:
-        """What `calibrate` learned; None if nothing, or if it was learned with another model."""
+        """What `calibrate` learned; None if nothing, or if it was learned with another model.
+
+        >>> kb.calibration is None
+        True
+        """
         return confidence.calibration_of(self.current.settings)
 
     def forget_calibration(self) -> None:
