@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test test-fast lint docs fuzz bench-cpu bench-serve bench-search bench-train bench-gpu smoke clean
+.PHONY: help demo serve-demo test test-fast test-isa lint docs fuzz bench-cpu bench-serve bench-search bench-train bench-gpu smoke clean
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -27,6 +27,9 @@ test: $(VENV)/.dev ## Run all tests; ARGS go to pytest
 
 test-fast: $(VENV)/.dev ## Run the tests that take no more than a few seconds
 	$(BIN)/python -m pytest -n 2 -m "not slow and not network" $(ARGS)
+
+test-isa: $(VENV)/.dev ## Run all tests at each instruction set, and beside spinning processes; hours; ARGS go to pytest
+	$(BIN)/python runs/isa.py $(ARGS)
 
 lint: $(VENV)/.dev ## Check style, formatting and types
 	$(BIN)/ruff check .

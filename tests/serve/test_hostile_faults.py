@@ -21,7 +21,7 @@ class Faulty:
     """An engine that does something wrong with batches that have a word in them."""
 
     def __init__(self, engine, token):
-        self._engine = engine
+        self.engine = engine
         self._token = token
         self.fault = "raise"
         self.batches = 0
@@ -33,13 +33,13 @@ class Faulty:
     def run(self, batch, outputs):
         self.batches += 1
         if self._token not in batch.ids:
-            return self._engine.run(batch, outputs)
+            return self.engine.run(batch, outputs)
         self.faults += 1
         if self.fault == "raise":
             raise RuntimeError("an illegal instruction")
         if self.fault == "hang":
             self.release.wait(60)
-        result = self._engine.run(batch, outputs)
+        result = self.engine.run(batch, outputs)
         if self.fault == "nan":
             return EngineResult(dense=np.full_like(result.dense, np.nan))
         if self.fault == "short":
@@ -47,7 +47,7 @@ class Faulty:
         return result
 
     def score(self, batch):
-        return self._engine.score(batch)
+        return self.engine.score(batch)
 
 
 class Served:
@@ -159,7 +159,7 @@ def test_a_hang_fails_only_its_request_and_health_tells(served):
 
 def test_an_engine_that_always_fails_is_told_by_health(served):
     served.forbidden.set()  # no new engine can be had
-    served.engines[0]._engine = Broken()
+    served.engines[0].engine = Broken()
     for i in range(3):
         assert served.embed(f"anything at all {i}").status_code >= 500
     deadline = time.monotonic() + 10
