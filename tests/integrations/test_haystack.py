@@ -13,27 +13,32 @@ from tests.support import fake_models
 from tests.support import kb as helpers
 from tests.support.installed import needs
 
-needs("lancedb")
+needs("lancedb", "haystack")
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    pytest.importorskip("haystack")
-    from haystack import Document, Pipeline
-    from haystack.components.retrievers.in_memory import InMemoryEmbeddingRetriever
-    from haystack.document_stores.in_memory import InMemoryDocumentStore
-
-    from opengte.integrations.haystack import (
-        OpenGTEDocumentEmbedder,
-        OpenGTERanker,
-        OpenGTERetriever,
-        OpenGTETextEmbedder,
-    )
-
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
 ]
 TEXTS = {"cat": "the cat sleeps", "dog": "a dog runs", "tax": "tax law of the river house"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def framework():
+    """Import Haystack when the first test runs: it takes a second."""
+    global Document, Pipeline, InMemoryEmbeddingRetriever, InMemoryDocumentStore
+    global OpenGTEDocumentEmbedder, OpenGTERanker, OpenGTERetriever, OpenGTETextEmbedder
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from haystack import Document, Pipeline
+        from haystack.components.retrievers.in_memory import InMemoryEmbeddingRetriever
+        from haystack.document_stores.in_memory import InMemoryDocumentStore
+
+        from opengte.integrations.haystack import (
+            OpenGTEDocumentEmbedder,
+            OpenGTERanker,
+            OpenGTERetriever,
+            OpenGTETextEmbedder,
+        )
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
 
 from opengte import Encoder
 from opengte import checkpoint as checkpoints
@@ -67,6 +66,8 @@ def test_impossible_budgets(change):
 
 
 def test_ranks_share_ties():
+    from scipy.stats import spearmanr
+
     values = np.array([3, 1, 2, 2, 5, 5, 5], np.float32)
     gold = np.array([1, 4, 2, 2, 9, 3, 3], np.float32)
     ours = np.corrcoef(dev_evaluation._ranks(values), dev_evaluation._ranks(gold))[0, 1]
@@ -98,6 +99,8 @@ def test_retrieval_is_that_of_the_encoder(tmp_path, encoder):
 
 
 def test_scored_pairs_are_measured_by_spearman(tmp_path, encoder):
+    from scipy.stats import spearmanr
+
     draw = np.random.default_rng(0)
     rows = [
         {"sentence1": row["query"], "sentence2": row["positive"], "score": float(draw.random())}
