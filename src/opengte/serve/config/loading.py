@@ -52,7 +52,7 @@ def load_settings(
     environment = os.environ if environment is None else environment
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for name, value in (read_file(file) if file else {}).items():
+    for name, value in (read_settings_file(file) if file else {}).items():
         values[name], origins[name] = value, str(file)
     for name, value in read_environment(environment).items():
         values[name], origins[name] = value, variable_name(name)
@@ -76,7 +76,7 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def read_file(path: Path) -> dict[str, Any]:
+def read_settings_file(path: Path) -> dict[str, Any]:
     """Return the settings in a TOML file; InputError for an unknown key names the nearest one."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,6 @@
 """The server as an ASGI application: the routes of all protocols, health checks, middleware."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -53,7 +52,6 @@ class AppOptions:
     extra_routes: Sequence[BaseRoute] = ()
     extra_paths: Mapping[str, Any] = field(default_factory=dict)
     middleware: Sequence[Middleware] = ()
-    lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None
 
 
 def build_app(service: Service, authorizer: Authorizer | None, options: AppOptions) -> Starlette:
@@ -93,7 +91,6 @@ def build_app(service: Service, authorizer: Authorizer | None, options: AppOptio
         routes=routes,
         middleware=[Middleware(RequestContextMiddleware, policy=policy), *options.middleware],
         exception_handlers={HTTPException: _no_such_route(policy)},
-        lifespan=options.lifespan,
     )
 
 

@@ -32,7 +32,7 @@ class Endpoint:
 def _by_fields(
     default: Operation, *rules: tuple[Operation, frozenset[str]]
 ) -> Callable[[Fields, RequestInfo], Operation]:
-    """Return a choice of the first operation one of whose own fields is there, or the default."""
+    """Return what chooses the first operation with a field of its own, or else the default."""
 
     def choose(fields: Fields, info: RequestInfo) -> Operation:
         for operation, own in rules:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from opengte.serve.protocols.base import RequestInfo
-from opengte.serve.protocols.token_ids import encoding_of
+from opengte.serve.protocols.token_ids import vocabulary_of
 from opengte.serve.types import Input
 
 MAX_INT = 2**31 - 1
@@ -110,7 +110,7 @@ def decode_foreign_ids(
     if all(isinstance(item, str) for item in inputs):
         return inputs
     policy = info.policy
-    name = encoding_of(model, declared, policy.token_ids)
+    name = vocabulary_of(model, declared, policy.token_ids)
     if name is None:
         return inputs
     return tuple(

@@ -111,7 +111,7 @@ def _read(file: Path, name: str) -> dict[int, bytes]:
     return tokens | {number: text.encode() for number, text in special.items()}
 
 
-def encoding_of(model: str | None, declared: str | None, rule: str) -> str | None:
+def vocabulary_of(model: str | None, declared: str | None, rule: str) -> str | None:
     """Return the vocabulary of a request's token ids, or None for the served model's own.
 
     declared is what the request says (`model` or a vocabulary), rule the server's --token-ids.

@@ -5,7 +5,6 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from opengte.serve.config.settings import ServerSettings
 from opengte.serve.inference.loading import ModelLoader
@@ -25,10 +24,6 @@ class BackgroundServer:
     process: ServerProcess
     loop: asyncio.AbstractEventLoop
 
-    def call(self, coroutine: Any, seconds: float = 30.0) -> Any:
-        """Run a coroutine in the server's event loop and return its result."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(seconds)
-
 
 @contextlib.contextmanager
 def background(
@@ -40,6 +35,14 @@ def background(
 
     Yields once the models are loaded. load replaces how a model is loaded; extend adds routes.
     Raises what starting the server raises.
+
+    >>> import json, urllib.request
+    >>> with background(ServerSettings(model=("minilm",), port=0, usage=False)) as server:
+    ...     body = json.dumps({"input": ["Cats eat meat."]}).encode()
+    ...     with urllib.request.urlopen(f"{server.url}/v1/embeddings", body) as answer:
+    ...         data = json.load(answer)["data"]
+    >>> len(data), len(data[0]["embedding"])
+    (1, 384)
     """
     check_access(settings)
     sockets, address = open_listeners(settings)
