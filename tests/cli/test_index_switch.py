@@ -5,7 +5,7 @@ import re
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import opengte
@@ -205,6 +205,7 @@ RANKING = st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=6)
 
 
 @given(RANKING, RANKING)
+@settings(deadline=None)  # the first example imports scipy
 def test_rank_correlation_against_scipy(a, b):
     stats = pytest.importorskip("scipy.stats")
     names = list(dict.fromkeys([*a, *b]))

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from opengte import __version__
-from opengte.cli.common.errors import reported
+from opengte.cli.common.errors import report_errors
 
 # name of a command -> module in this package, whose `command` it is; in the order of the help page
 COMMANDS = {
@@ -52,7 +52,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command; what it raises becomes a message and an exit status."""
-        with reported():
+        with report_errors():
             return super().invoke(ctx)
 
 

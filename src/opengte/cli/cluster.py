@@ -12,7 +12,7 @@ from opengte.cli.common.options import (
     ModelOptions,
     TextOptions,
     encoder_options,
-    engine_of,
+    engine_summary,
     json_option,
     text_options,
 )
@@ -83,7 +83,7 @@ def command(
         engine = "the index's vectors"
     else:
         previews, vectors, encoder = embed_inputs(inputs, text, options)
-        engine = engine_of(encoder)
+        engine = engine_summary(encoder)
     if count is not None and count > len(previews.ids):
         raise click.UsageError(f"--clusters is {count}, but there are {len(previews.ids):,} texts.")
     clusters = cluster(vectors, previews.texts, count=count, seed=seed)
@@ -107,7 +107,7 @@ def _print(clusters: "Clusters", previews: TextPreviews, *, as_json: bool) -> No
         medoid = int(clusters.medoids[number])
         if as_json:
             middle = {"id": previews.ids[medoid], "text": previews.texts[medoid]}
-            show.json_line({"cluster": number, "size": size, "name": name, "medoid": middle})
+            show.print_json({"cluster": number, "size": size, "name": name, "medoid": middle})
             continue
         click.echo(f"{number:4}  {size:7,}  {name}")
         middle_text = f"{previews.ids[medoid]} {previews.texts[medoid]}"
@@ -120,5 +120,5 @@ def _row(clusters: "Clusters", previews: TextPreviews, place: int) -> dict[str, 
         "id": previews.ids[place],
         "cluster": label,
         "name": clusters.names[label] if label >= 0 else None,
-        "similarity": show.score(clusters.similarity[place]),
+        "similarity": show.round_score(clusters.similarity[place]),
     }

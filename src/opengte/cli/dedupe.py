@@ -171,10 +171,13 @@ def _print(previews: TextPreviews, duplicates: "Duplicates", *, as_json: bool) -
     for kept, *others in duplicates.groups:
         if as_json:
             copies = [
-                {"id": previews.ids[row], "similarity": show.score(duplicates.similarity[row])}
+                {
+                    "id": previews.ids[row],
+                    "similarity": show.round_score(duplicates.similarity[row]),
+                }
                 for row in others
             ]
-            show.json_line({"kept": previews.ids[kept], "duplicates": copies})
+            show.print_json({"kept": previews.ids[kept], "duplicates": copies})
             continue
         click.echo(show.one_line(f"{previews.ids[kept]} {previews.texts[kept]}"))
         for row in others:

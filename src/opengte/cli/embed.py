@@ -17,7 +17,7 @@ from opengte.cli.common.options import (
     ModelOptions,
     TextOptions,
     encoder_options,
-    engine_of,
+    engine_summary,
     note_default_instruction,
     text_options,
 )
@@ -130,7 +130,9 @@ def _note_resume(progress: EmbedProgress) -> None:
 
 def _summarise(counts: EmbedProgress, encoder: "Encoder") -> None:
     """Print counts on stderr; exit with 1 if a row failed."""
-    parts = [f"embedded {counts.written:,} texts, {counts.tokens:,} tokens {engine_of(encoder)}"]
+    parts = [
+        f"embedded {counts.written:,} texts, {counts.tokens:,} tokens {engine_summary(encoder)}"
+    ]
     parts += [f"{counts.truncated:,} truncated"] * bool(counts.truncated)
     parts += [f"{counts.repaired:,} with undecodable characters replaced"] * bool(counts.repaired)
     parts += [f"{counts.failed:,} failed"] * bool(counts.failed)

@@ -6,13 +6,13 @@ from typing import Any
 import click
 
 from opengte.cli.common import output
-from opengte.cli.common.options import json_option, where_options
+from opengte.cli.common.options import hub_options, json_option
 
 
 @click.command("info")
 @click.argument("model", required=False, envvar="GTE_MODEL")
 @json_option
-@where_options
+@hub_options
 def command(model: str | None, as_json: bool, revision: str | None, offline: bool | None) -> None:
     """Print a model's card.
 
@@ -33,7 +33,7 @@ def command(model: str | None, as_json: bool, revision: str | None, offline: boo
     )
     values = {name: value for name, value in card.items() if name not in _OF_AN_ENGINE}
     if as_json:
-        output.json_line(values)
+        output.print_json(values)
         return
     width = max(map(len, values))
     for name, value in values.items():

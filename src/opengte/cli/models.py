@@ -25,10 +25,10 @@ def command(cached: bool, as_json: bool) -> None:
     rows = _cached() if cached else _known()
     if as_json:
         for row in rows:
-            output.json_line(row)
+            output.print_json(row)
     elif rows:
         header = [name.replace("_", " ") for name in rows[0]]
-        output.table(header, [[_shown(value) for value in row.values()] for row in rows])
+        output.print_table(header, [[_shown(value) for value in row.values()] for row in rows])
     else:
         click.echo("no models on this machine; download one with `gte pull MODEL`", err=True)
 

@@ -3,13 +3,13 @@
 import click
 
 from opengte.cli.common import output
-from opengte.cli.common.options import json_option, where_options
+from opengte.cli.common.options import hub_options, json_option
 
 
 @click.command("pull")
 @click.argument("model", required=False, envvar="GTE_MODEL")
 @json_option
-@where_options
+@hub_options
 def command(model: str | None, as_json: bool, revision: str | None, offline: bool | None) -> None:
     """Download a model and print its folder.
 
@@ -25,7 +25,7 @@ def command(model: str | None, as_json: bool, revision: str | None, offline: boo
 
     location = hub.fetch_model(model or hub.DEFAULT_MODEL, revision=revision, offline=offline)
     if as_json:
-        output.json_line(
+        output.print_json(
             {
                 "model": location.name,
                 "folder": str(location.folder),

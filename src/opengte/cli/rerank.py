@@ -56,8 +56,8 @@ def command(
     for rank, ranked in enumerate(reranker.rank(query, texts, top, instruction=instruction), 1):
         row = rows[ranked.index]
         if as_json:
-            score = output.score(ranked.score)
-            output.json_line({"rank": rank, "score": score, "id": row.id, "text": row.text})
+            score = output.round_score(ranked.score)
+            output.print_json({"rank": rank, "score": score, "id": row.id, "text": row.text})
         else:
             label = output.one_line(f"{row.id}  {row.text}", 15)
             click.echo(f"{rank:3}  {ranked.score:8.4f}  {label}")

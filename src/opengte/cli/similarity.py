@@ -51,7 +51,7 @@ def command(
 
 def _print(a: str, b: str, similarity: float, both: bool, as_json: bool) -> None:
     if as_json:
-        output.json_line({"a": a, "b": b, "similarity": output.score(similarity)})
+        output.print_json({"a": a, "b": b, "similarity": output.round_score(similarity)})
     else:
         label = f"{a} | {b}" if both else b
         click.echo(f"{similarity:7.4f}  {output.one_line(label, 9)}")

@@ -1,7 +1,7 @@
-"""What went wrong, as a message on stderr and an exit status.
+"""Errors as messages on stderr and exit statuses.
 
 An `OpenGTEError` or `OSError` is reported without a traceback, unless GTE_DEBUG=1; any other
-exception is a bug of ours and keeps its traceback.
+exception is a bug and keeps its traceback.
 """
 
 import io
@@ -24,7 +24,7 @@ HINTS: dict[type[OpenGTEError], str] = {NotFoundError: "`gte models` lists the k
 
 
 @contextmanager
-def reported() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """Turn failures into messages and exit statuses, and warnings into lines on stderr."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know a character
@@ -39,18 +39,18 @@ def reported() -> Iterator[None]:
         _hint(interruption)
         raise click.exceptions.Exit(INTERRUPTED) from None
     except (OpenGTEError, OSError) as error:
-        if debugging():
+        if is_debugging():
             raise
-        report(error)
+        print_error(error)
         raise click.exceptions.Exit(FAILED) from None
 
 
-def debugging() -> bool:
+def is_debugging() -> bool:
     """Return whether the user asked for tracebacks."""
     return os.environ.get("GTE_DEBUG", "") not in ("", "0")
 
 
-def report(error: Exception) -> None:
+def print_error(error: Exception) -> None:
     """Print an error, and how to get past it where that is known."""
     click.echo(f"error: {_message(error)}", err=True)
     _hint(error)

@@ -8,7 +8,7 @@ import click
 
 from opengte.bulk import FieldNames, InvalidRow, RowSource
 from opengte.bulk.formats import InputFormat, input_format
-from opengte.cli.common.options import gathered
+from opengte.cli.common.options import options_record
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def report_invalid(source: RowSource, row: InvalidRow) -> None:
     click.echo(f"error: {source.name}:{row.number}: {row.reason}", err=True)
 
 
-input_options = gathered(
+input_options = options_record(
     InputOptions,
     "inputs",
     click.argument("texts", nargs=-1),

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from opengte import Encoder, Reranker
     from opengte.types import Embeddings
 
-Function = Callable[..., Any]
+AnyFunction = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model to load, and how to run it."""
+    """The model to load, and how to run it."""
 
     model: str | None
     engine: str
@@ -33,20 +33,20 @@ class ModelOptions:
     offline: bool | None
 
     def load_encoder(self) -> "Encoder":
-        """Load the encoder that was asked for, or the default one."""
+        """Load the chosen encoder, or the default one."""
         import opengte
 
         return opengte.Encoder.load(self.name, **self._settings())
 
     def load_reranker(self) -> "Reranker":
-        """Load the reranker that was asked for."""
+        """Load the chosen reranker."""
         import opengte
 
         return opengte.Reranker.load(self.name, **self._settings())
 
     @property
     def name(self) -> str:
-        """Return the model that was asked for, or the default one."""
+        """Return the name of the chosen model, or of the default one."""
         from opengte.hub import DEFAULT_MODEL
 
         return self.model or DEFAULT_MODEL
@@ -57,7 +57,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class TextOptions:
-    """What happens to a text on its way to a vector."""
+    """How texts are embedded."""
 
     role: str | None
     instruction: str | None
@@ -67,13 +67,13 @@ class TextOptions:
     def embed(
         self, encoder: "Encoder", texts: list[str], outputs: tuple[str, ...] = ("dense",)
     ) -> "Embeddings":
-        """Embed texts in the way that was asked for."""
+        """Embed texts with these options."""
         options: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return encoder.embed(texts, outputs=outputs, progress=False, **options)  # type: ignore[arg-type]
 
 
-def engine_of(model: "Encoder | Reranker") -> str:
-    """Say what computed, for a summary: the engine and the precision, which change the numbers."""
+def engine_summary(model: "Encoder | Reranker") -> str:
+    """Return the engine and the precision of a model, which change the numbers."""
     return f"({model.card.engine}, {model.card.precision})"
 
 
@@ -83,30 +83,30 @@ def note_default_instruction(model: "Encoder | Reranker") -> None:
         click.echo("note: no --instruction given, using the model's default instruction", err=True)
 
 
-def gathered(
-    record: "type[DataclassInstance]", parameter: str, *options: Function
-) -> Callable[[Function], Function]:
+def options_record(
+    record: "type[DataclassInstance]", parameter: str, *options: AnyFunction
+) -> Callable[[AnyFunction], AnyFunction]:
     """Return a decorator that adds options and hands their values over as one record."""
 
-    def decorate(command: Function) -> Function:
+    def decorate(command: AnyFunction) -> AnyFunction:
         @functools.wraps(command)
         def wrapper(**values: Any) -> Any:
             mine = {field.name: values.pop(field.name) for field in fields(record)}
             return command(**{parameter: record(**mine)}, **values)
 
-        return stacked(*options)(wrapper)
+        return combine_options(*options)(wrapper)
 
     return decorate
 
 
-def stacked(*options: Function) -> Callable[[Function], Function]:
+def combine_options(*options: AnyFunction) -> Callable[[AnyFunction], AnyFunction]:
     """Return a decorator that adds options, in the order in which help shows them."""
     return lambda command: functools.reduce(lambda f, option: option(f), reversed(options), command)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON Lines.")
 
-where_options = stacked(
+hub_options = combine_options(
     click.option("--revision", metavar="NAME", help="Branch, tag or commit of a Hub model."),
     click.option(
         "--offline",
@@ -117,7 +117,7 @@ where_options = stacked(
     ),
 )
 
-run_options = stacked(
+run_options = combine_options(
     click.option(
         "--engine",
         type=click.Choice(["auto", "native", "torch"]),
@@ -140,10 +140,10 @@ run_options = stacked(
         metavar="TOKENS",
         help="Maximum tokens per text, if lower than the model's limit.",
     ),
-    where_options,
+    hub_options,
 )
 
-encoder_options = gathered(
+encoder_options = options_record(
     ModelOptions,
     "options",
     click.option(
@@ -157,7 +157,7 @@ encoder_options = gathered(
     run_options,
 )
 
-reranker_options = gathered(
+reranker_options = options_record(
     ModelOptions,
     "options",
     click.option(
@@ -172,7 +172,7 @@ reranker_options = gathered(
     run_options,
 )
 
-text_options = gathered(
+text_options = options_record(
     TextOptions,
     "text",
     click.option(

@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 
-def json_line(value: dict[str, Any]) -> None:
+def print_json(value: dict[str, Any]) -> None:
     """Print one object of JSON Lines, in ASCII so that no terminal or pipe can spoil it."""
     click.echo(json.dumps(value))
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows in columns: numbers to the right, the rest to the left."""
     cells = [[_cell(value) for value in row] for row in rows]
     numeric = [isinstance(value, int) for value in next(iter(rows), ())]
@@ -39,12 +39,12 @@ def one_line(text: str, indent: int = 0) -> str:
     return text if len(text) <= room else text[: room - 1] + "…"
 
 
-def score(value: float) -> float:
+def round_score(value: float) -> float:
     """Round a score to the digits that float32 has."""
     return round(float(value), 6)
 
 
-def size(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Return a number of bytes for people."""
     value = float(count)
     for unit in ("B", "KiB", "MiB"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opengte.cli.common import output as show
-from opengte.cli.common.options import ModelOptions, encoder_options, json_option, stacked
+from opengte.cli.common.options import ModelOptions, combine_options, encoder_options, json_option
 from opengte.cli.common.progress import progress_bar
 from opengte.cli.data.options import (
     CleaningOptions,
@@ -15,12 +15,12 @@ from opengte.cli.data.options import (
     cleaning_options,
     column_options,
     count_type,
-    embed,
+    embed_dense,
     file_type,
     instruction_option,
-    say_columns,
+    parse_sources,
+    print_columns,
     sources_argument,
-    specs_of,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from opengte.data.reading.sources import SourceSpec
     from opengte.types import Floats
 
-mine_options = stacked(
+mine_options = combine_options(
     click.option(
         "-o",
         "--output",
@@ -135,18 +135,18 @@ def command(
     if scores and reranker is None:
         raise click.UsageError("--scores needs --reranker.")
     settings = MiningSettings(negatives, first, last, margin, reranker_margin, draw, seed)
-    specs = specs_of(sources, None, columns, {})
+    specs = parse_sources(sources, None, columns, {})
     for spec in specs:
-        say_columns(spec)
+        print_columns(spec)
     mined = _mined(
         specs, output, corpus, settings, (reranker, scores), cleaning, instruction, options
     )
     if as_json:
-        show.json_line(mined.record())
+        show.print_json(mined.record())
     else:
-        show.table(("candidates", "count"), sorted(mined.candidates.items()))
+        show.print_table(("candidates", "count"), sorted(mined.candidates.items()))
         found = [(str(n), count) for n, count in sorted(mined.negatives.items())]
-        show.table(("negatives", "rows"), found)
+        show.print_table(("negatives", "rows"), found)
     dropped = sum(mined.dropped.values())
     rules = ", ".join(f"{rule} {count:,}" for rule, count in mined.dropped.most_common())
     left_out = f"; {dropped:,} rows dropped ({rules})" if dropped else ""
@@ -170,8 +170,8 @@ def _mined(
     if name is not None:
         score = replace(options, model=name, max_length=None).load_reranker().score
     models = MiningModels(
-        queries=lambda texts: embed(encoder, texts, "query", instruction),
-        documents=lambda texts: embed(encoder, texts, "document", None),
+        queries=lambda texts: embed_dense(encoder, texts, "query", instruction),
+        documents=lambda texts: embed_dense(encoder, texts, "document", None),
         identity={"model": encoder.card.fingerprint, "instruction": instruction},
         score=score,
         write_scores=scores,

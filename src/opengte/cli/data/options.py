@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from opengte.cli.common.options import gathered
+from opengte.cli.common.options import options_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ file_type = click.Path(path_type=Path, exists=True)
 
 @dataclass(frozen=True)
 class ColumnOptions:
-    """Which column is what, where names do not say it."""
+    """Names of columns whose role their names do not imply."""
 
     query: str | None
     positive: tuple[str, ...]
@@ -34,7 +34,7 @@ class ColumnOptions:
 
 @dataclass(frozen=True)
 class CleaningOptions:
-    """Which repairs are made beyond the careful ones."""
+    """Optional cleaning steps."""
 
     html: bool
     fold_space: bool
@@ -48,7 +48,7 @@ class CleaningOptions:
 
 @dataclass(frozen=True)
 class LimitOptions:
-    """How long a text may be."""
+    """Limits on the length of a text."""
 
     min_characters: int
     max_characters: int | None
@@ -62,7 +62,7 @@ class LimitOptions:
         return LengthLimits(**{f.name: getattr(self, f.name) for f in fields(self)})
 
 
-column_options = gathered(
+column_options = options_record(
     ColumnOptions,
     "columns",
     click.option("--query", metavar="COLUMN", help="Column with the query."),
@@ -79,7 +79,7 @@ column_options = gathered(
     click.option("--text", metavar="COLUMN", help="Column with raw or labelled texts."),
 )
 
-cleaning_options = gathered(
+cleaning_options = options_record(
     CleaningOptions,
     "cleaning",
     click.option("--html", is_flag=True, help="Decode HTML entities."),
@@ -87,7 +87,7 @@ cleaning_options = gathered(
 )
 
 count_type = click.IntRange(1)
-limit_options = gathered(
+limit_options = options_record(
     LimitOptions,
     "limits",
     click.option(
@@ -119,13 +119,13 @@ instruction_option = click.option(
 )
 
 
-def specs_of(
+def parse_sources(
     sources: tuple[str, ...],
     listed: Path | None,
     columns: ColumnOptions,
     switches: dict[str, Any],
 ) -> "list[SourceSpec]":
-    """Return the sources of the command line, or those of the file."""
+    """Return the sources given on the command line or in a TOML file."""
     from opengte.data.reading import source_specs
     from opengte.data.reading.column_mapping import ColumnMapping
     from opengte.data.reading.sources import SourceSpec
@@ -143,8 +143,8 @@ def specs_of(
     ]
 
 
-def say_columns(spec: "SourceSpec") -> None:
-    """Say on stderr what a source is taken to be; an error names the source."""
+def print_columns(spec: "SourceSpec") -> None:
+    """Print the detected kind and columns of a source; an error names the source."""
     from opengte.data.reading.sources import detect_columns
     from opengte.errors import InputError
 
@@ -155,7 +155,7 @@ def say_columns(spec: "SourceSpec") -> None:
     click.echo(f"{spec.name}: {found.kind} ({found})", err=True)
 
 
-def embed(
+def embed_dense(
     encoder: "Encoder", texts: "Sequence[str]", role: "Role", instruction: str | None
 ) -> "Floats":
     """Return dense vectors of texts, (n, d)."""

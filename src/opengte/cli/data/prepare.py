@@ -8,7 +8,7 @@ import click
 
 from opengte.cli.common import errors
 from opengte.cli.common import output as show
-from opengte.cli.common.options import ModelOptions, encoder_options, json_option, stacked
+from opengte.cli.common.options import ModelOptions, combine_options, encoder_options, json_option
 from opengte.cli.common.progress import progress_bar
 from opengte.cli.data.options import (
     CleaningOptions,
@@ -17,13 +17,13 @@ from opengte.cli.data.options import (
     cleaning_options,
     column_options,
     count_type,
-    embed,
+    embed_dense,
     file_type,
     instruction_option,
     limit_options,
-    say_columns,
+    parse_sources,
+    print_columns,
     sources_argument,
-    specs_of,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 TOKENS = 512  # kept of a text unless asked for otherwise: what GTE was fine-tuned with
 
-prepare_options = stacked(
+prepare_options = combine_options(
     click.option(
         "-o",
         "--output",
@@ -152,9 +152,9 @@ def command(
         max_length=options.max_length,
     )
     switches = {"instruction": instruction, "in_batch_negatives": in_batch_negatives}
-    specs = specs_of(sources, listed, columns, switches)
+    specs = parse_sources(sources, listed, columns, switches)
     for spec in specs:
-        say_columns(spec)
+        print_columns(spec)
     longest = min(TOKENS, checkpoint.max_length)
     tokens = [_tokens(n, longest, checkpoint.max_length) for n in (query_tokens, document_tokens)]
     encoding = SourceTokenizer(checkpoint.tokenizer, checkpoint.prompts, *tokens)
@@ -180,13 +180,13 @@ def _report(result: "PreparationResult", output: Path, *, as_json: bool) -> None
     """Say what was kept of each source; fail where nothing was."""
     for name, tally in result.tallies.items():
         if as_json:
-            show.json_line({"source": name, **tally.record()})
+            show.print_json({"source": name, **tally.record()})
     if not as_json:
         rows = [
             (name, t.read, t.kept, *(", ".join(f"{rule} {n:,}" for rule, n in _main(t.dropped)),))
             for name, t in result.tallies.items()
         ]
-        show.table(("source", "rows", "kept", "dropped"), rows)
+        show.print_table(("source", "rows", "kept", "dropped"), rows)
     click.echo(f"wrote `{output}`; `{output / 'report.md'}` lists what was dropped", err=True)
     for name in result.empty:
         click.echo(f"error: no row of source `{name}` is left", err=True)
@@ -225,9 +225,9 @@ def _consistency(
     encoder = replace(options, model=filter_model or options.model).load_encoder()
 
     def queries(texts: "Sequence[str]", instruction: str | None) -> "Floats":
-        return embed(encoder, texts, "query", instruction)
+        return embed_dense(encoder, texts, "query", instruction)
 
     def documents(texts: "Sequence[str]") -> "Floats":
-        return embed(encoder, texts, "document", None)
+        return embed_dense(encoder, texts, "document", None)
 
     return ConsistencyFilter(queries, documents, encoder.card.fingerprint, keep, pool)

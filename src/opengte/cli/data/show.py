@@ -96,10 +96,10 @@ def _print_sources(sources: "list[DatasetSource]", as_json: bool) -> None:
         about = (one.name, one.kind, one.rows, texts, tokens, negatives, f"{one.weight:g}")
         rows.append((*about, one.instruction))
     if not as_json:
-        output.table(header, rows)
+        output.print_table(header, rows)
         return
     for row in rows:
-        output.json_line(dict(zip(header, row, strict=True)))
+        output.print_json(dict(zip(header, row, strict=True)))
 
 
 def _print_rows(
@@ -121,7 +121,7 @@ def _print_rows(
             for side, slots in parts
         }
         if as_json:
-            output.json_line(
+            output.print_json(
                 {"source": source.name, "row": number, "file": file, "place": place, **texts}
             )
             continue

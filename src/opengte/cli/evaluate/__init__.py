@@ -6,7 +6,7 @@ from opengte.cli.evaluate import compare, needle, run
 
 
 class _Evaluations(click.Group):
-    """A group that takes a model where the name of a subcommand could stand."""
+    """A group that accepts a model in place of a subcommand."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read `gte eval MODEL ...` as `gte eval run MODEL ...`."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opengte.cli.common import errors, output
-from opengte.cli.common.options import json_option, stacked
+from opengte.cli.common.options import combine_options, json_option
 from opengte.cli.common.progress import progress_bar
 from opengte.cli.evaluate.options import (
     checked_reports,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opengte.evaluate.systems import ModelLoaders, RetrievalSystem
 
 
-own_data_options = stacked(
+own_data_options = combine_options(
     click.option(
         "--data",
         required=True,
@@ -52,7 +52,7 @@ own_data_options = stacked(
 )
 
 
-shared_options = stacked(
+shared_options = combine_options(
     click.option(
         "--engine", type=click.Choice(["auto", "native", "torch"]), help="Inference engine."
     ),
@@ -206,7 +206,7 @@ def check_command(results: Path, baseline: Path, tolerance: float, as_json: bool
     changes = regression.compare_results(results, baseline, tolerance)
     for change in changes:
         if as_json:
-            output.json_line({**asdict(change), "fell": change.fell})
+            output.print_json({**asdict(change), "fell": change.fell})
         elif change.fell:
             now = "missing" if change.now is None else f"{change.now:.2f}"
             click.echo(f"{change.name}: {change.before:.2f} -> {now}")
@@ -218,7 +218,7 @@ def check_command(results: Path, baseline: Path, tolerance: float, as_json: bool
 def _collection(
     data: Path, split: str, columns: str | None, segment: str | None
 ) -> "RetrievalDataset":
-    """Read own data; what was left out is said before the encoding begins."""
+    """Load the dataset, and print what was left out before encoding begins."""
     from opengte.evaluate import dataset
 
     names = tuple(split_names(columns))

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opengte.cli.common import output
-from opengte.cli.common.options import Function, ModelOptions, gathered, run_options
+from opengte.cli.common.options import AnyFunction, ModelOptions, options_record, run_options
 
 if TYPE_CHECKING:
     from opengte.evaluate.report import EvaluationReport
 
-model_argument = gathered(ModelOptions, "options", click.argument("model"), run_options)
+model_argument = options_record(ModelOptions, "options", click.argument("model"), run_options)
 
 
 dimensions_option = click.option(
@@ -42,7 +42,7 @@ report_option = click.option(
 )
 
 
-def checked_reports(function: Function) -> Function:
+def checked_reports(function: AnyFunction) -> AnyFunction:
     """Add `--report`, and check the names before any work begins."""
 
     @report_option
@@ -70,14 +70,14 @@ def print_report(content: "EvaluationReport", as_json: bool) -> None:
     """Print the verdict and the tables of a report, or one JSON object."""
     if as_json:
         facts = dict(content.facts)
-        output.json_line({"verdict": content.verdict, "facts": facts, "data": content.data})
+        output.print_json({"verdict": content.verdict, "facts": facts, "data": content.data})
         return
     for section in content.sections:
         if section.folded or not section.tables:
             continue
         click.echo(f"{section.title}:")
         for table in section.tables:
-            output.table(table.header, [table_cells(row) for row in table.rows])
+            output.print_table(table.header, [table_cells(row) for row in table.rows])
         click.echo()
     click.echo(content.verdict)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opengte.cli.common import errors, output
-from opengte.cli.common.options import ModelOptions, json_option, stacked
+from opengte.cli.common.options import ModelOptions, combine_options, json_option
 from opengte.cli.common.progress import progress_bar
 from opengte.cli.evaluate.options import (
     checked_reports,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder for results; an interrupted run resumes from it.",
 )
-@stacked(dimensions_option, truncation_option, json_option)
+@combine_options(dimensions_option, truncation_option, json_option)
 @checked_reports
 @model_argument
 def run_command(
@@ -83,7 +83,7 @@ def run_command(
 
 
 def _wanted(tasks: str | None, suite_name: str | None, data: Path | None) -> "list[TaskSelection]":
-    """Return the tasks that were asked for: by name, by suite, or all that a folder has."""
+    """Return the selected tasks: by name, by suite, or all tasks of a folder."""
     from opengte.evaluate import mteb_local, mteb_run, suites
 
     wanted = [mteb_run.TaskSelection(name) for name in split_names(tasks)]
@@ -122,7 +122,7 @@ def _folder_name(model: "Model") -> str:
 
 
 def _watch(model: "Model") -> "RunCallbacks":
-    """Return a watch that shows a bar a task and a line when it ended."""
+    """Return callbacks that show a bar per task, and a line when it ends."""
     from opengte.evaluate.mteb_adapter import EncoderForMteb
     from opengte.evaluate.mteb_run import RunCallbacks
 
@@ -171,9 +171,9 @@ def _print_run(run: "MtebRun", as_json: bool) -> None:
     if as_json:
         for row in rows:
             differs = {"difference": row.difference, "differs": row.differs}
-            output.json_line({"model": run.model, **asdict(row), **differs})
+            output.print_json({"model": run.model, **asdict(row), **differs})
     else:
-        output.table(
+        output.print_table(
             mteb_report.HEADER, [table_cells(row) for row in mteb_report.score_table(rows).rows]
         )
         click.echo(mteb_report.mteb_run_verdict(rows, run))

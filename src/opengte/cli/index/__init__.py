@@ -6,7 +6,7 @@ from opengte.cli.index import calibrate, run, status, switch
 
 
 class _Indexing(click.Group):
-    """A group that takes paths where the name of a subcommand could stand."""
+    """A group that accepts paths in place of a subcommand."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read `gte index PATHS ...` as `gte index run PATHS ...`."""

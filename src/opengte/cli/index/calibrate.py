@@ -94,7 +94,7 @@ def _show(found: "Calibration", *, as_json: bool) -> None:
     accuracy = found.accuracy
     if as_json:
         row = {**asdict(accuracy), "way": dict(found.way), "learned_from": found.learned_from}
-        output.json_line({**row, "made": found.made})
+        output.print_json({**row, "made": found.made})
         return
     click.echo(
         f"calibrated on {accuracy.questions:,} {found.learned_from} queries, "

@@ -9,7 +9,7 @@ import click
 
 from opengte.cli.common import errors, output
 from opengte.cli.common.knowledge_base import encoder_loader
-from opengte.cli.common.options import ModelOptions, encoder_options, engine_of, json_option
+from opengte.cli.common.options import ModelOptions, encoder_options, engine_summary, json_option
 from opengte.cli.common.progress import progress_bar
 from opengte.errors import InputError
 
@@ -110,7 +110,7 @@ def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
             interruption.add_note("what was indexed is saved; repeat the command to continue")
             raise
     if as_json:
-        output.json_line(_report_row(report))
+        output.print_json(_report_row(report))
     _summarise(report, base, dry_run=chosen.dry_run, as_json=as_json)
     if report.problems or report.upkeep:
         raise click.exceptions.Exit(errors.FAILED)
@@ -132,7 +132,7 @@ def _run_options(values: dict[str, Any]) -> Any:
 def _opened(
     place: str, options: ModelOptions, values: dict[str, Any], *, dry_run: bool
 ) -> "KnowledgeBase":
-    """Open an index, or make it; a dry run makes none."""
+    """Open an index, or create it unless this is a dry run."""
     from opengte.search.index import index_exists
     from opengte.search.ingest.windows import SPAN_TOKENS
     from opengte.search.kb import KnowledgeBase
@@ -163,7 +163,7 @@ def _is_there(place: str) -> bool:
 
 
 def _nothing(place: str, options: ModelOptions) -> "KnowledgeBase":
-    """Return an index in memory that is empty: what a dry run compares with."""
+    """Return an empty index in memory, for a dry run to compare with."""
     from opengte import checkpoint
     from opengte.search.index import Index
     from opengte.search.kb import KnowledgeBase
@@ -180,7 +180,7 @@ def _language(name: str) -> str | None:
 
 
 def _check_settings(base: "KnowledgeBase", given: dict[str, Any]) -> None:
-    """Refuse settings that are not those with which the index was made."""
+    """Raise InputError for settings that differ from those of the index."""
     names = {"passage_tokens": "span_tokens"}
     there = {**base.settings, "instruction": base.identity.instruction}
     for name, value in given.items():
@@ -203,7 +203,7 @@ def _report_row(report: "IngestReport") -> dict[str, Any]:
 def _summarise(
     report: "IngestReport", base: "KnowledgeBase", *, dry_run: bool, as_json: bool
 ) -> None:
-    """Print counts and complaints on stderr."""
+    """Print counts, errors and warnings on stderr."""
     if not as_json:
         for kind, rows in (("error", report.problems), ("warning", report.warnings)):
             for place, reason in rows[:SHOWN]:
@@ -216,7 +216,7 @@ def _summarise(
     would = "would be " if dry_run else ""
     counts = [f"{report.new:,} {would}new", f"{report.changed:,} {would}changed"]
     counts += [f"{report.unchanged:,} unchanged", f"{report.removed:,} {would}removed"]
-    engine = f" {engine_of(base.encoder)}" if report.embedded else ""
+    engine = f" {engine_summary(base.encoder)}" if report.embedded else ""
     parts = [f"{report.files:,} files: {', '.join(counts)}{engine}"]
     parts += [f"{report.empty:,} without text"] * bool(report.empty)
     parts += [f"{report.truncated:,} truncated"] * bool(report.truncated)

@@ -44,13 +44,13 @@ def status_command(kb: str, problems: bool, sample: int, as_json: bool) -> None:
     if problems:
         for place, reason in base.problems():
             if as_json:
-                output.json_line({"place": place, "reason": reason})
+                output.print_json({"place": place, "reason": reason})
             else:
                 click.echo(f"{place}: {reason}")
         return
     found = base.status(sample)
     if as_json:
-        output.json_line(_status_row(found))
+        output.print_json(_status_row(found))
         return
     for name, value in _status_lines(found):
         click.echo(f"{name:<14}{value}")
@@ -84,7 +84,7 @@ def _status_lines(found: "IndexStatus") -> list[tuple[str, str]]:
             )
         )
     if health.bytes is not None:
-        lines.append(("size", output.size(health.bytes)))
+        lines.append(("size", output.format_bytes(health.bytes)))
     lines.append(("versions", f"{health.versions:,} kept"))
     for name, value in health.details.items():
         lines.append((name, str(value)))
@@ -159,5 +159,5 @@ def duplicates_command(kb: str, as_json: bool) -> None:
 
     groups = KnowledgeBase.open(kb).duplicates()
     for group in groups:
-        output.json_line({"documents": group}) if as_json else click.echo("  ".join(group))
+        output.print_json({"documents": group}) if as_json else click.echo("  ".join(group))
     click.echo(f"{len(groups):,} groups of near-duplicates", err=True)

@@ -9,7 +9,7 @@ import click
 
 from opengte.cli.common import errors, output
 from opengte.cli.common.knowledge_base import index_encoder_loader
-from opengte.cli.common.options import ModelOptions, encoder_options, engine_of, json_option
+from opengte.cli.common.options import ModelOptions, encoder_options, engine_summary, json_option
 from opengte.cli.common.progress import progress_bar
 from opengte.cli.index.status import knowledge_base_argument
 
@@ -109,7 +109,7 @@ def switch_command(
     if not (hold or refused):
         switch.commit(keep_old=keep_old)
     row = _row(switch, done, found, paired, switched=not (hold or refused), kept=keep_old)
-    output.json_line(row) if as_json else _show_contrast(found, paired)
+    output.print_json(row) if as_json else _show_contrast(found, paired)
     _summarise(row, done, encoder)
     if refused:
         click.echo("error: the new model is worse on these queries: not switched", err=True)
@@ -143,12 +143,12 @@ def rollback_command(kb: str, dry_run: bool, as_json: bool, options: ModelOption
     switch.commit()
     row = _row(switch, done, None, None, switched=True, kept=True)
     if as_json:
-        output.json_line(row)
+        output.print_json(row)
     _summarise(row, done, None)
 
 
 def _new_encoder(base: "KnowledgeBase", options: ModelOptions) -> "Encoder":
-    """Load the model to switch to: the index's own, in another way, unless one is named."""
+    """Load the model to switch to: the named one, or the index's own with other settings."""
     source = click.get_current_context().get_parameter_source("model")
     named = source == click.core.ParameterSource.COMMANDLINE
     if not named and options.precision == "auto" and options.max_length is None:
@@ -157,7 +157,7 @@ def _new_encoder(base: "KnowledgeBase", options: ModelOptions) -> "Encoder":
 
 
 def _check_statistics() -> None:
-    """Raise MissingExtraError before an hour of embedding, not after it."""
+    """Raise MissingExtraError before the long work instead of after it."""
     from opengte.evaluate.significance import paired_test
 
     paired_test([0.0, 0.0], [0.0, 1.0])
@@ -214,7 +214,7 @@ def _row(
 def _show_plan(plan: "MigrationStats", switch: "Migration", *, as_json: bool) -> None:
     if as_json:
         names = {"old": switch.old.identity.model, "new": switch.settings["model"]["model"]}
-        output.json_line({**names, **asdict(plan)})
+        output.print_json({**names, **asdict(plan)})
         return
     there = plan.documents - plan.embedded - plan.copied
     click.echo(
@@ -246,7 +246,7 @@ def _show_contrast(found: "IndexComparison | None", paired: "PairedTest | None")
 
 def _summarise(row: dict[str, Any], done: "MigrationStats", encoder: "Encoder | None") -> None:
     parts = [f"{done.documents:,} documents: {done.embedded:,} embedded"]
-    parts[0] += f" {engine_of(encoder)}" if encoder and done.embedded else ""
+    parts[0] += f" {engine_summary(encoder)}" if encoder and done.embedded else ""
     parts += [f"{done.copied:,} rewritten"] * bool(done.copied)
     parts += [f"{done.removed:,} removed"] * bool(done.removed)
     parts += [f"{done.truncated:,} truncated"] * bool(done.truncated)

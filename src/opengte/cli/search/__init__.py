@@ -13,7 +13,7 @@ from opengte.cli.common import errors, output
 from opengte.cli.common.options import (
     ModelOptions,
     encoder_options,
-    engine_of,
+    engine_summary,
     json_option,
     note_default_instruction,
 )
@@ -31,7 +31,7 @@ SHOWN = 280  # characters of a passage that people get to see
 
 @dataclass
 class _Left:
-    """What gave no document, by reason, and how much of it should have."""
+    """Skipped files by reason, and the number of failed ones."""
 
     reasons: Counter[str] = field(default_factory=Counter)
     failed: int = 0
@@ -104,7 +104,7 @@ def command(
         _check_usage(paths, passage_tokens)
         from opengte.cli.search import index as search_index
 
-        search_index.run(query, top, instruction, index, options, as_json=as_json)
+        search_index.run_search(query, top, instruction, index, options, as_json=as_json)
         return
     if not paths:
         raise click.UsageError("Nothing to search: give PATHS, or an index with --in KB.")
@@ -135,7 +135,7 @@ def command(
 
 
 def _check_usage(paths: tuple[Path, ...], passage_tokens: int | None) -> None:
-    """Refuse options that are of a search in files only."""
+    """Raise UsageError for options that apply to files only."""
     if paths:
         raise click.UsageError("Give either PATHS or --in KB; `gte index` adds files to an index.")
     if passage_tokens is not None:
@@ -143,7 +143,7 @@ def _check_usage(paths: tuple[Path, ...], passage_tokens: int | None) -> None:
 
 
 def _documents(paths: tuple[Path, ...], max_bytes: int, left: _Left) -> Iterator[FileText]:
-    """Yield documents; report what should have been one, and count what was passed over."""
+    """Yield documents; report failed files and count skipped ones."""
     for item in read_texts(paths, max_bytes):
         if isinstance(item, FileText):
             yield item
@@ -166,10 +166,10 @@ def _print(rank: int, hit: "FileHit") -> None:
 
 
 def _print_json(rank: int, hit: "FileHit") -> None:
-    output.json_line(
+    output.print_json(
         {
             "rank": rank,
-            "score": output.score(hit.score),
+            "score": output.round_score(hit.score),
             "file": str(hit.document.path),
             "line": hit.document.line,
             "start": hit.passage.start,
@@ -184,9 +184,9 @@ def _passage(hit: "FileHit") -> str:
 
 
 def _summarise(found: "FileSearchResult", left: _Left, encoder: "Encoder") -> None:
-    """Print counts on stderr: what was searched, and what was not."""
+    """Print counts of searched and skipped files on stderr."""
     counts = f"{found.documents:,} documents, {found.passages:,} passages"
-    parts = [f"searched {counts} {engine_of(encoder)}"]
+    parts = [f"searched {counts} {engine_summary(encoder)}"]
     parts += [f"{found.truncated:,} truncated"] * bool(found.truncated)
     parts += [f"{count:,} files skipped ({reason})" for reason, count in left.reasons.items()]
     parts += [f"{left.failed:,} failed"] * bool(left.failed)

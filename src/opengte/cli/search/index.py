@@ -1,4 +1,4 @@
-"""`gte search --in KB`: search in an index, and say why a result is there or is not."""
+"""`gte search --in KB`: search in an index, and explain the ranks of documents."""
 
 import textwrap
 from dataclasses import asdict, dataclass
@@ -8,7 +8,7 @@ import click
 
 from opengte.cli.common import output
 from opengte.cli.common.knowledge_base import encoder_loader, load_reranker
-from opengte.cli.common.options import ModelOptions, engine_of, gathered
+from opengte.cli.common.options import ModelOptions, engine_summary, options_record
 from opengte.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ INDENT = " " * 5
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """How to search in an index; all of it needs --in."""
+    """Options of a search in an index; all need --in."""
 
     kb: str | None
     where: tuple[str, ...]
@@ -38,7 +38,7 @@ class IndexOptions:
 
     @property
     def given(self) -> list[str]:
-        """Return the names of the options that were given besides --in."""
+        """Return the names of the given options, except --in."""
         values = {name: value for name, value in vars(self).items() if name != "kb"}
         given = [name for name, value in values.items() if value not in (None, (), False)]
         return [name.replace("_", "-") for name in given]
@@ -57,7 +57,7 @@ def _least(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     return number
 
 
-index_options = gathered(
+index_options = options_record(
     IndexOptions,
     "index",
     click.option("--in", "kb", metavar="KB", help="Search this index, built by `gte index`."),
@@ -112,7 +112,7 @@ index_options = gathered(
 )
 
 
-def run(
+def run_search(
     text: str,
     top: int,
     instruction: str | None,
@@ -195,7 +195,7 @@ def _print(hit: "SearchHit") -> None:
 
 
 def _marked(hit: "SearchHit") -> str:
-    """Return the passage with the words that it shares with the question between asterisks."""
+    """Return the passage with the words of the query between asterisks."""
     text, parts, at = hit.passage.text, [], 0
     for start, end in hit.passage.marks:
         parts += [text[at:start], f"*{text[start:end]}*"]
@@ -205,15 +205,15 @@ def _marked(hit: "SearchHit") -> str:
 
 def _print_json(hit: "SearchHit") -> None:
     row = asdict(hit)
-    row["score"] = output.score(hit.score)
+    row["score"] = output.round_score(hit.score)
     row["metadata"] = dict(hit.metadata)
-    output.json_line(row)
+    output.print_json(row)
 
 
 def _summarise(answer: "SearchResult", base: "KnowledgeBase") -> None:
     legs = ", ".join(f"{name} {count:,}" for name, count in answer.candidates.items())
     count = f"{len(answer.hits)} of {base.store.count():,} documents ({legs})"
-    parts = [f"{count} in {1000 * answer.seconds['all']:.0f} ms {engine_of(base.encoder)}"]
+    parts = [f"{count} in {1000 * answer.seconds['all']:.0f} ms {engine_summary(base.encoder)}"]
     if answer.confidence is not None:
         parts.append(f"confidence that an answer exists: {answer.confidence:.2f}")
     if answer.underfilled:
@@ -233,7 +233,7 @@ def _explain(
     assert index.explain is not None
     found = base.explain(text, index.explain, k=top, reranker=reranker, **_search_options(index))
     if as_json:
-        output.json_line({**asdict(found), "lost_at": found.lost_at})
+        output.print_json({**asdict(found), "lost_at": found.lost_at})
         return
     _print_explanation(found)
 

@@ -18,7 +18,7 @@ _NO_DEFAULT = (None, (), "", False)
 
 
 def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add a flag for every setting; a flag that is not given has no value here."""
+    """Add a flag for every setting; flags that are not given have no value."""
     for one in reversed(SETTINGS):
         command = _option(one)(command)
     return command
@@ -109,7 +109,7 @@ def command(config: Path | None, print_config: bool, **values: Any) -> None:
 
 
 def _extension(settings: "ServerSettings") -> tuple[Any, ...]:
-    """Return what adds the knowledge bases to each process, where there are some."""
+    """Return the extension that adds the knowledge bases to each process, if there are any."""
     if not settings.kb:
         for name in ("where", "reranker"):
             if getattr(settings, name):
@@ -124,7 +124,7 @@ def _extension(settings: "ServerSettings") -> tuple[Any, ...]:
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings whose flags were given, read as what they are."""
+    """Return the parsed settings whose flags were given."""
     from opengte.serve.config import loading
 
     found: dict[str, Any] = {}
@@ -142,7 +142,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _main() -> Any:
-    """Import the server; a missing package names the extra that brings it."""
+    """Import the server; MissingExtraError names the extra of a missing package."""
     from opengte.errors import MissingExtraError
 
     for package in ("httptools", "msgspec", "starlette", "uvicorn"):

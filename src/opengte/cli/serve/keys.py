@@ -74,7 +74,7 @@ def _limit(name: str, what: str) -> Callable[[Callable[..., Any]], Callable[...,
 @click.option("--admin", is_flag=True, help="Allow the key to reload the server's models.")
 @json_option
 @state_option
-def create(
+def create_command(
     name: str,
     models: str | None,
     priority: str,
@@ -117,7 +117,7 @@ def create(
 @command.command("list")
 @json_option
 @state_option
-def list_keys(as_json: bool, state_dir: str | None) -> None:
+def list_command(as_json: bool, state_dir: str | None) -> None:
     """List the keys, their limits, and whether they are valid.
 
     \b
@@ -128,19 +128,19 @@ def list_keys(as_json: bool, state_dir: str | None) -> None:
     rows = [_row(key) for key in _file(state_dir).list()]
     if as_json:
         for row in rows:
-            output.json_line(row)
+            output.print_json(row)
         return
     if not rows:
         click.echo("no keys; create one with `gte keys create NAME`", err=True)
         return
-    output.table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
+    output.print_table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
 
 
 @command.command("revoke")
 @click.argument("key")
 @json_option
 @state_option
-def revoke(key: str, as_json: bool, state_dir: str | None) -> None:
+def revoke_command(key: str, as_json: bool, state_dir: str | None) -> None:
     """Revoke a key, by its id or name. Its usage records remain.
 
     \b
@@ -150,7 +150,7 @@ def revoke(key: str, as_json: bool, state_dir: str | None) -> None:
     """
     found = _file(state_dir).revoke(key)
     if as_json:
-        output.json_line(_row(found))
+        output.print_json(_row(found))
     else:
         click.echo(f"revoked {found.id} ({found.name})", err=True)
 
@@ -166,7 +166,7 @@ def revoke(key: str, as_json: bool, state_dir: str | None) -> None:
 )
 @json_option
 @state_option
-def rotate(key: str, grace: str, as_json: bool, state_dir: str | None) -> None:
+def rotate_command(key: str, grace: str, as_json: bool, state_dir: str | None) -> None:
     """Give a key a new secret and print it; its id and limits stay.
 
     \b
@@ -187,7 +187,7 @@ def _file(state_dir: str | None) -> "KeyFile":
 
 def _print_secret(key: "ApiKey", secret: str, as_json: bool) -> None:
     if as_json:
-        output.json_line({**_row(key), "secret": secret})
+        output.print_json({**_row(key), "secret": secret})
         return
     click.echo(secret)
     click.echo(f"key {key.id} ({key.name}); it cannot be shown again", err=True)
@@ -221,7 +221,7 @@ def _date(seconds: float | None) -> str | None:
 
 
 def _when(text: str) -> float:
-    """Read a date, at whose beginning in UTC the key ends, or a time from now."""
+    """Parse a date, at whose start in UTC the key expires, or a time from now."""
     from datetime import UTC, datetime
 
     try:

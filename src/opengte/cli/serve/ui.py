@@ -4,11 +4,11 @@ from typing import Any
 
 import click
 
-from opengte.cli.common.options import stacked
+from opengte.cli.common.options import combine_options
 
 PORT = 8081
 
-_run_options = stacked(
+_run_options = combine_options(
     click.option(
         "--engine",
         type=click.Choice(["auto", "native", "torch"]),

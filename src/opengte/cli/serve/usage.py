@@ -72,7 +72,7 @@ def command(
     rows = list(_summed(used, groups, cost, names))
     if as_json:
         for row in rows:
-            output.json_line(row)
+            output.print_json(row)
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(_columns(groups, cost))
@@ -80,7 +80,7 @@ def command(
     elif rows:
         total = {name: sum(row[name] for row in rows) for name in ("requests", "texts", "tokens")}
         cells = [[*map(_cell, row.values())] for row in rows]
-        output.table(_columns(groups, cost), cells)
+        output.print_table(_columns(groups, cost), cells)
         spent = f", cost {sum(row['cost'] for row in rows):,.4f}" if cost else ""
         click.echo(
             f"{total['requests']:,} requests, {total['texts']:,} texts, "
@@ -92,7 +92,7 @@ def command(
 
 
 class _Prices:
-    """What a million tokens of each model cost."""
+    """Prices per million tokens of each model."""
 
     def __init__(self, given: Iterable[str]) -> None:
         self._of_model: dict[str, float] = {}
@@ -113,7 +113,7 @@ class _Prices:
         return bool(self._of_model) or self._common is not None
 
     def of(self, used: "UsageRow") -> float:
-        """Return what was spent."""
+        """Return the cost."""
         return used.tokens / 1e6 * self._of_model.get(used.model, self._common or 0.0)
 
 

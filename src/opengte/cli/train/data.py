@@ -1,4 +1,4 @@
-"""From what `--data` and `--dev` name to prepared data: hold out, mine, tokenise."""
+"""Data of a training stage: hold out rows, mine negatives, tokenise."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opengte.cli.common.progress import progress_bar
-from opengte.cli.data.options import ColumnOptions, embed, say_columns, specs_of
+from opengte.cli.data.options import ColumnOptions, embed_dense, parse_sources, print_columns
 from opengte.cli.train.options import DataOptions
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ MOST_HELD_OUT = 500  # rows of a source
 TRAIN, DEV, ASKED = "train", "dev", "asked.json"
 
 
-class Sources:
-    """The data of one command, prepared in a folder by the first process."""
+class StageData:
+    """The data of one stage, prepared in a folder by the first process."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Sources:
         self.mine_dev = mine_dev  # what measures a reranker has negatives, too
 
     def open(self, world: "World") -> "tuple[Dataset, Dataset | None]":
-        """Return the data to train on, and what measures the model, if there is any."""
+        """Return the training data, and the evaluation data if there is any."""
         from opengte.data import Dataset
 
         ready = _ready(self.asked.data)
@@ -64,20 +64,20 @@ class Sources:
         self._check_same()
         switches = {"instruction": self.asked.instruction}
         if ready is None and not (self.folder / TRAIN / "manifest.json").exists():
-            specs = specs_of(self.asked.data, self.asked.listed, self.columns, switches)
+            specs = parse_sources(self.asked.data, self.asked.listed, self.columns, switches)
             for spec in specs:
-                say_columns(spec)
+                print_columns(spec)
             held_out = 0.0 if self.asked.dev else self.asked.held_out
             parts = [self._split(spec, held_out) for spec in specs]
             self._write([self._mined(spec) for spec, _ in parts], TRAIN)
             self._write([self._dev(spec, own) for own, spec in parts if spec], DEV)
         if self.asked.dev and _ready(self.asked.dev) is None:
             if not (self.folder / DEV / "manifest.json").exists():
-                specs = specs_of(self.asked.dev, None, self.columns, switches)
+                specs = parse_sources(self.asked.dev, None, self.columns, switches)
                 self._write([self._dev(spec, None) for spec in specs], DEV)
 
     def _dev(self, spec: "SourceSpec", train: "SourceSpec | None") -> "SourceSpec":
-        """Return what measures, with negatives where asked, of the documents of training too."""
+        """Return the evaluation data, with negatives mined from training documents too."""
         from opengte.data.reading.sources import detect_columns
 
         if not self.mine_dev:
@@ -92,7 +92,7 @@ class Sources:
         return self._mined(spec, DEV, (path,))
 
     def _check_same(self) -> None:
-        """Refuse a folder that holds data which was asked for in another way."""
+        """Raise InputError for a folder whose data was prepared with other options."""
         from opengte.errors import InputError
 
         asked = json.loads(json.dumps([vars(self.asked), vars(self.columns)], default=str))
@@ -128,7 +128,7 @@ class Sources:
             )
 
     def _split(self, spec: "SourceSpec", share: float) -> "tuple[SourceSpec, SourceSpec | None]":
-        """Return a source without the rows held out, and those; rows of one query stay together."""
+        """Split a source into training and held-out rows; rows of one query stay together."""
         from opengte.data.reading import writer
         from opengte.data.reading.sources import detect_columns
 
@@ -150,7 +150,7 @@ class Sources:
     def _mined(
         self, spec: "SourceSpec", part: str = TRAIN, corpus: tuple[Path, ...] = ()
     ) -> "SourceSpec":
-        """Return a source of pairs with mined negatives, where its rows had none."""
+        """Return a source of pairs with mined negatives, if its rows had none."""
         from opengte.data.mining.files import MiningModels, mine_hard_negatives
         from opengte.data.mining.hard_negatives import MiningSettings
         from opengte.data.reading.sources import detect_columns
@@ -161,8 +161,8 @@ class Sources:
             return spec
         encoder = Encoder.load(self.miner.folder)
         models = MiningModels(
-            queries=lambda texts: embed(encoder, texts, "query", spec.instruction),
-            documents=lambda texts: embed(encoder, texts, "document", None),
+            queries=lambda texts: embed_dense(encoder, texts, "query", spec.instruction),
+            documents=lambda texts: embed_dense(encoder, texts, "document", None),
             identity={"model": encoder.card.fingerprint, "instruction": spec.instruction},
         )
         output, settings = (
@@ -179,7 +179,7 @@ class Sources:
 
 
 def _ready(named: tuple[str, ...]) -> Path | None:
-    """Return the one folder of prepared data that was named, if it is one."""
+    """Return the folder of prepared data, if exactly one was given."""
     if len(named) == 1 and (Path(named[0]) / "manifest.json").is_file():
         return Path(named[0])
     return None
@@ -213,10 +213,10 @@ def _has_negatives(spec: "SourceSpec") -> bool:
     return any(row.negatives for row in islice(_rows(spec, columns), 1000))
 
 
-def encoding_of(
+def build_encoding(
     start: "Checkpoint", query_tokens: int | None, document_tokens: int | None, **changes: Any
 ) -> "SourceTokenizer":
-    """Return how a model's data is tokenised; changes replace its prompts, for one."""
+    """Return how a model's data is tokenised; changes replace fields such as its prompts."""
     from opengte.data.preparation.source_tokenizer import SourceTokenizer
 
     longest = start.plan.max_positions

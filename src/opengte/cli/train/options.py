@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from opengte.cli.common.options import Function, gathered, stacked
+from opengte.cli.common.options import AnyFunction, combine_options, options_record
 from opengte.cli.data.options import column_options, count_type, instruction_option
 
 if TYPE_CHECKING:
@@ -21,15 +21,15 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
 class Stage(click.Command):
-    """A command that remembers its arguments, so that `gte train resume` can repeat it."""
+    """A command that records its arguments, so that `gte train resume` can repeat it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the arguments before they are read."""
+        """Record the arguments before they are parsed."""
         ctx.meta[ARGUMENTS] = list(args)
         return super().parse_args(ctx, args)
 
 
-def amount(text: str) -> int:
+def parse_token_count(text: str) -> int:
     """Return a number of tokens: 500000, 20M, 1.5B."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmbt]?)", str(text).lower())
     if match is None or float(match[1]) == 0:
@@ -39,8 +39,8 @@ def amount(text: str) -> int:
     return round(float(match[1]) * UNITS[match[2]])
 
 
-def sizes(text: str) -> tuple[int, ...]:
-    """Return whole numbers that have commas between them."""
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Parse comma-separated whole numbers."""
     parts = str(text).split(",")
     if not all(part.strip().isdecimal() and int(part) for part in parts):
         raise click.BadParameter(f"{text!r} is not a list of sizes; expected 256,128, ...")
@@ -49,7 +49,7 @@ def sizes(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What is trained on, and what measures it."""
+    """Training and evaluation data."""
 
     data: tuple[str, ...]
     listed: Path | None
@@ -60,7 +60,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """Numbers that replace the recipe's."""
+    """Hyperparameters that override the recipe's."""
 
     steps: int | None
     tokens: int | None
@@ -75,12 +75,12 @@ class RecipeOptions:
     spike: float | None
 
     def changed(self) -> dict[str, Any]:
-        """Return the numbers that were given."""
+        """Return the hyperparameters that were given."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
     def recipe(self, kind: "type[Recipe]", **own: Any) -> Any:
-        """Return a stage's recipe with what was given; None leaves the recipe's own."""
+        """Return a stage's recipe with the given values; None keeps the recipe's own."""
         given = {name: value for name, value in own.items() if value is not None}
         return kind(**(self.changed() | given))
 
@@ -108,7 +108,7 @@ class RunOptions:
         return {name: value for name, value in values.items() if value is not None}
 
 
-data_options = stacked(
+data_options = combine_options(
     click.option(
         "--data",
         multiple=True,
@@ -139,13 +139,13 @@ data_options = stacked(
     instruction_option,
 )
 
-recipe_options = gathered(
+recipe_options = options_record(
     RecipeOptions,
     "numbers",
     click.option("--steps", type=count_type, help="Number of training steps."),
     click.option(
         "--tokens",
-        type=amount,
+        type=parse_token_count,
         metavar="N",
         help="Token budget, instead of --steps: 500000, 20M, 1.5B.",
     ),
@@ -186,7 +186,7 @@ recipe_options = gathered(
     ),
 )
 
-run_options = gathered(
+run_options = options_record(
     RunOptions,
     "run",
     click.option("--device", metavar="NAME", help="Device: cpu, cuda, cuda:1, ..."),
@@ -244,7 +244,7 @@ run_options = gathered(
     click.option("--tensorboard", is_flag=True, help="Also write TensorBoard event files."),
 )
 
-output_options = stacked(
+output_options = combine_options(
     click.option(
         "-o",
         "--output",
@@ -277,12 +277,12 @@ lora_option = click.option(
 
 matryoshka_option = click.option(
     "--matryoshka",
-    type=sizes,
+    type=parse_sizes,
     metavar="N,N,...",
     help="Additional vector dimensions to train (Matryoshka).",
 )
 
-from_nothing_options = stacked(
+from_nothing_options = combine_options(
     click.option(
         "--from-nothing",
         type=click.Choice(["tiny", "mini", "small", "base"]),
@@ -319,11 +319,11 @@ def adapters(rank: int | None) -> "Adapters | None":
     return Adapters(rank, 2.0 * rank) if rank else None
 
 
-def stage(name: str) -> Callable[[Function], click.Command]:
+def stage(name: str) -> Callable[[AnyFunction], click.Command]:
     """Return a decorator that makes a function a stage's command, with what all of them take."""
 
-    def decorate(function: Function) -> click.Command:
-        options = stacked(
+    def decorate(function: AnyFunction) -> click.Command:
+        options = combine_options(
             model_option, data_options, column_options, output_options, recipe_options, run_options
         )
         wrapped = _with_data(options(function))
@@ -332,7 +332,7 @@ def stage(name: str) -> Callable[[Function], click.Command]:
     return decorate
 
 
-def _with_data(function: Function) -> Function:
+def _with_data(function: AnyFunction) -> AnyFunction:
     @functools.wraps(function)
     def wrapper(**values: Any) -> Any:
         mine = {field.name: values.pop(field.name) for field in fields(DataOptions)}

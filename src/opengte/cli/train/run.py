@@ -1,4 +1,4 @@
-"""How a stage's command runs: what it is asked, where its data comes from, what it says."""
+"""How a stage's command runs: what it is arguments, where its data comes from, what it says."""
 
 import json
 import logging
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opengte.cli.common import errors
-from opengte.cli.data.options import ColumnOptions, specs_of
-from opengte.cli.train.data import Sources, encoding_of
+from opengte.cli.data.options import ColumnOptions, parse_sources
+from opengte.cli.train.data import StageData, build_encoding
 from opengte.cli.train.options import (
     ARGUMENTS,
     DataOptions,
@@ -31,8 +31,8 @@ COMMAND, RESULT = "command.json", "result.json"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What every stage is asked: the model, the data, where to and how."""
+class StageArguments:
+    """What every stage takes: the model, the data, the output and how to run."""
 
     model: str
     source: DataOptions
@@ -44,31 +44,34 @@ class Asked:
 
     @property
     def start(self) -> Path:
-        """Return where a model goes that has to be read in another way."""
+        """Return the folder of a start model that has to be converted first."""
         return self.output / "start"
 
-    def sources(self, start: "Checkpoint", recipe: Any, **options: Any) -> Sources:
+    def sources(self, start: "Checkpoint", recipe: Any, **options: Any) -> StageData:
         """Return the data, tokenised at the recipe's lengths."""
-        encoding = encoding_of(
+        encoding = build_encoding(
             start,
             recipe.query_tokens,
             recipe.document_tokens,
             **options.pop("encoding", {}),
         )
-        return Sources(self.source, self.columns, self.output / "data", encoding, **options)
+        return StageData(self.source, self.columns, self.output / "data", encoding, **options)
 
 
 def stage_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
-    """Return a decorator for a function of `Asked`, the world, and the stage's own options."""
+    """Return a decorator that makes a command of a function.
+
+    The function takes `StageArguments`, the world, and the options of its stage.
+    """
 
     def decorate(function: Callable[..., None]) -> click.Command:
         def callback(**values: Any) -> None:
-            common = {field: values.pop(field) for field in Asked.__annotations__}
-            asked = Asked(**common)
-            if not asked.source.data and asked.source.listed is None:
+            common = {field: values.pop(field) for field in StageArguments.__annotations__}
+            arguments = StageArguments(**common)
+            if not arguments.source.data and arguments.source.listed is None:
                 raise click.UsageError("Give --data PATH, or --sources FILE.")
-            with _world(asked) as world:
-                function(asked, world, **values)
+            with _world(arguments) as world:
+                function(arguments, world, **values)
 
         callback.__doc__ = function.__doc__
         callback.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
@@ -78,22 +81,22 @@ def stage_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
 
 
 @contextmanager
-def _world(asked: Asked) -> "Iterator[World]":
-    """Join the other processes, say what training says, and write down what was asked."""
+def _world(arguments: StageArguments) -> "Iterator[World]":
+    """Join the other processes, log training to stderr, and record the arguments."""
     from opengte.train.distributed import join_processes, leave_processes
 
     logger = logging.getLogger("opengte.train")
     handler = _Lines()
     level = logger.level
     logger.setLevel(logging.INFO)
-    world = join_processes(asked.run.device)
+    world = join_processes(arguments.run.device)
     if world.is_first:
         logger.addHandler(handler)
         context = click.get_current_context()
-        asked.output.mkdir(parents=True, exist_ok=True)
-        record = {"command": context.info_name, "folder": os.getcwd(), "model": asked.model}
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        record = {"command": context.info_name, "folder": os.getcwd(), "model": arguments.model}
         record["arguments"] = context.meta[ARGUMENTS]
-        path = asked.output / COMMAND
+        path = arguments.output / COMMAND
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     try:
         yield world
@@ -111,16 +114,16 @@ class _Lines(logging.Handler):
         click.echo(record.getMessage(), err=True)
 
 
-def job(asked: Asked, world: "World", dev: Any) -> "StageJob":
+def job(arguments: StageArguments, world: "World", dev: Any) -> "StageJob":
     """Return where a stage writes, and how it is computed."""
     from opengte.train.stages.runner import StageJob
 
     return StageJob(
-        output=asked.output,
+        output=arguments.output,
         dev=dev,
-        resume=asked.resume,
+        resume=arguments.resume,
         world=world,
-        options=asked.run.settings(),
+        options=arguments.run.settings(),
     )
 
 
@@ -147,7 +150,7 @@ def finish(done: "StageResult", world: "World", *, loads: str = "Encoder") -> No
 
 
 def created(
-    asked: Asked,
+    arguments: StageArguments,
     world: "World",
     architecture: Any,
     size: str,
@@ -161,10 +164,10 @@ def created(
     from opengte.data.reading.sources import detect_columns, read_examples
     from opengte.train.stages.base_models import create_model
 
-    if asked.model != architecture:
+    if arguments.model != architecture:
         raise click.UsageError(f"With --from-nothing, --model is `{architecture}`.")
     if world.is_first and not folder.exists():
-        specs = specs_of(asked.source.data, asked.source.listed, asked.columns, {})
+        specs = parse_sources(arguments.source.data, arguments.source.listed, arguments.columns, {})
         texts = (
             text
             for spec in specs
@@ -179,7 +182,7 @@ def created(
             size=size,
             vocabulary=vocabulary,
             positions=positions,
-            seed=asked.numbers.seed or 0,
+            seed=arguments.numbers.seed or 0,
         )
     world.wait()
     return checkpoints.read_checkpoint(folder, kind="encoder")

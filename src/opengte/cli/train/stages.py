@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from opengte.cli.data.options import ColumnOptions, count_type, specs_of
+from opengte.cli.data.options import ColumnOptions, count_type, parse_sources
 from opengte.cli.train.options import (
     DataOptions,
     adapters,
-    amount,
     from_nothing_options,
     lora_option,
     matryoshka_option,
     mine_option,
+    parse_token_count,
 )
-from opengte.cli.train.run import Asked, created, finish, job, stage_command
+from opengte.cli.train.run import StageArguments, created, finish, job, stage_command
 
 if TYPE_CHECKING:
     from opengte.checkpoint import Checkpoint
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     help="Also train a sparse head, with this loss weight.",
 )
 @lora_option
-def finetune(
-    asked: Asked,
+def finetune_command(
+    arguments: StageArguments,
     world: "World",
     mine: int | None,
     matryoshka: tuple[int, ...] | None,
@@ -55,19 +55,23 @@ def finetune(
     from opengte.train.stages import finetune as stage
     from opengte.train.stages.base_models import read_pooled_encoder
 
-    start = read_pooled_encoder(asked.model, asked.start)
+    start = read_pooled_encoder(arguments.model, arguments.start)
     own = {"matryoshka": matryoshka, "sparse": sparse, "adapters": adapters(lora)}
-    recipe = asked.numbers.recipe(stage.FineTuningRecipe, **own)
-    sources = asked.sources(start, recipe, mine=4 if mine is None else mine, miner=start)
+    recipe = arguments.numbers.recipe(stage.FineTuningRecipe, **own)
+    sources = arguments.sources(start, recipe, mine=4 if mine is None else mine, miner=start)
     train, dev = sources.open(world)
-    done = stage.finetune(start, train, job(asked, world, dev), recipe)
+    done = stage.finetune(start, train, job(arguments, world, dev), recipe)
     finish(done, world)
 
 
 @stage_command("pretrain")
 @from_nothing_options
-def pretrain(
-    asked: Asked, world: "World", from_nothing: str | None, vocabulary: int, positions: int
+def pretrain_command(
+    arguments: StageArguments,
+    world: "World",
+    from_nothing: str | None,
+    vocabulary: int,
+    positions: int,
 ) -> None:
     """Pre-train an encoder on raw texts by masked language modelling.
 
@@ -84,14 +88,16 @@ def pretrain(
     from opengte.train.stages.base_models import read_pooled_encoder
 
     if from_nothing is None:
-        start = read_pooled_encoder(asked.model, asked.start)
+        start = read_pooled_encoder(arguments.model, arguments.start)
     else:
-        start = created(asked, world, "new", from_nothing, vocabulary, positions, asked.start)
-    recipe = asked.numbers.recipe(mlm.MlmRecipe)
+        start = created(
+            arguments, world, "new", from_nothing, vocabulary, positions, arguments.start
+        )
+    recipe = arguments.numbers.recipe(mlm.MlmRecipe)
     longest = max(p.length for p in mlm.fit_phases(recipe.phases, start.plan.max_positions))
     data = replace(recipe, query_tokens=longest, document_tokens=longest)
-    train, dev = asked.sources(start, data).open(world)
-    done = mlm.pretrain_mlm(start, train, job(asked, world, dev), recipe)
+    train, dev = arguments.sources(start, data).open(world)
+    done = mlm.pretrain_mlm(start, train, job(arguments, world, dev), recipe)
     finish(done, world)
 
 
@@ -106,8 +112,8 @@ def pretrain(
     help="Factor of reversed NTK scaling, by which positions of long texts are "
     "interpolated; 1 disables it.",
 )
-def contrastive(
-    asked: Asked, world: "World", temperature: float | None, reversed_ntk: float | None
+def contrastive_command(
+    arguments: StageArguments, world: "World", temperature: float | None, reversed_ntk: float | None
 ) -> None:
     """Pre-train an encoder on weak pairs: large batches, short texts.
 
@@ -123,24 +129,31 @@ def contrastive(
     from opengte.train.stages import contrastive as stage
     from opengte.train.stages.base_models import read_pooled_encoder
 
-    start = read_pooled_encoder(asked.model, asked.start)
+    start = read_pooled_encoder(arguments.model, arguments.start)
     own = {"temperature": temperature, "reversed_ntk": reversed_ntk}
-    recipe = asked.numbers.recipe(stage.ContrastiveRecipe, **own)
-    train, dev = asked.sources(start, recipe).open(world)
-    done = stage.pretrain_contrastive(start, train, job(asked, world, dev), recipe)
+    recipe = arguments.numbers.recipe(stage.ContrastiveRecipe, **own)
+    train, dev = arguments.sources(start, recipe).open(world)
+    done = stage.pretrain_contrastive(start, train, job(arguments, world, dev), recipe)
     finish(done, world)
 
 
 @stage_command("extend")
 @click.option(
-    "--positions", type=amount, metavar="N", help="New maximum length in tokens.  [default: 4 x]"
+    "--positions",
+    type=parse_token_count,
+    metavar="N",
+    help="New maximum length in tokens.  [default: 4 x]",
 )
 @click.option("--theta", type=click.FloatRange(1), help="Base of the rotary position embeddings.")
 @click.option(
     "--check/--no-check", default=True, help="Run the needle and passkey tests afterwards."
 )
-def extend(
-    asked: Asked, world: "World", positions: int | None, theta: float | None, check: bool
+def extend_command(
+    arguments: StageArguments,
+    world: "World",
+    positions: int | None,
+    theta: float | None,
+    check: bool,
 ) -> None:
     """Give an encoder with rotary positions a longer context.
 
@@ -155,13 +168,13 @@ def extend(
     from opengte.train.stages import extend as stage
     from opengte.train.stages.base_models import read_pooled_encoder
 
-    start = read_pooled_encoder(asked.model, asked.start)
-    recipe = asked.numbers.recipe(stage.ExtensionRecipe, positions=positions, theta=theta)
+    start = read_pooled_encoder(arguments.model, arguments.start)
+    recipe = arguments.numbers.recipe(stage.ExtensionRecipe, positions=positions, theta=theta)
     longest = recipe.positions or 4 * start.plan.max_positions
     room = replace(start, plan=replace(start.plan, max_positions=longest))
     data = replace(recipe, document_tokens=recipe.document_tokens or longest)
-    train, dev = asked.sources(room, data).open(world)
-    done = stage.extend_context(start, train, job(asked, world, dev), recipe)
+    train, dev = arguments.sources(room, data).open(world)
+    done = stage.extend_context(start, train, job(arguments, world, dev), recipe)
     if done.model is not None and check and world.is_first:
         _sees(start, done.model, longest)
     finish(done, world)
@@ -188,8 +201,8 @@ def _sees(start: "Checkpoint", model: Path, length: int) -> None:
 @lora_option
 @click.option("--causal", is_flag=True, help="Keep causal attention.")
 @from_nothing_options
-def instruct(
-    asked: Asked,
+def instruct_command(
+    arguments: StageArguments,
     world: "World",
     mine: int | None,
     matryoshka: tuple[int, ...] | None,
@@ -213,20 +226,20 @@ def instruct(
     from opengte import checkpoint as checkpoints
     from opengte.train.stages import instruct as stage
 
-    model: str | Path = asked.model
+    model: str | Path = arguments.model
     if from_nothing is not None:
-        model = asked.output / "nothing"
-        created(asked, world, "qwen2", from_nothing, vocabulary, positions, model)
+        model = arguments.output / "nothing"
+        created(arguments, world, "qwen2", from_nothing, vocabulary, positions, model)
     if world.is_first:
-        stage.read_decoder(model, asked.start, causal=causal)
+        stage.read_decoder(model, arguments.start, causal=causal)
     world.wait()
-    start = checkpoints.read_checkpoint(asked.start, kind="encoder")
-    recipe = asked.numbers.recipe(stage.InstructionRecipe, matryoshka=matryoshka)
+    start = checkpoints.read_checkpoint(arguments.start, kind="encoder")
+    recipe = arguments.numbers.recipe(stage.InstructionRecipe, matryoshka=matryoshka)
     if lora is not None:
         recipe = replace(recipe, adapters=adapters(lora))
-    sources = asked.sources(start, recipe, mine=mine or 0, miner=start)
+    sources = arguments.sources(start, recipe, mine=mine or 0, miner=start)
     train, dev = sources.open(world)
-    done = stage.tune_instructions(start, train, job(asked, world, dev), recipe)
+    done = stage.tune_instructions(start, train, job(arguments, world, dev), recipe)
     finish(done, world)
 
 
@@ -236,7 +249,10 @@ def instruct(
     "--miner", metavar="MODEL", help="Encoder that mines the negatives.  [default: --model]"
 )
 @click.option(
-    "--max-length", type=amount, metavar="N", help="Maximum tokens of query and document together."
+    "--max-length",
+    type=parse_token_count,
+    metavar="N",
+    help="Maximum tokens of query and document together.",
 )
 @click.option(
     "--loss",
@@ -244,8 +260,8 @@ def instruct(
     help="Loss over each query's candidates (softmax) or over single pairs (binary).",
 )
 @lora_option
-def rerank(
-    asked: Asked,
+def rerank_command(
+    arguments: StageArguments,
     world: "World",
     mine: int | None,
     miner: str | None,
@@ -267,16 +283,16 @@ def rerank(
     from opengte.train.stages import rerank as stage
     from opengte.train.stages.base_models import read_pooled_encoder
 
-    start = read_pooled_encoder(asked.model, asked.start)
+    start = read_pooled_encoder(arguments.model, arguments.start)
     own = {"max_length": max_length, "loss": loss, "adapters": adapters(lora)}
-    recipe = asked.numbers.recipe(stage.RerankerRecipe, **own)
+    recipe = arguments.numbers.recipe(stage.RerankerRecipe, **own)
     plain = {"prompts": Prompts()}
     count = 10 if mine is None else mine
     finder = start if miner is None else checkpoints.read_checkpoint(miner, kind="encoder")
     how = {"mine": count, "miner": finder, "mine_dev": True}
-    sources = asked.sources(start, recipe, encoding=plain, **how)
+    sources = arguments.sources(start, recipe, encoding=plain, **how)
     train, dev = sources.open(world)
-    done = stage.train_reranker(start, train, job(asked, world, dev), recipe)
+    done = stage.train_reranker(start, train, job(arguments, world, dev), recipe)
     finish(done, world, loads="Reranker")
 
 
@@ -294,8 +310,8 @@ def rerank(
     help="Distillation loss.",
 )
 @mine_option
-def distill(
-    asked: Asked,
+def distill_command(
+    arguments: StageArguments,
     world: "World",
     layers: int | None,
     student: str | None,
@@ -314,31 +330,43 @@ def distill(
       gte train distill -m minilm --layers 3 --reranker BAAI/bge-reranker-base --data q.csv -o s/
     """
     from opengte import checkpoint as checkpoints
-    from opengte.cli.train.teacher import Teacher, file_of, score
+    from opengte.cli.train.teacher import Teacher, score_sources, scored_file
     from opengte.train.stages import distill as stage
 
     if (layers is None) == (student is None):
         raise click.UsageError("Give --layers or --student.")
     own = {"by": by, "teacher_temperature": 1.0 if reranker else None}
-    recipe = asked.numbers.recipe(stage.DistillationRecipe, **own)
-    teacher = Teacher(asked.model, reranker, 8 if mine is None else mine)
-    switches = {"instruction": asked.source.instruction}
-    specs = specs_of(asked.source.data, asked.source.listed, asked.columns, switches)
-    folder = asked.output / "data"
+    recipe = arguments.numbers.recipe(stage.DistillationRecipe, **own)
+    teacher = Teacher(arguments.model, reranker, 8 if mine is None else mine)
+    switches = {"instruction": arguments.source.instruction}
+    specs = parse_sources(
+        arguments.source.data, arguments.source.listed, arguments.columns, switches
+    )
+    folder = arguments.output / "data"
     if world.is_first:
-        score(specs, folder, teacher)
-        if layers is not None and not asked.start.exists():
+        score_sources(specs, folder, teacher)
+        if layers is not None and not arguments.start.exists():
             stage.drop_layers(
-                checkpoints.read_checkpoint(asked.model, kind="encoder"), layers, asked.start
+                checkpoints.read_checkpoint(arguments.model, kind="encoder"),
+                layers,
+                arguments.start,
             )
     world.wait()
-    start = checkpoints.read_checkpoint(student or asked.start, kind="encoder")
-    files = tuple(f"{spec.name}={file_of(spec, folder)}" for spec in specs)
-    given = DataOptions(files, None, asked.source.dev, asked.source.held_out, None)
+    start = checkpoints.read_checkpoint(student or arguments.start, kind="encoder")
+    files = tuple(f"{spec.name}={scored_file(spec, folder)}" for spec in specs)
+    given = DataOptions(files, None, arguments.source.dev, arguments.source.held_out, None)
     plain = ColumnOptions(None, (), (), (), None, None)
-    train, dev = replace(asked, source=given, columns=plain).sources(start, recipe).open(world)
-    done = stage.distill(start, train, job(asked, world, dev), recipe)
+    train, dev = replace(arguments, source=given, columns=plain).sources(start, recipe).open(world)
+    done = stage.distill(start, train, job(arguments, world, dev), recipe)
     finish(done, world)
 
 
-COMMANDS = (finetune, pretrain, contrastive, extend, instruct, rerank, distill)
+COMMANDS = (
+    finetune_command,
+    pretrain_command,
+    contrastive_command,
+    extend_command,
+    instruct_command,
+    rerank_command,
+    distill_command,
+)

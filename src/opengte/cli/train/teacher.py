@@ -1,4 +1,4 @@
-"""What a teacher thinks of training data: files of rows with mined negatives and its scores."""
+"""Scores of a teacher for training data: files of rows with mined negatives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opengte.cli.common.progress import progress_bar
-from opengte.cli.data.options import embed, say_columns
+from opengte.cli.data.options import embed_dense, print_columns
 
 if TYPE_CHECKING:
     from opengte.data.reading.sources import SourceSpec
@@ -22,31 +22,31 @@ class Teacher:
     negatives: int
 
 
-def file_of(spec: "SourceSpec", folder: Path) -> Path:
+def scored_file(spec: "SourceSpec", folder: Path) -> Path:
     """Return where the scored rows of a source are."""
     return folder / f"{spec.name}.scored.jsonl"
 
 
-def score(specs: "Sequence[SourceSpec]", folder: Path, teacher: Teacher) -> None:
+def score_sources(specs: "Sequence[SourceSpec]", folder: Path, teacher: Teacher) -> None:
     """Write the scored rows of each source, where they are not there yet."""
     from opengte.data.mining.files import MiningModels, mine_hard_negatives
     from opengte.data.mining.hard_negatives import MiningSettings
     from opengte.encoder import Encoder, Reranker
 
-    missing = [spec for spec in specs if not file_of(spec, folder).exists()]
+    missing = [spec for spec in specs if not scored_file(spec, folder).exists()]
     if not missing:
         return
     folder.mkdir(parents=True, exist_ok=True)
     encoder = Encoder.load(teacher.model)
     judge = None if teacher.reranker is None else Reranker.load(teacher.reranker)
     for spec in missing:
-        say_columns(spec)
+        print_columns(spec)
 
         def queries(texts: Sequence[str], task: str | None = spec.instruction) -> "Floats":
-            return embed(encoder, texts, "query", task)
+            return embed_dense(encoder, texts, "query", task)
 
         def documents(texts: Sequence[str]) -> "Floats":
-            return embed(encoder, texts, "document", None)
+            return embed_dense(encoder, texts, "document", None)
 
         def similarities(query: str, texts: Sequence[str]) -> "Floats":
             found: Floats = documents(texts) @ queries([query])[0]
@@ -61,4 +61,6 @@ def score(specs: "Sequence[SourceSpec]", folder: Path, teacher: Teacher) -> None
         )
         with progress_bar("texts") as advance:
             settings = MiningSettings(teacher.negatives)
-            mine_hard_negatives([spec], file_of(spec, folder), models, settings, advance=advance)
+            mine_hard_negatives(
+                [spec], scored_file(spec, folder), models, settings, advance=advance
+            )
