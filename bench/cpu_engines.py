@@ -17,7 +17,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from cpu_peers import big, environment, measure, report  # noqa: E402
+from cpu_peers import environment, large_model, measure, report  # noqa: E402
 from cpu_peers.catalog import ENGINES, SHAPES, Engine, Shape  # noqa: E402
 
 PARTS = ("throughput", "start", "long", "big", "quality")
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
             chosen = measure.quickly(shape) if options.quick else shape
             results["long"][shape.id] = measure.long(bench, chosen, texts)
     if "big" in parts and any(engine.ours for engine in engines):
-        results["big"] = big.big(bench)
+        results["big"] = large_model.large_model(bench)
     if "quality" in parts and options.data.is_dir() and shapes[0].id == "minilm":
         results["quality"] = measure.quality(bench, options.data)
 

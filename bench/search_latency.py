@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from search_made import BATCH, Made
+from search_synthetic import BATCH, SyntheticDocuments
 
 from opengte import Encoder
 from opengte.search.retrieval import search
@@ -36,7 +36,7 @@ def build(folder: Path, documents: int) -> dict:
     if done.is_file():
         return json.loads(done.read_text())
     folder.mkdir(parents=True, exist_ok=True)
-    made, store = Made(WIDTH), LanceStore(str(folder / "lance"))
+    made, store = SyntheticDocuments(WIDTH), LanceStore(str(folder / "lance"))
     if store.settings() is None:
         store.save_settings({"dimension": WIDTH, "first_pass": None, "language": "English"})
     spent = folder / "seconds.json"
@@ -65,7 +65,7 @@ def measure(folder: Path, questions: int) -> dict:
     encoder.embed(["warm"], role="query", progress=False)
     asked = [
         search.EncodedQuery(text, vector)
-        for text, vector in Made(WIDTH).questions(questions + WARM)
+        for text, vector in SyntheticDocuments(WIDTH).questions(questions + WARM)
     ]
     options = search.SearchOptions(k=10)
 

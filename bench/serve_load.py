@@ -20,7 +20,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from serve_peers import material, parts, report, servers  # noqa: E402
+from serve_peers import load_texts, measurements, report, servers  # noqa: E402
 from serve_peers.catalog import SERVERS, Server  # noqa: E402
 from serve_peers.environment import PeerError  # noqa: E402
 
@@ -82,8 +82,8 @@ class Run:
             options=tuple(options.serve.split()),
         )
         texts = self.place.cache / "texts.json"
-        material.write(self.place.model / "tokenizer.json", texts)
-        self.load = parts.Load(texts, 0.3 if options.quick else 1.0)
+        load_texts.write(self.place.model / "tokenizer.json", texts)
+        self.load = measurements.Load(texts, 0.3 if options.quick else 1.0)
         self.results: dict[str, Any] = {}
         if options.go_on and options.json and options.json.is_file():
             self.results = json.loads(options.json.read_text())
@@ -114,7 +114,9 @@ class Run:
                 self.fail(server, error)
         if "offline" not in self.results:  # also what vectors are compared with
             count = 512 if self.options.quick else 4000
-            found = parts.offline(self.place.model, self.load.texts, count, self.options.threads)
+            found = measurements.offline(
+                self.place.model, self.load.texts, count, self.options.threads
+            )
             self.keep(self.results, "offline", found)
         for server in self.servers:
             figures = self.results["servers"].setdefault(server.id, {})
@@ -144,30 +146,34 @@ class Run:
             return
         with servers.running(server, self.place) as running:
             self.keep(figures, "ready_seconds", running.ready_seconds)
-            self.keep(figures, "agreement", parts.agreement(running, self.results["offline"]))
+            self.keep(
+                figures, "agreement", measurements.agreement(running, self.results["offline"])
+            )
             if "idle" in wanted:
                 self.say(server, "idle")
-                self.keep(figures, "idle", parts.idle(running, self.load))
+                self.keep(figures, "idle", measurements.idle(running, self.load))
             if "overhead" in wanted:
                 self.say(server, "overhead")
-                self.keep(figures, "overhead", parts.overhead(running, self.load))
+                self.keep(figures, "overhead", measurements.overhead(running, self.load))
             if "saturation" not in figures and {"saturation", *NEEDS_RATE} & set(wanted):
                 self.say(server, "saturation")
-                self.keep(figures, "saturation", parts.saturation(running, self.load))
-                parts.quiet(running)
+                self.keep(figures, "saturation", measurements.saturation(running, self.load))
+                measurements.quiet(running)
             for name in NEEDS_RATE:
                 if name in wanted:
                     self.say(server, name)
                     self.keep(figures, name, self.at_rate(name, running, figures))
-                    parts.quiet(running)
+                    measurements.quiet(running)
 
     def at_rate(self, name: str, running: servers.Running, figures: dict[str, Any]) -> Any:
         """Do a part that depends on what the server can do at most."""
         full = figures["saturation"]["texts_per_second"]
         if name == "soak":
             seconds = min(self.options.soak, 12.0) if self.options.quick else self.options.soak
-            return parts.soak(running, self.load, full, seconds)
-        return (parts.half if name == "half" else parts.bulk)(running, self.load, full)
+            return measurements.soak(running, self.load, full, seconds)
+        return (measurements.half if name == "half" else measurements.bulk)(
+            running, self.load, full
+        )
 
     def starts(self, server: Server) -> list[float]:
         """Return the seconds to readiness of several starts, after one that prepares the model."""

@@ -6,7 +6,7 @@ from typing import Any
 import ctranslate2
 import numpy as np
 
-from cpu_peers.padded import Floats, Ids, Padded
+from cpu_peers.padded_batches import Floats, Ids, Padded
 
 
 class Peer(Padded):

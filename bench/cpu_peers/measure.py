@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from cpu_peers import prepare
 from cpu_peers.catalog import ENGINES, Engine, Shape, cannot_run
-from cpu_peers.children import BENCH, Child, ChildError, environment
+from cpu_peers.child_processes import BENCH, Child, ChildError, environment
 from cpu_peers.environment import Environment
 from cpu_peers.models import Model, make
 from cpu_peers.operations import operations

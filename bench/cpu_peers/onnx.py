@@ -5,7 +5,7 @@ from typing import Any
 
 import onnxruntime
 
-from cpu_peers.padded import Floats, Ids, Padded
+from cpu_peers.padded_batches import Floats, Ids, Padded
 
 
 class Peer(Padded):

@@ -5,7 +5,7 @@ from typing import Any
 
 import openvino
 
-from cpu_peers.padded import Floats, Ids, Padded
+from cpu_peers.padded_batches import Floats, Ids, Padded
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
 

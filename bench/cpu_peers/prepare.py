@@ -21,10 +21,10 @@ def onnx(folder: Path, pooling: str, texts: list[str], out: Path) -> None:
     """Export the network with its pooling, for batches of any size."""
     import torch
 
-    from cpu_peers import sentence
-    from cpu_peers.padded import pad
+    from cpu_peers import sentence_module
+    from cpu_peers.padded_batches import pad
 
-    module = sentence.load(folder, pooling, "fp32")
+    module = sentence_module.load(folder, pooling, "fp32")
     ids, mask = pad(EXAMPLE)
     # names, so that both inputs share their dimensions
     batch, length = torch.export.Dim("batch", max=4096), torch.export.Dim("length", max=32768)
@@ -54,13 +54,13 @@ def openvino(folder: Path, pooling: str, texts: list[str], out: Path) -> None:
     import openvino
     import torch
 
-    from cpu_peers import sentence
-    from cpu_peers.padded import pad
+    from cpu_peers import sentence_module
+    from cpu_peers.padded_batches import pad
 
     ids, mask = map(torch.from_numpy, pad(EXAMPLE))
     with torch.inference_mode():
         model = openvino.convert_model(
-            sentence.load(folder, pooling, "fp32"), example_input={"ids": ids, "mask": mask}
+            sentence_module.load(folder, pooling, "fp32"), example_input={"ids": ids, "mask": mask}
         )
     openvino.save_model(model, out, compress_to_fp16=False)
 
@@ -70,7 +70,7 @@ def openvino_int8(folder: Path, pooling: str, texts: list[str], out: Path) -> No
     import nncf
     import openvino
 
-    from cpu_peers.padded import pad, tokenizer
+    from cpu_peers.padded_batches import pad, tokenizer
 
     encode = tokenizer(folder, MAX_LENGTH).encode
 

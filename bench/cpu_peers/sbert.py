@@ -9,8 +9,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Normalize, Pooling, Transformer
 from transformers import PreTrainedTokenizerFast
 
-from cpu_peers.padded import Floats, batch_size
-from cpu_peers.sentence import DTYPES, both_ways
+from cpu_peers.padded_batches import Floats, batch_size
+from cpu_peers.sentence_module import DTYPES, both_ways
 
 
 class Peer:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 import zentorch  # noqa: F401  registers the backend
 
-from cpu_peers import sentence
-from cpu_peers.padded import Floats, Ids, Padded
+from cpu_peers import sentence_module
+from cpu_peers.padded_batches import Floats, Ids, Padded
 
 
 class Peer(Padded):
@@ -16,7 +16,7 @@ class Peer(Padded):
     def __init__(self, options: dict[str, Any]) -> None:
         torch.set_num_threads(options["threads"])
         folder = Path(options["peer_folder"])
-        module = sentence.load(folder, options["pooling"], options["precision"])
+        module = sentence_module.load(folder, options["pooling"], options["precision"])
         torch._dynamo.config.cache_size_limit = 64
         self._module = torch.compile(module, backend="zentorch", dynamic=True)
         super().__init__(folder, options["max_length"], self._run)

@@ -20,8 +20,8 @@ from typing import Any
 
 import uvloop
 
-from serve_peers.clock import Alarm
 from serve_peers.connection import Answer, Connection, Pool
+from serve_peers.precise_timer import Alarm
 
 PERCENTS = (50, 90, 99, 99.9)
 

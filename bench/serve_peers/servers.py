@@ -115,7 +115,7 @@ def _command(server: Server, place: Place, port: int) -> tuple[list[str], str]:
         return [str(gte), "serve", *options, *place.options], "/ready"
     python = environment.python(place.environments, server.environment)
     if server.environment == "plain":
-        return [str(python), "-m", "serve_peers.plain", str(folder), str(port)], "/ready"
+        return [str(python), "-m", "serve_peers.fastapi_server", str(folder), str(port)], "/ready"
     engine = ["optimum", "--pooling-method", "mean"] if server.artifact else ["torch"]
     command = [str(python.parent / "infinity_emb"), "v2", "--model-id", str(folder)]
     command += ["--served-model-name", MODEL, "--device", "cpu", "--engine", *engine]

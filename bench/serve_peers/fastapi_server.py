@@ -1,6 +1,6 @@
 """What people write themselves: FastAPI in front of sentence-transformers.
 
-    python -m serve_peers.plain FOLDER PORT
+    python -m serve_peers.fastapi_server FOLDER PORT
 
 A route that is not async, so that FastAPI runs it in its threads, as its documentation has it.
 """

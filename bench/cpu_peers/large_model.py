@@ -10,7 +10,7 @@ from typing import Any
 
 from random_checkpoint import SHAPES, write
 
-from cpu_peers.children import Child, ChildError, environment
+from cpu_peers.child_processes import Child, ChildError, environment
 from cpu_peers.measure import Bench, say
 
 SHAPE, SHARDS = "gte-Qwen2-7B-instruct", 4
@@ -20,7 +20,7 @@ LOADS = 3
 NEEDS_BYTES = 26 << 30  # the checkpoint, the prepared weights, and some room
 
 
-def big(bench: Bench) -> dict[str, Any]:
+def large_model(bench: Bench) -> dict[str, Any]:
     """Return the seconds and the peak memory from process start to a vector, first and later."""
     if shutil.disk_usage(bench.cache).free < NEEDS_BYTES and not bench.quick:
         return {"not_run": f"{bench.cache} has less than {NEEDS_BYTES >> 30} GiB free"}

@@ -18,7 +18,7 @@ _shares = 1.0 / np.arange(1, WORDS + 1)
 SHARES = _shares / _shares.sum()
 
 
-class Made:
+class SyntheticDocuments:
     """Documents of so many dimensions, the same ones each time."""
 
     def __init__(self, width: int) -> None:
