@@ -60,7 +60,7 @@ def local(place: str):
     """Return a store on the local mode of `qdrant-client`, in memory."""
     from qdrant_client import QdrantClient
 
-    from opengte.search.stores.qdrant.engines import ServerEngine
+    from opengte.search.stores.qdrant.server import ServerEngine
     from opengte.search.stores.qdrant.store import QdrantStore
 
     with warnings.catch_warnings():

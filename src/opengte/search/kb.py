@@ -109,14 +109,8 @@ class KnowledgeBase:
     ) -> "KnowledgeBase":
         """Open an index.
 
-        Args:
-            path: The folder or URI of the index.
-            encoder: Its model, if that is loaded already.
-            load: Called with the index's `ModelIdentity` when its model is first needed.
-            storage_options: Credentials and settings of the bucket or server.
-
-        Raises:
-            InputError: There is no index, or the encoder is not the model that made it.
+        Without an encoder, load is called with the `ModelIdentity` when the model is first needed.
+        Raises InputError if there is no index, or the encoder is not the model that made it.
 
         >>> KnowledgeBase.open(kb.place, encoder).store.count()
         3
@@ -131,9 +125,7 @@ class KnowledgeBase:
         *,
         storage_options: Mapping[str, str] | None = None,
     ) -> "KnowledgeBase":
-        """Make an index at a folder or URI from a Parquet file that `export` wrote.
-
-        Raises InputError if the file is no exported index, or the place is taken.
+        """Make an index from a Parquet file that `export` wrote; InputError if it is another file.
 
         >>> kb.export("kb.parquet")
         3
@@ -143,8 +135,6 @@ class KnowledgeBase:
         from opengte.search.maintenance import parquet
 
         return cls(parquet.import_index(file, path, storage_options))
-
-    # --- the index behind the handle -------------------------------------------------------------
 
     def latest(self) -> Index:
         """Return the live generation of the index, opened anew if a migration replaced it.
@@ -265,8 +255,10 @@ class KnowledgeBase:
     ) -> IngestReport:
         """Bring the index up to date with files and folders.
 
-        Only new and changed documents are embedded. Documents whose files are gone from the given
-        folders are removed. A run that was stopped continues where it was.
+        Only new and changed documents are embedded; those whose files are gone are removed. A run
+        that was stopped continues where it was. notify is called with the path and the bytes of
+        each file that is done. Raises InputError if a path does not exist; a file that cannot be
+        read is in the report's `problems`.
 
         Args:
             paths: Files and folders. InputError if one does not exist; a file that cannot be read
@@ -317,7 +309,6 @@ class KnowledgeBase:
     def delete(self, ids: Iterable[str]) -> None:
         """Remove documents by id; ids that do not exist are ignored.
 
-        >>> _ = kb.add(["Taxes are due in May."], ["tax"])
         >>> kb.delete(["tax"])
         >>> kb.store.count()
         3
@@ -445,19 +436,11 @@ class KnowledgeBase:
     ) -> confidence.Calibration:
         """Learn how sure answers are, store that with the index, and return it with its accuracy.
 
-        A calibration holds only for searches with the same reranker and options.
-
-        Args:
-            questions: Questions with known answers; None: generate some. InputError if they are
-                too few, or all have the same outcome.
-            generate: The number of documents to generate questions from.
-            seed: Seed of the generated questions and of the cross-validation folds.
-            reranker: As in `search`.
-            options: As in `search`.
+        It holds only for searches with the same reranker and options. Without questions, some are
+        generated from so many documents. Raises InputError if they are too few.
 
         >>> names = "one two three four five six seven eight nine ten eleven twelve".split()
-        >>> texts = [f"The house of {name} has {name} rooms and {name} doors." for name in names]
-        >>> _ = kb.add(texts, names)
+        >>> _ = kb.add([f"The house of {name} has {name} rooms." for name in names], names)
         >>> kb.calibrate().accuracy.questions > 20
         True
         >>> kb.search("the house of four").confidence is None
@@ -520,11 +503,9 @@ class KnowledgeBase:
     ) -> "Migration":
         """Prepare a migration of the index to another model; nothing is computed yet.
 
-        The index answers and takes documents while the new one is built beside it; only folders
-        and buckets can hold both. Settings that are not given stay, as far as the model allows.
-
-        Raises InputError if the index has this model and these settings already, or if its store
-        cannot hold two generations.
+        The index answers and takes documents while the new one is built beside it. Settings that
+        are not given stay, as far as the model allows. Raises InputError if the index has this
+        model and these settings already, or is in no folder or bucket.
 
         >>> migration = kb.migrate(Encoder.load("minilm", max_length=256))
         >>> migration.build().embedded
@@ -540,10 +521,9 @@ class KnowledgeBase:
         return Migration.to(self.latest(), encoder, passages=passages, instruction=instruction)
 
     def rollback(self) -> "Migration":
-        """Prepare a migration back to the previous generation; its `commit` switches.
+        """Prepare a migration back to the previous generation; InputError if there is none.
 
-        The previous model is loaded only if documents changed since. Raises InputError if there is
-        no previous generation.
+        The previous model is loaded only if documents changed since.
 
         >>> _ = kb.migrate(Encoder.load("minilm", max_length=256)).commit()
         >>> kb.rollback().commit().identity.max_length

@@ -154,9 +154,11 @@ def test_failures_are_listed_again_but_not_read_again(base, files, monkeypatch):
     (files / "bad.json").write_text("broken")
     first = base.index([files])
     parsed = []
-    original = pipeline.Parser.parse
+    original = pipeline.ParserProcess.parse
     monkeypatch.setattr(
-        pipeline.Parser, "parse", lambda self, *a: (parsed.append(a[0]), original(self, *a))[1]
+        pipeline.ParserProcess,
+        "parse",
+        lambda self, *a: (parsed.append(a[0]), original(self, *a))[1],
     )
     second = base.index([files])
     assert first.problems == second.problems

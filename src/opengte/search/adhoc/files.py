@@ -8,9 +8,10 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+
+from opengte.search.parse.base import json_strings
+from opengte.search.parse.html import TextExtractor
 
 MAX_BYTES = 16 * 2**20
 SNIFFED = 8192  # bytes in which a NUL marks a file as binary
@@ -103,7 +104,7 @@ def _plain(path: Path, text: str) -> Iterator[FileItem]:
 
 
 def _html(path: Path, text: str) -> Iterator[FileItem]:
-    parser = _Text()
+    parser = TextExtractor()
     parser.feed(text)
     parser.close()
     yield FileText(path, None, "".join(parser.parts))
@@ -111,7 +112,7 @@ def _html(path: Path, text: str) -> Iterator[FileItem]:
 
 def _json(path: Path, text: str) -> Iterator[FileItem]:
     try:
-        yield FileText(path, None, "\n".join(_strings(json.loads(text))))
+        yield FileText(path, None, "\n".join(json_strings(json.loads(text))))
     except (ValueError, RecursionError) as error:
         yield SkippedText(path, None, f"not JSON: {error}", failed=True)
 
@@ -127,54 +128,7 @@ def _json_lines(path: Path, text: str) -> Iterator[FileItem]:
             continue
         if isinstance(value, dict) and isinstance(value.get("text"), str):
             value = value["text"]
-        yield FileText(path, number, "\n".join(_strings(value)))
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Yield the strings in a JSON value, in order, without its keys."""
-    waiting = [value]
-    while waiting:
-        match waiting.pop():
-            case str(text):
-                yield text
-            case list(items):
-                waiting.extend(reversed(items))
-            case dict(fields):
-                waiting.extend(reversed(fields.values()))
-
-
-class _Text(HTMLParser):
-    """Collects what a reader of a page sees, a line for each block."""
-
-    hidden = frozenset({"script", "style", "template", "noscript"})
-    inline = frozenset(
-        "a abbr b bdi bdo cite code data del dfn em i ins kbd label mark q s samp small span "
-        "strong sub sup time tt u var wbr".split()
-    )
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self.depth = 0  # of hidden elements around what comes next
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Start a line at a block, and hide what is not text."""
-        self.depth += tag in self.hidden
-        self._break(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        """End a line at a block."""
-        self.depth = max(0, self.depth - (tag in self.hidden))
-        self._break(tag)
-
-    def handle_data(self, data: str) -> None:
-        """Keep text that is not hidden."""
-        if not self.depth:
-            self.parts.append(data)
-
-    def _break(self, tag: str) -> None:
-        if tag not in self.inline:
-            self.parts.append("\n\n" if tag in ("p", "h1", "h2", "h3", "h4", "h5", "h6") else "\n")
+        yield FileText(path, number, "\n".join(json_strings(value)))
 
 
 _PARSERS: dict[str, Callable[[Path, str], Iterator[FileItem]]] = {

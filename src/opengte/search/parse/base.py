@@ -1,6 +1,6 @@
 """What a parser gives: documents, with their sections, and problems, with their reasons."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -85,3 +85,16 @@ def scalar_fields(values: Mapping[Any, Any], most: int = 64) -> dict[str, Scalar
         if len(kept) == most:
             break
     return kept
+
+
+def json_strings(value: Any) -> Iterator[str]:
+    """Yield the strings in a JSON value, in order, without its keys."""
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str(text):
+                yield text
+            case list(items):
+                waiting.extend(reversed(items))
+            case dict(fields):
+                waiting.extend(reversed(fields.values()))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import accumulate
 
 from opengte.search.parse.base import ParsedDocument, ParsedItem, Section
 from opengte.search.parse.text import MOST_TITLE, decode_text
@@ -42,7 +43,7 @@ def decode_page(content: bytes) -> tuple[str, tuple[str, ...]]:
 
 def extract_page(markup: str) -> ParsedDocument:
     """Return all the text of a page."""
-    reader = _Reader()
+    reader = _PageReader()
     reader.feed(markup)
     reader.close()
     return reader.result()
@@ -62,10 +63,10 @@ def _main_part(markup: str) -> ParsedDocument | None:
     return extract_page(found) if found else None
 
 
-class _Reader(HTMLParser):
-    """Collects what a reader of a page sees, a line for each block."""
+class TextExtractor(HTMLParser):
+    """Collects what a reader of a page sees, with a line for each block."""
 
-    hidden = frozenset({"script", "style", "template", "noscript", "title", "svg"})
+    hidden = frozenset({"script", "style", "template", "noscript"})
     inline = frozenset(
         "a abbr b bdi bdo cite code data del dfn em i ins kbd label mark q s samp small span "
         "strong sub sup time tt u var wbr".split()
@@ -74,53 +75,76 @@ class _Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
-        self.length = 0
         self.depth = 0  # of hidden elements around what comes next
-        self.in_title = False
-        self.title = ""
-        self.heading: tuple[int, int] | None = None  # character and part where one began
-        self.sections: list[Section] = []
-        self.language = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Start a line at a block, and hide what is not text."""
         self.depth += tag in self.hidden
-        self.in_title = tag == "title" and not self.title
-        if tag == "html":
-            self.language = dict(attrs).get("lang") or ""
-        self._break(tag)
-        if tag in HEADINGS:
-            self.heading = self.length, len(self.parts)
+        self.break_line(tag)
 
     def handle_endtag(self, tag: str) -> None:
         """End a line at a block."""
         self.depth = max(0, self.depth - (tag in self.hidden))
-        self.in_title = False
-        if tag in HEADINGS and self.heading is not None:
-            start, part = self.heading
-            title = " ".join("".join(self.parts[part:]).split())[:MOST_TITLE]
-            if title:
-                self.sections.append(Section(start, title))
-            self.heading = None
-        self._break(tag)
+        self.break_line(tag)
 
     def handle_data(self, data: str) -> None:
-        """Keep text that is not hidden."""
+        """Add text that is not hidden."""
+        if not self.depth:
+            self.parts.append(data)
+
+    def break_line(self, tag: str) -> None:
+        """Begin a new line, or a paragraph, unless the element is inline."""
+        if tag not in self.inline:
+            self.parts.append("\n\n" if tag == "p" or tag in HEADINGS else "\n")
+
+
+class _PageReader(TextExtractor):
+    """Also collects the title, the headings and the language of a page."""
+
+    hidden = TextExtractor.hidden | {"title", "svg"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_title = False
+        self.title = ""
+        self.heading: int | None = None  # part where a heading begins
+        self.sections: list[tuple[int, str]] = []  # part and heading
+        self.language = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note where titles and headings begin."""
+        self.in_title = tag == "title" and not self.title
+        if tag == "html":
+            self.language = dict(attrs).get("lang") or ""
+        super().handle_starttag(tag, attrs)
+        if tag in HEADINGS:
+            self.heading = len(self.parts)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Take the text of a heading that ends."""
+        self.in_title = False
+        if tag in HEADINGS and self.heading is not None:
+            title = " ".join("".join(self.parts[self.heading :]).split())[:MOST_TITLE]
+            if title:
+                self.sections.append((self.heading, title))
+            self.heading = None
+        super().handle_endtag(tag)
+
+    def handle_data(self, data: str) -> None:
+        """Add text that is not hidden, or the title."""
         if self.in_title:
             self.title += data
+        super().handle_data(data)
+
+    def break_line(self, tag: str) -> None:
+        """Begin a new line unless it would be in a hidden element."""
         if not self.depth:
-            self._add(data)
+            super().break_line(tag)
 
     def result(self) -> ParsedDocument:
         """Return what was read."""
-        title = " ".join(self.title.split()) or (self.sections[0].title if self.sections else "")
+        starts = [0, *accumulate(map(len, self.parts))]
+        sections = tuple(Section(starts[part], title) for part, title in self.sections)
+        title = " ".join(self.title.split()) or (sections[0].title if sections else "")
         metadata = {"language": self.language[:32]} if self.language else {}
-        return ParsedDocument("".join(self.parts), "", title, None, tuple(self.sections), metadata)
-
-    def _break(self, tag: str) -> None:
-        if tag not in self.inline and not self.depth:
-            self._add("\n\n" if tag == "p" or tag in HEADINGS else "\n")
-
-    def _add(self, text: str) -> None:
-        self.parts.append(text)
-        self.length += len(text)
+        return ParsedDocument("".join(self.parts), "", title, None, sections, metadata)

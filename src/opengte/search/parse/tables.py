@@ -13,6 +13,7 @@ from opengte.search.parse.base import (
     ParseProblem,
     RowFields,
     UnreadableFileError,
+    json_strings,
     scalar_fields,
 )
 
@@ -104,7 +105,7 @@ def parse_parquet(file: BinaryIO, fields: RowFields) -> Iterator[ParsedItem]:
 def row_to_document(value: Any, number: str, line: int | None, fields: RowFields) -> ParsedItem:
     """Return the document of a row: its text field, else all its strings."""
     if not isinstance(value, dict):
-        return ParsedDocument("\n".join(_strings(value)), number, line=line)
+        return ParsedDocument("\n".join(json_strings(value)), number, line=line)
     texts = fields.text or _first(value, TEXTS)
     missing = [name for name in fields.text if not isinstance(value.get(name), str)]
     if missing:
@@ -115,7 +116,7 @@ def row_to_document(value: Any, number: str, line: int | None, fields: RowFields
     if texts:
         text = "\n\n".join(str(value[field]) for field in texts)
     else:
-        text = "\n".join(_strings(rest))
+        text = "\n".join(json_strings(rest))
     row = value.get(name) if name else None
     return ParsedDocument(
         text,
@@ -140,19 +141,6 @@ def _first(value: Mapping[str, Any], names: Iterable[str]) -> tuple[str, ...]:
 
 def _named(value: Mapping[str, Any]) -> Iterator[str]:
     return (name for name in IDS if isinstance(value.get(name), str | int))
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Yield the strings in a JSON value, in order, without its keys."""
-    waiting = [value]
-    while waiting:
-        match waiting.pop():
-            case str(text):
-                yield text
-            case list(items):
-                waiting.extend(reversed(items))
-            case dict(fields):
-                waiting.extend(reversed(fields.values()))
 
 
 def _lines(file: BinaryIO, most: int) -> Iterator[bytes | None]:

@@ -135,13 +135,13 @@ def test_an_optimized_index_finds_nearly_all(place):
 
 
 def test_texts_of_a_field_that_are_too_many_to_order(place, monkeypatch):
-    from opengte.search.stores.qdrant import engines
+    from opengte.search.stores.qdrant import engine
 
     store = written(place)
     rng = np.random.default_rng(0)
     store.put([kb.document(f"d{n}", rng, metadata={"name": f"n{n}"}) for n in range(9)])
     assert store.count(parse_filter({"name": {"$lt": "n3"}})) == 3
-    monkeypatch.setattr(engines, "TEXTS", 5)
+    monkeypatch.setattr(engine, "TEXTS", 5)
     with pytest.raises(InputError, match="too many for Qdrant to compare by their order"):
         store.count(parse_filter({"name": {"$lt": "n3"}}))
 

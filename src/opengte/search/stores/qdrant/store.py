@@ -30,14 +30,8 @@ from opengte.search.stores.listing import (
     DocumentSummary,
     mean_direction,
 )
-from opengte.search.stores.qdrant.engines import (
-    NOTES,
-    WINDOWS,
-    EdgeEngine,
-    QdrantEngine,
-    ServerEngine,
-    WindowScores,
-)
+from opengte.search.stores.qdrant.edge import EdgeEngine
+from opengte.search.stores.qdrant.engine import NOTES, WINDOWS, QdrantEngine, WindowScores
 from opengte.search.stores.qdrant.filters import FilterTranslator, filter_fields
 from opengte.search.stores.qdrant.points import (
     LEARNED,
@@ -48,6 +42,7 @@ from opengte.search.stores.qdrant.points import (
     point_id,
     truncate_dimensions,
 )
+from opengte.search.stores.qdrant.server import ServerEngine
 from opengte.types import Floats
 
 EDGE = "qdrant-edge://"
