@@ -321,7 +321,7 @@ def test_clients_that_leave_without_a_word(one):
             connection.sendall(head(len(body)) + body[:cut])
             connection.close()  # a reset
     # what nobody waits for is not computed
-    until(lambda: [model["queued_tokens"] for model in one.state()["models"]] == [0])
+    until(lambda: [model["queued_tokens"] for model in one.page_state()["models"]] == [0])
 
 
 def test_slow_loris():

@@ -63,7 +63,7 @@ class Server:
         with self.client() as client:
             return client.post("/v1/embeddings", json={"input": texts, **options})
 
-    def state(self):
+    def page_state(self):
         """Return what the status page shows."""
         with self.client() as client:
             return client.get("/page/state").json()

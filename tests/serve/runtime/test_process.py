@@ -57,7 +57,7 @@ def test_sigterm_lets_the_running_requests_finish():
         answers = []
         asking = threading.Thread(target=lambda: answers.append(one.embed(texts)))
         asking.start()
-        until(lambda: one.state()["models"][0]["queued_tokens"])
+        until(lambda: one.page_state()["models"][0]["queued_tokens"])
         assert one.stop(seconds=100) == 0
         asking.join()
         assert answers[0].status_code == 200
