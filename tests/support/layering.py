@@ -38,14 +38,9 @@ def import_graph(root: Path) -> dict[str, set[str]]:
     }
 
 
-def circle(graph: Graph, ignored: Iterable[tuple[str, str]] = ()) -> list[str]:
-    """Return a shortest circle of imports, its first module again at its end, or nothing.
-
-    Edges in `ignored` count as absent.
-    """
-    absent = set(ignored)
-    kept = {name: {to for to in graph[name] if (name, to) not in absent} for name in graph}
-    circles = [path for name in kept if (path := path_between(kept, name, name))]
+def circle(graph: Graph) -> list[str]:
+    """Return a shortest circle of imports, its first module again at its end, or nothing."""
+    circles = [path for name in graph if (path := path_between(graph, name, name))]
     return min(circles, key=len, default=[])
 
 
