@@ -104,7 +104,6 @@ def server(*flags, env=None, wait=True, client=None, **variables):
             text=True,
         )
         running = Server(process, client or {})
-        running.state = Path(environment["OPENGTE_STATE_DIR"])
         try:
             if wait:
                 running.url = running.wait_for("serving")["address"]
