@@ -59,6 +59,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("kb",),
         ("maintenance",),
         ("calibration", "analysis"),
+        ("handle",),
         ("index",),
         ("retrieval", "adhoc"),
         ("ingest", "access"),

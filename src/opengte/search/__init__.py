@@ -1,9 +1,19 @@
-"""Find the passage that answers a question.
+"""Search documents: find the passages that answer a query.
 
-`kb.KnowledgeBase` indexes documents once and searches them many times: `parse` reads files,
-`ingest` turns a document into vectors and brings a store up to date, `stores` keep it,
-`retrieval` searches it, `maintenance` says how it went.
+`kb.KnowledgeBase` indexes documents once and searches them many times. `adhoc.search` needs no
+index: it reads and embeds the files on every call.
 
-`adhoc.search` needs no index: it reads the files, embeds every passage and keeps the best: good
-for a folder and a first look.
+From the top, each floor importing only what is below it:
+
+    web                           the search page, its API, and tools for agents
+    kb                            what users call; a handle that follows migrations
+    maintenance                   migration, comparison, explanation, status, export
+    calibration | analysis        confidence of answers; clusters, map, facets, duplicates
+    handle                        follows an index from one generation to the next
+    index                         one generation of an index: store, settings, model
+    retrieval | adhoc             legs, fusion, MMR, reranking; search without an index
+    ingest | access               splitting, embedding, writing; row-level access control
+    stores                        LanceDB, PostgreSQL, Qdrant, memory; BM25 is in each of them
+    parse                         files to documents
+    filters | minhash | model_identity
 """

@@ -4,9 +4,8 @@ It is a handle: it follows its index when a migration switches to another model.
 """
 
 import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,16 +14,15 @@ from opengte.errors import InputError
 from opengte.search import minhash
 from opengte.search.calibration import confidence
 from opengte.search.filters import Filter, parse_filter
+from opengte.search.handle import IndexHandle
 from opengte.search.index import Index, LoadEncoder
 from opengte.search.ingest import pipeline
 from opengte.search.ingest.embedder import PassageMode
 from opengte.search.ingest.pipeline import FileCallback
 from opengte.search.ingest.windows import SPAN_TOKENS
 from opengte.search.ingest.writer import IngestReport
-from opengte.search.model_identity import ModelIdentity
 from opengte.search.parse.base import Scalar
 from opengte.search.retrieval.search import SearchOptions, SearchResult
-from opengte.search.stores.base import Store
 
 if TYPE_CHECKING:
     from opengte.encoder import Encoder, Reranker
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class KnowledgeBase:
+class KnowledgeBase(IndexHandle):
     """An index of documents in a folder, a bucket or a database. Safe to use from several threads.
 
     `create` makes an index, `open` opens one.
@@ -47,12 +45,6 @@ class KnowledgeBase:
     >>> kb.search("how do I undo a commit?").hits[0].title
     'Git'
     """
-
-    def __init__(self, index: Index) -> None:
-        """Follow an index that is open already."""
-        self._index = index
-        self._previous: Index | None = None  # kept open: a rollback returns to it
-        self._lock = threading.Lock()
 
     @classmethod
     def create(
@@ -136,80 +128,6 @@ class KnowledgeBase:
 
         return cls(parquet.import_index(file, path, storage_options))
 
-    def latest(self) -> Index:
-        """Return the live generation of the index, opened anew if a migration replaced it.
-
-        Searches and changes do this by themselves. An `Index` is fixed: its store, settings and
-        model belong together whatever happens to the index meanwhile.
-
-        >>> kb.latest().identity.dimension
-        384
-        """
-        with self._lock:
-            if not self._index.is_live():
-                previous = self._previous
-                known = previous is not None and previous.is_live()
-                live = previous if previous is not None and known else self._index.reopen()
-                self._index, self._previous = live, self._index
-            return self._index
-
-    @property
-    def current(self) -> Index:
-        """The generation that answers queries: `latest`, except in a bucket.
-
-        Reading a bucket's pointer takes longer than a search: only changes and errors do it.
-
-        >>> kb.current is kb.latest()
-        True
-        """
-        live = self._index.live
-        return self._index if live is None or live.remote else self.latest()
-
-    @property
-    def place(self) -> str:
-        """The folder or URI of the index, without a password.
-
-        >>> Path(kb.place).name
-        'kb'
-        """
-        return self._index.place
-
-    @property
-    def store(self) -> Store:
-        """The store of the current generation.
-
-        >>> kb.store.count()
-        3
-        """
-        return self.current.store
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings of the current generation.
-
-        >>> kb.settings["dimension"]
-        384
-        """
-        return self.current.settings
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """Which model made the vectors of the current generation.
-
-        >>> kb.identity.dimension, kb.identity.max_length
-        (384, 512)
-        """
-        return self.current.identity
-
-    @property
-    def encoder(self) -> "Encoder":
-        """The model of the current generation, loaded on first use.
-
-        >>> kb.encoder.card.dimension
-        384
-        """
-        return self.current.encoder
-
     def limited(self, where: Mapping[str, Any] | Filter | None) -> "KnowledgeBase":
         """Return a knowledge base in which only the documents that match a filter exist.
 
@@ -220,30 +138,6 @@ class KnowledgeBase:
         """
         condition = parse_filter(where)
         return self if condition is None else KnowledgeBase(self.current.limited(condition))
-
-    def _read(self, work: Callable[[Index], T]) -> T:
-        """Run work that reads; repeat it if the generation was replaced and dropped meanwhile."""
-        index = self.current
-        try:
-            return work(index)
-        except Exception:
-            if index.is_live():
-                raise
-            self.latest()
-            return self._read(work)
-
-    def _write(self, work: Callable[[Index], IngestReport]) -> IngestReport:
-        """Run work that writes; repeat it if the generation was replaced meanwhile."""
-        while True:
-            index = self.latest()
-            try:
-                report = work(index)
-            except Exception:  # refused, or the old generation was dropped while it was read
-                if index.is_live():
-                    raise
-                continue
-            if index.is_live() or not index.live or not index.live.remote:
-                return report
 
     # --- documents -------------------------------------------------------------------------------
 
@@ -259,12 +153,6 @@ class KnowledgeBase:
         that was stopped continues where it was. notify is called with the path and the bytes of
         each file that is done. Raises InputError if a path does not exist; a file that cannot be
         read is in the report's `problems`.
-
-        Args:
-            paths: Files and folders. InputError if one does not exist; a file that cannot be read
-                is listed in the report's `problems`.
-            options: How files are read, and whether this is a dry run.
-            notify: Called with the path and the size in bytes of each file that is done.
 
         >>> _ = Path("notes/tax.md").write_text("Taxes are due in May.")
         >>> report = kb.index(["notes/tax.md"])
