@@ -221,9 +221,10 @@ def test_rank_correlation_against_scipy(a, b):
 
 
 def test_the_most_changed_comes_first(place):
-    base = KnowledgeBase.open(place, load=index_switch_load)
     from opengte.search.calibration.questions import Question
+    from opengte.search.index import Index
 
+    base = Index.open(place, load=index_switch_load)
     found = compare.compare_indexes(base, base, [Question("law"), Question("tax", {"10": 1.0})])
     assert (found.overlap, found.correlation, found.same_first) == (1.0, 1.0, 1.0)
     assert [one.values is None for one in found.changes].count(True) == 1

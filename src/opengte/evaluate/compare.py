@@ -1,4 +1,4 @@
-"""Two systems on one's own data: is one better, by how much, where, and could we have seen it."""
+"""Compare two systems on the same data: which is better, by how much, and with what power."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ SMALLEST_SEGMENT = 10  # queries
 
 @dataclass(frozen=True)
 class SegmentComparison:
-    """One group of queries; p is corrected for looking at all groups."""
+    """One group of queries; p is corrected for the number of groups."""
 
     name: str
     result: PairedTest
@@ -34,7 +34,7 @@ class SegmentComparison:
 
 @dataclass(frozen=True)
 class ChangedQuery:
-    """A query on which the two differ: each system's value and first documents."""
+    """A query on which two systems differ: each system's value and top documents."""
 
     query: str
     text: str
@@ -46,7 +46,7 @@ class ChangedQuery:
 
 @dataclass(frozen=True, eq=False)
 class SystemComparison:
-    """System b against system a by a measure; differences are in points."""
+    """System b compared with system a by a measure; differences are in points."""
 
     measure: str
     a: SystemResult
@@ -70,7 +70,11 @@ def compare_systems(
     measure: str = "nDCG@10",
     seed: int = 0,
 ) -> SystemComparison:
-    """Compare two outcomes on the same queries; InputError for an unknown measure."""
+    """Compare the results of two systems on the same queries, with a paired randomisation test.
+
+    measure decides the verdict; seed determines the resampling. Raises InputError for an unknown
+    measure, and MissingExtraError without scipy.
+    """
     if measure not in a.measures:
         raise InputError(f"measure is {measure!r}, expected one of {', '.join(a.measures)}")
     queries = list(dataset.queries)
@@ -147,7 +151,7 @@ def comparison_verdict(comparison: SystemComparison) -> str:
 
 
 def _power(result: PairedTest) -> str:
-    """Say what this number of queries could have shown."""
+    """Return the difference that this number of queries could have detected."""
     if result.detectable is None:
         return "A single query cannot show a difference."
     could = (

@@ -1,4 +1,4 @@
-"""What a run on MTEB says: ours beside the published scores, averages, what did not run."""
+"""The report of a run on MTEB: measured and published scores, averages, skipped tasks."""
 
 from dataclasses import asdict
 

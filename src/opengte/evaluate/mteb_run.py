@@ -1,4 +1,4 @@
-"""Run mteb tasks with one model: mteb scores, we choose, count, time, resume and record."""
+"""Run MTEB tasks with one model: mteb computes the scores; runs are timed and resumable."""
 
 import contextlib
 import difflib
@@ -30,7 +30,7 @@ Model = EncoderForMteb | RerankerForMteb
 
 @dataclass(frozen=True)
 class TaskSelection:
-    """One task to run; subsets and splits None: all that there are."""
+    """One task to run; None selects all subsets or splits."""
 
     task: str
     subsets: tuple[str, ...] | None = None
@@ -39,14 +39,14 @@ class TaskSelection:
 
 @dataclass(frozen=True)
 class RunCallbacks:
-    """What a run tells while it works: a task begins (its texts), texts are done, it ended."""
+    """Callbacks of a run: begin(task, place, tasks, texts) and end(record)."""
 
     begin: Callable[[str, int, int, int], None] = lambda task, place, tasks, texts: None
     end: Callable[[TaskRun], None] = lambda task: None
 
 
 def require_mteb() -> Any:
-    """Import mteb, or say how to install it."""
+    """Import mteb; MissingExtraError names the extra to install."""
     try:
         with _quiet():
             import mteb
@@ -83,10 +83,11 @@ def run_tasks(
     hub: bool = True,
     watch: RunCallbacks | None = None,
 ) -> MtebRun:
-    """Run tasks in order and return the record; results go to output, in mteb's own layout.
+    """Run tasks in order and return the record; results go to `output`, in mteb's own layout.
 
-    data is a folder of datasets, asked before the Hub; hub False leaves the Hub alone. Tasks that
-    an earlier run in output finished are kept. A task whose data cannot be had is listed as such.
+    data is a folder of datasets, searched before the Hub; hub=False disables the Hub. Tasks that an
+    earlier run in `output` finished are not run again. A task whose data are not available is
+    recorded as not run. Raises InputError for unknown tasks or the output of another model.
     """
     check_task_names(item.task for item in wanted)
     watch = watch or RunCallbacks()
@@ -108,7 +109,7 @@ def _origin(data: Path | None, hub: bool) -> str:
 
 
 def run_settings(meta: Any, card: ModelCard, data: str) -> dict[str, Any]:
-    """Return what a reader needs to run the same again."""
+    """Return everything that is needed to reproduce a run."""
     return {
         "fingerprint": card.fingerprint,
         "revision": meta.revision,
@@ -292,7 +293,7 @@ def _scores(task: Any, result: Any) -> tuple[TaskScore, ...]:
 
 
 def count_texts(task: Any) -> int:
-    """Return about how many texts a task will have encoded, for a bar's end."""
+    """Return roughly how many texts a task encodes, as the total of a progress bar."""
     return 0 if task.is_aggregate or task.dataset is None else _texts(task.dataset, task)
 
 
@@ -325,14 +326,14 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep mteb's bars, logs and warnings off the terminal; ours go to the real stderr."""
+    """Suppress mteb's progress bars, logs and warnings."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
 
 def disable_hub() -> None:
-    """Tell the Hub's libraries, before they are imported, to use only what is on this machine."""
+    """Make the Hub's libraries work offline; call this before they are imported."""
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         os.environ[name] = "1"
     assert "datasets" not in sys.modules or os.environ["HF_HUB_OFFLINE"] == "1"

@@ -21,7 +21,7 @@ from opengte.svg import heatmap
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 POSITIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 KINDS = ("passkey", "needle")
-BLIND_ACCURACY = 0.5  # accuracy below which a model does not see
+BLIND_ACCURACY = 0.5  # below this accuracy, a position counts as a blind spot
 
 _FIRST = (
     "Alma Bruno Clara Dario Elena Felix Greta Hugo Irene Jonas Klara Linus Marta Nils Olga".split()
@@ -42,7 +42,7 @@ _HOBBIES = (
 
 @dataclass(frozen=True)
 class NeedleAccuracy:
-    """Accuracy of one kind at one length and position over a number of documents."""
+    """Retrieval accuracy for one kind of fact at one length and position."""
 
     kind: str
     length: int
@@ -73,7 +73,18 @@ def run_needle_test(
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> list[NeedleAccuracy]:
-    """Return the accuracy by kind, length and position; lengths are in the model's tokens."""
+    """Return the accuracy by kind, length and position of the hidden fact.
+
+    lengths are in the model's tokens, positions from 0 (start) to 1 (end), kinds among KINDS;
+    documents is their number per length and position; advance is called with the number of texts
+    encoded since the last call. Raises InputError for sizes that cannot be generated.
+
+    >>> (cell,) = run_needle_test(
+    ...     encoder, lengths=[64], positions=[0.5], kinds=["needle"], documents=2
+    ... )
+    >>> cell.length, cell.position, 0 <= cell.accuracy <= 1
+    (64, 0.5, True)
+    """
     check_sizes(lengths, documents)
     worker = CachedEncoder(encoder, cache=VectorCache(0), advance=advance)
     return [
@@ -106,7 +117,7 @@ def _cell(
 
 
 def generate_facts(kind: str, count: int, rng: random.Random) -> list[tuple[str, str]]:
-    """Return questions and the facts that answer them, about different people."""
+    """Return pairs of a question and the fact that answers it, about different people."""
     people = rng.sample([f"{first} {last}" for first in _FIRST for last in _LAST], count)
     if kind == "passkey":
         return [
@@ -166,7 +177,7 @@ def _counter(encoder: Any) -> Callable[[Sequence[str]], Sequence[int]]:
 
 
 def first_blind_length(cells: Sequence[NeedleAccuracy]) -> int | None:
-    """Return the shortest length at which the worst position is below BLIND, None if none is."""
+    """Return the shortest length at which some position is a blind spot, or None."""
     worst: dict[int, float] = {}
     for cell in cells:
         worst[cell.length] = min(worst.get(cell.length, 1.0), cell.accuracy)
@@ -174,7 +185,7 @@ def first_blind_length(cells: Sequence[NeedleAccuracy]) -> int | None:
 
 
 def needle_verdict(cells: Sequence[NeedleAccuracy], max_length: int) -> str:
-    """Return up to where the model sees, in a sentence or two."""
+    """Return the length up to which facts are found, in a sentence or two."""
     longest = max(cell.length for cell in cells)
     blind = first_blind_length(cells)
     chance = 1 / cells[0].documents

@@ -1,4 +1,4 @@
-"""How far two honest runs of one model may lie apart, by kind of task. In points."""
+"""The noise of scores: the difference to expect between two runs of one model, in points."""
 
 import math
 import statistics

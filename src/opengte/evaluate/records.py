@@ -1,4 +1,4 @@
-"""Records of an evaluation that outlive it: scores by task, subset and split, and how they arose.
+"""Run records of MTEB evaluations: scores by task, subset and split, and their settings.
 
 Scores are in points: an accuracy of 0.8004 is 80.04.
 """
@@ -20,8 +20,8 @@ FORMAT = 1
 class TaskScore:
     """The main score of one split of one subset of a task, in points.
 
-    noise is how far two honest runs of one model may lie apart; sampled says that part of it comes
-    from drawing examples or starting points.
+    noise is the difference to expect between two runs of one model; sampled tells that part of it
+    comes from drawing examples or starting points.
     """
 
     task: str
@@ -36,7 +36,7 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class TaskRun:
-    """What became of one task: status is `done`, `kept` (from an earlier run) or `not run`."""
+    """The record of one task: status is `done`, `kept` (from an earlier run) or `not run`."""
 
     task: str
     status: str
@@ -58,7 +58,7 @@ class TaskRun:
 
 @dataclass(frozen=True)
 class MtebRun:
-    """One model, evaluated: who and how, and one record a task."""
+    """The evaluation of one model: its settings, and one record per task."""
 
     model: str
     settings: Mapping[str, Any]  # fingerprint, engine, precision, dimensions, versions, data ...
@@ -97,7 +97,7 @@ class RunTotals:
 
     @property
     def overhead(self) -> float:
-        """Return what we add to encoding and scoring, as a share of the encoding time."""
+        """Return the time beside encoding and scoring, as a fraction of the encoding time."""
         rest = self.seconds - self.encoding_seconds - self.scoring_seconds
         return rest / self.encoding_seconds if self.encoding_seconds else 0.0
 

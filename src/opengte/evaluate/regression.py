@@ -1,4 +1,4 @@
-"""Did quality fall? A run against an earlier one, for continuous integration."""
+"""Detect regressions of quality between two results, for continuous integration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class ScoreChange:
 
     @property
     def fell(self) -> bool:
-        """Return whether the score is gone, or fell by more than noise and tolerance."""
+        """Return whether the score is missing, or fell by more than noise and tolerance."""
         if self.now is None:
             return True
         far = self.before - self.now > self.allowed
@@ -33,10 +33,11 @@ class ScoreChange:
 
 
 def compare_results(now: Path, baseline: Path, tolerance: float = 0.0) -> list[ScoreChange]:
-    """Compare two result files of `gte eval`: records of runs on MTEB, or JSON reports.
+    """Compare two result files of `gte eval`: run records of MTEB, or JSON reports.
 
     A score on MTEB may fall by its noise or the tolerance, whichever is larger; one on own data by
-    the tolerance, and by more only if a paired randomisation test finds no difference.
+    the tolerance, and by more only if a paired randomisation test finds no difference. tolerance is
+    in points. Raises InputError for files of different kinds, queries or without scores.
     """
     if tolerance < 0:
         raise InputError(f"tolerance is {tolerance}, expected points, 0 or more")

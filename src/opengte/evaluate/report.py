@@ -1,6 +1,6 @@
-"""A report as data, and its three forms: one HTML page, Markdown, JSON.
+"""A report as data, and its three formats: HTML, Markdown and JSON.
 
-The page needs nothing but itself: no scripts, no fonts, no pictures from elsewhere.
+The HTML page is self-contained: no scripts, and no external fonts or images.
 """
 
 import json
@@ -20,7 +20,7 @@ WRAPPED = 32  # characters; longer cells may take several lines
 
 @dataclass(frozen=True)
 class ReportTable:
-    """Columns and rows; strong holds the places of rows that stand out; wrapped: no long lines."""
+    """A table; strong holds the indices of emphasised rows; wrapped breaks long cells."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -31,7 +31,7 @@ class ReportTable:
 
 @dataclass(frozen=True)
 class ReportSection:
-    """A heading with text, a plot (SVG) and tables; a folded one is closed on the page."""
+    """A heading with text, a plot (SVG) and tables; a folded section is collapsed on the page."""
 
     title: str
     text: str = ""
@@ -42,7 +42,7 @@ class ReportSection:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What an evaluation says: the verdict first, then sections, then how it was done."""
+    """The result of an evaluation: the verdict, sections, and the facts of how it was done."""
 
     title: str
     verdict: str
@@ -52,7 +52,7 @@ class EvaluationReport:
 
 
 def check_report_path(path: Path) -> None:
-    """Raise InputError for a report file of an unknown form."""
+    """Raise InputError for a report file of an unknown format, or in a missing folder."""
     if path.suffix.lower() not in FORMS:
         raise InputError(f"report is `{path}`, expected a name that ends in {', '.join(FORMS)}")
     if not path.resolve().parent.is_dir():
@@ -60,20 +60,28 @@ def check_report_path(path: Path) -> None:
 
 
 def write_report(report: EvaluationReport, path: Path) -> None:
-    """Write a report in the form that the file's name asks for."""
+    """Write a report in the format that the file's suffix names: .html, .md or .json.
+
+    Raises InputError for another suffix or a missing folder.
+
+    >>> from pathlib import Path
+    >>> write_report(EvaluationReport("minilm", "Good.", []), Path("report.md"))
+    >>> Path("report.md").read_text().splitlines()[0]
+    '# minilm'
+    """
     check_report_path(path)
     forms = {".html": to_html, ".md": to_markdown, ".json": to_json}
     path.write_text(forms[path.suffix.lower()](report), encoding="utf-8")
 
 
 def to_json(report: EvaluationReport) -> str:
-    """Return the report for machines."""
+    """Return the report as JSON."""
     value = {"title": report.title, "verdict": report.verdict, "facts": dict(report.facts)}
     return json.dumps({**value, "data": report.data}, indent=1, ensure_ascii=False) + "\n"
 
 
 def to_markdown(report: EvaluationReport) -> str:
-    """Return the report for a pull request: no plots, folded parts as details."""
+    """Return the report as Markdown: no plots, folded sections as details."""
     parts = [f"# {report.title}", report.verdict]
     for section in report.sections:
         body = [section.text, *map(_markdown_table, section.tables)]

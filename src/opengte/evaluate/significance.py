@@ -1,4 +1,4 @@
-"""Whether a difference between two systems is real, and how small a one the data could show.
+"""Significance and power: whether a difference is real, and which the data could show.
 
 Everything is paired: both systems answered the same queries, and only the differences count.
 Letters in shapes: n queries.

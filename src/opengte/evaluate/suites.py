@@ -1,4 +1,4 @@
-"""Benchmarks as the papers had them: their tasks by category, their averages, what mteb lacks."""
+"""Benchmark suites as published: tasks by category, averages, and differences from mteb."""
 
 import difflib
 import json

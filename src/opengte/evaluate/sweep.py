@@ -1,4 +1,4 @@
-"""Many settings of one model: quality against cost, and which are worth a look."""
+"""Sweep over settings of one model: quality against cost, and the Pareto front."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -29,9 +29,13 @@ AXES = (
 
 
 def sweep_systems(base: RetrievalSystem, **choices: Sequence[Any]) -> list[RetrievalSystem]:
-    """Return a system for each combination of choices; an empty choice leaves the setting alone.
+    """Return a system for each combination of choices; an empty choice keeps the base's setting.
 
-    A reranking depth of 0 stands for no reranking. Systems that share vectors come together.
+    A reranking depth of 0 means no reranking. Systems that share vectors are adjacent.
+
+    >>> base = RetrievalSystem("minilm")
+    >>> [system.dimensions for system in sweep_systems(base, dimensions=[64, 128])]
+    [64, 128]
     """
     given = {name: values for name, values in choices.items() if values}
     systems = [
@@ -51,7 +55,7 @@ def _without_reranker(system: RetrievalSystem) -> RetrievalSystem:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Return which (cost, quality) points no other beats on both; equal points all stay.
+    """Return which (cost, quality) points lie on the Pareto front; equal points all do.
 
     >>> pareto_front([(1.0, 5.0), (2.0, 6.0), (3.0, 5.5)])
     [True, True, False]
@@ -91,7 +95,7 @@ def sweep_report(
 
 
 def sweep_verdict(found: Sequence[SystemResult], measure: str) -> str:
-    """Return the best setting, and the smallest that costs at most one point."""
+    """Return the best setting, and the smallest one within one point of it."""
     names = dict(zip(map(id, found), _names(found), strict=True))
     best = max(found, key=lambda outcome: outcome.mean(measure))
     top = best.mean(measure)
@@ -108,7 +112,7 @@ def sweep_verdict(found: Sequence[SystemResult], measure: str) -> str:
 
 
 def _names(found: Sequence[SystemResult]) -> list[str]:
-    """Return what tells the settings apart."""
+    """Return names that distinguish the settings."""
     names = [f.name for f in fields(RetrievalSystem)]
     varied = [n for n in names if len({getattr(o.system, n) for o in found}) > 1]
     return [_name(outcome.system, varied) for outcome in found]

@@ -1,4 +1,4 @@
-"""Ways to answer queries, measured: a model and its settings, what it finds, what it costs."""
+"""Retrieval systems, measured: a model with its settings, its rankings and its cost."""
 
 import re
 import statistics
@@ -25,7 +25,7 @@ Ranking = dict[str, float]  # document id -> score
 
 @dataclass(frozen=True)
 class RetrievalSystem:
-    """A model with the settings that a comparison may vary; None: the model's own."""
+    """A model with the settings that a comparison may vary; None is the model's default."""
 
     model: str
     engine: str = "auto"
@@ -39,20 +39,20 @@ class RetrievalSystem:
 
     @property
     def label(self) -> str:
-        """Return the model and what is not as usual."""
+        """Return the model and the settings that differ from their defaults."""
         usual = RetrievalSystem(self.model)
         given = [f for f in fields(self)[1:] if getattr(self, f.name) != getattr(usual, f.name)]
         return ", ".join([self.model, *(f"{f.name}={getattr(self, f.name)}" for f in given)])
 
     @property
     def vectors(self) -> "RetrievalSystem":
-        """Return the settings that decide the full vectors: systems that share them share them."""
+        """Return the settings that determine the full vectors; equal ones share vectors."""
         return replace(self, dimensions=None, reranker=None, depth=RetrievalSystem.depth)
 
 
 @dataclass(frozen=True)
 class SystemCost:
-    """What a system takes; query_ms is for one query at a time, reranking included."""
+    """What a system costs; query_ms is the latency of a single query, reranking included."""
 
     tokens_per_second: float
     document_ms: float
@@ -63,7 +63,7 @@ class SystemCost:
 
 @dataclass(frozen=True, eq=False)
 class SystemResult:
-    """What a system found: rankings, and each measure's value for each query, 0 to 1."""
+    """The rankings of a system, and each measure's value for each query, 0 to 1."""
 
     system: RetrievalSystem
     about: Mapping[str, Any]
@@ -79,14 +79,16 @@ class SystemResult:
 
 @dataclass(frozen=True)
 class ModelLoaders:
-    """How models are loaded; a test puts its own here."""
+    """Functions that load the encoder and the reranker of a system."""
 
     encoder: Callable[[RetrievalSystem], SupportsEmbed]
     reranker: Callable[[RetrievalSystem], Any]
 
 
 def parse_system(text: str, **shared: Any) -> RetrievalSystem:
-    """Read `MODEL,setting=value,...`; shared are settings for those that it does not name.
+    """Parse `MODEL,setting=value,...`; shared holds values for settings that it does not name.
+
+    Raises InputError for an unknown setting or value.
 
     >>> parse_system("minilm,dimensions=64,precision=fp32").dimensions
     64
@@ -122,9 +124,20 @@ def evaluate_systems(
     *,
     advance: Callable[[int], None] | None = None,
 ) -> Iterator[SystemResult]:
-    """Yield what each system finds, in order; systems with the same vectors encode once.
+    """Yield the result of each system, in order; systems with the same vectors encode once.
 
-    Measures come from ir-measures. Raises InputError for dimensions that a model does not have.
+    advance is called with the number of texts encoded since the last call. Measures are computed by
+    ir-measures. Raises InputError for dimensions that a model does not have, and MissingExtraError
+    without ir-measures.
+
+    >>> from opengte.evaluate.dataset import load_dataset
+    >>> from pathlib import Path
+    >>> _ = Path("faq.csv").write_text("question,answer\\nwho purrs,a cat purrs\\n")
+    >>> loaders = ModelLoaders(lambda system: encoder, lambda system: None)
+    >>> dataset = load_dataset(Path("faq.csv"))
+    >>> (result,) = evaluate_systems([parse_system("minilm,dimensions=64")], dataset, loaders)
+    >>> result.mean("nDCG@10"), result.cost.vector_bytes
+    (100.0, 256)
     """
     measured: dict[RetrievalSystem, _Vectors] = {}
     left = [system.vectors for system in systems]
@@ -256,7 +269,7 @@ def _rerank(
     rankings: Mapping[str, Ranking],
     dataset: RetrievalDataset,
 ) -> dict[str, Ranking]:
-    """Return rankings whose first documents are in the reranker's order, the rest behind them."""
+    """Return rankings whose top documents are reranked, followed by the others."""
     result = {}
     for query, ranking in rankings.items():
         ids = list(ranking)
@@ -272,7 +285,7 @@ def _rerank(
 def compute_measures(
     dataset: RetrievalDataset, rankings: Mapping[str, Ranking], names: Sequence[str] = MEASURES
 ) -> dict[str, dict[str, float]]:
-    """Return measure -> query -> value, 0 to 1, as ir-measures computes them."""
+    """Return the value of each measure for each query, 0 to 1, as ir-measures computes it."""
     try:
         import ir_measures
     except ImportError as error:
