@@ -85,25 +85,18 @@ def train(
     another configuration; EngineError if a step's loss or gradient is not finite or spikes
     (`on_trouble="stop"`), with the weights before that step saved.
 
-    >>> from opengte import checkpoint
-    >>> from opengte.data import (
-    ...     BatchLoader, BatchSampler, ColumnMapping, Dataset, SourceSpec, SourceTokenizer, prepare)
+    >>> from opengte import checkpoint, data
     >>> from opengte.train import Contrastive, TrainableModel, TrainingSettings, load_trainable
-    >>> rows = [f"question {i},answer {i}" for i in range(8)]
-    >>> _ = Path("faq.csv").write_text("\n".join(["query,answer", *rows]))
+    >>> _ = Path("faq.csv").write_text("query,answer\nhow,so\nwhy,because\n")
     >>> start = checkpoint.read_checkpoint(folder)
-    >>> tokenizer = SourceTokenizer(start.tokenizer, start.prompts, 32, 32)
-    >>> _ = prepare([SourceSpec("faq", (Path("faq.csv"),))], Path("data"), tokenizer)
-    >>> dataset = Dataset.open("data", start.tokenizer.fingerprint)
-    >>> sampler = BatchSampler.of(dataset, batch=4)
-    >>> result = train(
-    ...     TrainableModel(load_trainable(start)),
-    ...     lambda step, rank, size: BatchLoader(
-    ...         dataset, sampler, start=step, rank=rank, world=size),
-    ...     Contrastive(temperature=0.05),
-    ...     TrainingSettings(steps=2, peak_tflops=1.0),
-    ...     Path("run"),
-    ... )
+    >>> tokenizer = data.SourceTokenizer(start.tokenizer, start.prompts, 32, 32)
+    >>> _ = data.prepare([data.SourceSpec("faq", (Path("faq.csv"),))], Path("data"), tokenizer)
+    >>> dataset = data.Dataset.open("data", start.tokenizer.fingerprint)
+    >>> sampler = data.BatchSampler.of(dataset, batch=2)
+    >>> def loader(step, rank, size):
+    ...     return data.BatchLoader(dataset, sampler, start=step, rank=rank, world=size)
+    >>> model, settings = load_trainable(start), TrainingSettings(steps=2, peak_tflops=1.0)
+    >>> result = train(TrainableModel(model), loader, Contrastive(), settings, Path("run"))
     >>> result.step, result.interrupted
     (2, False)
     """
@@ -111,15 +104,7 @@ def train(
     run = _Run(trainee, objective, settings, folder, world, identity or {})
     run.begin(resume)
     start = run.progress.step
-    journal = None
-    if world.is_first:
-        journal = TrainingLog(
-            folder,
-            start,
-            settings.steps,
-            tensorboard=settings.tensorboard,
-            progress=settings.progress,
-        )
+    journal = run.open_log() if world.is_first else None
     try:
         with _interrupts() as interrupted, batches(start, world.rank, world.size) as source:
             stopped = run.go(source, interrupted, evaluate, journal)
@@ -130,10 +115,7 @@ def train(
         run.average.exchange()
     if world.is_first:
         report_page.write_report(folder)
-    progress = run.progress
-    return TrainingResult(
-        progress.step, progress.skipped, dict(progress.metrics), progress.best_step, stopped
-    )
+    return run.result(stopped)
 
 
 @dataclass(eq=False)
@@ -192,6 +174,23 @@ class _Run:
         if self.world.is_first:
             checkpoints.prune_checkpoints(self.folder, settings.keep, self.progress.best_step)
         self.world.wait()
+
+    def open_log(self) -> TrainingLog:
+        """Open the tables and the progress bar of the run."""
+        settings = self.settings
+        return TrainingLog(
+            self.folder,
+            self.progress.step,
+            settings.steps,
+            tensorboard=settings.tensorboard,
+            progress=settings.progress,
+        )
+
+    def result(self, interrupted: bool) -> TrainingResult:
+        """Return how the run ended."""
+        done = self.progress
+        metrics = dict(done.metrics)
+        return TrainingResult(done.step, done.skipped, metrics, done.best_step, interrupted)
 
     def _sizes(self) -> tuple[int, int]:
         """Return the tokens of a chunk, and the tokens whose activations fit into memory."""

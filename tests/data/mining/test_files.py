@@ -1,6 +1,5 @@
 """Hard negatives: every rule held against a slow search that reads like its description."""
 
-import contextlib
 import csv
 import gzip
 import json
@@ -11,42 +10,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from opengte.data.examples import Example, Origin, normalised_text, text_hash
+from opengte.data.examples import Example, Origin, normalised_text
 from opengte.data.mining import disk_store
-from opengte.data.mining.exact_search import nearest_rows
 from opengte.data.mining.files import MiningModels, mine_hard_negatives
 from opengte.data.mining.hard_negatives import (
-    MiningCorpus,
-    MiningReport,
     MiningSettings,
-    draw_negatives,
-    max_negative_score,
-    mine_candidates,
 )
 from opengte.data.reading.column_mapping import ColumnMapping
 from opengte.data.reading.sources import SourceSpec, detect_columns, read_examples
 from opengte.errors import InputError
-from opengte.search.adhoc.exact import top_k
 from tests.support.training_data import write_lines
-
-
-@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(0, 80), st.integers(1, 30))
-@settings(deadline=None)
-def test_nearest_is_the_exact_search_whatever_the_blocks(seed, q, m, k):
-    random = np.random.default_rng(seed)
-    queries = random.integers(-1, 2, (q, 3)).astype(np.float32)  # many ties
-    rows = random.integers(-1, 2, (m, 3)).astype(np.float32)
-    cuts = np.sort(random.integers(0, m + 1, random.integers(0, 9)))
-    scores, found = nearest_rows(queries, np.split(rows, cuts), k)
-    expected = top_k(queries, np.split(rows, cuts), k)
-    np.testing.assert_array_equal(found, expected.rows)
-    np.testing.assert_array_equal(scores, expected.scores)
-    for i in range(q):  # and both are what sorting gives
-        every = sorted(range(m), key=lambda row: (-float(queries[i] @ rows[row]), row))
-        assert found[i].tolist() == every[:k]
 
 
 def number(text: str) -> float:
@@ -124,72 +98,6 @@ def random_rows(seed: int, count: int) -> list[Example]:
         others = tuple(t for n, t in texts.items() if n not in map(normalised_text, positives))
         rows.append(Example(Origin("f", i), query, positives, others))
     return rows
-
-
-@pytest.fixture
-def collection(tmp_path):
-    with contextlib.closing(MiningCorpus(tmp_path)) as found:
-        yield found
-
-
-OPTIONS = [
-    MiningSettings(count=3, first=1, last=20),
-    MiningSettings(count=2, first=4, last=9, margin=0.8, seed=5),
-    MiningSettings(count=50, first=2, last=15, margin=None, draw="top"),
-    MiningSettings(count=3, first=1, last=12, margin=1.0, reranker_margin=1.0),
-]
-
-
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("rerank", [None, score])
-@pytest.mark.parametrize("seed", range(3))
-def test_candidates_are_those_of_a_slow_search(collection, monkeypatch, options, rerank, seed):
-    monkeypatch.setattr("opengte.data.mining.hard_negatives.QUERIES", 7)
-    monkeypatch.setattr("opengte.data.mining.hard_negatives.CORPUS", 11)
-    rows, mined = random_rows(seed, 60), MiningReport()
-    for row in rows:
-        collection.add(row)
-    vectors = embed(collection.queries[:]), embed(collection.corpus[:])
-    found = list(mine_candidates(collection, *vectors, options, mined, rerank))
-    assert [number for number, _, _ in found] == list(range(len(collection.queries)))
-    counts: Counter[str] = Counter()
-    for number, _, kept in found:
-        expected, own = slow_candidates(rows, collection.queries[number], options, rerank)
-        counts += own
-        texts = [normalised_text(collection.corpus[one.number]) for one in kept]
-        assert texts == expected
-        assert [one.rank for one in kept] == sorted({one.rank for one in kept})
-        assert all(options.first <= one.rank <= options.last for one in kept)
-    for rule in ("too near for the margin", "refused by the reranker"):
-        assert mined.candidates[rule] == counts[rule]
-
-
-@given(st.floats(-1, 1), st.floats(0.01, 1))
-def test_the_margin_is_below_the_positive_on_both_sides_of_zero(best, margin):
-    assert max_negative_score(best, margin) <= best
-    if best > 0:
-        assert max_negative_score(best, margin) == pytest.approx(margin * best)
-
-
-def test_rows_draw_their_own_negatives_and_always_the_same(tmp_path):
-    candidates = [(i, text_hash(f"c {i}")) for i in range(40)]
-    rows = [Example(Origin("f", i), "q", (f"p {i}",), ("c 3", "C  5")) for i in range(6)]
-    options = MiningSettings(count=4, seed=1)
-    found = [draw_negatives(row, candidates, options, MiningReport()) for row in rows]
-    assert found == [draw_negatives(row, candidates, options, MiningReport()) for row in rows]
-    assert len({tuple(one) for one in found}) == 6
-    assert all(one == sorted(one) and not {3, 5} & set(one) for one in found)
-    other = [
-        draw_negatives(row, candidates, MiningSettings(count=4, seed=2), MiningReport())
-        for row in rows
-    ]
-    assert other != found
-    assert draw_negatives(
-        rows[0], candidates, MiningSettings(count=4, draw="top"), MiningReport()
-    ) == [0, 1, 2, 4]
-    mined = MiningReport()
-    assert draw_negatives(rows[0], candidates[:3], options, mined) == [0, 1, 2]
-    assert (mined.negatives, mined.candidates) == ({3: 1}, {"taken": 3, "not drawn": 0})
 
 
 def read(path: Path) -> list[Example]:
@@ -338,41 +246,6 @@ def test_a_killed_run_takes_up_its_vectors(tmp_path, monkeypatch):
     mined = mine_hard_negatives(specs, out, MiningModels(dying, dying, MODELS.identity), options)
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert len(seen) == mined.queries + mined.corpus  # nothing was embedded twice
-
-
-def test_vectors_of_other_texts_or_models_are_made_anew(tmp_path):
-    calls: list[int] = []
-
-    def counted(texts):
-        calls.append(len(texts))
-        return embed(texts)
-
-    texts = [f"t {i}" for i in range(9)]
-    for identity in ({"model": "a"}, {"model": "a"}, {"model": "b"}):
-        found = disk_store.embed_to_disk(texts, counted, tmp_path / "v.f32", identity)
-        np.testing.assert_array_equal(found, embed(texts))
-    assert calls == [9, 9]
-    with pytest.raises(InputError, match="no texts to embed"):
-        disk_store.embed_to_disk([], counted, tmp_path / "w.f32", {})
-
-
-def test_texts_on_disk(tmp_path):
-    texts, expected = disk_store.TextStore(tmp_path / "t"), ["a", "", "été\n", "\ud800x"]
-    for text in expected:
-        texts.append(text)
-        assert texts[0] == "a"
-    assert texts[:] == expected
-    assert texts[1:3] == expected[1:3]
-    assert list(texts) == expected
-    texts.close()
-
-
-@pytest.mark.parametrize(
-    "options", [{"count": 0}, {"first": 0}, {"first": 9, "last": 5}, {"margin": 0}, {"margin": 2}]
-)
-def test_settings_that_make_no_sense(options):
-    with pytest.raises(InputError, match="expected"):
-        MiningSettings(**options)
 
 
 def test_a_parquet_file_of_mined_rows_has_lists(tmp_path):

@@ -4,14 +4,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from opengte.data import BatchSampler
-from opengte.data.examples import Hashes
 from opengte.data.reading.sources import SourceSpec
-from opengte.data.sampling.permutation import ROUNDS, mix, permuted
-from opengte.data.shards.query_groups import QueryGroups
+from opengte.data.sampling.permutation import ROUNDS
 from opengte.errors import InputError
 from tests.support.training_data import dataset, encoding, made, pairs, rows_of, words, write_lines
 
@@ -51,48 +47,6 @@ def slow_permutation(n: int, key: int) -> list[int]:
                 break
         found.append(value)
     return found
-
-
-@given(st.lists(st.integers(-(2**63), 2**64 - 1), min_size=1, max_size=4))
-def test_mixing_is_what_python_integers_give(parts):
-    assert int(mix(*parts)) == slow_mix(*parts)
-    array = np.array([part & MASK for part in parts], dtype=np.uint64)
-    assert mix(3, array).tolist() == [slow_mix(3, part) for part in parts]
-
-
-@given(st.integers(1, 300), st.integers(0, MASK), st.integers(0, 2**32))
-@settings(deadline=None)
-def test_a_permutation_has_every_number_once(n, key, seed):
-    whole = permuted(np.arange(n), n, key)
-    assert whole.tolist() == slow_permutation(n, key)
-    assert sorted(whole.tolist()) == list(range(n))
-    some = np.random.default_rng(seed).integers(0, n, 7)
-    assert permuted(some, n, key).tolist() == whole[some].tolist()
-
-
-def test_permutations_of_large_numbers():
-    n = 10**11 + 7
-    places = np.array([0, 1, n // 2, n - 1])
-    found = permuted(places, n, 5)
-    assert len(set(found.tolist())) == 4
-    assert 0 <= found.min() <= found.max() < n
-    with pytest.raises(InputError, match="places must be among the 3 numbers"):
-        permuted([3], 3, 0)
-
-
-def test_permutations_look_random():
-    # chi-square of where each number goes, over many keys: 80 +- 4 standard deviations
-    n, keys = 9, 2000
-    counts = np.zeros((n, n))
-    for key in range(keys):
-        counts[np.arange(n), permuted(np.arange(n), n, mix(key))] += 1
-    expected = keys / n
-    chi_square = ((counts - expected) ** 2 / expected).sum()
-    freedom = (n - 1) ** 2
-    assert abs(chi_square - freedom) < 4 * np.sqrt(2 * freedom)
-    large = permuted(np.arange(10_000), 10_000, 1)
-    assert abs(np.corrcoef(np.arange(10_000), large)[0, 1]) < 0.05
-    assert abs((np.diff(large) > 0).mean() - 0.5) < 0.03
 
 
 @pytest.fixture(scope="module")
@@ -290,17 +244,6 @@ def test_a_fingerprint_says_whether_two_orders_are_the_same(three, tmp_path):
         BatchSampler.of(other, seed=1, batch=8),
     ]
     assert len({first.fingerprint, *(order.fingerprint for order in orders)}) == 6
-
-
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 2**32))
-def test_siblings_are_the_rows_with_the_same_hash(values, seed):
-    hashes: Hashes = np.stack([np.array(values) % 2, np.array(values) // 2], 1).astype(np.int64)
-    rows = np.random.default_rng(seed).integers(0, len(values), 9)
-    every, counts = QueryGroups(hashes).expand(rows)
-    groups = np.split(every, np.cumsum(counts)[:-1])
-    for row, group in zip(rows.tolist(), groups, strict=True):
-        expected = [i for i, value in enumerate(values) if value == values[row]]
-        assert sorted(group.tolist()) == expected
 
 
 def test_switches_come_from_the_command(tmp_path):

@@ -3,32 +3,12 @@
 import itertools
 import json
 import pkgutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from opengte.data import Dataset
-from opengte.data.cleaning import consistency, report
-from opengte.data.cleaning.consistency import (
-    ConsistencyFilter,
-    RandomPool,
-    positive_ranks,
-    sample_texts,
-)
-from opengte.data.cleaning.filters import ExampleHashes, FilterRules, LengthLimits
-from opengte.data.cleaning.text_cleaning import CleaningSettings, TextCleaner
-from opengte.data.examples import (
-    Example,
-    Origin,
-    array_to_hashes,
-    hashes_to_array,
-    normalised_text,
-    text_hash,
-)
+from opengte.data.cleaning.filters import LengthLimits
 from opengte.data.preparation.prepare import hash_texts, prepare
 from opengte.data.preparation.window import PreparationSettings
 from opengte.data.reading.column_mapping import ColumnMapping
@@ -46,127 +26,6 @@ from tests.support.training_data import (
     words,
     write_lines,
 )
-
-HERE = Origin("f", 1)
-NONE = FilterRules()
-
-
-def test_cleaning_is_careful_and_counted():
-    counts: Counter[str] = Counter()
-    clean = TextCleaner(CleaningSettings(), counts)
-    assert clean(" a\r\nb\x00\ufeff e\u0301 ") == "a\nb \xe9"
-    assert clean("x\ud800y") == "x\ufffdy"
-    assert clean("if x:\n    y &amp; z") == "if x:\n    y &amp; z"
-    assert counts == {
-        "line ends": 1,
-        "control characters": 1,
-        "NFC": 1,
-        "outer white space": 1,
-        "surrogates": 1,
-    }
-
-
-def test_cleaning_beyond_that_is_chosen():
-    counts: Counter[str] = Counter()
-    clean = TextCleaner(CleaningSettings(html=True, space=True), counts)
-    assert clean("a &lt;b&gt;\n\n  c&nbsp;d") == "a <b> c d"
-    assert set(counts) == {"html entities", "inner white space"}
-
-
-@given(st.text())
-def test_cleaning_twice_changes_nothing(text):
-    clean = TextCleaner(CleaningSettings(space=True), Counter())
-    assert clean(clean(text)) == clean(text)
-
-
-@given(st.text(), st.text())
-def test_hashes_are_equal_for_the_same_texts_only(first, second):
-    assert (text_hash(first) == text_hash(second)) == (
-        normalised_text(first) == normalised_text(second)
-    )
-
-
-def test_texts_are_the_same_but_for_case_space_and_encoding():
-    assert len({text_hash(text) for text in ("A \tb", "a b", " a\nB ", "\uff21 b")}) == 1
-    assert text_hash("a b") != text_hash("ab")
-
-
-@given(st.lists(st.binary(min_size=16, max_size=16)))
-def test_hashes_as_numbers_and_back(hashes):
-    assert array_to_hashes(hashes_to_array(hashes)) == hashes
-
-
-def applied(example: Example, rules: FilterRules = NONE) -> tuple[Example | str, dict[str, int]]:
-    counts: Counter[str] = Counter()
-    outcome = rules.apply(example, ExampleHashes.of(example), counts)
-    if not isinstance(outcome, str):
-        assert outcome[1] == ExampleHashes.of(outcome[0])
-        outcome = outcome[0]
-    return outcome, {rule: count for rule, count in counts.items() if count}
-
-
-def test_texts_that_contradict_a_row_are_taken_away_with_their_scores():
-    example = Example(HERE, "Q", ("p", "q ", "P"), ("p ", "n", "Q", "N", ""), tuple(range(8)))
-    outcome, counts = applied(example)
-    assert outcome == Example(HERE, "Q", ("p",), ("n",), (0, 4))
-    assert counts == {
-        "positive: query equals positive": 1,
-        "positive: equals a positive": 1,
-        "negative: equals a positive": 1,
-        "negative: equals the query": 1,
-        "negative: twice in its row": 1,
-        "negative: empty text": 1,
-    }
-
-
-@pytest.mark.parametrize(
-    ("example", "rules", "rule"),
-    [
-        (Example(HERE, "", ("p",)), FilterRules(), "empty text"),
-        (Example(HERE, "same  TEXT", ("Same text",)), FilterRules(), "query equals positive"),
-        (Example(HERE, "q", ("",)), FilterRules(), "empty text"),
-        (Example(HERE, "q", ("p",)), FilterRules(LengthLimits(min_characters=2)), "too short"),
-        (Example(HERE, "qq", ("p" * 9,)), FilterRules(LengthLimits(max_characters=8)), "too long"),
-        (
-            Example(HERE, "q", ("p",)),
-            FilterRules(excluded=hash_texts(["Q"])),
-            "in the excluded texts",
-        ),
-        (
-            Example(HERE, "q", ("p",)),
-            FilterRules(excluded=hash_texts(["P"])),
-            "in the excluded texts",
-        ),
-    ],
-)
-def test_rows_are_dropped_by_a_rule(example, rules, rule):
-    assert applied(example, rules) == (rule, {})
-
-
-def test_an_excluded_negative_or_second_positive_goes_alone():
-    example = Example(HERE, "q", ("p", "r"), ("n", "m"))
-    outcome, _ = applied(example, FilterRules(excluded=hash_texts(["r", "n"])))
-    assert outcome == Example(HERE, "q", ("p",), ("m",))
-
-
-def key(*values: object) -> bytes:
-    example = Example(HERE, *values)
-    return ExampleHashes.of(example).key(example)
-
-
-def test_two_rows_are_the_same_whatever_the_order_of_their_texts():
-    assert key("q", ("a", "b"), ("c", "d")) == key("Q", ("b", "a"), ("d", "C"))
-    assert key("q", ("a", "b")) != key("q", ("a",), ("b",))
-    assert key("q", ("a",)) != key("q", ("a",), ("b",))
-    assert key("q", ("a",), (), (1.0,)) != key("q", ("a",), (), (0.0,))
-    assert key("q", ("a", "b"), (), (1.0, 2.0)) == key("q", ("b", "a"), (), (2.0, 1.0))
-    assert key("q", ("a", "b"), (), (1.0, 2.0)) != key("q", ("b", "a"), (), (1.0, 2.0))
-    assert key("q", ("q",), (), None, "x") != key("q", ("q",), (), None, "y")
-
-
-def test_limits_that_leave_nothing_are_an_error():
-    with pytest.raises(InputError, match="max_tokens=3 is less than min_tokens=5"):
-        LengthLimits(min_tokens=5, max_tokens=3)
 
 
 @pytest.mark.parametrize("save", [None, save_unigram, save_qwen3])
@@ -346,14 +205,6 @@ def test_the_report_says_what_was_dropped_and_where(tmp_path):
     ]
 
 
-def test_a_tally_adds_up_and_survives_json():
-    tally = report.Tally(read=3, kept=1, dropped=Counter(a=2), shown={"a": [{"row": 1}]})
-    other = report.Tally.of(json.loads(json.dumps(tally.record())))
-    tally.add(other)
-    assert tally.dropped == {"a": 4}
-    assert (tally.read, tally.kept, len(tally.shown["a"])) == (6, 2, 2)
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -480,124 +331,3 @@ def test_sources_that_cannot_be_used_are_refused_before_anything_is_written(tmp_
     with pytest.raises(InputError, match="there are no sources"):
         made(tmp_path)
     assert not (tmp_path / "out").exists()
-
-
-def test_opening_what_is_not_finished_or_damaged(tmp_path):
-    with pytest.raises(InputError, match="has no manifest.json"):
-        Dataset.open(tmp_path)
-    data = dataset(tmp_path, pairs(30))
-    with pytest.raises(InputError, match="prepared with the tokenizer .* Prepare the data again"):
-        Dataset.open(data.folder, "0" * 64)
-    assert Dataset.open(data.folder).fingerprint == data.fingerprint
-    (shard,) = (data.folder / "shards").iterdir()
-    content = shard.read_bytes()
-    changed = bytearray(content)
-    changed[2000] ^= 1
-    shard.write_bytes(changed)
-    with pytest.raises(InputError, match="is not what was written: its SHA-256 differs"):
-        Dataset.open(data.folder).check()
-    shard.write_bytes(content[:-64])
-    with pytest.raises(InputError, match="is not what was written|is cut off"):
-        Dataset.open(data.folder)
-    shard.write_bytes(b"\0" * 100)
-    with pytest.raises(InputError, match="is not a whole shard"):
-        Dataset.open(data.folder)
-    shard.unlink()
-    with pytest.raises(InputError, match="is missing. Prepare the data again"):
-        Dataset.open(data.folder)
-    (data.folder / "manifest.json").write_text('{"format": "other"}')
-    with pytest.raises(InputError, match="its format is 'other'"):
-        Dataset.open(data.folder)
-
-
-def test_a_folder_that_was_interrupted_says_so(tmp_path):
-    path = write_lines(tmp_path / "a.jsonl", pairs(5))
-
-    def kill(rows: int) -> None:
-        raise Killed
-
-    with pytest.raises(Killed):
-        prepare([SourceSpec("a", (path,))], tmp_path / "out", encoding(tmp_path), advance=kill)
-    with pytest.raises(InputError, match="is not finished. Repeat"):
-        Dataset.open(tmp_path / "out")
-
-
-@given(
-    st.integers(0, 2**32),
-    st.integers(1, 6),
-    st.integers(1, 30),
-    st.integers(1, 4),
-    st.integers(0, 9),
-)
-def test_ranks_are_those_of_a_sorted_list(seed, n, m, d, known_count):
-    random = np.random.default_rng(seed)
-    queries, positives = random.integers(-2, 3, (2, n, d)).astype(np.float32)
-    vectors = random.integers(-2, 3, (m, d)).astype(np.float32)
-    hashes = [bytes([i]) * 16 for i in range(m)]
-    known = [
-        frozenset(bytes([i]) * 16 for i in random.integers(0, m + 3, known_count)) for _ in range(n)
-    ]
-    found = positive_ranks(queries, positives, known, RandomPool(hashes, vectors))
-    for i in range(n):
-        own = float(queries[i] @ positives[i])
-        others = [
-            float(queries[i] @ v) for h, v in zip(hashes, vectors, strict=True) if h not in known[i]
-        ]
-        assert found[i] == 1 + sum(other > own for other in others)
-
-
-@given(st.lists(st.text(max_size=3)), st.integers(1, 9), st.integers(-3, 3), st.randoms())
-def test_a_pool_is_random_distinct_and_whatever_the_order(texts, size, seed, random):
-    pool = sample_texts(texts, size, seed)
-    distinct = {text_hash(text) for text in texts}
-    assert len(pool) == min(size, len(distinct)) == len({text_hash(text) for text in pool})
-    shuffled = list(texts)
-    random.shuffle(shuffled)
-    again = sample_texts(shuffled, size, seed)
-    assert list(map(text_hash, again)) == list(map(text_hash, pool))
-
-
-def embed(texts, *_: object):
-    """Embed a text by its last word, a number: neighbours on a circle."""
-    angles = np.array([float(text.split()[-1]) for text in texts]) / 10
-    return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
-
-
-def test_pairs_whose_positive_ranks_low_are_dropped(tmp_path):
-    rows = [{"query": f"what is {i}", "positive": [f"the {i}"]} for i in range(20)]
-    rows[3]["positive"] = ["the 13.2"]
-    rows[5]["positive"] = ["the 5", "the 15.2"]
-    path = write_lines(tmp_path / "a.jsonl", rows)
-    scored = [{"sentence1": "a 1", "sentence2": "b 9", "score": 0}]
-    asked = ConsistencyFilter(embed, embed, "model", keep=2, pool=100)
-    data, done = made(
-        tmp_path,
-        SourceSpec("a", (path,)),
-        SourceSpec("s", (write_lines(tmp_path / "s.jsonl", scored),)),
-        consistent=asked,
-    )
-    assert [source.rows for source in data.sources] == [19, 1]
-    assert done.tallies["a"].dropped == {"positive ranks too low": 1}
-    assert done.tallies["a"].texts == {"positive: positive ranks too low": 1}
-    assert not list((tmp_path / "out").glob("pool*"))
-    with pytest.raises(InputError, match="filters.consistency.keep was 2, is now 1"):
-        prepare(
-            [SourceSpec("a", (path,)), SourceSpec("s", (tmp_path / "s.jsonl",))],
-            tmp_path / "out",
-            encoding(tmp_path),
-            consistent=ConsistencyFilter(embed, embed, "model", keep=1, pool=100),
-        )
-
-
-def test_the_vectors_of_a_pool_are_taken_up_after_a_kill(tmp_path, monkeypatch):
-    monkeypatch.setattr(consistency, "BLOCK", 4)
-    texts = [f"t {i}" for i in range(11)]
-    pool = consistency.embed_pool(texts, embed, tmp_path / "pool.npy")
-    np.testing.assert_array_equal(pool.vectors, embed(texts))
-    again = consistency.embed_pool(texts, lambda t: pytest.fail("again"), tmp_path / "pool.npy")
-    np.testing.assert_array_equal(again.vectors, pool.vectors)
-
-
-def test_a_filter_that_cannot_drop_is_an_error():
-    with pytest.raises(InputError, match="keep=5 with a pool of 5"):
-        ConsistencyFilter(embed, embed, "m", keep=5, pool=5)
