@@ -74,6 +74,17 @@ def compare_systems(
 
     measure decides the verdict; seed determines the resampling. Raises InputError for an unknown
     measure, and MissingExtraError without scipy.
+
+    >>> from pathlib import Path
+    >>> from opengte.evaluate.dataset import load_dataset
+    >>> from opengte.evaluate.systems import ModelLoaders, evaluate_systems, parse_system
+    >>> _ = Path("faq.csv").write_text("question,answer\\nwho purrs,a cat\\nwho barks,a dog\\n")
+    >>> dataset = load_dataset(Path("faq.csv"))
+    >>> systems = [parse_system("minilm"), parse_system("minilm,dimensions=64")]
+    >>> loaders = ModelLoaders(encoder=lambda system: Encoder.load(system.model), reranker=None)
+    >>> a, b = evaluate_systems(systems, dataset, loaders)
+    >>> compare_systems(a, b, dataset).main.n
+    2
     """
     if measure not in a.measures:
         raise InputError(f"measure is {measure!r}, expected one of {', '.join(a.measures)}")
@@ -130,7 +141,19 @@ def _moved(
 
 
 def comparison_verdict(comparison: SystemComparison) -> str:
-    """Return the decision in two or three sentences."""
+    """Return the decision in two or three sentences.
+
+    >>> from pathlib import Path
+    >>> from opengte.evaluate.dataset import load_dataset
+    >>> from opengte.evaluate.systems import ModelLoaders, evaluate_systems, parse_system
+    >>> _ = Path("faq.csv").write_text("question,answer\\nwho purrs,a cat\\nwho barks,a dog\\n")
+    >>> dataset = load_dataset(Path("faq.csv"))
+    >>> systems = [parse_system("minilm"), parse_system("minilm,dimensions=64")]
+    >>> loaders = ModelLoaders(encoder=lambda system: Encoder.load(system.model), reranker=None)
+    >>> a, b = evaluate_systems(systems, dataset, loaders)
+    >>> print(comparison_verdict(compare_systems(a, a, dataset)))
+    minilm and minilm give the same nDCG@10 for every one of 2 queries.
+    """
     result, measure = comparison.main, comparison.measure
     a, b = comparison.a.system.label, comparison.b.system.label
     means = f"{measure} {result.mean_b:.2f} against {result.mean_a:.2f}"
@@ -174,7 +197,19 @@ def _p(value: float) -> str:
 def comparison_report(
     comparison: SystemComparison, dataset: RetrievalDataset, seconds: float | None = None
 ) -> EvaluationReport:
-    """Return the report of a comparison."""
+    """Return the report of a comparison.
+
+    >>> from pathlib import Path
+    >>> from opengte.evaluate.dataset import load_dataset
+    >>> from opengte.evaluate.systems import ModelLoaders, evaluate_systems, parse_system
+    >>> _ = Path("faq.csv").write_text("question,answer\\nwho purrs,a cat\\nwho barks,a dog\\n")
+    >>> dataset = load_dataset(Path("faq.csv"))
+    >>> systems = [parse_system("minilm"), parse_system("minilm,dimensions=64")]
+    >>> loaders = ModelLoaders(encoder=lambda system: Encoder.load(system.model), reranker=None)
+    >>> a, b = evaluate_systems(systems, dataset, loaders)
+    >>> comparison_report(compare_systems(a, b, dataset), dataset).title
+    'minilm and minilm, dimensions=64 on faq.csv'
+    """
     a, b = comparison.a, comparison.b
     return EvaluationReport(
         title=f"{a.system.label} and {b.system.label} on {dataset.name}",
@@ -200,7 +235,19 @@ def comparison_report(
 
 
 def result_data(outcome: SystemResult) -> dict[str, object]:
-    """Return an outcome for machines, with each query's values for `gte eval check`."""
+    """Return an outcome for machines, with each query's values for `gte eval check`.
+
+    >>> from pathlib import Path
+    >>> from opengte.evaluate.dataset import load_dataset
+    >>> from opengte.evaluate.systems import ModelLoaders, evaluate_systems, parse_system
+    >>> _ = Path("faq.csv").write_text("question,answer\\nwho purrs,a cat\\nwho barks,a dog\\n")
+    >>> dataset = load_dataset(Path("faq.csv"))
+    >>> systems = [parse_system("minilm"), parse_system("minilm,dimensions=64")]
+    >>> loaders = ModelLoaders(encoder=lambda system: Encoder.load(system.model), reranker=None)
+    >>> a, b = evaluate_systems(systems, dataset, loaders)
+    >>> result_data(b)["label"]
+    'minilm, dimensions=64'
+    """
     return {
         "label": outcome.system.label,
         "system": asdict(outcome.system),

@@ -53,7 +53,10 @@ class NeedleAccuracy:
 
 
 def check_sizes(lengths: Sequence[int], documents: int) -> None:
-    """Raise InputError for lengths or a number of documents that cannot be generated."""
+    """Raise InputError for lengths or a number of documents that cannot be generated.
+
+    >>> check_sizes([512, 2048], documents=10)
+    """
     if not lengths or any(not 64 <= length <= 131_072 for length in lengths):
         raise InputError(f"lengths are {list(lengths)}, expected 64 to 131072 tokens each")
     if not 2 <= documents <= len(_FIRST) * len(_LAST):
@@ -117,7 +120,12 @@ def _cell(
 
 
 def generate_facts(kind: str, count: int, rng: random.Random) -> list[tuple[str, str]]:
-    """Return pairs of a question and the fact that answers it, about different people."""
+    """Return pairs of a question and the fact that answers it, about different people.
+
+    >>> question, fact = generate_facts("passkey", 1, random.Random(0))[0]
+    >>> question.startswith("What is the pass key of ")
+    True
+    """
     people = rng.sample([f"{first} {last}" for first in _FIRST for last in _LAST], count)
     if kind == "passkey":
         return [
@@ -146,7 +154,13 @@ def generate_document(
     count: Callable[[Sequence[str]], Sequence[int]],
     rng: random.Random,
 ) -> str:
-    """Return everyday sentences of about `length` tokens with a fact at a position, 0 to 1."""
+    """Return everyday sentences of about `length` tokens with a fact at a position, 0 to 1.
+
+    >>> words = lambda texts: [len(text.split()) for text in texts]
+    >>> text = generate_document("Alma sings.", 100, 0.0, words, random.Random(0))
+    >>> text.startswith("Alma sings. The "), 80 < len(text.split()) <= 100
+    (True, True)
+    """
     room = length - int(count([fact])[0])
     sentences: list[str] = []
     have = 0
@@ -177,7 +191,14 @@ def _counter(encoder: Any) -> Callable[[Sequence[str]], Sequence[int]]:
 
 
 def first_blind_length(cells: Sequence[NeedleAccuracy]) -> int | None:
-    """Return the shortest length at which some position is a blind spot, or None."""
+    """Return the shortest length at which some position is a blind spot, or None.
+
+    >>> from dataclasses import replace
+    >>> cell = NeedleAccuracy("needle", 512, 0.5, accuracy=0.2, documents=10, truncated=0)
+    >>> cells = [replace(cell, length=256, accuracy=1.0), cell]
+    >>> first_blind_length(cells)
+    512
+    """
     worst: dict[int, float] = {}
     for cell in cells:
         worst[cell.length] = min(worst.get(cell.length, 1.0), cell.accuracy)
@@ -185,7 +206,14 @@ def first_blind_length(cells: Sequence[NeedleAccuracy]) -> int | None:
 
 
 def needle_verdict(cells: Sequence[NeedleAccuracy], max_length: int) -> str:
-    """Return the length up to which facts are found, in a sentence or two."""
+    """Return the length up to which facts are found, in a sentence or two.
+
+    >>> from dataclasses import replace
+    >>> cell = NeedleAccuracy("needle", 512, 0.5, accuracy=0.2, documents=10, truncated=0)
+    >>> cells = [replace(cell, length=256, accuracy=1.0), cell]
+    >>> needle_verdict(cells, max_length=512).split(",")[0]
+    'Blind spots begin at 512 tokens'
+    """
     longest = max(cell.length for cell in cells)
     blind = first_blind_length(cells)
     chance = 1 / cells[0].documents
@@ -203,7 +231,14 @@ def needle_verdict(cells: Sequence[NeedleAccuracy], max_length: int) -> str:
 
 
 def needle_report(cells: Sequence[NeedleAccuracy], encoder: SupportsEmbed) -> EvaluationReport:
-    """Return the report: a grid of accuracy by length and position for each kind."""
+    """Return the report: a grid of accuracy by length and position for each kind.
+
+    >>> from dataclasses import replace
+    >>> cell = NeedleAccuracy("needle", 512, 0.5, accuracy=0.2, documents=10, truncated=0)
+    >>> cells = [replace(cell, length=256, accuracy=1.0), cell]
+    >>> needle_report(cells, encoder).facts["documents a cell"]
+    10
+    """
     card = encoder.card
     return EvaluationReport(
         title=f"{card.name}: facts in long documents",

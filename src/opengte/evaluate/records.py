@@ -103,7 +103,11 @@ class RunTotals:
 
 
 def run_totals(tasks: Iterable[TaskRun]) -> RunTotals:
-    """Return the sums over tasks."""
+    """Return the sums over tasks.
+
+    >>> run_totals([]).tokens
+    0
+    """
     ran = [task for task in tasks if task.ran]
     return RunTotals(
         seconds=sum(task.seconds for task in ran),
@@ -115,12 +119,23 @@ def run_totals(tasks: Iterable[TaskRun]) -> RunTotals:
 
 
 def write_run(path: Path, run: MtebRun) -> None:
-    """Write a run in one step, so that a killed process leaves the old file or the new one."""
+    """Write a run in one step, so that a killed process leaves the old file or the new one.
+
+    >>> run = MtebRun("minilm", {}, (), False)
+    >>> write_run(Path("run.json"), run)
+    >>> read_run(Path("run.json")) == run
+    True
+    """
     write_json_file(path, {"format": FORMAT, **asdict(run)})
 
 
 def write_json_file(path: Path, value: Any) -> None:
-    """Write JSON in one step."""
+    """Write JSON in one step.
+
+    >>> write_json_file(Path("value.json"), {"a": 1})
+    >>> read_json_file(Path("value.json"))
+    {'a': 1}
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -128,12 +143,23 @@ def write_json_file(path: Path, value: Any) -> None:
 
 
 def read_run(path: Path) -> MtebRun:
-    """Read a run; InputError where the file is missing or no run record."""
+    """Read a run; InputError where the file is missing or no run record.
+
+    >>> run = MtebRun("minilm", {}, (), False)
+    >>> write_run(Path("run.json"), run)
+    >>> read_run(Path("run.json")).model
+    'minilm'
+    """
     return parse_run(read_json_file(path), path)
 
 
 def parse_run(value: Any, path: Path) -> MtebRun:
-    """Return the run in what a JSON file held; InputError where it holds none."""
+    """Return the run in what a JSON file held; InputError where it holds none.
+
+    >>> value = {"format": FORMAT, **asdict(MtebRun("minilm", {}, (), False))}
+    >>> parse_run(value, Path("run.json")).model
+    'minilm'
+    """
     try:
         if value["format"] != FORMAT:
             raise InputError(f"`{path}` has the format {value['format']!r}, expected {FORMAT}")
@@ -150,7 +176,12 @@ def parse_run(value: Any, path: Path) -> MtebRun:
 
 
 def read_json_file(path: Path) -> Any:
-    """Read JSON; InputError says what is wrong with the file."""
+    """Read JSON; InputError says what is wrong with the file.
+
+    >>> write_json_file(Path("value.json"), [1, 2])
+    >>> read_json_file(Path("value.json"))
+    [1, 2]
+    """
     if not path.is_file():
         raise InputError(f"`{path}` does not exist: expected a JSON file that `gte eval` wrote")
     try:

@@ -38,6 +38,12 @@ def compare_results(now: Path, baseline: Path, tolerance: float = 0.0) -> list[S
     A score on MTEB may fall by its noise or the tolerance, whichever is larger; one on own data by
     the tolerance, and by more only if a paired randomisation test finds no difference. tolerance is
     in points. Raises InputError for files of different kinds, queries or without scores.
+
+    >>> values = {"nDCG@10": {"q1": 0.5, "q2": 0.7}}
+    >>> report = {"data": {"measure": "nDCG@10", "systems": [{"label": "a", "measures": values}]}}
+    >>> records.write_json_file(Path("now.json"), report)
+    >>> [change.fell for change in compare_results(Path("now.json"), Path("now.json"))]
+    [False]
     """
     if tolerance < 0:
         raise InputError(f"tolerance is {tolerance}, expected points, 0 or more")
@@ -55,7 +61,12 @@ def compare_results(now: Path, baseline: Path, tolerance: float = 0.0) -> list[S
 
 
 def regression_verdict(changes: list[ScoreChange]) -> str:
-    """Return the outcome in a sentence."""
+    """Return the outcome in a sentence.
+
+    >>> changes = [ScoreChange("nDCG@10", before=60.0, now=55.0, allowed=1.0)]
+    >>> regression_verdict(changes)
+    '1 of 1 scores fell by more than noise: nDCG@10.'
+    """
     fallen = [change for change in changes if change.fell]
     if not fallen:
         return f"None of {len(changes)} scores fell by more than noise."

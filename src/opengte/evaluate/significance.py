@@ -77,6 +77,10 @@ def randomisation_p(deltas: Values, *, resamples: int = RESAMPLES, seed: int = 0
 
     If the systems were equal, each query's difference could as well have had the other sign. Exact
     where there are few enough sign patterns, otherwise sampled; ties count against the difference.
+
+    >>> deltas = np.array([1.0, 2.0, 0.5, 1.5, -0.5, 1.0, 2.5, 0.0])
+    >>> round(randomisation_p(deltas), 3)
+    0.047
     """
     deltas = deltas[deltas != 0]  # a zero has no sign to flip
     if len(deltas) < 2:  # with one sign to flip, both patterns are as extreme
@@ -97,7 +101,13 @@ def randomisation_p(deltas: Values, *, resamples: int = RESAMPLES, seed: int = 0
 def bootstrap_interval(
     deltas: Values, *, resamples: int = RESAMPLES, seed: int = 0, level: float = 1 - ALPHA
 ) -> tuple[float, float]:
-    """Return the bootstrap percentile interval of the mean difference, resampling queries."""
+    """Return the bootstrap percentile interval of the mean difference, resampling queries.
+
+    >>> deltas = np.array([1.0, 2.0, 0.5, 1.5, -0.5, 1.0, 2.5, 0.0])
+    >>> low, high = bootstrap_interval(deltas)
+    >>> bool(low < deltas.mean() < high)
+    True
+    """
     rng = np.random.default_rng(seed)
     block = max(1, CELLS // len(deltas))
     means = [
@@ -115,6 +125,10 @@ def detectable_difference(
 
     n is len(deltas) unless given. The spread of the differences is taken from the data; None with
     fewer than two queries.
+
+    >>> deltas = np.array([1.0, 2.0, 0.5, 1.5, -0.5, 1.0, 2.5, 0.0])
+    >>> round(detectable_difference(deltas), 2)
+    1.15
     """
     count = len(deltas) if n is None else n
     if len(deltas) < 2 or count < 2:
@@ -125,7 +139,12 @@ def detectable_difference(
 def queries_needed(
     deltas: Values, effect: float, *, alpha: float = ALPHA, power: float = POWER
 ) -> int | None:
-    """Return how many queries like these would show a true difference of this size."""
+    """Return how many queries like these would show a true difference of this size.
+
+    >>> deltas = np.array([1.0, 2.0, 0.5, 1.5, -0.5, 1.0, 2.5, 0.0])
+    >>> queries_needed(deltas, effect=0.5)
+    34
+    """
     if len(deltas) < 2 or effect == 0:
         return None
     spread = float(deltas.std(ddof=1))

@@ -54,7 +54,11 @@ def suite_names() -> tuple[str, ...]:
 
 
 def load_suite(name: str) -> BenchmarkSuite:
-    """Return a suite; InputError with the nearest names for an unknown one."""
+    """Return a suite; InputError with the nearest names for an unknown one.
+
+    >>> len(load_suite("mteb-english-56").tasks)
+    56
+    """
     found = _suites().get(name.lower())
     if found is None:
         near = difflib.get_close_matches(name.lower(), suite_names(), n=1)
@@ -71,6 +75,9 @@ def suite_averages(
     """Return per category and for the whole: the mean in points, tasks found, tasks there are.
 
     A mean over fewer tasks than there are is not comparable to a published one.
+
+    >>> suite_averages(load_suite("mteb-fr-26"), [])["Average"]
+    (None, 0, 26)
     """
     found = {(score.task, score.subset, score.split): score.value for score in scores}
     parts: dict[str, list[float]] = {category: [] for category in which.categories}

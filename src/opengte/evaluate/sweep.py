@@ -72,7 +72,19 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
 def sweep_report(
     found: Sequence[SystemResult], dataset: RetrievalDataset, measure: str
 ) -> EvaluationReport:
-    """Return the report of a sweep."""
+    """Return the report of a sweep.
+
+    >>> from pathlib import Path
+    >>> from opengte.evaluate.dataset import load_dataset
+    >>> from opengte.evaluate.systems import ModelLoaders, evaluate_systems, parse_system
+    >>> _ = Path("faq.csv").write_text("question,answer\\nwho purrs,a cat\\nwho barks,a dog\\n")
+    >>> dataset = load_dataset(Path("faq.csv"))
+    >>> systems = [parse_system("minilm"), parse_system("minilm,dimensions=64")]
+    >>> loaders = ModelLoaders(encoder=lambda system: Encoder.load(system.model), reranker=None)
+    >>> a, b = evaluate_systems(systems, dataset, loaders)
+    >>> sweep_report([a, b], dataset, "nDCG@10").title
+    'minilm on faq.csv: quality and cost'
+    """
     best = max(found, key=lambda outcome: outcome.mean(measure))
     names = _names(found)
     return EvaluationReport(
@@ -95,7 +107,19 @@ def sweep_report(
 
 
 def sweep_verdict(found: Sequence[SystemResult], measure: str) -> str:
-    """Return the best setting, and the smallest one within one point of it."""
+    """Return the best setting, and the smallest one within one point of it.
+
+    >>> from pathlib import Path
+    >>> from opengte.evaluate.dataset import load_dataset
+    >>> from opengte.evaluate.systems import ModelLoaders, evaluate_systems, parse_system
+    >>> _ = Path("faq.csv").write_text("question,answer\\nwho purrs,a cat\\nwho barks,a dog\\n")
+    >>> dataset = load_dataset(Path("faq.csv"))
+    >>> systems = [parse_system("minilm"), parse_system("minilm,dimensions=64")]
+    >>> loaders = ModelLoaders(encoder=lambda system: Encoder.load(system.model), reranker=None)
+    >>> a, b = evaluate_systems(systems, dataset, loaders)
+    >>> sweep_verdict([a, b], "nDCG@10").startswith("Best nDCG@10: ")
+    True
+    """
     names = dict(zip(map(id, found), _names(found), strict=True))
     best = max(found, key=lambda outcome: outcome.mean(measure))
     top = best.mean(measure)

@@ -285,7 +285,16 @@ def _rerank(
 def compute_measures(
     dataset: RetrievalDataset, rankings: Mapping[str, Ranking], names: Sequence[str] = MEASURES
 ) -> dict[str, dict[str, float]]:
-    """Return the value of each measure for each query, 0 to 1, as ir-measures computes it."""
+    """Return the value of each measure for each query, 0 to 1, as ir-measures computes it.
+
+    >>> from pathlib import Path
+    >>> from opengte.evaluate.dataset import load_dataset
+    >>> _ = Path("faq.csv").write_text("question,answer\\nwho purrs,a cat\\nwho barks,a dog\\n")
+    >>> dataset = load_dataset(Path("faq.csv"))
+    >>> rankings = {query: {"d1": 2.0, "d2": 1.0} for query in dataset.queries}
+    >>> sorted(compute_measures(dataset, rankings, ["RR"])["RR"].values())
+    [0.5, 1.0]
+    """
     try:
         import ir_measures
     except ImportError as error:

@@ -118,7 +118,10 @@ def join_processes(device: str | None = None) -> World:
 
 
 def leave_processes() -> None:
-    """Leave the process group that `join_processes` joined."""
+    """Leave the process group that `join_processes` joined.
+
+    >>> leave_processes()  # without a process group, nothing happens
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
 
