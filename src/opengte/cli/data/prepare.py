@@ -145,11 +145,11 @@ def command(
     from opengte.data.preparation.source_tokenizer import SourceTokenizer
     from opengte.data.preparation.window import PreparationSettings
 
+    where = {"revision": options.revision, "offline": options.offline}
     checkpoint = checkpoints.read_checkpoint(
         options.name,
-        revision=options.revision,
-        offline=options.offline,
         max_length=options.max_length,
+        **where,  # type: ignore[arg-type]
     )
     switches = {"instruction": instruction, "in_batch_negatives": in_batch_negatives}
     specs = parse_sources(sources, listed, columns, switches)
@@ -159,20 +159,10 @@ def command(
     tokens = [_tokens(n, longest, checkpoint.max_length) for n in (query_tokens, document_tokens)]
     encoding = SourceTokenizer(checkpoint.tokenizer, checkpoint.prompts, *tokens)
     settings = PreparationSettings(limits.record(), cleaning.record(), keep_duplicates)
-    consistency = None
-    if consistent is not None:
-        consistency = _consistency(options, filter_model, consistent, pool)
+    consistency = consistent and _consistency(options, filter_model, consistent, pool)
     with progress_bar("rows") as advance:
-        result = write(
-            specs,
-            output,
-            encoding,
-            settings,
-            excluded=_excluded(exclude),
-            consistent=consistency,
-            restart=restart,
-            advance=advance,
-        )
+        how: Any = {"consistent": consistency or None, "restart": restart, "advance": advance}
+        result = write(specs, output, encoding, settings, excluded=_excluded(exclude), **how)
     _report(result, output, as_json=as_json)
 
 
