@@ -1,4 +1,4 @@
-"""Knowledge bases in a server: what `gte serve --kb` and `gte ui` put together."""
+"""Knowledge bases in a server, for `gte serve --kb` and `gte ui`."""
 
 import os
 import re
@@ -66,7 +66,7 @@ def extend(components: "Components") -> "ServerExtension":
 
 
 def key_authorizer(components: "Components") -> "Authorizer":
-    """Return who sees what: each key the documents that fit its own conditions."""
+    """Return the authorizer of API keys: each key sees the documents that match its conditions."""
     from opengte.search.web.app import Grant
     from opengte.serve.auth.authorizer import KeyCaller
     from opengte.serve.http.admin import request_api_key
@@ -104,7 +104,7 @@ def _where(key: Any) -> Any:
 
 
 def loopback_site(site_of: "Callable[[Authorizer], SearchSite]") -> "SearchSite":
-    """Return a site that only this machine may ask, and that shows it everything."""
+    """Return a site that serves everything, to requests from this machine only."""
     from opengte.search.web.app import Grant
 
     def admit(request: "Request", name: str) -> Grant:
@@ -115,9 +115,9 @@ def loopback_site(site_of: "Callable[[Authorizer], SearchSite]") -> "SearchSite"
 
 
 def check_host(request: "Request") -> None:
-    """Raise AccessError where a page of elsewhere had its name point to this machine.
+    """Raise AccessError for a Host header that is not loopback: protects against DNS rebinding.
 
-    A browser lets such a page read the answers, but it says under which name it asks.
+    A page whose name points to this machine could read the answers, but its Host header shows it.
     """
     host = request.headers.get("host", "")
     if not _LOOPBACK.fullmatch(host):

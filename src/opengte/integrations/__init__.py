@@ -1,4 +1,4 @@
-"""Where people use it: an MCP server and the frameworks, each in a file of its own.
+"""Integrations: an MCP server, and adapters for LangChain, LlamaIndex and Haystack.
 
-Nothing here is imported by the rest of the package but by `gte mcp`; each file needs its framework.
+Each module needs its framework; only `gte mcp` imports from here.
 """

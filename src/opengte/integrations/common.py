@@ -1,4 +1,4 @@
-"""What the adapters share: a query is embedded as a query, a document as a document."""
+"""Shared by the adapters: queries are embedded as queries, documents as documents."""
 
 import warnings
 from collections.abc import Mapping, Sequence

@@ -170,7 +170,7 @@ class OpenGTEDocumentEmbedder(_Embedder):
 
 @component
 class OpenGTERetriever:
-    """Searches a knowledge base by meaning and words; options are those of query.Options.
+    """Searches a knowledge base by meaning and words; options are those of SearchOptions.
 
     A document's score is the reranker's where there is one; else it orders and means nothing else.
     """

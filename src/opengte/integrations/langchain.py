@@ -71,7 +71,7 @@ class OpenGTEEmbeddings(Embeddings):
 
 
 class OpenGTERetriever(BaseRetriever):
-    """Searches a knowledge base by meaning and words; `options` are those of query.Options.
+    """Searches a knowledge base by meaning and words; `options` are those of SearchOptions.
 
     content says what a result's text is: the passage that answers, or the whole document.
     """

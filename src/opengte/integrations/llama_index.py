@@ -82,7 +82,7 @@ class OpenGTEEmbedding(BaseEmbedding):
 
 
 class OpenGTERetriever(BaseRetriever):
-    """Searches a knowledge base by meaning and words; options are those of query.Options.
+    """Searches a knowledge base by meaning and words; options are those of SearchOptions.
 
     content says what the text of a node is: the passage that answers, or the whole document. A
     node's score is the reranker's where there is one; else it orders and means nothing else.

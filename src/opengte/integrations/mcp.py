@@ -1,7 +1,6 @@
-"""A knowledge base as a server of the Model Context Protocol: `search` and `fetch`.
+"""A knowledge base as a server of the Model Context Protocol, with tools `search` and `fetch`.
 
-The answers are made by `search.web.agent.Desk`; here they get names, schemas and errors that an
-agent can read.
+`search.web.agent.AgentTools` makes the answers; this module adds names, schemas and errors.
 """
 
 import functools

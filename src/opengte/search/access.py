@@ -1,8 +1,7 @@
-"""Row-level access: a knowledge base of which only the documents that fit a filter exist.
+"""Row-level access control: a store in which only the documents that match a filter exist.
 
-The filter is in the store, below everything that searches, counts, clusters or reads: what is built
-on a store cannot see more, whatever it forgets. A document outside is not there, like one that
-never was.
+The filter is in the store, below everything that searches, counts, clusters or reads, so nothing
+above can bypass it. A document that does not match is treated like one that does not exist.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,10 +29,10 @@ from opengte.types import Floats
 
 
 class LimitedStore:
-    """A store of the documents of another one that fit a filter. Nothing can be written to it.
+    """The documents of another store that match a filter, read-only.
 
-    Scores of words use how often words are in the whole store; a caller that must not learn that
-    does not tell them (`reveals_word_statistics` is False).
+    BM25 scores depend on word frequencies in the whole store. A caller that must not reveal those
+    does not show the scores (`reveals_word_statistics` is False).
     """
 
     reveals_word_statistics = False
@@ -73,7 +72,7 @@ class LimitedStore:
     def fetch(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
         """Return those documents that are there, whole.
 
-        Of those outside nothing is read, so that asking for one takes no longer than for none.
+        Nothing is read of documents outside, so timing does not reveal whether they exist.
         """
         seen = [one.id for one in self.outline(ids=ids)]
         found = self._store.fetch(seen) if seen else {}
@@ -118,7 +117,7 @@ class LimitedStore:
         return (one for one in found if matches(self.where, one.metadata))
 
     def sources(self) -> Iterator[SourceFile]:
-        """Yield nothing: what became of files tells of documents that are not there."""
+        """Yield nothing: source files would reveal documents that do not match."""
         return iter(())
 
     def settings(self) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
-"""Which documents may be found: conditions on their metadata.
+"""Filters: conditions on the metadata of documents.
 
-A condition on a number compares numbers (a field that holds none never fits); one on a text
-compares texts, as they are written. A document without the field fits only `!=` and `not in`.
+A condition on a number compares numbers, and never matches a field that is not a number. One on a
+text compares texts as they are written. A document without the field matches only `!=` and
+`not in`.
 """
 
 import operator
@@ -26,7 +27,7 @@ class Condition:
     value: Value | tuple[Value, ...]
 
     def __post_init__(self) -> None:
-        """Check what came from a caller."""
+        """Check the operator and the value; InputError if they do not fit together."""
         if self.operator not in get_args(Operator):
             raise InputError(
                 f"the filter on `{self.field}` has the operator {self.operator!r}, expected one of "
@@ -45,21 +46,21 @@ class Condition:
 
 @dataclass(frozen=True)
 class And:
-    """Fits where all of these fit."""
+    """Matches where all of these match."""
 
     of: tuple["Filter", ...]
 
 
 @dataclass(frozen=True)
 class Or:
-    """Fits where one of these fits."""
+    """Matches where at least one of these matches."""
 
     of: tuple["Filter", ...]
 
 
 @dataclass(frozen=True)
 class Not:
-    """Fits where this does not."""
+    """Matches where this does not."""
 
     of: "Filter"
 
@@ -164,7 +165,7 @@ def _named(field: str, name: str, value: Any) -> Condition:
 
 
 def matches(where: Filter | None, metadata: Mapping[str, Any]) -> bool:
-    """Return whether a document with this metadata may be found: the oracle of every store."""
+    """Return whether a document with this metadata matches; every store is tested against this."""
     match where:
         case None:
             return True
@@ -209,17 +210,17 @@ def _equal(found: Any, value: Value) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number; true and false are none."""
+    """Return whether a value is a number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def as_number(value: Any) -> int | float | None:
-    """Return the number that a value of the metadata is, or that its text is; None of any other."""
+    """Return a value, or its text, as a number; None if it is not one."""
     return value if is_number(value) else _number(as_text(value))
 
 
 def as_text(value: Any) -> str:
-    """Return a value as JSON writes it, texts without quotes."""
+    """Return a value as JSON writes it, but texts without quotes."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)

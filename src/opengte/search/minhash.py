@@ -1,9 +1,7 @@
-"""Texts that are nearly the same: a short signature that agrees as much as the texts share runs.
+"""MinHash signatures, which find texts that are nearly the same (Broder 1997).
 
-MinHash: the share of the places in which two signatures agree estimates the share of the runs of
-three words that two texts have in common (Jaccard), within about 0.05.
-
-Letters in shapes: h hashes of a signature, r runs of words.
+The share of positions where two signatures agree estimates the Jaccard similarity of the texts'
+three-word shingles, within about 0.05.
 """
 
 import re
@@ -49,12 +47,12 @@ def _hash(run: str) -> int:
 
 
 def signature_similarity(a: bytes, b: bytes) -> float:
-    """Return about which share of their runs of words two texts have in common."""
+    """Return the estimated Jaccard similarity of two texts, 0 to 1."""
     return float(np.mean(_numbers(a) == _numbers(b))) if a and b else 0.0
 
 
 def first_near_duplicate(signature_: bytes, others: Sequence[bytes]) -> int | None:
-    """Return which of other signatures is the first of a text that is nearly the same."""
+    """Return the index of the first signature of a text that is nearly the same, or None."""
     there = [index for index, other in enumerate(others) if other]
     if not signature_ or not there:
         return None

@@ -1,7 +1,7 @@
-"""Which model made these vectors? An index takes queries from that one alone.
+"""Which model made the vectors of an index: queries must be encoded by the same one.
 
-Two vectors may be compared if everything that made them is the same: weights, tokenizer, prompts
-and maximum length (the model's fingerprint), precision, dimensions and the instruction.
+Two vectors can be compared only if everything that made them is the same: weights, tokenizer,
+prompts and maximum length (the model's fingerprint), precision, dimensions and instruction.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from opengte.types import ModelCard
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """All that made the vectors of an index."""
+    """Everything that determines the vectors of an index."""
 
     model: str
     source: str
@@ -38,7 +38,7 @@ class ModelIdentity:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> "ModelIdentity":
-        """Return what `settings` made."""
+        """Return the identity that `settings` described."""
         return cls(**settings)
 
     def settings(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class ModelIdentity:
         return asdict(self)
 
     def check(self, other: "ModelIdentity", place: str) -> None:
-        """Refuse a query's or document's model that is not the one of this index."""
+        """Raise InputError if another model's vectors cannot be compared with this one's."""
         names = ("fingerprint", "precision", "max_length", "dimension", "instruction")
         differing = [name for name in names if getattr(self, name) != getattr(other, name)]
         if not differing:

@@ -1,4 +1,4 @@
-"""Given queries and vectors, gimme the best rows: exact, a block at a time, in bounded memory.
+"""Exact top-k search by dot product, a block of rows at a time, in bounded memory.
 
 Letters in shapes: q queries, m rows of a block, d width, k results.
 """

@@ -1,4 +1,4 @@
-"""Which texts are in these files and folders? Documents, and what was left out and why.
+"""Read the texts of files and folders, and report what was skipped and why.
 
 Reads plain text (.txt .md .rst .py), HTML without its markup, and the strings of JSON and JSON
 Lines, where each line is a document. One file is held in memory at a time, and none over the limit.

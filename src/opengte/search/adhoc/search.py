@@ -1,4 +1,4 @@
-"""Which of these documents answer the query? A document is as good as its best passage.
+"""Search documents without an index. A document scores as its best passage.
 
 Documents are cut into passages, embedded in windows and compared with the query as they come, so
 that memory holds one window and the best passages, however large the folder is.

@@ -1,4 +1,4 @@
-"""What are these texts about? Groups of close vectors, each with a name made of its words.
+"""Cluster vectors, and name each cluster by its characteristic words.
 
 Letters in shapes: n rows, d width, k clusters.
 """

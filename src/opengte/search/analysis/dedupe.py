@@ -1,6 +1,6 @@
-"""Which of these texts are there twice? Equal ones, nearly equal ones, ones that mean the same.
+"""Find duplicate texts: equal, nearly equal (MinHash), or with close vectors.
 
-Every way keeps the first of a group. Letters in shapes: n rows, d width, k rows kept so far.
+The first text of each group is kept. Letters in shapes: n rows, d width, k rows kept so far.
 """
 
 import hashlib

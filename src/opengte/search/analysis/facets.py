@@ -1,7 +1,7 @@
-"""The metadata of a store in columns: which values there are, and how many documents have each.
+"""Facets: the values of each metadata field, and how many documents have each.
 
-A value is kept once, and each document has its number, so that a condition looks at values and not
-at documents. Conditions hold as in `filters.fits`, value by value.
+Metadata is held in columns: each distinct value once, and its number for each document, so that a
+filter is evaluated on values and not on documents, with the semantics of `filters.matches`.
 
 Letters in shapes: n documents, v distinct values of a field.
 """

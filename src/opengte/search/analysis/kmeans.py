@@ -1,4 +1,4 @@
-"""Vectors to groups by direction: spherical k-means, a block of rows at a time.
+"""Spherical k-means: cluster vectors by direction, a block of rows at a time.
 
 Letters in shapes: n rows, d width, k centres.
 """

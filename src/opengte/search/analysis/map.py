@@ -1,4 +1,4 @@
-"""A map of a store: where its documents lie, and what the groups among them are about.
+"""A two-dimensional map of the documents of a store, with named regions.
 
 Letters in shapes: n documents on the map, d width of a vector.
 """

@@ -1,8 +1,7 @@
-"""Vectors to places on a map: principal components, and from there t-SNE, where neighbours count.
+"""Project vectors to two dimensions: principal components, then t-SNE.
 
-Both are deterministic. The repulsion of t-SNE, a sum over all pairs, is read off a grid on which it
-is one convolution (as in FIt-SNE): linear in the rows, and the same in each run, as nothing is
-sampled.
+Both are deterministic. The repulsion of t-SNE, a sum over all pairs, is a convolution on a grid (as
+in FIt-SNE), which is linear in the rows and samples nothing.
 
 Letters in shapes: n rows, d width, k neighbours, g cells of a side of the grid.
 """

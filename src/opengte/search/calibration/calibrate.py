@@ -1,10 +1,10 @@
-"""Learn how sure an answer is, from questions whose answers are known, and say how well that works.
+"""Learn how sure an answer is from questions with known answers, and measure how well that works.
 
-Without such questions some are made out of the documents' own words. People ask in other words, so
-from these only that is learned which does not depend on the wording: how far a hit stands out from
-the other candidates, and whether the legs agree. A question that nothing answers is one whose
-documents are hidden. All figures are of folds that were held out; questions about one document are
-in one fold.
+Without labelled questions, some are generated from the words of the documents. People use other
+words, so features that depend on the wording are left out: only how far a hit stands out from the
+other candidates, and whether the legs agree, is learned. An unanswerable question is one whose
+documents are hidden. All figures come from held-out folds; questions about the same document are in
+the same fold.
 
 Letters in shapes: n examples, f features.
 """

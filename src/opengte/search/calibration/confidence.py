@@ -1,8 +1,8 @@
-"""How sure is an answer? Probabilities from what the legs say, where an index was calibrated.
+"""Confidence of answers: calibrated probabilities from the scores of the legs.
 
-Two questions are told apart: does this hit answer (`Hit.confidence`), and is an answer among the
-hits at all (`Answer.confidence`)? Both are logistic regressions on the same evidence; `calibrate`
-learns them. Letters in shapes: h hits, f features, n examples.
+There are two: that a hit answers the query (`SearchHit.confidence`), and that an answer is among
+the hits at all (`SearchResult.confidence`). Both are logistic regressions on the same features, learned
+by `calibrate`. Letters in shapes: h hits, f features, n examples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -87,11 +87,11 @@ class ProbabilityScores:
 
 @dataclass(frozen=True)
 class CalibrationAccuracy:
-    """What a calibration says of itself, from folds that were held out.
+    """The accuracy of a calibration on held-out folds.
 
-    hit: that a hit answers; there: that an answer is among the hits. Below threshold, nothing is
-    there: `missed` is the share of questions with an answer that this wrongly turns away, `passed`
-    the share of those without one that it lets through.
+    hit: a hit answers; there: an answer is among the hits. Below threshold a query counts as
+    unanswered: `missed` is the share of answerable questions below it (false negatives), `passed`
+    the share of unanswerable ones above it (false positives).
     """
 
     questions: int

@@ -1,4 +1,4 @@
-"""Probabilities from evidence: logistic regression, and how good its probabilities are.
+"""Logistic regression, and how good its probabilities are (Brier score, ECE, AUC).
 
 Letters in shapes: n examples, f features.
 """

@@ -1,4 +1,4 @@
-"""Questions that people asked, with or without the documents that answer them, out of a file.
+"""Read questions from a file, with or without the documents that answer them.
 
 A text file has a question on each line. A JSON Lines file has `query`, and `relevant` where it is
 known: ids or paths, or {id: grade}; an empty list says that nothing in the index answers. A CSV or

@@ -1,9 +1,9 @@
-"""Documents to vectors: a vector for each window and one for each span, from one forward pass.
+"""Documents to vectors: one for each window and one for each span (passage).
 
-Late chunking: the model reads a whole window, and a span's vector is the mean of the states of its
-tokens, which have seen the text around them. That is in the space of the query vectors only where
-the model's own pooling is a mean with nothing after it, which is measured, not assumed. For other
-models each span is embedded once more, on its own: the classic way.
+Late chunking: the model reads a whole window, and the vector of a span is the mean of the states of
+its tokens, which have attended to the text around them. Such a vector is comparable with queries
+only if the model pools by a mean with nothing after it; this is measured, not assumed. For other
+models each span is embedded again on its own (`classic`).
 
 Letters in shapes: t tokens of a window, s spans, d width.
 """
@@ -40,7 +40,7 @@ PROBE = "A text of some length, by which the pooling of a model can be told from
 
 @dataclass(frozen=True)
 class EmbeddedDocument:
-    """What came of one document: its windows, and whether a window lost tokens."""
+    """The windows of one document with their vectors, and whether a window lost tokens."""
 
     windows: tuple[StoredWindow, ...]
     truncated: bool
@@ -72,7 +72,7 @@ def pools_by_mean(encoder: "Encoder") -> bool:
 
 
 class Embedder:
-    """Cuts and embeds documents in the way that was chosen for an index."""
+    """Splits and embeds documents with the settings of an index."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Embedder:
         return [int(n) - self._empty for n in self.encoder.tokenizer.count(list(texts))]
 
     def embed(self, documents: Sequence[DocumentParts]) -> Iterator[EmbeddedDocument]:
-        """Yield what came of each document (title, text, sections), in order, in bounded memory."""
+        """Yield the windows of each document (title, text, sections), in bounded memory."""
         windows: list[StoredWindow] = []
         truncated, current = False, 0
         for job, window, lost in self._computed(self._jobs(documents)):

@@ -1,4 +1,4 @@
-"""Files into a store: only what is new or changed is embedded, only what is gone is removed."""
+"""Bring a store up to date with files: embed new and changed documents, remove those gone."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ ADDED = "added:"  # source of documents that come from no file
 
 @dataclass(frozen=True)
 class IngestOptions:
-    """How a run treats files."""
+    """How files are read, and what happens to those that are gone or failed before."""
 
     dry_run: bool = False
     keep: bool = False  # documents of files that are gone
@@ -41,7 +41,7 @@ def index_files(
 ) -> IngestReport:
     """Bring the documents of files and folders up to date; embedder is None for a dry run.
 
-    The embedder is asked for when the first document needs it.
+    The embedder is called when the first document needs it.
     """
     report, scopes = IngestReport(), [walk.path_to_id(os.path.abspath(path)) for path in paths]
     known = {source.id: source for source in store.sources() if walk.is_inside(source.id, scopes)}
@@ -60,7 +60,7 @@ def index_files(
 def index_documents(
     store: Store, embedder: EmbedderLoader, documents: Iterable[Document]
 ) -> IngestReport:
-    """Bring documents up to date that are in no file."""
+    """Add or replace documents that come from no file."""
     report = IngestReport()
     batch = CommitBatch(store, embedder, report)
     for document in documents:

@@ -1,7 +1,7 @@
-"""Where can a long text be cut? Passages that fit a model, with their places in the text.
+"""Split a long text into passages of a limited number of tokens, with their offsets.
 
-A passage ends where a paragraph ends, else a sentence, else a line, else a word, and it is as long
-as the limit allows. Passages follow each other without overlap and leave out only white space.
+A passage ends at the end of a paragraph if possible, else of a sentence, a line or a word, and is
+as long as the limit allows. Passages do not overlap, and only white space is left out.
 """
 
 import re

@@ -1,9 +1,8 @@
-"""A document as a model can read it: windows that overlap, each with its spans.
+"""Split a document into overlapping windows that a model can read, each with its spans.
 
-A span is a passage that can be shown as an answer: it ends where a sentence does, and no heading
-is inside it. A window is as many spans as the model reads at once. Neighbouring windows share some
-spans, so that each span is computed with text around it; a span belongs to the one window in which
-it stands furthest from where the window was cut.
+A span is a passage that can be shown as an answer: it ends with a sentence and holds no heading.
+A window is as many spans as the model reads at once. Neighbouring windows share spans, so that each
+span is computed with context; it belongs to the window in which it is furthest from the edges.
 """
 
 import bisect

@@ -1,7 +1,7 @@
-"""Documents into a store, a commit at a time: what changed, what must be embedded, what is gone.
+"""Write documents to a store in commits: find what changed, embed it, remove what is gone.
 
-A batch of documents is one commit; files are noted as done only after the commit of their last
-document. Killed at any point, the next run finds what was committed and goes on with the rest.
+A batch of documents is one commit. A file is recorded as done only after the commit of its last
+document, so a run that is killed at any point continues from what was committed.
 """
 
 import hashlib
@@ -33,10 +33,10 @@ EmbedderLoader = Callable[[], Embedder]
 
 @dataclass
 class IngestReport:
-    """What a run did, or with dry_run would do. Counts are documents, but for files and left_out.
+    """What a run did, or what a dry run would do. Counts are documents, except files and left_out.
 
-    left_out counts files by the reason for which nobody expected text of them; problems are
-    (place, reason) of what should have given text, warnings of text that is doubtful.
+    left_out counts files that were skipped on purpose, by reason. problems are (place, reason) of
+    files or rows that should have given text; warnings are of text that is doubtful.
     """
 
     files: int = 0
@@ -56,7 +56,7 @@ class IngestReport:
 
 @dataclass(frozen=True)
 class Document:
-    """A document on its way into the index; source is its file, or what stands for it."""
+    """A document to be indexed; source is its file, or `added:`."""
 
     id: str
     source: str
@@ -90,7 +90,7 @@ class CommitBatch:
         self._open[name] = _File()
 
     def problem(self, name: str, problem: ParseProblem) -> None:
-        """Note what a file did not give."""
+        """Record a problem of a file."""
         place = f"{name}:{problem.line}" if problem.line else name
         if not problem.failed:
             self.report.left_out[problem.reason] += 1

@@ -1,4 +1,4 @@
-"""How differently do two indexes of the same documents answer the same questions? A comparison.
+"""Compare how two indexes of the same documents answer the same questions.
 
 Letters in shapes: n documents that either of two rankings has.
 """

@@ -1,4 +1,4 @@
-"""Where was the expected document lost? One question followed through every step."""
+"""Explain why a document was not found: follow one query through every step."""
 
 import os
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
-"""An index in another model: built beside the live one, compared with it, put in its place.
+"""Migrate an index to another model: build a second generation beside the live one, then switch.
 
-The live index goes on answering and taking documents. What it holds is embedded into a second
-generation, a commit at a time, so that a killed switch continues; then, with writers kept out for a
-moment, the last differences are carried over and the pointer moves. Until it does, nothing has
-happened to the index; afterwards the generation before is kept for a way back.
+The live index keeps answering and taking documents. Its documents are embedded into the second
+generation in commits, so that a killed migration continues. Then, while writers are excluded for a
+moment, the last differences are copied and the pointer moves. Until then the index is unchanged;
+afterwards the previous generation is retained for a rollback.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ ProgressCallback = Callable[[int], object]  # so many documents more are done
 
 @dataclass
 class MigrationStats:
-    """What a switch did, or would do. Counts are documents."""
+    """What a migration did, or would do. Counts are documents."""
 
     documents: int = 0  # in the live index
     embedded: int = 0
@@ -54,10 +54,11 @@ class MigrationStats:
 class Migration:
     """A generation of an index in another model, beside the live one.
 
-    >>> switch = Switch.to(kb, Encoder.load("thenlper/gte-small"))  # doctest: +SKIP
-    >>> switch.build()  # doctest: +SKIP
-    >>> switch.new.search("parental leave")  # doctest: +SKIP
-    >>> kb = switch.commit()  # doctest: +SKIP
+    >>> migration = kb.migrate(Encoder.load("minilm", max_length=256))
+    >>> migration.plan().embedded, migration.build().embedded
+    (3, 3)
+    >>> migration.commit().identity.max_length
+    256
     """
 
     def __init__(

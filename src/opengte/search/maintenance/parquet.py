@@ -1,4 +1,4 @@
-"""An index as one Parquet file, and back: ids, texts, vectors, metadata, the model's fingerprint.
+"""Export an index to a Parquet file and import it: texts, vectors, metadata, settings.
 
 A row is a window; the settings of the index are in the file's own metadata under "opengte".
 """

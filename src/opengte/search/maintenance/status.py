@@ -1,4 +1,4 @@
-"""What state is an index in? Sizes, what no index covers, age, recall of the fast search."""
+"""The state of an index: sizes, unindexed rows, problems, recall of approximate search."""
 
 import time
 from dataclasses import dataclass

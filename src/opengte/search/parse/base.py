@@ -1,4 +1,4 @@
-"""What a parser gives: documents, with their sections, and problems, with their reasons."""
+"""What parsers return: documents with their sections, and problems with their reasons."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Which parser reads which file: by its suffix, or as plain text where it was named."""
+"""Choose the parser of a file by its suffix; a file that was named is read as plain text."""
 
 import hashlib
 import os

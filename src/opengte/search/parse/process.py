@@ -1,4 +1,4 @@
-"""The parent's side of parsing: a child process that may die, and is then replaced."""
+"""Parse files in a child process, which is replaced if it dies; the child is `worker`."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Which files are in these folders? In order, links followed once, every name usable as an id."""
+"""Walk folders in order, follow each link once, and turn every path into an id."""
 
 import os
 import stat

@@ -1,7 +1,7 @@
-"""The process that parses: it reads names of files on stdin and writes what is in them to stdout.
+"""The child process that parses files: reads requests from stdin, writes documents to stdout.
 
-A frame is four bytes of length and JSON. A parser that loops is ended by an alarm, one that eats
-memory by a limit on addresses: the process dies, the file is reported, a new process goes on.
+A frame is four bytes of length and JSON. An alarm ends a parser that loops, an address-space limit
+one that uses too much memory: the process dies, the file is reported, a new process continues.
 """
 
 import contextlib

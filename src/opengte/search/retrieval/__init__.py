@@ -1,1 +1,1 @@
-"""Retrieval: legs, fusion, diversity."""
+"""Retrieval: the legs (dense, learned sparse, BM25), fusion, MMR, reranking."""

@@ -1,7 +1,7 @@
-"""Several rankings of documents to one. Every leg's own rank and score stay visible.
+"""Fuse rankings of documents: reciprocal rank fusion (Cormack et al. 2009), or weighted scores.
 
-Fused scores order documents and mean nothing else: a reciprocal-rank sum is about 0.03 for a
-perfect answer, and no threshold on it makes sense.
+Fused scores order documents and have no other meaning: a reciprocal-rank sum is about 0.03 for a
+perfect answer, so no threshold on it makes sense.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Results that differ from each other: maximal marginal relevance.
+"""Maximal marginal relevance (Carbonell and Goldstein 1998): results that differ from each other.
 
 Letters in shapes: n candidates, d width of a vector.
 """

@@ -1,4 +1,7 @@
-"""A question to an answer: legs, fusion, passages, reranking, and why each result is there."""
+"""Hybrid search: retrievers (legs), fusion, best passages, reranking and MMR.
+
+A leg is one retriever: dense vectors, learned sparse weights, or BM25 (lexical).
+"""
 
 import re
 import time
@@ -41,7 +44,7 @@ _LEGS = ThreadPoolExecutor(MOST_LEGS, thread_name_prefix="leg of a search")
 
 @dataclass(frozen=True)
 class EncodedQuery:
-    """A question as the legs take it: its words, its vector (d,) and its sparse weights."""
+    """A query as the legs take it: its text, its vector (d,) and its sparse weights."""
 
     text: str
     vector: Floats
@@ -49,13 +52,13 @@ class EncodedQuery:
 
     @cached_property
     def words(self) -> frozenset[str]:
-        """The stems of its words that say something."""
+        """The stems of its content words."""
         return content_stems(self.text)
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How to search. legs None: all that the index has."""
+    """How to search; legs None: all that the index has."""
 
     k: int = 10
     where: Filter | None = None
@@ -88,7 +91,7 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class LegScore:
-    """Where a leg put a document (from 1), and its own score."""
+    """The rank (from 1) and the score that a leg gave a document."""
 
     rank: int
     score: float
@@ -111,7 +114,7 @@ class Passage:
 
 @dataclass(frozen=True, eq=False)
 class SearchHit:
-    """One document of an answer, best first; score orders and means nothing else."""
+    """One document of a result; its score orders hits and has no other meaning."""
 
     rank: int
     id: str
@@ -138,12 +141,11 @@ class ScoreSpread:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The hits, and what happened on the way: candidates of each leg, seconds of each step.
+    """The hits, best first, the number of candidates of each leg, and the seconds of each step.
 
-    The legs search at the same time, so their seconds do not add up.
-
-    underfilled: the approximate search returned fewer documents than fit the filter, and was done
-    again exactly. confidence: that an answer is among the hits, of an index that was calibrated.
+    The legs search at the same time, so their seconds do not add up. underfilled: the approximate
+    search returned fewer documents than match the filter, and was repeated exactly. confidence is
+    the probability that an answer is among the hits, if the index is calibrated.
     """
 
     hits: tuple[SearchHit, ...]
@@ -158,7 +160,7 @@ class SearchResult:
 def search(
     store: Store, asked: EncodedQuery, options: SearchOptions, reranker: "Reranker | None" = None
 ) -> SearchResult:
-    """Return the documents that answer a question best."""
+    """Return the documents that answer a query best."""
     clock = StepTimer()
     rankings, underfilled = run_legs(store, asked, options, clock)
     fused = fuse(rankings, options.fusion)
@@ -201,9 +203,9 @@ class StepTimer:
 def run_legs(
     store: Store, asked: EncodedQuery, options: SearchOptions, clock: StepTimer
 ) -> tuple[dict[str, ScoredIds], bool]:
-    """Return the ranking of each leg, and whether a filtered one had to be done again.
+    """Return the ranking of each leg, and whether a filtered search had to be repeated exactly.
 
-    The legs search at the same time: each waits for its store more than it computes.
+    The legs search in parallel: each waits for its store more than it computes.
     """
     depth = max(options.candidates, options.k)
     work: dict[str, Callable[[], tuple[ScoredIds, bool]]] = {
@@ -347,7 +349,7 @@ def _with_body(one: StoredDocument, start: int, end: int) -> int:
 
 
 def content_stems(text: str) -> frozenset[str]:
-    """Return the stems of the words of a text that say something."""
+    """Return the stems of the content words of a text."""
     found = (word.lower() for word in WORDS.findall(text))
     return frozenset(_stem(word) for word in found if len(word) >= SHORT_WORD or not word.isascii())
 

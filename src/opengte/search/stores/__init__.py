@@ -1,4 +1,4 @@
-"""Where a knowledge base keeps its documents: one protocol, and what fulfils it."""
+"""Stores of documents and vectors: one protocol (`base.Store`) and its implementations."""
 
 import os
 

@@ -1,7 +1,7 @@
-"""What a knowledge base asks of a store. Adapters know a store; nothing else does.
+"""The protocol of a store, and the records that it stores.
 
 A store holds documents, each with its windows. Writing a set of documents is one commit: after a
-crash all of them are there, or none. Readers see only whole commits.
+crash either all of them are there or none. Readers see only whole commits.
 
 Letters in shapes: d width of a vector, s spans of a window.
 """

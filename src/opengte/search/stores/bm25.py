@@ -1,4 +1,8 @@
-"""Words of a text as a full-text index keeps them: lower case, without accents and endings."""
+"""BM25: its parameters, and the terms of a text for stores without a full-text index of their own.
+
+Terms are lower-case words without accents and endings. PostgreSQL scores them in SQL
+(`postgres/store.py`), the store in memory in Python; LanceDB and Qdrant have their own BM25.
+"""
 
 import re
 import unicodedata

@@ -31,7 +31,7 @@ class DocumentHeader:
 
 @dataclass(frozen=True, eq=False)
 class DocumentSummary:
-    """The direction of a document (d,), the mean of its windows, and the beginning of its text."""
+    """A document's mean vector (d,) of unit length, and the beginning of its text."""
 
     id: str
     vector: Floats

@@ -1,4 +1,4 @@
-"""A store in memory, with plain loops: the oracle of the others, and the store of a dry run."""
+"""A store in memory, in plain loops: the reference for tests of the others, and for dry runs."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Which store is at a place? LanceDB in a folder or a bucket, PostgreSQL, Qdrant."""
+"""Open the store at a folder or URI: LanceDB, PostgreSQL or Qdrant."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""First-stage search by learned sparse weights: postings by token, exact, in memory.
+"""Inverted index of learned sparse weights (SPLADE, BGE-M3): exact search, in memory.
 
 Letters in shapes: p postings, v tokens, n rows.
 """

@@ -1,1 +1,1 @@
-"""The search page and its JSON routes: an application that is handed knowledge bases."""
+"""The search page, its JSON API, and the tools that agents use."""

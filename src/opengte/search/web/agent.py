@@ -1,8 +1,7 @@
-"""Answers for a program that reads them as text: JSON that never has more tokens than were asked.
+"""Tools for language-model agents: JSON answers within a token budget.
 
-An agent pays for every token it is given, and a passage that is too long pushes out what it knew.
-So whole answers are counted, names and brackets included, with the tokenizer of the index's model,
-and what had to be cut is said.
+Every token costs an agent money and context. So a whole answer is counted, with names and brackets,
+by the tokenizer of the index's model, and it states what had to be cut.
 """
 
 import json
@@ -30,9 +29,9 @@ Fits = Callable[[Mapping[str, Any]], bool]
 
 
 class AgentTools:
-    """Searches and reads one knowledge base, within `most` tokens an answer.
+    """Searches and reads one knowledge base, with at most `most` tokens in an answer.
 
-    Documents that do not fit `only` are not there.
+    Documents that do not match `only` do not exist for the agent.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class AgentTools:
     ) -> str:
         """Return the best passages, each with the id under which `fetch` reads its document.
 
-        options are those of query.Options.
+        options are those of `SearchOptions`.
         """
         if not 1 <= limit <= MAX_RESULTS:
             raise InputError(f"limit is {limit}, expected 1 to {MAX_RESULTS}")

@@ -1,7 +1,7 @@
-"""The search page and its routes over HTTP: who asks, what, how many at once, and what went wrong.
+"""HTTP routes of the search page: authorization, request limits, errors.
 
-Questions are computed in a few threads; what comes on top waits, and is dropped when its client
-went away meanwhile, as one who types does.
+Queries run in a few threads. Further requests wait, up to a limit, and are dropped if the client
+disconnects, as happens while a user types.
 """
 
 import asyncio
@@ -49,9 +49,9 @@ def _nothing(texts: int, tokens: int) -> None:
 
 @dataclass(frozen=True)
 class Grant:
-    """Who asks: what of a knowledge base exists for them, and what is told of their questions.
+    """What an authorized request may see, and how it is charged.
 
-    charge is called with the texts and tokens of a question before it is computed; it may raise
+    charge is called with the texts and tokens of a query before it is computed; it may raise
     LimitError.
     """
 
@@ -59,7 +59,7 @@ class Grant:
     charge: Callable[[int, int], None] = _nothing
 
 
-# who a request is from, and whether it may see a knowledge base: raises AccessError or LimitError
+# authorizes a request for the knowledge base of a name; raises AccessError or LimitError
 Authorizer = Callable[[Request, str], Grant]
 
 

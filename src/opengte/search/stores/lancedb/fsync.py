@@ -1,10 +1,10 @@
-"""Making a table on a local disk survive a power cut: LanceDB itself never calls fsync."""
+"""Flush the files of a table to disk after a commit: LanceDB itself never calls fsync."""
 
 import os
 
 
 class FsyncTracker:
-    """Remembers which files of a folder are safely on the disk."""
+    """Remembers which files of a folder have been flushed to disk."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder

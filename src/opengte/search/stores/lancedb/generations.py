@@ -1,9 +1,9 @@
-"""Which of the indexes at a place is the live one: a pointer that moves in one step.
+"""Generations of an index at one place, and the pointer to the live one, which moves atomically.
 
-A place holds generations of an index, each whole and with a model of its own. In a folder the
-pointer is a file that is replaced, and writers hold a lock that a switch takes from them: nothing
-is written to a generation that is live no more. In a bucket the pointer is a table of one row,
-whose commit is the store's own; there are no locks, so writers look again after they wrote.
+Each generation is complete and has a model of its own. In a folder the pointer is a file that is
+replaced, and writers share a lock that a migration takes exclusively, so nothing is written to a
+generation that is no longer live. In a bucket the pointer is a table of one row; there are no
+locks, so writers check the pointer again after they wrote.
 """
 
 import contextlib
@@ -130,7 +130,7 @@ def write_lock(place: str, name: str) -> Iterator[None]:
 
 
 def exclusive_lock(place: str) -> contextlib.AbstractContextManager[None]:
-    """Keep all writers of a folder out."""
+    """Exclude all writers of a folder."""
     if is_remote(place):
         return contextlib.nullcontext()
     return _locked(os.path.join(place, INDEX_MARKER), exclusive=True)
@@ -138,7 +138,7 @@ def exclusive_lock(place: str) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def migration_lock(place: str) -> Iterator[None]:
-    """Be the only one that builds a generation of a folder; InputError if somebody else does."""
+    """Hold the lock of migrations of a folder; InputError if another process holds it."""
     if is_remote(place):
         yield
         return

@@ -1,9 +1,9 @@
-"""One version of a LanceDB table, read on a loop of our own.
+"""Snapshots of a LanceDB table, read through its asynchronous interface on one event loop.
 
-LanceDB's blocking interface asks its own thread six times for one query; here a query is asked
-once. A version is held while it is the newest, so that rows keep their numbers, and which document
-each row belongs to is read into memory beside the first searches: to fetch the names of 200 rows
-from the disk takes longer than to find them.
+LanceDB's blocking interface makes six round trips to its own thread for one query; this makes one.
+A version is held while it is the newest, so that row numbers stay valid. The document of each row
+is read into memory beside the first searches, because fetching the ids of 200 rows from disk takes
+longer than finding the rows.
 
 Letters in shapes: n rows, v documents.
 """

@@ -1,9 +1,9 @@
 """Qdrant as a store: a server or cluster, or Qdrant Edge in this process, with one schema.
 
-Qdrant has no transactions. A commit here is one document: all its windows are written in one
-request, and windows that an earlier version had more are removed after that; readers leave them out
-meanwhile. A note says which documents are being written, so that what a crash left is removed by
-the next `optimize`. Words are scored by Qdrant's own BM25.
+Qdrant has no transactions, so a commit is one document: all its windows are written in one request,
+then surplus windows of the earlier version are removed; readers ignore them meanwhile. A note
+records which documents are being written, so that the next `optimize` cleans up after a crash.
+Lexical search is Qdrant's own BM25.
 """
 
 import json
