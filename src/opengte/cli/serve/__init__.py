@@ -113,13 +113,12 @@ def _extension(settings: "ServerSettings") -> tuple[Any, ...]:
     if not settings.kb:
         for name in ("where", "reranker"):
             if getattr(settings, name):
-                raise InputError(f"{name} applies to knowledge bases only; set kb as well")
+                raise InputError(f"{name} applies to knowledge bases only; set kb too")
         return ()
     from opengte.apps import kb_server
 
-    kb_server.open_services(
-        settings.kb, settings
-    )  # what is wrong with one is better said now, once
+    # opened once here, so that an error is reported by the command and not by every process
+    kb_server.open_services(settings.kb, settings)
     return kb_server.extend, "opengte.cli.serve.worker"
 
 

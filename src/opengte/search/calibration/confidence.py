@@ -1,8 +1,8 @@
 """Confidence of answers: calibrated probabilities from the scores of the legs.
 
 There are two: that a hit answers the query (`SearchHit.confidence`), and that an answer is among
-the hits at all (`SearchResult.confidence`). Both are logistic regressions on the same features, learned
-by `calibrate`. Letters in shapes: h hits, f features, n examples.
+the hits at all (`SearchResult.confidence`). Both are logistic regressions on the same
+features, learned by `calibrate`. Letters in shapes: h hits, f features, n examples.
 """
 
 from collections.abc import Mapping, Sequence
