@@ -78,7 +78,7 @@ def ours(arguments: argparse.Namespace, rows: list[tuple[str, str]], cached: boo
         prepare([SourceSpec("rows", (folder / "rows.jsonl",))], folder / "shards", encoding)
         dataset = Dataset.open(folder / "shards")
         order = BatchSampler.of(dataset, seed=0, batch=arguments.batch)
-        trainee = TrainableModel(load_trainable(found), ("dense",), arguments.precision)
+        trainable = TrainableModel(load_trainable(found), ("dense",), arguments.precision)
         objective = Contrastive("info_nce", temperature=0.05)
         tokens = [BatchLoader(dataset, order, ahead=0).at(s).tokens for s in range(arguments.steps)]
         chunk = arguments.chunk_tokens
@@ -97,7 +97,7 @@ def ours(arguments: argparse.Namespace, rows: list[tuple[str, str]], cached: boo
         )
         run = folder / "run"
         train(
-            trainee,
+            trainable,
             lambda start, rank, size: BatchLoader(
                 dataset, order, start=start, rank=rank, world=size
             ),

@@ -102,12 +102,12 @@ def test_the_gradient_of_a_training_step(precision, least):
     plan = PLANS["bert"]
     packed = batch(LENGTHS)
     exact = TrainableModel(load_reference_model(plan, weights(plan), torch.float32, "cpu"))
-    trainee = TrainableModel(copy.deepcopy(exact.model), precision=precision)
-    trainee.materialise(GPU)
+    trainable = TrainableModel(copy.deepcopy(exact.model), precision=precision)
+    trainable.materialise(GPU)
     outer = torch.randn(len(LENGTHS), plan.width, generator=torch.Generator().manual_seed(0))
     (exact(layers.to_device(packed, CPU))["dense"] * outer).sum().backward()
-    (trainee(layers.to_device(packed, GPU))["dense"] * outer.to(GPU)).sum().backward()
-    pairs = zip(exact.named_parameters(), trainee.parameters(), strict=True)
+    (trainable(layers.to_device(packed, GPU))["dense"] * outer.to(GPU)).sum().backward()
+    pairs = zip(exact.named_parameters(), trainable.parameters(), strict=True)
     for (name, wanted), found in pairs:
         if wanted.grad is not None and float(wanted.grad.abs().max()) > 1e-6:
             cosine = cosines(found.grad[None], wanted.grad[None])

@@ -107,7 +107,7 @@ def columns(batch: TrainingBatch) -> tuple[BatchTexts, BatchTexts]:
     return batch.positive, batch.negative
 
 
-def trainee(objective: Objective) -> TrainableModel:
+def trainable(objective: Objective) -> TrainableModel:
     heads: dict[str, Any] = {}
     if "sparse" in objective.outputs:
         heads = {"sparse": True, "token_width": 6}
@@ -122,7 +122,7 @@ def trainee(objective: Objective) -> TrainableModel:
 
 def compute(objective: Objective, batch: TrainingBatch, way: Way, world: World) -> dict[str, Any]:
     """Return the loss of the global batch and the gradients, both the same on every process."""
-    module = trainee(objective)
+    module = trainable(objective)
     module.model.recompute = way.recompute
     names = {id(p): name for name, p in module.named_parameters()}
     order = [names[id(p)] for p in module.parameters()]

@@ -44,15 +44,15 @@ def column(generator: np.random.Generator, texts: int) -> BatchTexts:
 def main() -> None:
     torch.set_num_threads(2)
     generator = np.random.default_rng(0)
-    trainee = TrainableModel(init_model(replace(plan_of(MINILM), pooling="mean"), 0))
-    optimiser = optim.adamw(trainee, weight_decay=0.01, betas=(0.9, 0.999), epsilon=1e-8)
+    trainable = TrainableModel(init_model(replace(plan_of(MINILM), pooling="mean"), 0))
+    optimiser = optim.adamw(trainable, weight_decay=0.01, betas=(0.9, 0.999), epsilon=1e-8)
     one, none = column(generator, PAIRS), column(generator, 0)
     rows, zero = np.arange(PAIRS), np.zeros(PAIRS, np.int32)
     known = np.zeros((0, 2), np.int64)
     batch = TrainingBatch(
         0, source(), PAIRS, 0, rows, one, column(generator, PAIRS), none, known, zero
     )
-    passes = GradientCache(ParallelModule(trainee, [], World()), World(), 2048, 0)
+    passes = GradientCache(ParallelModule(trainable, [], World()), World(), 2048, 0)
     Contrastive(margin=0.1).step(passes, batch, (0, 0))
     optimiser.step()
     sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))

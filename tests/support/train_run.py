@@ -83,9 +83,11 @@ def run(
     }
     settings = TrainingSettings(**(values | changes))
     objective = Contrastive(temperature=0.1)
-    trainee = TrainableModel(init_model(plan(), 0, std=0.2), objective.outputs, settings.precision)
+    trainable = TrainableModel(
+        init_model(plan(), 0, std=0.2), objective.outputs, settings.precision
+    )
     result = train(
-        trainee,
+        trainable,
         make_batches,
         objective,
         settings,
@@ -95,7 +97,7 @@ def run(
         evaluate=evaluate,
         resume=resume,
     )
-    return result, trainee
+    return result, trainable
 
 
 def slow_writes(seconds: float) -> None:

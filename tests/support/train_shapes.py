@@ -32,17 +32,17 @@ def main(folder: str) -> None:
     world = join_processes("cpu")
     with torch.device("meta"):
         model = ReferenceModel(plan_of(QWEN2_7B))
-    trainee = TrainableModel(model)
-    ParallelModule(trainee, trainee.parts, world, "fsdp2", "bf16")
-    local = sum(p.to_local().numel() for p in trainee.parameters() if isinstance(p, DTensor))
+    trainable = TrainableModel(model)
+    ParallelModule(trainable, trainable.parts, world, "fsdp2", "bf16")
+    local = sum(p.to_local().numel() for p in trainable.parameters() if isinstance(p, DTensor))
     assert 7.0e9 < local * world.size < 7.1e9
     assert 1e6 < activation_bytes(model, "bf16") < 2e7
 
     found = checkpoint.read_checkpoint(folder)
     small, start = build_trainable(found)
-    trainee = TrainableModel(small, fill=start.fill)
-    ParallelModule(trainee, trainee.parts, world, "fsdp2")
-    trainee.materialise(world.device)
+    trainable = TrainableModel(small, fill=start.fill)
+    ParallelModule(trainable, trainable.parts, world, "fsdp2")
+    trainable.materialise(world.device)
     for name, expected in load_trainable(found).named_parameters():
         sharded = small.get_parameter(name)
         assert isinstance(sharded, DTensor)

@@ -111,7 +111,7 @@ def test_dropped_values_are_the_same_in_both_encodings() -> None:
     _, objective, batch = next(ways.objectives())
     found = []
     for kept in (0, 10**9):
-        module = ways.trainee(objective)
+        module = ways.trainable(objective)
         module.set_dropout(0.2)
         parallel = ParallelModule(module, [], World())
         share = objective.step(GradientCache(parallel, World(), 40, kept), batch, (0, 3))

@@ -99,7 +99,7 @@ def test_vectors_do_not_decay() -> None:
 def test_gradients_are_clipped_to_the_norm(tmp_path: Path) -> None:
     found = []
     for clip in (None, 1e-3):
-        _, trainee = run(
+        _, trainable = run(
             tmp_path / str(clip),
             steps=1,
             clip=clip,
@@ -108,7 +108,7 @@ def test_gradients_are_clipped_to_the_norm(tmp_path: Path) -> None:
             weight_decay=0.0,
             epsilon=1.0,
         )
-        found.append([p.detach().clone() for p in trainee.parameters()])
+        found.append([p.detach().clone() for p in trainable.parameters()])
     _, start = run(tmp_path / "still", steps=1, learning_rate=1e-30, ema=None, weight_decay=0.0)
     norm = float(table(tmp_path / "None")[0]["gradient_norm"])
     assert norm > 1
@@ -122,17 +122,18 @@ def test_gradients_are_clipped_to_the_norm(tmp_path: Path) -> None:
 def test_the_average_is_what_is_evaluated_and_left(tmp_path: Path) -> None:
     seen: list[list[Tensor]] = []
 
-    def evaluate(step: int, trainee: Any) -> dict[str, float]:
-        assert not trainee.training
-        seen.append([p.detach().clone() for p in trainee.parameters()])
+    def evaluate(step: int, trainable: Any) -> dict[str, float]:
+        assert not trainable.training
+        seen.append([p.detach().clone() for p in trainable.parameters()])
         return {"q": 1.0}
 
-    _, trainee = run(tmp_path / "a", evaluate=evaluate, ema=0.9)
-    for one, other in zip(seen[-1], trainee.parameters(), strict=True):
+    _, trainable = run(tmp_path / "a", evaluate=evaluate, ema=0.9)
+    for one, other in zip(seen[-1], trainable.parameters(), strict=True):
         assert torch.equal(one, other)
     _, plain = run(tmp_path / "b", ema=None)
     assert any(
-        not torch.equal(a, b) for a, b in zip(plain.parameters(), trainee.parameters(), strict=True)
+        not torch.equal(a, b)
+        for a, b in zip(plain.parameters(), trainable.parameters(), strict=True)
     )
 
 
@@ -181,8 +182,8 @@ def test_nothing_but_trouble_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_bfloat16_learns_too_on_float32_weights(tmp_path: Path) -> None:
-    _, trainee = run(tmp_path, make_batches=Same.make, steps=16, precision="bf16")
-    assert all(p.dtype == torch.float32 for p in trainee.parameters())
+    _, trainable = run(tmp_path, make_batches=Same.make, steps=16, precision="bf16")
+    assert all(p.dtype == torch.float32 for p in trainable.parameters())
     steps = table(tmp_path)
     assert float(steps[-1]["loss"]) < 0.75 * float(steps[0]["loss"])
     run(tmp_path / "wide", make_batches=Same.make, steps=1)

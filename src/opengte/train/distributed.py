@@ -166,7 +166,7 @@ class ParallelModule:
         elif not isinstance(self.module, DistributedDataParallel):
             with accumulate_lookups_in_place():
                 yield
-        elif on:  # what is summed is found by hooks
+        elif on:  # hooks find the gradients to sum
             yield
         else:
             with self.module.no_sync(), accumulate_lookups_in_place():

@@ -65,8 +65,8 @@ class GradientCache:
         self, batch: PackedBatch, chunks: "list[BatchChunk]", loss: Loss, seed: tuple[int, ...]
     ) -> Tensor:
         with torch.no_grad():
-            found = [self._run(chunk, seed, place) for place, chunk in enumerate(chunks)]
-        share, gradients = _gradients(_assembled(batch, chunks, found), loss)
+            cached = [self._run(chunk, seed, place) for place, chunk in enumerate(chunks)]
+        share, gradients = _gradients(_assembled(batch, chunks, cached), loss)
         for place, chunk in enumerate(chunks):
             with self.parallel.sums_gradients(place == len(chunks) - 1):
                 outputs = self._run(chunk, seed, place)
@@ -168,7 +168,7 @@ def _gradients(outputs: Outputs, loss: Loss) -> tuple[Tensor, Outputs]:
     if unused:
         raise InputError(
             f"the loss uses no output `{unused[0]}`, so that nothing would train its head: "
-            "leave it out of the trainee's outputs, or give it a weight"
+            "leave it out of the trainable's outputs, or give it a weight"
         )
     return share.detach(), {name: x.grad for name, x in outputs.items() if x.grad is not None}
 

@@ -59,7 +59,7 @@ class TrainingResult:
 
 
 def train(
-    trainee: TrainableModel,
+    trainable: TrainableModel,
     batches: MakeLoader,
     objective: Objective,
     settings: TrainingSettings,
@@ -101,7 +101,7 @@ def train(
     (2, False)
     """
     world = world or World()
-    run = _Run(trainee, objective, settings, folder, world, identity or {})
+    run = _Run(trainable, objective, settings, folder, world, identity or {})
     run.begin(resume)
     start = run.progress.step
     journal = run.open_log() if world.is_first else None
@@ -120,7 +120,7 @@ def train(
 
 @dataclass(eq=False)
 class _Run:
-    trainee: TrainableModel
+    trainable: TrainableModel
     objective: Objective
     settings: TrainingSettings
     folder: Path
@@ -132,43 +132,43 @@ class _Run:
 
     def begin(self, resume: bool) -> None:
         """Distribute the model over processes, create the optimiser, load the last checkpoint."""
-        settings, trainee = self.settings, self.trainee
-        found = checkpoints.list_checkpoints(self.folder)
-        if found and not resume:
+        settings, trainable = self.settings, self.trainable
+        complete = checkpoints.list_checkpoints(self.folder)
+        if complete and not resume:
             raise InputError(
-                f"`{self.folder}` has a run of {list(found)[-1]} steps: resume it with "
+                f"`{self.folder}` has a run of {list(complete)[-1]} steps: resume it with "
                 "resume=True, or give another folder"
             )
-        if trainee.precision != settings.precision:
+        if trainable.precision != settings.precision:
             raise InputError(
-                f"precision is {settings.precision!r} in settings and {trainee.precision!r} in the "
-                "trainee: give both the same"
+                f"precision is {settings.precision!r} in settings and {trainable.precision!r} in "
+                "the model: give both the same"
             )
         sharded = settings.parallel == "fsdp2"
         if not sharded:
-            trainee.materialise(self.world.device)
-        trainee.train()
-        trainee.set_dropout(settings.dropout)
-        trainee.model.recompute = settings.recompute
+            trainable.materialise(self.world.device)
+        trainable.train()
+        trainable.set_dropout(settings.dropout)
+        trainable.model.recompute = settings.recompute
         if settings.compile:
-            for part in trainee.parts:
+            for part in trainable.parts:
                 part.compile(dynamic=True)
         precision = settings.precision
         self.parallel = ParallelModule(
-            trainee, trainee.parts, self.world, settings.parallel, precision
+            trainable, trainable.parts, self.world, settings.parallel, precision
         )
         if sharded:
-            trainee.materialise(self.world.device)
+            trainable.materialise(self.world.device)
         self.passes = GradientCache(self.parallel, self.world, *self._sizes())
         self.optimiser = optim.adamw(
-            trainee,
+            trainable,
             weight_decay=settings.weight_decay,
             betas=settings.betas,
             epsilon=settings.epsilon,
         )
-        self.average = optim.WeightAverage(trainee, settings.ema) if settings.ema else None
-        if found:
-            step, path = list(found.items())[-1]
+        self.average = optim.WeightAverage(trainable, settings.ema) if settings.ema else None
+        if complete:
+            step, path = list(complete.items())[-1]
             self.progress = checkpoints.load_checkpoint(path, self._parts(), self._identity())
             log.info("resumed `%s` at step %d", self.folder, step)
         if self.world.is_first:
@@ -194,7 +194,7 @@ class _Run:
 
     def _sizes(self) -> tuple[int, int]:
         """Return the tokens of a chunk, and the tokens whose activations fit into memory."""
-        each = activation_bytes(self.trainee.model, self.settings.precision)
+        each = activation_bytes(self.trainable.model, self.settings.precision)
         if self.settings.recompute:
             each = max(1, each // 8)
         fitting = max(1, int(self.settings.memory * 2**30 / each))
@@ -203,10 +203,10 @@ class _Run:
         return chunk, fitting
 
     def _parts(self) -> checkpoints.TrainingState:
-        return checkpoints.TrainingState(self.trainee, self.optimiser, self.average)
+        return checkpoints.TrainingState(self.trainable, self.optimiser, self.average)
 
     def _identity(self) -> dict[str, str]:
-        plan = hashlib.sha256(repr(self.trainee.model.plan).encode()).hexdigest()[:16]
+        plan = hashlib.sha256(repr(self.trainable.model.plan).encode()).hexdigest()[:16]
         own = {"plan": plan, "objective": repr(self.objective)}
         return {**self.settings.identity(), **own, **self.extra}
 
@@ -255,7 +255,7 @@ class _Run:
         loss, tokens, squares, computed, rows, stop = self._totals(
             share, share.tokens, share.square_tokens, done, _checksum(batch), interrupted
         )
-        norm = float(optim.gradient_norm(self.trainee.parameters()))
+        norm = float(optim.gradient_norm(self.trainable.parameters()))
         rate = self._rate(step)
         trouble = self._trouble(batch, loss, norm)
         if trouble is None:
@@ -286,7 +286,7 @@ class _Run:
         return totals
 
     def _forward_flops(self, tokens: float, squares: float) -> float:
-        model = self.trainee.model
+        model = self.trainable.model
         attentions = [layer.attention for layer in model.plan.layers]
         scores = sum(4.0 * a.heads * a.head_dim for a in attentions) * squares
         return flops_per_token(model) * tokens + scores
@@ -305,7 +305,7 @@ class _Run:
 
     def _update(self, rate: float, norm: float) -> None:
         if self.settings.clip is not None and norm > self.settings.clip:
-            gradients = [p.grad for p in self.trainee.parameters() if p.grad is not None]
+            gradients = [p.grad for p in self.trainable.parameters() if p.grad is not None]
             torch._foreach_mul_(gradients, self.settings.clip / norm)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -375,9 +375,9 @@ class _Run:
         progress = self.progress
         if self.average is not None:
             self.average.exchange()
-        self.trainee.eval()
-        metrics = dict(evaluate(progress.step, self.trainee))
-        self.trainee.train()
+        self.trainable.eval()
+        metrics = dict(evaluate(progress.step, self.trainable))
+        self.trainable.train()
         self.parallel.rest()
         if self.average is not None:
             self.average.exchange()

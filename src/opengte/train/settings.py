@@ -7,7 +7,7 @@ from opengte.errors import InputError
 from opengte.train.distributed import Parallelism
 from opengte.train.optim import LearningRateSchedule
 
-# may change when a run is resumed: how it is computed and recorded, not what is computed
+# may change on resume: these affect how a run is computed and recorded, not its result
 FREE_ON_RESUME = (
     "parallel",
     "chunk_tokens",
@@ -48,7 +48,7 @@ class TrainingSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     clip: float | None = 1.0  # largest norm of all gradients together
-    ema: float | None = None  # decay of an average of the weights, which is what is evaluated
+    ema: float | None = None  # decay of an average of the weights; evaluations use the average
     dropout: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0

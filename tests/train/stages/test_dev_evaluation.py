@@ -31,7 +31,7 @@ def test_ranks_share_ties():
     assert ours == pytest.approx(spearmanr(values, gold).statistic)
 
 
-def trainee(checkpoint) -> TrainableModel:
+def trainable(checkpoint) -> TrainableModel:
     return TrainableModel(load_trainable(checkpoint)).eval()
 
 
@@ -41,7 +41,7 @@ def test_retrieval_is_that_of_the_encoder(tmp_path, encoder):
     found = small.data(tmp_path, encoder, rows, "dev")
     measure = dev_evaluation.dev_evaluation(found, Contrastive(), LIMITS)
     with torch.no_grad():
-        ours = measure(0, trainee(encoder))
+        ours = measure(0, trainable(encoder))
     model = Encoder.load(encoder.folder)
     documents = list(dict.fromkeys(t for r in rows for t in (r["positive"], *r["negative"])))
     queries = list(dict.fromkeys(row["query"] for row in rows))
@@ -65,7 +65,7 @@ def test_scored_pairs_are_measured_by_spearman(tmp_path, encoder):
     ]
     found = small.data(tmp_path, encoder, rows, "dev")
     measure = dev_evaluation.dev_evaluation(found, Contrastive(), LIMITS)
-    ours = measure(0, trainee(encoder))
+    ours = measure(0, trainable(encoder))
     model = Encoder.load(encoder.folder)
     a = model.encode([row["sentence1"] for row in rows])
     b = model.encode([row["sentence2"] for row in rows])
@@ -76,4 +76,4 @@ def test_scored_pairs_are_measured_by_spearman(tmp_path, encoder):
 def test_data_that_measures_nothing(tmp_path, encoder):
     found = small.data(tmp_path, encoder, [{"text": "red cat"}, {"text": "old dog"}], "dev")
     with pytest.raises(InputError, match="has no source that can be measured"):
-        dev_evaluation.dev_evaluation(found, Contrastive(), LIMITS)(0, trainee(encoder))
+        dev_evaluation.dev_evaluation(found, Contrastive(), LIMITS)(0, trainable(encoder))

@@ -35,7 +35,7 @@ class ConsistencyFilter:
 
     queries: EmbedQueries
     documents: EmbedDocuments
-    model: str  # what embeds; another one makes another data set
+    model: str  # identifies the model that embeds
     keep: int = 2
     pool: int = 1_000_000
     seed: int = 0

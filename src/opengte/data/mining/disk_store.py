@@ -87,8 +87,8 @@ def row_blocks(array: Floats, size: int) -> Iterator[Floats]:
 def _width(about: Path, identity: dict[str, Any]) -> int | None:
     """Return the width of the vectors of an earlier run with the same identity, else None."""
     try:
-        found = json.loads(about.read_text(encoding="utf-8"))
-        width = int(found.pop("width"))
+        recorded = json.loads(about.read_text(encoding="utf-8"))
+        width = int(recorded.pop("width"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return width if found == json.loads(json.dumps(identity)) and width > 0 else None
+    return width if recorded == json.loads(json.dumps(identity)) and width > 0 else None

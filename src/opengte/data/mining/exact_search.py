@@ -27,8 +27,8 @@ def nearest_rows(queries: Floats, blocks: Iterable[Floats], k: int) -> tuple[Flo
     rows = np.empty((len(queries), 0), dtype=np.int64)
     start = 0
     for block in blocks:
-        found = queries @ np.asarray(block).T
-        scores, rows = _merged(scores, rows, found, start, k)
+        block_scores = queries @ np.asarray(block).T
+        scores, rows = _merged(scores, rows, block_scores, start, k)
         start += len(block)
     return scores, rows
 

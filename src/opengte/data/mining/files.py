@@ -90,8 +90,8 @@ def mine_hard_negatives(
             for text in map(clean, all_texts(path)):
                 if text:
                     collection.add_text(text)
-        found = _candidates(collection, work, models, settings, mined, advance)
-        rows = _with_negatives(places, cleaning, collection, found, models, settings, mined)
+        candidates = _candidates(collection, work, models, settings, mined, advance)
+        rows = _with_negatives(places, cleaning, collection, candidates, models, settings, mined)
         writer.write_examples(output, rows, settings.count)
     finally:
         collection.close()
@@ -150,13 +150,13 @@ def _candidates(
         collection.corpus, models.documents, work / "corpus.f32", second, advance
     )
     shape = (len(queries), settings.last)
-    found = np.lib.format.open_memmap(work / "candidates.npy", "w+", np.int64, shape)
-    found[:] = -1
+    candidates = np.lib.format.open_memmap(work / "candidates.npy", "w+", np.int64, shape)
+    candidates[:] = -1
     for number, _, kept in mine_candidates(
         collection, queries, corpus, settings, mined, models.score
     ):
-        found[number, : len(kept)] = [one.number for one in kept]
-    return found
+        candidates[number, : len(kept)] = [one.number for one in kept]
+    return candidates
 
 
 def _with_negatives(

@@ -179,13 +179,13 @@ def mine_candidates(
             best = _best(block[index], corpus, answers[index])
             ranked = zip(own_rows, own_scores, strict=True)
             itself = collection.corpus_numbers.get(_nth(collection, number))
-            found = [
+            candidates = [
                 Candidate(row, rank, value, hashes[row])
                 for rank, (row, value) in enumerate(
                     _others(ranked, answers[index], itself, mined.candidates), 1
                 )
             ]
-            kept = list(_allowed(found, settings, best, mined.candidates))
+            kept = list(_allowed(candidates, settings, best, mined.candidates))
             if score is not None and kept:
                 kept = _judged(collection, number, kept, settings, score, mined.candidates)
             yield number, best, kept

@@ -174,10 +174,10 @@ def _empty(tallies: dict[str, Tally]) -> tuple[str, ...]:
 def _clear(folder: Path) -> None:
     """Remove the files of an earlier run, and no others."""
     names = [MANIFEST, DROPPED, "report.json", "report.md"]
-    found = [folder / name for name in names]
+    paths = [folder / name for name in names]
     for pattern in ("shards/*.shard", "shards/*.part", "pool-*.npy", "pool-*.part"):
-        found += folder.glob(pattern)
-    for path in found:
+        paths += folder.glob(pattern)
+    for path in paths:
         path.unlink(missing_ok=True)
 
 
@@ -287,8 +287,8 @@ def _finish(
             tallies[place.spec.name].add(Tally.of(line["tally"]))
         if any(line["rows"] for line in lines):
             sources.append(_about(place, lines))
-    found = {name: tally.record() for name, tally in tallies.items()}
-    _write(run.folder / "report.json", _json(found))
+    records = {name: tally.record() for name, tally in tallies.items()}
+    _write(run.folder / "report.json", _json(records))
     _write(run.folder / "report.md", report.markdown_report(tallies).encode())
     if not sources:
         raise InputError(f"no row is left of any source; `{run.folder / 'report.md'}` says why")
@@ -299,7 +299,7 @@ def _finish(
         "tokenizer": _tokenizer(run.encoding),
         "sources": sources,
         "made_from": header,
-        "report": found,
+        "report": records,
     }
     _write(run.folder / MANIFEST, _json(manifest))
     return PreparationResult(run.folder, tallies, _empty(tallies))

@@ -52,14 +52,14 @@ class SourceTokenizer:
     def encode(self, texts: Sequence[str], prefix: str, query: bool) -> "TokenizedTexts":
         """Return texts as ids, truncated to the maximum of their side."""
         limit = self.query_tokens if query else self.document_tokens
-        found = self.tokenizer.encode(
+        encoded = self.tokenizer.encode(
             texts, prompt=prefix, max_length=limit, mask=self.prompts.mask
         )
-        before = found.batch.lengths.astype(np.int64)
-        for record in found.truncated:
+        before = encoded.batch.lengths.astype(np.int64)
+        for record in encoded.truncated:
             before[record.index] = record.found
         return TokenizedTexts(
-            found.batch, before.tolist(), frozenset(r.index for r in found.truncated)
+            encoded.batch, before.tolist(), frozenset(r.index for r in encoded.truncated)
         )
 
     def pieces(self, text: str) -> list[Ints]:

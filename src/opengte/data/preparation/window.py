@@ -43,7 +43,7 @@ class PreparationSettings:
 
     limits: LengthLimits = LengthLimits()
     cleaning: CleaningSettings = DEFAULT_CLEANING
-    duplicates: bool = False  # keep them
+    duplicates: bool = False  # whether duplicate rows stay
     shard_rows: int = 2**18
     shard_tokens: int = 2**25
 
@@ -189,10 +189,10 @@ def _consistent(
     queries = asked.queries([e.query for e, _ in rows], place.spec.instruction)
     positives = asked.documents([rows[i][0].positives[j] for i, j in flat])
     own = [frozenset((h.query, *h.documents[: len(e.positives)])) for e, h in rows]
-    found = consistency.positive_ranks(
+    ranks = consistency.positive_ranks(
         queries[[i for i, _ in flat]], positives, [own[i] for i, _ in flat], pool
     )
-    good = {pair for pair, rank in zip(flat, found.tolist(), strict=True) if rank <= asked.keep}
+    good = {pair for pair, rank in zip(flat, ranks.tolist(), strict=True) if rank <= asked.keep}
     for i, (example, hashed) in enumerate(rows):
         count = len(example.positives)
         kept = [j for j in range(len(example.documents)) if j >= count or (i, j) in good]

@@ -97,11 +97,11 @@ def detect_columns(paths: tuple[Path, ...], given: ColumnMapping) -> ColumnMappi
     """Return the column mapping of a source, from its first file; InputError if unclear."""
     first = list_files(paths)[0]
     rows = [row for _, row in itertools.islice(read_records(first), PEEK) if isinstance(row, dict)]
-    found = _names(first, rows)
-    if not found:
+    names = _names(first, rows)
+    if not names:
         raise InputError(f"`{first}` has no rows; expected at least one")
     try:
-        return resolve_columns(given, rows, found)
+        return resolve_columns(given, rows, names)
     except InputError as error:
         raise InputError(f"`{first}`: {error}") from None
 
@@ -156,9 +156,9 @@ def _names(path: Path, rows: list[dict[str, Any]]) -> list[str]:
 
 def _present(path: Path, columns: ColumnMapping) -> list[str]:
     """Return the columns of a table to read: objects whole, for names with a dot."""
-    found = arrow.column_names(path)
-    wanted = [name if name in found else name.split(".")[0] for name in columns.names]
-    return [name for name in dict.fromkeys(wanted) if name in found]
+    names = arrow.column_names(path)
+    wanted = [name if name in names else name.split(".")[0] for name in columns.names]
+    return [name for name in dict.fromkeys(wanted) if name in names]
 
 
 def _lines(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, str | None, str]]:

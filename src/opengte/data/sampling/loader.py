@@ -25,8 +25,8 @@ from opengte.tokenization import Tokenizer
 from opengte.tokenization.ragged import Ragged, pack_sequences, truncate
 from opengte.types import Floats, Ints, PackedBatch
 
-POSITIVE, NEGATIVE, LABEL = ROWS + 1, ROWS + 2, ROWS + 3  # what a number is drawn for
-LABELLED_NEGATIVES = 4  # texts of other labels that a labelled row gets unless told otherwise
+POSITIVE, NEGATIVE, LABEL = ROWS + 1, ROWS + 2, ROWS + 3  # purposes of random draws
+LABELLED_NEGATIVES = 4  # texts of other labels for a labelled row, by default
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +80,12 @@ class TrainingBatch:
     @cached_property
     def digest(self) -> str:
         """A hash of the step, the source, the rows and all token ids: for logs and tests."""
-        found = hashlib.blake2b(f"{self.step} {self.source.name}".encode(), digest_size=16)
-        found.update(self.rows.astype("<i8").tobytes())
+        digest = hashlib.blake2b(f"{self.step} {self.source.name}".encode(), digest_size=16)
+        digest.update(self.rows.astype("<i8").tobytes())
         for column in (self.query, self.positive, self.negative):
-            found.update(column.texts.ids.astype("<i4").tobytes())
-            found.update(column.counts.astype("<i4").tobytes())
-        return found.hexdigest()
+            digest.update(column.texts.ids.astype("<i4").tobytes())
+            digest.update(column.counts.astype("<i4").tobytes())
+        return digest.hexdigest()
 
 
 class BatchLoader:

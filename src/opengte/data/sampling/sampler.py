@@ -26,7 +26,7 @@ LengthBuckets = tuple[
 ]  # (most tokens of a row's longest text, batch), ascending
 SPAN = 4096  # steps whose draws are made at once
 
-# what a number is drawn for
+# purposes of random draws
 SOURCE, ROWS = 1, 2
 
 
@@ -228,14 +228,14 @@ def _refuse_small(
     if not missing:
         raise InputError(f"`{dataset.folder}` has no source with a weight above 0")
     least = min(batch for _, batch in sizes)
-    named = ", ".join(f"`{s.name}` ({_said(s)})" for s in missing)
+    named = ", ".join(f"`{s.name}` ({_usable_rows(s)})" for s in missing)
     raise InputError(
         f"sources smaller than a batch of {least}: {named}. Use a smaller batch, more data, or "
         "leave them out (small=drop, or a weight of 0)."
     )
 
 
-def _said(source: DatasetSource) -> str:
+def _usable_rows(source: DatasetSource) -> str:
     usable = _usable(source)
     if usable is None:
         return f"{source.rows:,} rows"

@@ -128,11 +128,11 @@ class DatasetSource:
 
     def hashes(self, slots: TextRefs) -> Hashes:
         """Return the hashes of texts, (k, 2) int64."""
-        found = np.empty((len(slots), 2), dtype=np.int64)
+        hashes = np.empty((len(slots), 2), dtype=np.int64)
         for number in np.unique(slots.shards).tolist():
             here = slots.shards == number
-            found[here] = self.shards[number].hashes[slots.texts[here]]
-        return found
+            hashes[here] = self.shards[number].hashes[slots.texts[here]]
+        return hashes
 
     def lengths(self, slots: TextRefs) -> Longs:
         """Return the number of tokens of texts, special tokens included, (k,) int64."""
@@ -293,13 +293,13 @@ def _layout(about: dict[str, Any]) -> SpecialTokenLayout:
 def _source(folder: Path, about: dict[str, Any], layout: SpecialTokenLayout) -> DatasetSource:
     if about["kind"] not in get_args(SourceKind):
         raise ValueError(f"a source of the kind {about['kind']!r}")
-    found = []
+    opened = []
     for one in about["shards"]:
         path = folder / one["shard"]
         shard = read_shard(path)
         if path.stat().st_size != one["bytes"] or len(shard) != one["rows"]:
             raise InputError(f"`{path}` is not what was written. Prepare the data again.")
-        found.append(shard)
+        opened.append(shard)
     names = ("name", "kind", "rows", "in_batch_negatives", "instruction", "temperature", "weight")
     return DatasetSource(
         **{name: about[name] for name in names},
@@ -307,7 +307,7 @@ def _source(folder: Path, about: dict[str, Any], layout: SpecialTokenLayout) -> 
         files=tuple(about["files"]),
         pool_from=about["pool_from"],
         layout=layout,
-        shards=tuple(found),
+        shards=tuple(opened),
     )
 
 

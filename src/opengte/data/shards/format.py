@@ -156,11 +156,11 @@ def read_shard(path: Path) -> Shard:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
-            found.update(chunk)
-    return found.hexdigest()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _offsets(lengths: "array[int]") -> Longs:
@@ -179,12 +179,12 @@ def _write(path: Path, arrays: dict[str, Array]) -> str:
         place += -(-values.nbytes // ALIGNED) * ALIGNED
     header = json.dumps({"format": FORMAT, "arrays": table}).encode()
     header += b" " * (-(8 + len(header)) % ALIGNED)
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with atomic_write(path) as part, part.open("wb") as file:
         for chunk in (len(header).to_bytes(8, "little"), header, *_padded(little)):
-            found.update(chunk)
+            digest.update(chunk)
             file.write(chunk)
-    return found.hexdigest()
+    return digest.hexdigest()
 
 
 def _padded(arrays: dict[str, Array]) -> Iterator[bytes | memoryview]:

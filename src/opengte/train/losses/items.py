@@ -138,9 +138,9 @@ def _sparse_paired(a: TextVectors, b: TextVectors) -> Tensor:
     if not len(keys) or not len(others):
         return scores + (a.values.sum() + b.values.sum()) * 0
     places = torch.searchsorted(others, keys).clamp(max=len(others) - 1)
-    found = others[places] == keys
-    products = left[found] * right[places[found]]
-    return scores.index_add(0, keys[found] // _ID_LIMIT, products)
+    shared = others[places] == keys
+    products = left[shared] * right[places[shared]]
+    return scores.index_add(0, keys[shared] // _ID_LIMIT, products)
 
 
 _ID_LIMIT = 1 << 32

@@ -86,8 +86,8 @@ class TrainableModel(nn.Module):
         half = self.precision == "bf16"
         with torch.autocast(packed.ids.device.type, torch.bfloat16, enabled=half):
             states = self.model(packed)
-            found = {name: self._output(name, states, packed, targets) for name in self.outputs}
-        return {name: x.to(layers.accumulation_dtype(x.dtype)) for name, x in found.items()}
+            outputs = {name: self._output(name, states, packed, targets) for name in self.outputs}
+        return {name: x.to(layers.accumulation_dtype(x.dtype)) for name, x in outputs.items()}
 
     def _output(
         self, name: str, states: Tensor, packed: PackedTensors, targets: Tensor | None

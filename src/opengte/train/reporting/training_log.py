@@ -171,7 +171,7 @@ class TrainingLog:
         self._lines.add(asdict(line))
         self._show(line.step, {k: v for k, v in asdict(line).items() if k != "step"}, "train")
         self._bar.set_postfix_str(f"loss {line.loss:.4f}", refresh=False)
-        self._say(str(line), say)
+        self._print(str(line), say)
 
     def evaluation(
         self, step: int, metrics: Mapping[str, float], say: Callable[[str], None]
@@ -181,9 +181,9 @@ class TrainingLog:
             self._evaluations.add({"step": step, "metric": name, "value": value})
         self._show(step, metrics, "evaluation")
         text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self._say(f"step {step}  {text}", say)
+        self._print(f"step {step}  {text}", say)
 
-    def _say(self, text: str, say: Callable[[str], None]) -> None:
+    def _print(self, text: str, say: Callable[[str], None]) -> None:
         self._bar.clear()
         say(text)
         self._bar.refresh()

@@ -54,12 +54,12 @@ class TrainingState:
 
 def list_checkpoints(run: Path) -> dict[int, Path]:
     """Return the complete checkpoints of a run by step, ascending."""
-    found = {}
+    complete = {}
     for path in run.glob("step-*"):
         match = re.fullmatch(r"step-(\d+)", path.name)
         if match and (path / STATE).is_file():
-            found[int(match[1])] = path
-    return dict(sorted(found.items()))
+            complete[int(match[1])] = path
+    return dict(sorted(complete.items()))
 
 
 def save_checkpoint(
@@ -98,9 +98,9 @@ def save_checkpoint(
 
 def prune_checkpoints(run: Path, keep: int, best: int | None) -> None:
     """Remove all but the last `keep` checkpoints and the best one, and unfinished ones."""
-    found = list_checkpoints(run)
-    kept = {*list(found)[-keep:], best}
-    for step, path in found.items():
+    complete = list_checkpoints(run)
+    kept = {*list(complete)[-keep:], best}
+    for step, path in complete.items():
         if step not in kept:
             doomed = path.with_name(f".removed-{path.name}")
             path.rename(doomed)
@@ -156,12 +156,12 @@ def _load(path: Path, parts: TrainingState, updates: int) -> None:
         )
     with torch.no_grad():
         for name, tensor in _tensors(parts):
-            found = stored[name]
-            if found.shape != tuple(tensor.shape):
-                raise CheckpointError(f"`{path}`: `{name}` has shape {found.shape}")
-            values = as_tensor(found.file.read(found, 0, found.shape[0]), found.dtype)
+            saved = stored[name]
+            if saved.shape != tuple(tensor.shape):
+                raise CheckpointError(f"`{path}`: `{name}` has shape {saved.shape}")
+            values = as_tensor(saved.file.read(saved, 0, saved.shape[0]), saved.dtype)
             _place(tensor, values)
-            found.file.drop_pages(found.start, found.stop)
+            saved.file.drop_pages(saved.start, saved.stop)
     for state in parts.optimiser.state.values():
         state["step"].fill_(float(updates))
 

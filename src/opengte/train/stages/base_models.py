@@ -86,9 +86,9 @@ def _change(path: Path, changes: Mapping[str, Any]) -> None:
     """Change keys of a file; a link is replaced by a changed copy."""
     if not changes:
         return
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     path.unlink(missing_ok=True)
-    path.write_text(json.dumps({**found, **changes}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({**content, **changes}, indent=2) + "\n", encoding="utf-8")
 
 
 def write_pooling(folder: Path, pooling: PoolingKind) -> None:
@@ -197,7 +197,7 @@ def _wordpiece(folder: Path, texts: Iterable[str], vocabulary: int) -> tuple[int
     texts = list(islice(texts, SAMPLE))
     letters = Counter(char for text in texts for char in tokenizer.normalizer.normalize_str(text))
     common = sorted(char for char, _ in letters.most_common(ALPHABET) if not char.isspace())
-    # letters inside words are given their places, which else depend on a random hash
+    # letters inside words get fixed ids, which would otherwise depend on a random hash
     fixed = [*SPECIALS, *(f"##{char}" for char in common)]
     trainer = WordPieceTrainer(
         vocab_size=vocabulary,

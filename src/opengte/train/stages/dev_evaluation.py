@@ -38,10 +38,10 @@ def dev_evaluation(dataset: Dataset, objective: Objective, limits: BatchLimits) 
     measure = _measure(objective, limits)
     metric = _metric(dataset, objective)
 
-    def evaluate(step: int, trainee: TrainableModel) -> dict[str, float]:
+    def evaluate(step: int, trainable: TrainableModel) -> dict[str, float]:
         with torch.no_grad():
-            found = {s.name: measure(trainee, s) for s in dataset.sources}
-        values = {name: value for name, value in found.items() if value is not None}
+            measured = {s.name: measure(trainable, s) for s in dataset.sources}
+        values = {name: value for name, value in measured.items() if value is not None}
         if not values:
             raise InputError(
                 f"`{dataset.folder}` has no source that can be measured: expected pairs, scored "
@@ -64,31 +64,31 @@ def _metric(dataset: Dataset, objective: Objective) -> str:
 
 def _measure(objective: Objective, limits: BatchLimits) -> Measure:
     if isinstance(objective, MaskedTokens):
-        return lambda trainee, source: masked_likelihood(trainee, source, objective, limits)
+        return lambda trainable, source: masked_likelihood(trainable, source, objective, limits)
     if isinstance(objective, Ranking):
-        return lambda trainee, source: mean_reciprocal_rank(trainee, source, objective)
-    return lambda trainee, source: (
-        retrieval_ndcg(trainee, source, limits)
+        return lambda trainable, source: mean_reciprocal_rank(trainable, source, objective)
+    return lambda trainable, source: (
+        retrieval_ndcg(trainable, source, limits)
         if source.kind == "pairs"
-        else spearman(trainee, source, limits)
+        else spearman(trainable, source, limits)
         if source.kind == "scored"
         else None
     )
 
 
-def embed_texts(trainee: TrainableModel, texts: PackedBatch) -> Floats:
+def embed_texts(trainable: TrainableModel, texts: PackedBatch) -> Floats:
     """Return the dense vectors of texts, (n, d) float32, of length one."""
-    device = next(trainee.parameters()).device
+    device = next(trainable.parameters()).device
     parts = batching.cut_batches(texts.lengths, TOKENS)
-    found = [trainee(to_device(texts.select(part), device))["dense"].cpu() for part in parts]
-    table = torch.empty(len(texts), found[0].shape[1], dtype=found[0].dtype)
-    for part, rows in zip(parts, found, strict=True):
+    chunks = [trainable(to_device(texts.select(part), device))["dense"].cpu() for part in parts]
+    table = torch.empty(len(texts), chunks[0].shape[1], dtype=chunks[0].dtype)
+    for part, rows in zip(parts, chunks, strict=True):
         table[torch.from_numpy(part)] = rows
     unit: Floats = torch.nn.functional.normalize(table, dim=-1).float().numpy()
     return unit
 
 
-def retrieval_ndcg(trainee: TrainableModel, source: DatasetSource, limits: BatchLimits) -> float:
+def retrieval_ndcg(trainable: TrainableModel, source: DatasetSource, limits: BatchLimits) -> float:
     """Return nDCG@10 over the first rows of a source of pairs."""
     own = source.get(np.arange(min(ROWS, source.rows)))
     query_keys = source.hashes(own.queries)
@@ -100,23 +100,23 @@ def retrieval_ndcg(trainee: TrainableModel, source: DatasetSource, limits: Batch
     owners = np.repeat(asked.reshape(-1), own.positive_counts)
     relevant[owners, place.reshape(-1)[: len(owners)]] = True
     q = embed_texts(
-        trainee, source.pack(_some(own.queries, first), "query", limits["query_tokens"])
+        trainable, source.pack(_some(own.queries, first), "query", limits["query_tokens"])
     )
     d = embed_texts(
-        trainee, source.pack(_some(documents, kept), "document", limits["document_tokens"])
+        trainable, source.pack(_some(documents, kept), "document", limits["document_tokens"])
     )
     order = np.argsort(-(q @ d.T), axis=1, kind="stable")[:, :TOP]
     gains = np.take_along_axis(relevant, order, axis=1)
     return float(ndcg(gains, relevant, TOP).mean())
 
 
-def spearman(trainee: TrainableModel, source: DatasetSource, limits: BatchLimits) -> float | None:
+def spearman(trainable: TrainableModel, source: DatasetSource, limits: BatchLimits) -> float | None:
     """Return Spearman's correlation of similarities and gold scores, None without scores."""
     own = source.get(np.arange(min(ROWS, source.rows)))
     if own.positive_scores is None or source.rows < 2:
         return None
-    a = embed_texts(trainee, source.pack(own.queries, "query", limits["query_tokens"]))
-    b = embed_texts(trainee, source.pack(own.positives, "document", limits["document_tokens"]))
+    a = embed_texts(trainable, source.pack(own.queries, "query", limits["query_tokens"]))
+    b = embed_texts(trainable, source.pack(own.positives, "document", limits["document_tokens"]))
     return float(np.corrcoef(_ranks((a * b).sum(axis=1)), _ranks(own.positive_scores))[0, 1])
 
 
@@ -129,7 +129,7 @@ def _ranks(values: Floats) -> npt.NDArray[np.float64]:
 
 
 def masked_likelihood(
-    trainee: TrainableModel, source: DatasetSource, objective: MaskedTokens, limits: BatchLimits
+    trainable: TrainableModel, source: DatasetSource, objective: MaskedTokens, limits: BatchLimits
 ) -> float | None:
     """Return the geometric mean of the probabilities of masked tokens, the same ones each time."""
     if source.kind != "texts":
@@ -137,18 +137,18 @@ def masked_likelihood(
     cuts = limits["query_tokens"], limits["document_tokens"]
     batch = _batch(source, np.arange(min(ROWS, source.rows)), cuts)
     hidden, targets = objective.draw(batch, (0,))
-    device = next(trainee.parameters()).device
+    device = next(trainable.parameters()).device
     total, count = 0.0, 0
     for part in batching.cut_batches(hidden.lengths, TOKENS):
         places = _places(hidden, part)
         wanted = torch.from_numpy(targets[places].astype(np.int64)).to(device)
-        total += float(trainee(to_device(hidden.select(part), device), wanted)["masked"])
+        total += float(trainable(to_device(hidden.select(part), device), wanted)["masked"])
         count += int((wanted >= 0).sum())
     return math.exp(-total / max(1, count))
 
 
 def mean_reciprocal_rank(
-    trainee: TrainableModel, source: DatasetSource, objective: Ranking
+    trainable: TrainableModel, source: DatasetSource, objective: Ranking
 ) -> float | None:
     """Return the mean reciprocal rank of the best positive among a row's own candidates."""
     if source.kind != "pairs":
@@ -160,16 +160,16 @@ def mean_reciprocal_rank(
         return None
     batch = _batch(source, rows, (None, None))
     texts = cross_encoder_sequences(batch, objective.tokenizer, objective.max_length)
-    device = next(trainee.parameters()).device
+    device = next(trainable.parameters()).device
     scores = np.empty(len(texts), np.float32)
     for part in batching.cut_batches(texts.lengths, TOKENS):
-        scores[part] = trainee(to_device(texts.select(part), device))["score"].cpu().numpy()
+        scores[part] = trainable(to_device(texts.select(part), device))["score"].cpu().numpy()
     ends = np.cumsum(batch.positive.counts + batch.negative.counts)
-    found = []
+    ranks = []
     for end, good, bad in zip(ends, batch.positive.counts, batch.negative.counts, strict=True):
         positives, others = scores[end - good - bad : end - bad], scores[end - bad : end]
-        found.append(1 / (1 + int((others >= positives.max()).sum())))
-    return float(np.mean(found))
+        ranks.append(1 / (1 + int((others >= positives.max()).sum())))
+    return float(np.mean(ranks))
 
 
 def _batch(

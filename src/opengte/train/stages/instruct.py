@@ -87,7 +87,7 @@ def end_with_eos(folder: Path) -> None:
     )
     before = tokenizer.post_processor
     tokenizer.post_processor = processors.Sequence([before, added]) if before else added
-    path.unlink()  # perhaps a link
+    path.unlink()  # may be a link, which must not be written through
     tokenizer.save(str(path))
 
 

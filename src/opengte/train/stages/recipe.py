@@ -134,8 +134,8 @@ def _batch(dataset: Dataset, recipe: Recipe) -> int:
         most = recipe.tokens / _tokens_of_row(dataset, recipe) / LEAST_STEPS
     else:
         most = recipe.epochs * dataset.rows / LEAST_STEPS
-    found = min(recipe.largest, max(LEAST_BATCH, most), rows)
-    return max(2, 1 << int(math.log2(max(found, 1))))
+    rows_wanted = min(recipe.largest, max(LEAST_BATCH, most), rows)
+    return max(2, 1 << int(math.log2(max(rows_wanted, 1))))
 
 
 def _steps(dataset: Dataset, recipe: Recipe, order: BatchSampler) -> int:
@@ -149,5 +149,5 @@ def _steps(dataset: Dataset, recipe: Recipe, order: BatchSampler) -> int:
 def _tokens_of_row(dataset: Dataset, recipe: Recipe) -> float:
     order = BatchSampler.of(dataset, batch=2, alpha=recipe.alpha, small="drop")
     batches = BatchLoader(dataset, order, ahead=0, **recipe.limits)
-    found = [batches.at(step) for step in range(SAMPLED)]
-    return sum(batch.tokens for batch in found) / sum(batch.total for batch in found)
+    sampled = [batches.at(step) for step in range(SAMPLED)]
+    return sum(batch.tokens for batch in sampled) / sum(batch.total for batch in sampled)

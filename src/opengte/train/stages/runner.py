@@ -114,20 +114,20 @@ def run_stage(
 
     part names one of several consecutive runs; all but the last write `model-PART`.
     """
-    trainee = TrainableModel(model, objective.outputs, recipe.precision)
+    trainable = TrainableModel(model, objective.outputs, recipe.precision)
     if adapters is not None:
-        lora.add_adapters(trainee.model, adapters, recipe.seed)
-    trainee.to(job.world.device)
+        lora.add_adapters(trainable.model, adapters, recipe.seed)
+    trainable.to(job.world.device)
     evaluate = None if job.dev is None else dev_evaluation(job.dev, objective, recipe.limits)
-    before = {} if evaluate is None else dict(evaluate(0, trainee.eval()))
-    _say("before", before)
+    before = {} if evaluate is None else dict(evaluate(0, trainable.eval()))
+    _log_metrics("before", before)
 
     def batches(first: int, rank: int, world: int) -> BatchLoader:
         order = plan.order
         return BatchLoader(data, order, start=first, rank=rank, world=world, **recipe.limits)
 
     result = train(
-        trainee,
+        trainable,
         batches,
         objective,
         recipe.settings(plan.steps, job.options),
@@ -140,12 +140,12 @@ def run_stage(
     if result.interrupted:
         log.warning("stopped after step %d; resume it to go on", result.step)
         return StageResult(None, result.step, before, {})
-    _say("after", result.metrics)
+    _log_metrics("after", result.metrics)
     if adapters is not None:
-        lora.merge_adapters(trainee.model)
+        lora.merge_adapters(trainable.model)
     folder = job.output / (MODEL if last else f"{MODEL}-{part}")
     card = _card(start, data, plan, recipe, job, made, before, result.metrics)
-    _write(trainee.model, made, card, folder, job.world)
+    _write(trainable.model, made, card, folder, job.world)
     return StageResult(folder, result.step, before, result.metrics)
 
 
@@ -161,10 +161,10 @@ def _identity(
     }
 
 
-def _say(when: str, metrics: Mapping[str, float]) -> None:
+def _log_metrics(when: str, metrics: Mapping[str, float]) -> None:
     if metrics:
-        found = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        log.info("%s training: %s", when, found)
+        values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        log.info("%s training: %s", when, values)
 
 
 def _card(
@@ -189,13 +189,13 @@ def _card(
         base_model=start.name,
         licence=job.licence or start.licence,
         data=trained,
-        settings={"steps": str(plan.steps), "batch": str(plan.batch)} | _told(recipe),
+        settings={"steps": str(plan.steps), "batch": str(plan.batch)} | _shown_settings(recipe),
         metrics=metrics,
         notes=made.notes,
     )
 
 
-def _told(recipe: Recipe) -> dict[str, str]:
+def _shown_settings(recipe: Recipe) -> dict[str, str]:
     left_out = ("steps", "batch", "largest", "tokens", "epochs")
     values = vars(recipe).items()
     return {name: str(v) for name, v in values if name not in left_out and v is not None}
