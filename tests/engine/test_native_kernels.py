@@ -174,8 +174,11 @@ def attention(q: Array, k: Array, v: Array, causal: bool, window: int) -> Array:
     return result
 
 
-# What rounding to the precision costs, for states of unit variance.
+# What rounding to the precision costs, for states of unit variance. In a head of a few values, as
+# no model has them, one value of three standard deviations makes most of a score, and its rounding too.
 ATTENTION = {"fp32": 5e-6, "bf16": 0.03, "int8": 0.08}
+ATTENTION_NARROW = 2.5  # times that in heads of fewer than 8 values
+ATTENTION_MEAN = 0.01  # root of the mean squared error, at any width
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -197,7 +200,9 @@ def test_attention(
     rounded = precision != "fp32" and level in BF16_LEVELS
     a, b, c = ((bf16(x) if rounded else x.astype(np.float64)) for x in (q, k, v))
     wanted = attention(a, b, c, causal, window)
-    np.testing.assert_allclose(y, wanted, atol=ATTENTION[precision] if rounded else 5e-6)
+    atol = ATTENTION[precision] * (ATTENTION_NARROW if half < 4 else 1) if rounded else 5e-6
+    np.testing.assert_allclose(y, wanted, atol=atol)
+    assert np.sqrt(np.mean((y - wanted) ** 2)) < ATTENTION_MEAN
 
 
 @pytest.mark.parametrize("level", LEVELS)
