@@ -174,8 +174,8 @@ def attention(q: Array, k: Array, v: Array, causal: bool, window: int) -> Array:
     return result
 
 
-# What rounding to the precision costs, for states of unit variance. In a head of a few values, as
-# no model has them, one value of three standard deviations makes most of a score, and its rounding too.
+# What rounding to the precision costs, for states of unit variance. In heads narrower than those of
+# any model, one value of three standard deviations makes most of a score, and its rounding too.
 ATTENTION = {"fp32": 5e-6, "bf16": 0.03, "int8": 0.08}
 ATTENTION_NARROW = 2.5  # times that in heads of fewer than 8 values
 ATTENTION_MEAN = 0.01  # root of the mean squared error, at any width
