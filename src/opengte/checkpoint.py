@@ -138,13 +138,30 @@ class Checkpoint:
         query = prompts.prefix("query", None) if self.kind == "encoder" else prompts.query
         return {"query": query, "document": prompts.document, "plain": prompts.plain}
 
+    @cached_property
+    def weights_digest(self) -> str:
+        """64 hexadecimal digits that change with any byte of the weights and with the network."""
+        parts = (weights.weights_fingerprint(self._weights), repr(self.plan))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
     def fingerprint(self, dimensions: int | None = None) -> str:
         """Return 32 hexadecimal digits that change with anything that changes a vector.
 
-        They tell models apart; they do not protect against tampering.
+        Every byte of the weights is part of it. The same files in another folder have the same.
         """
+        return self._fingerprint(weights.weights_fingerprint(self._weights), dimensions)
+
+    @cached_property
+    def former_fingerprint(self) -> str:
+        """The fingerprint that earlier versions gave this model.
+
+        Only to recognise what they made: models whose weights differ in few places may share it.
+        """
+        return self._fingerprint(weights.sampled_fingerprint(self._weights))
+
+    def _fingerprint(self, of_weights: str, dimensions: int | None = None) -> str:
         parts = (
-            weights.weights_fingerprint(self._weights),
+            of_weights,
             self.tokenizer.fingerprint,
             repr(self.plan),  # pooling and heads included
             repr(self.prompts),

@@ -49,6 +49,15 @@ class LoadedModel:
         return self._checkpoint
 
     @property
+    def former_fingerprint(self) -> str:
+        """The fingerprint that earlier versions gave this model; to recognise what they made.
+
+        >>> encoder.former_fingerprint == encoder.card.fingerprint
+        False
+        """
+        return self._checkpoint.former_fingerprint
+
+    @property
     def engine(self) -> Engine:
         """The engine, which computes packed batches of token ids.
 

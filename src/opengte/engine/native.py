@@ -183,7 +183,7 @@ def _choose_precision(checkpoint: Checkpoint, isa: str, threads: int, folder: Pa
             plan, chunks, precision=known, threads=threads, isa=isa, word_dtype=stored
         )
 
-    name = f"{checkpoint.fingerprint()}-{isa}-{FORMAT}.precision.json"
+    name = f"{checkpoint.weights_digest[:32]}-{isa}-{FORMAT}.precision.json"
     return choose_precision(checkpoint, PRECISIONS, build, folder / name if folder else None)
 
 

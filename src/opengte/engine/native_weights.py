@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 Bytes = npt.NDArray[np.uint8]
 Precision = Literal["fp32", "bf16", "int8"]
 
-FORMAT = 4  # of prepared weights: raise it when their layout changes
+FORMAT = 5  # of prepared weights: raise it when their layout changes
 MAGIC = b"opengte prepared weights\n"
 ALIGNMENT = 64
 DTYPES = {"F32": "fp32", "F64": "fp32", "F16": "fp16", "BF16": "bf16"}
@@ -218,7 +218,7 @@ def prepare_weights(
     Without a folder, or where it cannot be written, they are prepared in memory.
     """
     if folder is not None:
-        name = f"{checkpoint.fingerprint()}-{layout.precision}-{layout.isa}-{FORMAT}.weights"
+        name = f"{checkpoint.weights_digest[:32]}-{layout.precision}-{layout.isa}-{FORMAT}.weights"
         header = _header(layout)
         try:
             found = _map(folder / name, layout, header)

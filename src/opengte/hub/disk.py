@@ -1,9 +1,11 @@
-"""Checksums of downloaded files, and free space on the disk."""
+"""Checksums of downloaded files, small files written whole, and free space on the disk."""
 
 import contextlib
 import errno
 import hashlib
+import os
 import shutil
+import threading
 from pathlib import Path
 
 from opengte.errors import DownloadError, IntegrityError
@@ -50,6 +52,19 @@ def verify_file(
     if found != digest:
         raise _rejected(path, label, _named(digest), _named(found))
     _remember(marker, destination or blob)
+
+
+def is_verified(blob: Path, digest: str) -> bool:
+    """Return whether a file was found to have this SHA-256 and has not changed since."""
+    return is_sha256(digest) and _marker(blob, blob, digest).exists()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file whole, whatever other threads and processes write there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    partial.write_text(text)
+    os.replace(partial, path)
 
 
 def require_space(needed: int, folder: Path) -> None:
