@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from opengte import hub
 from opengte.arch.plan import Plan, Rope
 from opengte.checkpoint import Checkpoint
 from opengte.engine.base import EngineResult
@@ -23,6 +22,7 @@ from opengte.engine.native_weights import (
     prepare_weights,
 )
 from opengte.engine.precision import choose_precision
+from opengte.engine.prepared_cache import prepared_folder
 from opengte.errors import EngineError, InputError
 from opengte.types import Floats, Output, PackedBatch
 from opengte.weights import WeightChunk
@@ -166,7 +166,7 @@ def load_native_engine(
     if device not in (None, "cpu"):
         raise EngineError(f"device is {device!r}, and the native engine runs on the CPU only")
     isa, threads = choose_isa(), threads or available_threads()
-    folder = hub.cache_root() / "prepared" if cache else None
+    folder = prepared_folder() if cache else None
     if precision == "auto":
         precision = _choose_precision(checkpoint, isa, threads, folder)
     layout = WeightLayout.of(

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -13,6 +14,8 @@ from opengte.hub.cache_paths import cache_root
 
 _SHA256_LENGTH = 64
 _CHUNK = 1 << 20
+_UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?\s*", re.IGNORECASE)
 
 
 def is_sha256(digest: str | None) -> bool:
@@ -65,6 +68,18 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     partial.write_text(text)
     os.replace(partial, path)
+
+
+def parse_size(text: str) -> int:
+    """Parse a number of bytes; units are powers of 1024.
+
+    >>> parse_size("1048576"), parse_size("64MB"), parse_size("1.5 KiB")
+    (1048576, 67108864, 1536)
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
 def require_space(needed: int, folder: Path) -> None:
