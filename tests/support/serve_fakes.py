@@ -123,6 +123,13 @@ class FakeService:
             for card in self.cards
         )
 
+    @property
+    def loading(self) -> bool:
+        return "loading" in self.states.values()
+
+    async def wait_loaded(self, model: str | None, kind: str, tokens: int, call: Call) -> None:
+        pass
+
     async def check(self) -> None:
         if not self.healthy:
             raise NotReadyError("The model `fake` does not answer.", 2.0)

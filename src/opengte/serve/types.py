@@ -176,8 +176,20 @@ class Service(Protocol):
         """Return every model, loaded or not, in the order of the settings."""
         ...
 
+    @property
+    def loading(self) -> bool:
+        """Whether a model is being loaded for the first time."""
+        ...
+
+    async def wait_loaded(self, model: str | None, kind: str, tokens: int, call: Call) -> None:
+        """Wait while the model that a request is for is loading; kind is empty if any will do.
+
+        Raises NotReadyError, with the seconds to wait, if too many wait already.
+        """
+        ...
+
     async def check(self) -> None:
-        """Run every ready model once; raise NotReadyError when one does not answer."""
+        """Run every ready model once; raise NotReadyError when none is ready or one is silent."""
         ...
 
 

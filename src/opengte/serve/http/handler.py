@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
@@ -38,8 +38,11 @@ from opengte.serve.types import (
 
 log = logging.getLogger("opengte.serve")
 
+T = TypeVar("T")
+
 DEADLINE_GRACE = 0.25  # seconds beyond a deadline for the service to report it itself
 UNLIMITED_TOKENS = 1 << 30
+TOKEN_BYTES = 3  # of a body, for each token in it, at least: tokens of a model not loaded yet
 WATCH_CLIENT_AFTER = 0.02  # seconds; most answers are ready before, so that no watcher is needed
 MAX_CONCURRENT_PARTS = 64  # parts of one request that the service computes at the same time
 
@@ -114,13 +117,15 @@ class _Exchange:
         secret = api_key_of(self.headers)
         if authorizer is not None and secret is None and not public:
             authorizer.authenticate(None, None)  # before reading the body of a stranger
-        body = await self._read_body()
-        parsed = self.operation.parse(body, self.info)
-        self._check_inputs(parsed)
+        raw = await self._read_body()
+        body, parsed = self._parse(raw)
         caller = Caller()
         if authorizer is not None and not public:
             caller = authorizer.authenticate(secret, self.model or self._default_model(parsed))
         call = self._call(caller, parsed)
+        if parsed.requests and self.context.service.loading:
+            await self._unless_disconnected(self._wait_loaded(raw, parsed, call))
+            body, parsed = self._parse(raw)  # what a request means may depend on the model
         answers = await self._compute_and_charge(parsed, caller, call)
         return await self._encode(body, parsed, answers)
 
@@ -148,13 +153,24 @@ class _Exchange:
         self.record.operation = operation.id
         self.record.protocol = operation.protocol.name
 
-    async def _read_body(self) -> Any:
+    async def _read_body(self) -> bytes:
+        if self.endpoint.method == "GET":
+            return b""
+        return await request_body.read_body(
+            self.headers, self.receive, self.context.policy.max_body_bytes
+        )
+
+    def _parse(self, raw: bytes) -> tuple[Any, ParsedRequest]:
+        """Return the decoded body and the requests in it."""
+        body = self._decode(raw)
+        parsed = self.operation.parse(body, self.info)
+        self._check_inputs(parsed)
+        return body, parsed
+
+    def _decode(self, raw: bytes) -> Any:
         if self.endpoint.method == "GET":
             self._set_operation(self.operation)
             return None
-        raw = await request_body.read_body(
-            self.headers, self.receive, self.context.policy.max_body_bytes
-        )
         start = time.perf_counter()
         fields = request_body.split_fields(raw)
         self._set_operation(self.endpoint.choose(fields, self.info))
@@ -208,6 +224,12 @@ class _Exchange:
         embeds = isinstance(_first(parsed), EmbedRequest)
         many = embeds and self.record.texts > self.context.interactive_inputs
         return "bulk" if many else caller.priority
+
+    async def _wait_loaded(self, raw: bytes, parsed: ParsedRequest, call: Call) -> None:
+        """Wait for a model that is loading."""
+        kinds = {EmbedRequest: "encoder", ScoreRequest: "reranker"}
+        kind = kinds.get(type(_first(parsed)), "")
+        await self.context.service.wait_loaded(self.model, kind, len(raw) // TOKEN_BYTES, call)
 
     async def _compute_and_charge(
         self, parsed: ParsedRequest, caller: Caller, call: Call
@@ -272,8 +294,8 @@ class _Exchange:
             )
         return await service.decode(request.model, request.ids, request.skip_special)
 
-    async def _unless_disconnected(self, computing: Any) -> tuple[Answer, ...]:
-        """Return an answer, or cancel it and raise ClientDisconnected when the client leaves."""
+    async def _unless_disconnected(self, awaited: Awaitable[T]) -> T:
+        """Return a result, or cancel it and raise ClientDisconnected when the client leaves."""
         mine = asyncio.current_task()
         assert mine is not None
         disconnected = False
@@ -292,8 +314,7 @@ class _Exchange:
 
         timer = asyncio.get_running_loop().call_later(WATCH_CLIENT_AFTER, begin)
         try:
-            answers: tuple[Answer, ...] = await computing
-            return answers
+            return await awaited
         except asyncio.CancelledError:
             if not disconnected:
                 raise

@@ -285,7 +285,7 @@ def _info_reply(body: None, answers: tuple[()], info: RequestInfo) -> Any:
     status = info.models()[0]
     card = status.card
     if card is None:
-        raise NotReadyError(f"The model `{status.name}` is {status.state}. Try again later.")
+        raise NotReadyError(f"The model `{status.name}` is {status.state}. Try again later.", 2.0)
     labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     encoder = card.kind == "encoder"
     policy = info.policy
