@@ -30,7 +30,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
             "ranking_metrics",
         ),
         ("arch", "atomic_files", "hub", "published_models", "svg", "types"),
-        ("errors",),
+        ("errors", "process_lock"),
     ),
     "serve": (
         ("runtime",),

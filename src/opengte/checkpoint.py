@@ -58,6 +58,7 @@ class Checkpoint:
     published: PublishedModel | None
     sides: dict[str, Path]  # side files by the prefix of their tensors
     licence: str | None
+    revision: str | None = None  # the commit, or the package's version
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -226,6 +227,7 @@ def read_checkpoint(
         published=published,
         sides=sides,
         licence=_licence(folder) or (published.licence if published else None),
+        revision=location.revision,
     )
 
 

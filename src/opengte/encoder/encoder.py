@@ -93,7 +93,7 @@ class Encoder(LoadedModel):
             engines.load_engine(
                 checkpoint, engine=engine, precision=precision, threads=threads, device=device
             ),
-        )
+        )._loaded(offline=offline, threads=threads, device=device)
 
     def encode(
         self,

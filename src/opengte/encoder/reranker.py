@@ -52,7 +52,7 @@ class Reranker(LoadedModel):
             engines.load_engine(
                 checkpoint, engine=engine, precision=precision, threads=threads, device=device
             ),
-        )
+        )._loaded(offline=offline, threads=threads, device=device)
 
     def score(
         self, query: str, documents: Iterable[str], *, instruction: str | None = None

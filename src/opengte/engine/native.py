@@ -5,14 +5,14 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from opengte.arch.plan import Plan, Rope
 from opengte.checkpoint import Checkpoint
-from opengte.engine.base import EngineResult
+from opengte.engine.base import EngineResult, cannot_be_pickled
 from opengte.engine.native_extension import choose_isa, load_extension
 from opengte.engine.native_weights import (
     FORMAT,
@@ -107,6 +107,9 @@ class NativeEngine:
         result = EngineResult(score=_empty(True, _count(batch)))
         self._run(batch, result)
         return result
+
+    def __reduce__(self) -> NoReturn:
+        raise cannot_be_pickled()
 
     def _run(self, batch: PackedBatch, into: EngineResult) -> None:
         try:

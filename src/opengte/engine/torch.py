@@ -1,13 +1,15 @@
 """The PyTorch engine: every architecture, on CPU or GPU."""
 
-import threading
+import os
+from typing import NoReturn
 
 import numpy as np
 import torch
 
 from opengte.checkpoint import Checkpoint
-from opengte.engine.base import EngineResult
+from opengte.engine.base import EngineResult, cannot_be_pickled
 from opengte.errors import EngineError
+from opengte.process_lock import ProcessLock
 from opengte.reference.layers import PackedTensors, to_device
 from opengte.reference.load import load_reference_model as load_model
 from opengte.reference.load import read_pickle
@@ -32,11 +34,13 @@ class TorchEngine:
         self._model = model
         self._device = device
         # CPU kernels already use all threads: two concurrent batches would only compete for caches
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
+        self._process = os.getpid()
 
     def run(self, batch: PackedBatch, outputs: frozenset[Output]) -> EngineResult:
         """Compute the requested outputs of an encoder."""
         with self._lock, torch.inference_mode():
+            self._check_process()
             packed = to_device(batch, self._device)
             states = self._model(packed)
             return EngineResult(
@@ -49,8 +53,25 @@ class TorchEngine:
     def score(self, batch: PackedBatch) -> EngineResult:
         """Compute the scores of a reranker's pairs."""
         with self._lock, torch.inference_mode():
+            self._check_process()
             packed: PackedTensors = to_device(batch, self._device)
             return EngineResult(score=_numpy(self._model.scores(self._model(packed), packed)))
+
+    def __reduce__(self) -> NoReturn:
+        raise cannot_be_pickled()
+
+    def _check_process(self) -> None:
+        """In a forked child compute on one thread: PyTorch's threads stayed in the parent."""
+        if self._process == os.getpid():
+            return
+        if self._device.type != "cpu":
+            raise EngineError(
+                f"the model was loaded on {self.device} before this process was forked, and a GPU "
+                "cannot be used across a fork. Load it after the fork, or start processes with "
+                "the method 'spawn'."
+            )
+        torch.set_num_threads(1)
+        self._process = os.getpid()
 
 
 def _numpy(x: torch.Tensor) -> Floats:

@@ -51,6 +51,15 @@ class Tokenizer:
     named: dict[str, int]
     lowercase: bool = False
 
+    def compute_derived(self) -> None:
+        """Compute what is derived from the tokenizer once, before there can be threads or forks.
+
+        Before Python 3.12 a cached property has a lock, which a child that is forked while another
+        thread computes the property would wait for.
+        """
+        for name in ("special_ids", "_cut"):
+            getattr(self, name)
+
     def encode(
         self,
         texts: Sequence[str],
