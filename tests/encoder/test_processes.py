@@ -97,15 +97,15 @@ FORKS = """
 @pytest.mark.skipif(not HAS_FORK, reason="this system has no fork")
 @pytest.mark.parametrize("engine", ["native", pytest.param("torch", marks=pytest.mark.slow)])
 def test_a_child_forked_while_other_threads_encode_computes(folder: Path, engine: str) -> None:
-    done = run(FORKS, folder, engine, 20, *TEXTS)
+    done = run(FORKS, folder, engine, 20 if engine == "native" else 6, *TEXTS)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
 AT_EXIT = """
     import sys, threading
     from opengte import Encoder
-    folder, *texts = sys.argv[1:]
-    encoder = Encoder.load(folder, engine="native", precision="fp32", threads=2)
+    folder, engine, *texts = sys.argv[1:]
+    encoder = Encoder.load(folder, engine=engine, device="cpu", precision="fp32", threads=2)
     began = threading.Barrier(4)
     def work():
         began.wait()
@@ -118,9 +118,12 @@ AT_EXIT = """
 """
 
 
-def test_daemon_threads_that_encode_at_exit_end_the_process_in_silence(folder: Path) -> None:
+@pytest.mark.parametrize("engine", ["native", pytest.param("torch", marks=pytest.mark.slow)])
+def test_daemon_threads_that_encode_at_exit_end_the_process_in_silence(
+    folder: Path, engine: str
+) -> None:
     for _ in range(8):
-        done = run(AT_EXIT, folder, *TEXTS)
+        done = run(AT_EXIT, folder, engine, *TEXTS)
         assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 

@@ -1,6 +1,9 @@
 """The PyTorch engine: every architecture, on CPU or GPU."""
 
+import atexit
 import os
+import threading
+import weakref
 from typing import NoReturn
 
 import numpy as np
@@ -36,11 +39,13 @@ class TorchEngine:
         # CPU kernels already use all threads: two concurrent batches would only compete for caches
         self._lock = ProcessLock()
         self._process = os.getpid()
+        self._ending = False
+        _ENGINES.add(self)
 
     def run(self, batch: PackedBatch, outputs: frozenset[Output]) -> EngineResult:
         """Compute the requested outputs of an encoder."""
         with self._lock, torch.inference_mode():
-            self._check_process()
+            self._check_state()
             packed = to_device(batch, self._device)
             states = self._model(packed)
             return EngineResult(
@@ -53,15 +58,22 @@ class TorchEngine:
     def score(self, batch: PackedBatch) -> EngineResult:
         """Compute the scores of a reranker's pairs."""
         with self._lock, torch.inference_mode():
-            self._check_process()
+            self._check_state()
             packed: PackedTensors = to_device(batch, self._device)
             return EngineResult(score=_numpy(self._model.scores(self._model(packed), packed)))
 
     def __reduce__(self) -> NoReturn:
         raise cannot_be_pickled()
 
-    def _check_process(self) -> None:
+    def end_threads(self) -> None:
+        """Wait for the batch that is computed, then end each thread that comes with another."""
+        with self._lock:
+            self._ending = True
+
+    def _check_state(self) -> None:
         """In a forked child compute on one thread: PyTorch's threads stayed in the parent."""
+        if self._ending and threading.current_thread() is not threading.main_thread():
+            raise SystemExit  # which ends a thread without a word
         if self._process == os.getpid():
             return
         if self._device.type != "cpu":
@@ -72,6 +84,18 @@ class TorchEngine:
             )
         torch.set_num_threads(1)
         self._process = os.getpid()
+        self._ending = False
+        _ENGINES.add(self)
+
+
+_ENGINES: "weakref.WeakSet[TorchEngine]" = weakref.WeakSet()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """Leave no thread inside PyTorch, which aborts the process if CPython ends such a thread."""
+    for engine in list(_ENGINES):
+        engine.end_threads()
 
 
 def _numpy(x: torch.Tensor) -> Floats:
