@@ -205,7 +205,6 @@ def app(environ, start_response):
 )
 def test_gunicorn_with_a_preloaded_model(folder: Path, tmp_path: Path, encoder: Encoder) -> None:
     (tmp_path / "preloaded.py").write_text(GUNICORN.format(folder=str(folder), texts=TEXTS))
-    address = tmp_path / "address"
     options = "--preload --workers 3 --bind 127.0.0.1:0 --timeout 60".split()
     log = tmp_path / "log"
     with log.open("wb") as stream:
