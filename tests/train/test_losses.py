@@ -370,7 +370,8 @@ q, p = (torch.randn(n, 64, requires_grad=True) for _ in range(2))
 none = torch.zeros(0, 64)
 keys = torch.arange(n) // 2
 empty = torch.zeros(0, dtype=torch.int64)
-pairs = GlobalBatch(TextVectors(q), TextVectors(p), TextVectors(none), empty, slice(0, n), slice(0, 0),
+pairs = GlobalBatch(TextVectors(q), TextVectors(p), TextVectors(none), empty, slice(0, n),
+              slice(0, 0),
               TextKeys(keys, keys + n, empty, keys[:, None]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 losses.info_nce(pairs, temperature=0.01, margin=0.1).backward()

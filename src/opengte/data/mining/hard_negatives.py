@@ -236,7 +236,7 @@ def _allowed(
 
 
 def max_negative_score(best: float, margin: float | None) -> float:
-    """Return the highest score that a negative may have; for a best below zero, too, a lower one."""
+    """Return the highest score that a negative may have, which is below the best one's."""
     if margin is None or not np.isfinite(best):
         return float(np.inf)
     return best - (1 - margin) * abs(best)
