@@ -42,6 +42,7 @@ class HttpServer:
             settings.body_timeout,
             settings.write_timeout,
             settings.max_header_bytes,
+            settings.max_body_bytes,
             settings.max_connections,
         )
         self._lag = LoopLagMonitor()
