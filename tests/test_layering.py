@@ -29,7 +29,16 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
             "pages",
             "ranking_metrics",
         ),
-        ("arch", "atomic_files", "hub", "published_models", "svg", "types"),
+        (
+            "arch",
+            "atomic_files",
+            "checkpoint_checks",
+            "checkpoint_files",
+            "hub",
+            "published_models",
+            "svg",
+            "types",
+        ),
         ("errors", "process_lock"),
     ),
     "serve": (

@@ -23,7 +23,7 @@
     └── MissingExtraError          an optional dependency is not installed (also an ImportError)
 
     OpenGTEWarning (a UserWarning)
-    ├── CheckpointWarning          files of a model contradict the table of published models
+    ├── CheckpointWarning          files of a model contradict what is published, or name code not run
     ├── DimensionWarning           a vector was cut to a size that the model was not trained for
     ├── FallbackWarning            a slower engine, a lower precision or an older copy is used
     └── TruncationWarning          inputs lost tokens, and the method cannot report which

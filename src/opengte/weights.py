@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opengte.arch.tensors import TensorSlice
+from opengte.checkpoint_files import LFS_POINTER
 from opengte.errors import WeightsError
 from opengte.hub.digests import FileState, file_digests
 
@@ -222,6 +223,8 @@ def open_weights(
     paths = {f"{i}|": path for i, path in enumerate(weight_files(folder))}
     paths |= {f"{name}:": path for name, path in sides.items()}
     files = {label: OpenedFile(path, FileState.of(path)) for label, path in paths.items()}
+    for path in paths.values():
+        _refuse_pointer(path)
     for label, path in paths.items():
         prefix = label.rpartition("|")[2]
         if path.suffix == ".safetensors":
@@ -234,6 +237,14 @@ def open_weights(
         _merge(tensors, found, prefix, path)
     _check_index(folder, tensors)
     return Weights(tensors, files, pickles)
+
+
+def _refuse_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise WeightsError(
+                f"`{path}` is a Git LFS pointer, not the file itself. Fetch it with `git lfs pull`."
+            )
 
 
 def weight_files(folder: Path) -> list[Path]:

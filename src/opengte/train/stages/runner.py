@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from opengte import checkpoint as checkpoints
+from opengte import checkpoint_files
 from opengte.arch.plan import Plan
 from opengte.checkpoint import Checkpoint
 from opengte.data import BatchLoader, Dataset
@@ -86,7 +86,7 @@ class ExportSpec:
 def export_spec(start: Checkpoint, notes: str, **changes: Any) -> ExportSpec:
     """Return the spec of a model that differs from its start only in `changes`."""
     fields: dict[str, Any] = {
-        "config": checkpoints.read_json_config(start.folder / "config.json"),
+        "config": checkpoint_files.read_json_config(start.folder / "config.json"),
         "plan": start.plan,
         "max_length": start.max_length,
         "prompts": start.prompts,
