@@ -37,6 +37,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
             "hub",
             "published_models",
             "svg",
+            "text_input",
             "types",
         ),
         ("errors", "process_lock"),

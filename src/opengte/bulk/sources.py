@@ -17,6 +17,7 @@ from opengte.bulk.formats import InputFormat, input_format
 from opengte.bulk.types import FieldNames, InvalidRow, TextRow
 from opengte.errors import InputError
 from opengte.journal import file_identity
+from opengte.text_input import check_texts
 
 RowIterable = Iterable[TextRow | InvalidRow]
 READERS = {"text": text.read_text, "jsonl": jsonl.read_jsonl}  # of streams
@@ -75,7 +76,7 @@ class RowSource:
         >>> list(RowSource.from_texts(["a text"]).rows())
         [TextRow(number=1, id=1, text='a text')]
         """
-        held = tuple(texts)
+        held = check_texts(texts)
         joined = "\0".join(held).encode("utf-8", "surrogatepass")
         rows = [TextRow(number, number, text) for number, text in enumerate(held, 1)]
         identity = {"arguments": hashlib.sha256(joined).hexdigest()}

@@ -1,13 +1,12 @@
 """A checkpoint loaded into an engine: what `Encoder` and `Reranker` have in common."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from opengte.checkpoint import Checkpoint, read_checkpoint
 from opengte.engine import load_engine
 from opengte.engine.base import Engine
-from opengte.errors import EngineError, InputError
+from opengte.errors import EngineError
 from opengte.process_lock import ProcessLock
 from opengte.tokenization.tokenizer import Tokenizer
 from opengte.types import ModelCard
@@ -134,18 +133,3 @@ def _open_again(cls: type[LoadedModel], arguments: dict[str, Any]) -> LoadedMode
     of_engine = {name: arguments[name] for name in arguments if name not in of_files}
     loaded = cls(checkpoint, load_engine(checkpoint, **of_engine))
     return loaded._loaded(**arguments)
-
-
-def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
-    """Return texts as a list; InputError names the first one that is not a string."""
-    if isinstance(texts, str):
-        raise InputError(f"{name} is a single string, expected a list of strings: wrap it in [ ]")
-    return list(iter_checked(texts, name))
-
-
-def iter_checked(texts: Iterable[str], name: str = "texts") -> Iterator[str]:
-    """Yield texts; InputError names the first one that is not a string."""
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"{name}[{index}] is of type {type(text).__name__}, expected a string")
-        yield text
