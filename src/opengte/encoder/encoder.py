@@ -232,7 +232,7 @@ class Encoder(LoadedModel):
         >>> result.dense.shape, result.token_counts.tolist(), result.states[0].shape
         ((2, 384), [4, 512], (4, 384))
         >>> result.truncated
-        (Truncated(index=1, found=602, kept=512),)
+        (Truncated(index=1, found=602, kept=512, at_least=False),)
         """
         single = single_text(texts)
         items = check_texts(texts) if single is None else [single]
@@ -428,7 +428,7 @@ class Encoder(LoadedModel):
 def _too_long(
     truncated: tuple[Truncated, ...], inverse: npt.NDArray[np.intp], offset: int, limit: int
 ) -> TruncationError:
-    found = {record.index: record.found for record in truncated}
+    found = {record.index: record.found_text for record in truncated}
     long = [(i + offset, found[j]) for i, j in enumerate(inverse.tolist()) if j in found]
     listed = ", ".join(f"{index} ({tokens} tokens)" for index, tokens in long[:10])
     return TruncationError(
