@@ -231,7 +231,7 @@ def _meta(version: str, truncated: tuple[Truncated, ...], **billed: int) -> dict
         first = truncated[0]
         meta["warnings"] = [
             f"{len(truncated)} inputs were truncated, the first at index {first.index}: "
-            f"{first.kept} of {first.found} tokens (at least) were read."
+            f"{first.kept} of {first.found_text} tokens were read."
         ]
     return meta
 
