@@ -89,7 +89,7 @@ def slow_candidates(rows, query, options, rerank=None) -> tuple[list[str], Count
         for text in row.positives
     }
     values = {text: float(vector(query) @ vector(original[text])) for text in corpus}
-    best = max(values[text] for text in answers)
+    best, mean = max(values[text] for text in answers), float(np.mean(list(values.values())))
     ranked = sorted(corpus, key=lambda text: (-values[text], corpus.index(text)))
     rank, kept = 0, []
     for text in ranked:
@@ -98,7 +98,9 @@ def slow_candidates(rows, query, options, rerank=None) -> tuple[list[str], Count
         rank += 1
         if rank < options.first or rank > options.last:
             continue
-        if options.margin is not None and values[text] > best - (1 - options.margin) * abs(best):
+        if options.margin is not None and values[text] > best - (1 - options.margin) * abs(
+            best - mean
+        ):
             counts["too near for the margin"] += 1
             continue
         kept.append(text)
@@ -164,11 +166,41 @@ def test_candidates_are_those_of_a_slow_search(collection, monkeypatch, options,
         assert mined.candidates[rule] == counts[rule]
 
 
-@given(st.floats(-1, 1), st.floats(0.01, 1))
-def test_the_margin_is_below_the_positive_on_both_sides_of_zero(best, margin):
-    assert max_negative_score(best, margin) <= best
-    if best > 0:
-        assert max_negative_score(best, margin) == pytest.approx(margin * best)
+@given(st.floats(-1, 1), st.floats(-1, 1), st.floats(0.01, 1))
+def test_the_margin_is_a_share_of_the_way_from_the_mean_to_the_positive(best, mean, margin):
+    assert max_negative_score(best, margin, mean) <= best
+    if best > mean:
+        share = mean + margin * (best - mean)
+        assert max_negative_score(best, margin, mean) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("lift", [0.0, 0.9])
+def test_a_model_whose_scores_are_close_together_finds_as_many(collection, lift):
+    """A constant added to all vectors lifts all scores alike, and changes no ranking."""
+    rows, mined = random_rows(0, 40), MiningReport()
+    for row in rows:
+        collection.add(row)
+
+    def lifted(texts):
+        width = np.full((len(texts), 1), lift, np.float32)
+        return np.hstack([embed(texts) * np.float32(np.sqrt(1 - lift**2)), width])
+
+    vectors = lifted(collection.queries[:]), lifted(collection.corpus[:])
+    options = MiningSettings(count=2, first=1, last=30, margin=0.9)
+    found = [kept for _, _, kept in mine_candidates(collection, *vectors, options, mined)]
+    plain = embed(collection.queries[:]), embed(collection.corpus[:])
+    same = [kept for _, _, kept in mine_candidates(collection, *plain, options, MiningReport())]
+    assert [len(kept) for kept in found] == [len(kept) for kept in same]
+
+
+def test_a_report_says_that_few_were_found():
+    options = MiningSettings(count=3)
+    mined = MiningReport(rows=10, negatives=Counter({0: 7, 3: 3}))
+    mined.candidates["too near for the margin"] = 21
+    said = mined.shortage(options)
+    assert "found 9 of 30 wanted negatives; 7 of 10 rows have none" in said
+    assert "21 too near for the margin (margin 0.95" in said
+    assert MiningReport(rows=2, negatives=Counter({0: 1, 3: 1})).shortage(options) == ""
 
 
 def test_rows_draw_their_own_negatives_and_always_the_same(tmp_path):
@@ -209,7 +241,11 @@ def test_mined_files_are_rows_with_more_negatives(tmp_path, name):
     path = write_lines(tmp_path / "a.jsonl", [*as_rows(rows), {"query": "x"}])
     options = MiningSettings(count=3, first=2, last=15)
     mined = mine_hard_negatives([SourceSpec("a", (path,))], tmp_path / name, MODELS, options)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", name]
+    aside = f"{name}.dropped.jsonl"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", name, aside]
+    line = json.loads((tmp_path / aside).read_text())
+    assert (line["file"], line["row"]) == (str(path), 51)
+    assert line["reason"] == "has no `positive`"
     assert mined.dropped == {"unusable row": 1}
     found = read(tmp_path / name)
     assert len(found) == mined.rows == 50

@@ -13,6 +13,7 @@ from opengte.checkpoint import Checkpoint
 from opengte.engine.base import EngineResult, cannot_be_pickled
 from opengte.errors import EngineError
 from opengte.process_lock import ProcessLock
+from opengte.reference.devices import usable_device
 from opengte.reference.layers import PackedTensors, to_device
 from opengte.reference.load import load_reference_model as load_model
 from opengte.reference.load import read_pickle
@@ -115,7 +116,7 @@ def load_torch_engine(
     Precision `auto` runs bf16 files in bf16, fp16 files in fp16 on a GPU and fp32 on a CPU, and
     everything else in fp32. threads sets the number of CPU threads of the whole PyTorch process.
     """
-    place = _device(device)
+    place = usable_device(device)
     chosen = _precision(precision, checkpoint.stored_dtype, place)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -126,20 +127,6 @@ def load_torch_engine(
 def has_gpu() -> bool:
     """Return whether PyTorch can use a GPU here."""
     return torch.cuda.is_available()
-
-
-def _device(device: str | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise EngineError(
-            f"device is {device!r}, which PyTorch cannot use here: {str(error).splitlines()[0]}. "
-            "Use 'cpu', or install a PyTorch build for this device."
-        ) from None
-    return place
 
 
 def _precision(wanted: str, stored: str, device: torch.device) -> str:

@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opengte.cli.common.options import AnyFunction, combine_options, options_record
-from opengte.cli.data.options import column_options, count_type, instruction_option
+from opengte.cli.data.options import (
+    column_options,
+    count_type,
+    instruction_option,
+    margin_option,
+)
 
 if TYPE_CHECKING:
+    from opengte.data.mining.hard_negatives import MiningSettings
     from opengte.train.models.lora import Adapters
     from opengte.train.stages.recipe import Recipe
 
@@ -83,6 +89,23 @@ class RecipeOptions:
         """Return a stage's recipe with the given values; None keeps the recipe's own."""
         given = {name: value for name, value in own.items() if value is not None}
         return kind(**(self.changed() | given))
+
+
+@dataclass(frozen=True)
+class MiningOptions:
+    """How many negatives are mined, and how near to the positive they may be."""
+
+    mine: int | None
+    margin: float
+
+    def settings(self, default: int, *, only_missing: bool = True) -> "MiningSettings | None":
+        """Return how negatives are mined, None if none are."""
+        from opengte.data.mining.hard_negatives import MiningSettings
+
+        count = default if self.mine is None else self.mine
+        if not count:
+            return None
+        return MiningSettings(count, margin=self.margin, only_missing=only_missing)
 
 
 @dataclass(frozen=True)
@@ -304,11 +327,16 @@ from_nothing_options = combine_options(
     ),
 )
 
-mine_option = click.option(
-    "--mine",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Hard negatives to mine for rows without any; 0 disables mining.",
+mining_options = options_record(
+    MiningOptions,
+    "mining",
+    click.option(
+        "--mine",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Hard negatives to mine for rows without any; 0 disables mining.",
+    ),
+    margin_option,
 )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from opengte.cli.train.run import COMMAND
+from opengte.cli.train.kept import COMMAND
 from opengte.cli.train.stages import COMMANDS
 
 

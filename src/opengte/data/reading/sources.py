@@ -29,6 +29,7 @@ from opengte.errors import InputError
 LINE_LIMIT = 64 * 2**20  # bytes: a longer line is reported, never held in memory
 ARRAY_LIMIT = 512 * 2**20  # bytes of a JSON file that is one array
 PEEK = 64  # rows in which columns are looked for
+ORIGIN, REASON = "opengte:origin", "opengte:unusable"  # of a row that `writer.write_rows` copied
 
 Record = tuple[int, dict[str, Any] | str]  # the line or row, and its columns or what is wrong
 Opener = Callable[[Path], Any]
@@ -60,6 +61,7 @@ class SourceSpec:
     in_batch_negatives: bool | None = None
     temperature: float | None = None
     weight: float = 1.0
+    origins: tuple[Path, ...] = ()  # the files of which those in `paths` are copies
 
 
 def list_files(paths: tuple[Path, ...]) -> list[Path]:
@@ -97,7 +99,8 @@ def detect_columns(paths: tuple[Path, ...], given: ColumnMapping) -> ColumnMappi
     """Return the column mapping of a source, from its first file; InputError if unclear."""
     first = list_files(paths)[0]
     rows = [row for _, row in itertools.islice(read_records(first), PEEK) if isinstance(row, dict)]
-    found = _names(first, rows)
+    rows = [row for row in rows if REASON not in row]
+    found = [name for name in _names(first, rows) if name != ORIGIN]
     if not found:
         raise InputError(f"`{first}` has no rows; expected at least one")
     try:
@@ -113,6 +116,9 @@ def read_examples(
     for path in list_files(paths):
         for number, record in read_records(path, columns):
             origin = Origin(str(path), number)
+            if isinstance(record, dict) and ORIGIN in record:
+                origin = Origin(*record[ORIGIN])
+                record = record.get(REASON, record)
             if isinstance(record, str):
                 yield UnusableRow(origin, record)
             else:

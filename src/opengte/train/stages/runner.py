@@ -114,6 +114,7 @@ def run_stage(
 
     part names one of several consecutive runs; all but the last write `model-PART`.
     """
+    made = replace(made, prompts=trained_prompts(made.prompts, data))
     trainee = TrainableModel(model, objective.outputs, recipe.precision)
     if adapters is not None:
         lora.add_adapters(trainee.model, adapters, recipe.seed)
@@ -147,6 +148,24 @@ def run_stage(
     card = _card(start, data, plan, recipe, job, made, before, result.metrics)
     _write(trainee.model, made, card, folder, job.world)
     return StageResult(folder, result.step, before, result.metrics)
+
+
+def trained_prompts(prompts: Prompts, data: Dataset) -> Prompts:
+    """Return a model's prompts with the instruction that all of its queries were trained with."""
+    if prompts.template is None:
+        return prompts
+    sources = [s for s in data.sources if s.weight > 0 and s.kind != "texts"]
+    default = prompts.default_instruction
+    tasks = {source.instruction or default for source in sources} - {None}
+    if len(tasks) == 1:
+        return replace(prompts, default_instruction=tasks.pop())
+    if tasks:
+        log.warning(
+            "the sources have %d instructions: give each query its own, or it gets %r",
+            len(tasks),
+            default,
+        )
+    return prompts
 
 
 def _identity(
