@@ -26,7 +26,6 @@ COMMAND, RECORD = "command.json", "made_from.json"
 RUN, DATA, START, NOTHING = "run", "data", "start", "nothing"
 KEPT = (DATA, START, NOTHING)
 MODELS = ("miner", "reranker", "student")  # options that name further models
-SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".bin")  # of a model's files
 # options of stages that shape neither the data nor the start model; the run checks them itself
 WEIGHTS_ONLY = frozenset(
     "by causal check loss lora matryoshka max_length reversed_ntk sparse temperature theta".split()
@@ -117,7 +116,7 @@ def _model_digest(name: str) -> str:
     from opengte import hub
 
     folder = hub.fetch_model(name).folder
-    found = sorted(p for p in folder.glob("*") if p.suffix in SUFFIXES and p.is_file())
+    found = sorted(p for p in folder.glob("*") if p.suffix != ".md" and p.is_file())
     found += sorted(folder.glob("*/config.json"))
     digests = _digests(found)
     content = json.dumps([[str(Path(p).relative_to(folder)), d] for p, d in digests.items()])
