@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope, Send
@@ -30,10 +30,12 @@ from opengte.serve.types import (
     Caller,
     EmbedAnswer,
     EmbedRequest,
+    ModelStatus,
     Priority,
     ScoreAnswer,
     ScoreRequest,
     Service,
+    find_named,
 )
 
 log = logging.getLogger("opengte.serve")
@@ -122,6 +124,8 @@ class _Exchange:
         caller = Caller()
         if authorizer is not None and not public:
             caller = authorizer.authenticate(secret, self.model or self._default_model(parsed))
+            if not parsed.requests:
+                self.info = replace(self.info, models=lambda: self._models_for(caller))
         call = self._call(caller, parsed)
         if parsed.requests and self.context.service.loading:
             await self._unless_disconnected(self._wait_loaded(raw, parsed, call))
@@ -189,7 +193,7 @@ class _Exchange:
                 f"The request asks for the models {sorted(map(str, models))}; expected one. Send "
                 "one request a model."
             )
-        self.model = self.record.model = next(iter(models), None)
+        self.model = self.record.model = self._own_name(next(iter(models), None))
         self.record.texts = sum(_size(request) for request in parsed.requests)
         maximum = self.context.policy.max_inputs
         if self.record.texts > maximum:
@@ -198,12 +202,23 @@ class _Exchange:
                 "(--max-inputs). Send fewer at a time."
             )
 
+    def _own_name(self, asked: str | None) -> str | None:
+        """Return the name of the model that a client means; an unknown one as it is."""
+        named = None if asked is None else find_named(asked, self.context.service.models())
+        return asked if named is None else named.name
+
     def _default_model(self, parsed: ParsedRequest) -> str | None:
         """Return the name of the model that answers a request without one."""
         kind = "reranker" if isinstance(_first(parsed), ScoreRequest) else "encoder"
         statuses = self.info.models()
         fitting = [each for each in statuses if each.card is None or each.card.kind == kind]
         return (fitting or list(statuses))[0].name if parsed.requests and statuses else None
+
+    def _models_for(self, caller: Caller) -> tuple[ModelStatus, ...]:
+        """Return the models that a caller may use."""
+        authorizer, models = self.context.authorizer, self.context.service.models()
+        assert authorizer is not None
+        return tuple(model for model in models if authorizer.may_use(caller, model.name))
 
     def _call(self, caller: Caller, parsed: ParsedRequest) -> Call:
         priority = self._priority(caller, parsed)

@@ -16,7 +16,7 @@ from opengte.serve.inference.preprocessing.request_options import OptionsResolve
 from opengte.serve.inference.runner import ModelRunner
 from opengte.serve.inference.scheduling.engine_threads import EngineThreads
 from opengte.serve.inference.types import PendingInput
-from opengte.serve.types import ModelStatus, Observer
+from opengte.serve.types import ModelStatus, Observer, find_named
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class ServedModel:
     ) -> None:
         self.settings = settings
         self.name = settings.name
+        self.names, self.hub_id = settings.names, settings.hub_id
         self.state: State = "loading"
         self.detail: str | None = None
         self.ready: ReadyModel | None = None
@@ -78,6 +79,7 @@ class ServedModel:
             max_queue_tokens=None if ready is None else ready.runner.admission.limit,
             queued_tokens=0 if ready is None else ready.runner.admission.tokens,
             aliases=self.settings.aliases,
+            hub_id=self.hub_id,
         )
 
     def available(self) -> ReadyModel:
@@ -191,9 +193,8 @@ def find_model(models: list[ServedModel], name: str | None, kind: str = "") -> S
     if not models:
         raise NotReadyError("the server is starting, or has no model left", RETRY_AFTER)
     if name is not None:
-        for served in models:
-            if name in served.settings.names:
-                return served
+        if (named := find_named(name, models)) is not None:
+            return named
         known = ", ".join(served.name for served in models)
         raise UnknownModelError(f"model is {name!r:.100}, and the models here are: {known}")
     for served in models:

@@ -55,7 +55,6 @@ class HttpServer:
             access_log=False,
             server_header=False,
             forwarded_allow_ips=settings.forwarded_allow_ips,
-            root_path=settings.root_path,
             timeout_keep_alive=settings.keep_alive_timeout,  # type: ignore[arg-type]
         )
         self._config.load()
