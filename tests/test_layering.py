@@ -34,6 +34,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
             "atomic_files",
             "checkpoint_checks",
             "checkpoint_files",
+            "checkpoint_keys",
             "delimited",
             "hub",
             "published_models",

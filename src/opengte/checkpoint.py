@@ -21,6 +21,7 @@ from opengte.arch.plan import Activation, Dense, Plan, PoolingKind
 from opengte.arch.tensors import TensorNaming, resolve_slots, unexpected_tensors
 from opengte.checkpoint_checks import check_folder, check_module_types, refuse_quantised_tensors
 from opengte.checkpoint_files import front_matter, read_json_config, read_optional_json
+from opengte.checkpoint_keys import ReadConfig, check_keys
 from opengte.errors import CheckpointError, CheckpointWarning, InputError, UnsupportedModelError
 from opengte.published_models import WEB_SEARCH, PublishedModel, find_published_model
 from opengte.tokenization.loading import load_tokenizer
@@ -204,9 +205,10 @@ def read_checkpoint(
         location.folder,
         find_published_model(location.name) or find_published_model(location.folder.name),
     )
-    config = read_json_config(folder / "config.json")
+    config = ReadConfig(read_json_config(folder / "config.json"))
     check_folder(folder, config)
     plan, naming = _describe(config)
+    check_keys(folder / "config.json", config, used=config.read)
     if kind is None:
         kind = (
             "reranker" if plan.score or (published and published.kind == "reranker") else "encoder"
@@ -244,6 +246,14 @@ def _encoder(
 ) -> tuple[Plan, TensorNaming, dict[str, Path]]:
     """Add pooling, projections and heads in side files to an encoder's plan."""
     pooling_folder, modules = _modules(folder)
+    for path in (
+        folder / "sentence_bert_config.json",
+        folder / "config_sentence_transformers.json",
+    ):
+        check_keys(path, read_optional_json(path))
+    for path in (pooling_folder, *modules):
+        kind = "Pooling" if path == pooling_folder else "Dense"
+        check_keys(path / "config.json", read_optional_json(path / "config.json"), kind=kind)
     pooling = plan.pooling or _pooling(pooling_folder) or (published.pooling if published else None)
     if pooling is None:
         raise CheckpointError(

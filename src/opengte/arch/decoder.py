@@ -164,6 +164,10 @@ def _window(config: Config, name: str, index: int) -> int | None:
     if name != "mistral":  # Qwen: off by default; if on, then from a certain layer
         if not config_values.flag(config, "use_sliding_window", False):
             return None
-        if index < config_values.whole_number(config, "max_window_layers", 28, at_least=0):
+        kinds = config.get("layer_types")
+        if isinstance(kinds, list) and len(kinds) > index:
+            if kinds[index] != "sliding_attention":
+                return None
+        elif index < config_values.whole_number(config, "max_window_layers", 28, at_least=0):
             return None
     return config_values.whole_number(config, "sliding_window") - 1
