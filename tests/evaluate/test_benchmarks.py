@@ -190,7 +190,7 @@ def test_vectors_do_not_depend_on_the_order(tmp_path: Path) -> None:
 
 def test_rows_name_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("x\ty\n1\t2\n3\n")
-    with pytest.raises(InputError, match=r"a.tsv`:3 has 1 cells, expected 2"):
+    with pytest.raises(InputError, match=r"a.tsv`:3 has 1 columns; expected 2"):
         list(data_files.read_table(tmp_path / "a.tsv"))
     whole = gzip.compress(b'{"a": 1}\n' * 99)
     (tmp_path / "b.jsonl.gz").write_bytes(whole[:-20])
