@@ -1,5 +1,6 @@
-"""What `gte train` keeps in its output folder, and what it says of the rows that it was given."""
+"""What `gte train` keeps: of its inputs, of the rows that it was given, and of its checkpoints."""
 
+import json
 import shutil
 
 import numpy as np
@@ -151,4 +152,48 @@ def test_options_are_checked_before_any_work(folder, start, monkeypatch, wrong):
     assert result.exit_code != 0
     assert "negatives for" not in result.stderr
     assert str(wrong[0]) in result.stderr
+    assert not (folder / "out/data").exists()
+
+
+def weights(folder) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_the_best_evaluation_is_kept_and_any_checkpoint_can_be_exported(folder, start):
+    arguments = ("--mine", 0, "--held-out", 0.3, "--evaluate-every", 1, "--steps", 6)
+    rate = ("--learning-rate", 0.3, "--data", "pairs.jsonl")  # far too high
+    result = finetune(start, *arguments, *rate)
+    assert result.exit_code == 0, result.output
+    found = json.loads((folder / "out/result.json").read_text())
+    (name,) = found["after"]
+    assert found["after"][name] > found["last"][name]
+    assert found["kept"] < found["steps"] == 6
+    assert f"kept step {found['kept']}: {name} {found['after'][name]:.4f}, " in result.stderr
+    assert found["before"][name] > found["after"][name]
+    assert "warning: the model was better before training" in result.stderr
+    before = state(folder / "out")
+    result = gte("export", "out", "--step", found["kept"], "--output", "best")
+    assert (result.exit_code, result.stdout) == (0, "best\n"), result.output
+    assert weights(folder / "best") == weights(folder / "out/model")
+    assert gte("export", "out", "--step", 6).exit_code == 0
+    assert weights(folder / "out/model-step-6") != weights(folder / "out/model")
+    after = state(folder / "out")
+    assert {path: after[path] for path in before} == before
+    assert "has the checkpoints " in gte("export", "out", "--step", 77).stderr
+
+
+def test_training_ends_when_it_does_not_become_better(folder, start):
+    arguments = ("--data", "pairs.jsonl", "--mine", 0, "--held-out", 0.3, "--steps", 40)
+    rate = ("--learning-rate", 0.3, "--evaluate-every", 1, "--patience", 2, "--keep", "last")
+    result = finetune(start, *arguments, *rate)
+    assert result.exit_code == 0, result.output
+    found = json.loads((folder / "out/result.json").read_text())
+    assert found["steps"] < 40
+    assert found["kept"] == found["steps"]
+    assert found["after"] == found["last"]
+
+
+def test_patience_needs_evaluations(folder, start):
+    result = finetune(start, "--data", "pairs.jsonl", "--patience", 2)
+    assert "patience counts evaluations: give evaluate_every" in result.stderr
     assert not (folder / "out/data").exists()

@@ -122,12 +122,15 @@ class RunOptions:
     log_every: int
     save_every: int
     evaluate_every: int | None
+    keep: str
+    patience: int | None
     tensorboard: bool
 
     def settings(self) -> dict[str, Any]:
         """Return what the loop is told."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         del values["device"]
+        values["keep_best"] = values.pop("keep") == "best"
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -263,6 +266,19 @@ run_options = options_record(
         type=count_type,
         metavar="STEPS",
         help="Steps between evaluations, in addition to the final one.",
+    ),
+    click.option(
+        "--keep",
+        type=click.Choice(["best", "last"]),
+        default="best",
+        show_default=True,
+        help="Weights of the model: of the best evaluation, or of the last step.",
+    ),
+    click.option(
+        "--patience",
+        type=count_type,
+        metavar="N",
+        help="Stop after this many evaluations without a better one.",
     ),
     click.option("--tensorboard", is_flag=True, help="Also write TensorBoard event files."),
 )

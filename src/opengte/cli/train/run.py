@@ -153,14 +153,17 @@ class _Lines(logging.Handler):
 
 def job(arguments: StageArguments, world: "World", dev: Any) -> "StageJob":
     """Return where a stage writes, and how it is computed."""
-    from opengte.train.stages.runner import StageJob
+    from opengte.train.stages.runner import StageJob, StepExport
 
+    asked = click.get_current_context().obj
+    export = asked if isinstance(asked, StepExport) else None
     return StageJob(
         output=arguments.output,
         dev=dev,
         resume=arguments.resume,
         world=world,
         options=arguments.run.settings(),
+        export=export,
     )
 
 
@@ -170,11 +173,15 @@ def finish(
     """Say what was made, and how it is used."""
     if not world.is_first:
         return
+    if click.get_current_context().obj is not None:
+        click.echo(str(done.model))
+        return
     _record_command(arguments)
     if done.model is None:
         click.echo(f"stopped after {done.steps} steps; continue with `gte train resume`", err=True)
         raise click.exceptions.Exit(errors.INTERRUPTED)
     record = {"steps": done.steps, "before": dict(done.before), "after": dict(done.after)}
+    record |= {"kept": done.kept, "last": dict(done.last)}
     result = done.model.with_name(RESULT)
     result.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for name, value in done.after.items():

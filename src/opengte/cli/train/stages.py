@@ -177,7 +177,8 @@ def extend_command(
     data = replace(recipe, document_tokens=recipe.document_tokens or longest)
     train, dev = arguments.sources(room, data).open(world)
     done = stage.extend_context(start, train, job(arguments, world, dev), recipe)
-    if done.model is not None and check and world.is_first:
+    exporting = click.get_current_context().obj is not None
+    if done.model is not None and check and world.is_first and not exporting:
         _sees(start, done.model, longest)
     finish(arguments, done, world)
 

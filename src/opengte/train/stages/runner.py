@@ -12,6 +12,7 @@ from opengte import checkpoint_files
 from opengte.arch.plan import Plan
 from opengte.checkpoint import Checkpoint
 from opengte.data import BatchLoader, Dataset
+from opengte.errors import InputError
 from opengte.reference.model import ReferenceModel
 from opengte.tokenization.prompts import Prompts
 from opengte.train.distributed import World
@@ -19,6 +20,7 @@ from opengte.train.loop import train
 from opengte.train.models import lora
 from opengte.train.models.trainable import TrainableModel
 from opengte.train.objectives import Objective
+from opengte.train.saving.checkpoints import list_checkpoints, load_weights
 from opengte.train.saving.export import ExportPackage, export_model
 from opengte.train.saving.model_card import TrainedModelCard, TrainingDataSource
 from opengte.train.settings import FREE_ON_RESUME
@@ -31,13 +33,22 @@ log = logging.getLogger("opengte.train")
 RUN, MODEL = "run", "model"
 
 
+@dataclass(frozen=True)
+class StepExport:
+    """A checkpoint to export instead of training: its step, and a folder for the model."""
+
+    step: int
+    folder: Path
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageJob:
     """Where a stage writes, what evaluates it, and how it is computed.
 
     Nothing here shapes the model, except that device and number of processes affect last digits.
     options are settings of the loop that may change on resume (`FREE_ON_RESUME`); others raise
-    TypeError. origins maps a source to its licence and origin, for the model card.
+    TypeError. origins maps a source to its licence and origin, for the model card. With export, a
+    checkpoint of the run is written as a model and nothing is trained.
 
     >>> from opengte.train.stages.runner import StageJob
     >>> StageJob(output=Path("tuned"), options={"log_every": 50}).resume
@@ -51,6 +62,7 @@ class StageJob:
     options: Mapping[str, Any] = field(default_factory=dict)
     licence: str | None = None
     origins: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # licence and origin
+    export: StepExport | None = None
 
     def __post_init__(self) -> None:
         """Check the names of the options."""
@@ -63,12 +75,17 @@ class StageJob:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage made: the folder of the model (None: interrupted), and its metrics."""
+    """What a stage made: the folder of the model (None: interrupted), and its metrics.
+
+    kept is the step whose weights the model has; last are the metrics of the last step.
+    """
 
     model: Path | None
     steps: int
     before: Mapping[str, float]
     after: Mapping[str, float]
+    kept: int = 0
+    last: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +136,9 @@ def run_stage(
     if adapters is not None:
         lora.add_adapters(trainee.model, adapters, recipe.seed)
     trainee.to(job.world.device)
+    if job.export is not None:
+        card = _card(start, data, plan, recipe, job, made, {}, {})
+        return _export_step(trainee, recipe, adapters, made, card, job, part=part, last=last)
     evaluate = None if job.dev is None else dev_evaluation(job.dev, objective, recipe.limits)
     before = {} if evaluate is None else dict(evaluate(0, trainee.eval()))
     _say("before", before)
@@ -127,11 +147,12 @@ def run_stage(
         order = plan.order
         return BatchLoader(data, order, start=first, rank=rank, world=world, **recipe.limits)
 
+    settings = recipe.settings(plan.steps, job.options)
     result = train(
         trainee,
         batches,
         objective,
-        recipe.settings(plan.steps, job.options),
+        settings,
         job.output / RUN / part,
         world=job.world,
         identity=_identity(start, data, plan, recipe, adapters),
@@ -141,13 +162,66 @@ def run_stage(
     if result.interrupted:
         log.warning("stopped after step %d; resume it to go on", result.step)
         return StageResult(None, result.step, before, {})
-    _say("after", result.metrics)
+    kept, after = result.step, result.metrics
+    if settings.keep_best and result.best_step is not None:
+        kept, after = result.best_step, result.best
+    _say("after", after)
+    _compare(before, after, result.metrics, kept)
     if adapters is not None:
         lora.merge_adapters(trainee.model)
     folder = job.output / (MODEL if last else f"{MODEL}-{part}")
-    card = _card(start, data, plan, recipe, job, made, before, result.metrics)
+    card = _card(start, data, plan, recipe, job, made, before, after)
     _write(trainee.model, made, card, folder, job.world)
-    return StageResult(folder, result.step, before, result.metrics)
+    return StageResult(folder, result.step, before, after, kept, result.metrics)
+
+
+def _compare(
+    before: Mapping[str, float], after: Mapping[str, float], last: Mapping[str, float], kept: int
+) -> None:
+    """Say by how much the weights that are kept beat those at the start and at the end."""
+    name = next(iter(after), None)
+    if name is None or name not in before:
+        return
+    log.info(
+        "kept step %d: %s %.4f, %+.4f against the start, %+.4f against the last step",
+        *(kept, name, after[name], after[name] - before[name], after[name] - last[name]),
+    )
+    if before[name] > after[name]:
+        log.warning(
+            "warning: the model was better before training (%s %.4f, now %.4f): lower the learning "
+            "rate, train fewer steps, or evaluate more often and keep the best",
+            *(name, before[name], after[name]),
+        )
+
+
+def _export_step(
+    trainee: TrainableModel,
+    recipe: Recipe,
+    adapters: lora.Adapters | None,
+    made: ExportSpec,
+    card: TrainedModelCard,
+    job: StageJob,
+    *,
+    part: str,
+    last: bool,
+) -> StageResult:
+    """Write a checkpoint of the last run of a stage as a model."""
+    assert job.export is not None
+    step, folder = job.export.step, job.export.folder
+    if not last:
+        return StageResult(job.output / f"{MODEL}-{part}", step, {}, {})
+    found = list_checkpoints(job.output / RUN / part)
+    if step not in found:
+        raise InputError(
+            f"step is {step}; `{job.output / RUN / part}` has the checkpoints "
+            f"{', '.join(map(str, found)) or '(none)'}"
+        )
+    load_weights(found[step], trainee, averaged=recipe.ema is not None)
+    if adapters is not None:
+        lora.merge_adapters(trainee.model)
+    settings = {**card.settings, "steps": str(step)}
+    _write(trainee.model, made, replace(card, settings=settings), folder, job.world)
+    return StageResult(folder, step, {}, {}, step)
 
 
 def trained_prompts(prompts: Prompts, data: Dataset) -> Prompts:
