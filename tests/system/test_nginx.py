@@ -1,4 +1,4 @@
-"""Behind nginx, a client that is refused breaks no other's requests.
+"""Behind nginx: a client that is refused breaks no other's requests; prefixes and slashes.
 
 `OPENGTE_TEST_REQUESTS=10000` sends that many.
 """
@@ -50,7 +50,8 @@ def secret_and_url(tmp_path_factory):
     """A server with one key, and the address of an nginx before it."""
     folder = tmp_path_factory.mktemp("nginx")
     _, secret = KeyFile(folder).create("team")
-    with server("--threads", "1", env={"OPENGTE_STATE_DIR": str(folder)}) as one:
+    flags = ("--threads", "1", "--root-path", "/gte")
+    with server(*flags, env={"OPENGTE_STATE_DIR": str(folder)}) as one:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         file = folder / "nginx.conf"
@@ -96,3 +97,12 @@ def test_a_client_that_is_refused_breaks_no_others_requests(secret_and_url, pref
     disturbing.join()
     assert answered == {200: REQUESTS // 6}
     assert set(refused) == {status}
+
+
+@pytest.mark.parametrize("prefix", ["", "/gte", "/buffered", "/buffered/gte"])
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_prefix_is_stripped_or_not_and_nobody_is_redirected(secret_and_url, prefix, slash):
+    secret, url = secret_and_url
+    headers = {"authorization": f"Bearer {secret}"}
+    url = f"{url}{prefix}/v1/embeddings{slash}"
+    assert httpx.post(url, json={"input": "a"}, headers=headers).status_code == 200
