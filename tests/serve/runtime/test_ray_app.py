@@ -85,8 +85,8 @@ def test_a_reload_is_refused_by_one_of_many(tmp_path):
     live(replica, talk)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")
-def test_without_ray_the_error_says_what_to_install():
+def test_without_ray_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'opengte\[bulk\]'"):
         ray_app.deployment(ServerSettings(insecure=True))
 
