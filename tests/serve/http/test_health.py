@@ -8,6 +8,7 @@ import pytest
 
 from opengte.serve.inference import loading_queue
 from tests.support.inference import Blocked
+from tests.support.serve_fakes import ENCODER, RERANKER, FakeService, ask, client
 from tests.support.serve_running import starting
 from tests.support.serve_sockets import until
 
@@ -111,3 +112,28 @@ def test_a_client_that_leaves_makes_room(url, monkeypatch):
     with pytest.raises(httpx.TimeoutException):
         httpx.post(url + E, json={"input": "a"}, timeout=0.2)
     until(lambda: embed(url, headers={"x-request-timeout": "0.05"}).status_code == 504)
+
+
+@pytest.mark.parametrize(
+    ("card", "inputs"),
+    [
+        (RERANKER, [["a", "b"]]),
+        (RERANKER, ["a", "b"]),
+        (ENCODER, ["a", "b"]),
+    ],
+)
+def test_what_the_model_decides_is_decided_once_it_is_loaded(card, inputs):
+    service = FakeService(card)
+    service.states[card.name] = "loading"
+    waited = []
+
+    async def wait_loaded(model, kind, tokens, call):
+        waited.append((model, tokens))
+        service.states[card.name] = "ready"
+
+    service.wait_loaded = wait_loaded
+    response = ask(client(service), ("POST", "/", {"inputs": inputs}))
+    expected = ask(client(FakeService(card)), ("POST", "/", {"inputs": inputs}))
+    assert waited and response.json() == expected.json()
+    assert response.status_code == expected.status_code == 200
+    assert len(service.asked) == 1
