@@ -291,3 +291,16 @@ def test_damaged_usage_records_are_a_line(tmp_path, how):
     result = CliRunner().invoke(main, ["usage", "--state-dir", str(tmp_path)])
     assert isinstance(result.exception, SystemExit)
     assert "usage.db cannot be used as the file of usage records" in result.stderr
+
+
+@pytest.mark.parametrize("how", ["garbage", "truncated", "directory"])
+def test_damaged_usage_records_are_counted_and_stop_no_server(tmp_path, how):
+    damage(tmp_path / "usage.db", how)
+    (tmp_path / "usage-1-dead.journal").mkdir()
+    log = UsageLog(tmp_path)
+    log.record("team", "minilm", 1, 7)
+    assert not log.flush()
+    assert log.totals("2026-12-01", "2026-12") == {}
+    assert not log.working
+    assert log.failures >= 2
+    log.close()
