@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     "--suite",
     "suite_name",
     metavar="NAME",
-    help="Benchmark suite: mteb-english-56, c-mteb-35, ..., or one of mteb: 'MTEB(eng, v2)', ...",
+    help="Benchmark suite: mteb-english-56, c-mteb-35, ..., or one that mteb defines.",
 )
 @click.option(
     "--data",
