@@ -1,7 +1,7 @@
 """Data of any mteb task of a common type, from a folder in one layout for each type.
 
 `NAME/SPLIT.jsonl`, or `NAME/SUBSET.SPLIT.jsonl` for a task with subsets, with the columns of the
-type; a retrieval task is a BEIR folder. The rows are those that mteb scores, after its own preparation.
+type; a retrieval task is a BEIR folder. Rows are used as mteb scores them, after its preparation.
 """
 
 from pathlib import Path
