@@ -112,6 +112,10 @@ def test_ids_may_be_integers() -> None:
     for wrong in ([1.5], [True], [None], [("a",)]):
         with pytest.raises(InputError, match=r"ids\[0\] is of type .*a string or a whole number"):
             check_ids(wrong)
+    assert check_ids({"a": 1, "b": 2}) == ["a", "b"]
+    assert check_ids({7}, ordered=False) == ["7"]
+    with pytest.raises(InputError, match="ids is a set, which has no order"):
+        check_ids({7})
     with pytest.raises(InputError, match="ids is a single string"):
         check_ids("tax")
 

@@ -35,13 +35,16 @@ def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
     return list(iter_checked(texts, name))
 
 
-def check_ids(ids: Iterable[str | int], name: str = "ids") -> list[str]:
-    """Return ids as strings; integers are taken, of NumPy and pandas too.
+def check_ids(ids: Iterable[str | int], name: str = "ids", *, ordered: bool = True) -> list[str]:
+    """Return ids as strings; integers are taken, and the keys of a mapping.
+
+    A set is taken where the order does not matter.
 
     >>> check_ids(["a", 2])
     ['a', '2']
     """
-    _refuse_others(ids, name)
+    if not isinstance(ids, Mapping) and (ordered or not isinstance(ids, set | frozenset)):
+        _refuse_others(ids, name)
     found = [_unwrapped(one) for one in ids]
     for index, one in enumerate(found):
         if isinstance(one, bool) or not isinstance(one, str | int):

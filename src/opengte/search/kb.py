@@ -202,7 +202,7 @@ class KnowledgeBase(IndexHandle):
         >>> kb.store.count()
         3
         """
-        names = check_ids(ids)
+        names = check_ids(ids, ordered=False)
 
         def work(index: Index) -> IngestReport:
             index.store.delete(names)
