@@ -145,6 +145,16 @@ def load_weights(path: Path, module: nn.Module, *, averaged: bool) -> None:
             found.file.drop_pages(found.start, found.stop)
 
 
+def recorded_identity(run: Path) -> dict[str, str]:
+    """Return the identity in the last checkpoint of a run, empty without one that can be read."""
+    for path in reversed(list_checkpoints(run).values()):
+        try:
+            return dict(json.loads((path / STATE).read_text(encoding="utf-8"))["identity"])
+        except (OSError, ValueError, KeyError, TypeError):
+            break
+    return {}
+
+
 def _check_identity(path: Path, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
     names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
     if names:

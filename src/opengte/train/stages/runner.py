@@ -20,7 +20,7 @@ from opengte.train.loop import train
 from opengte.train.models import lora
 from opengte.train.models.trainable import TrainableModel
 from opengte.train.objectives import Objective
-from opengte.train.saving.checkpoints import list_checkpoints, load_weights
+from opengte.train.saving.checkpoints import list_checkpoints, load_weights, recorded_identity
 from opengte.train.saving.export import ExportPackage, export_model
 from opengte.train.saving.model_card import TrainedModelCard, TrainingDataSource
 from opengte.train.settings import FREE_ON_RESUME
@@ -155,7 +155,7 @@ def run_stage(
         settings,
         job.output / RUN / part,
         world=job.world,
-        identity=_identity(start, data, plan, recipe, adapters),
+        identity=_identity(start, data, plan, recipe, adapters, job.output / RUN / part),
         evaluate=evaluate,
         resume=job.resume,
     )
@@ -243,10 +243,16 @@ def trained_prompts(prompts: Prompts, data: Dataset) -> Prompts:
 
 
 def _identity(
-    start: Checkpoint, data: Dataset, plan: BatchSchedule, recipe: Recipe, adapters: object
+    start: Checkpoint,
+    data: Dataset,
+    plan: BatchSchedule,
+    recipe: Recipe,
+    adapters: object,
+    run: Path,
 ) -> dict[str, str]:
+    recorded = recorded_identity(run).get("model")  # an earlier version named the model otherwise
     return {
-        "model": start.fingerprint(),
+        "model": recorded if recorded == start.former_fingerprint else start.fingerprint(),
         "data": data.fingerprint,
         "order": plan.order.fingerprint,
         "limits": repr(recipe.limits),
