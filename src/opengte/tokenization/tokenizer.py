@@ -240,10 +240,16 @@ class Tokenizer:
         """Return what has to be read of each text, and the indices of those with more."""
         if all(len(text) <= LONG for text in texts):
             return texts, ()
-        texts = [shortened(self.backend, text, self._longest) for text in texts]
-        parts = [self.part(text, tokens, side) for text in texts]
-        pairs = zip(texts, parts, strict=True)
-        return parts, tuple(i for i, (text, part) in enumerate(pairs) if len(part) < len(text))
+        parts, partial = [], []
+        for index, text in enumerate(texts):
+            part = self.part(text, tokens, side)
+            if len(part) == len(text) > LONG:
+                text = shortened(self.backend, text, self._longest)
+                part = self.part(text, tokens, side)
+            parts.append(part)
+            if len(part) < len(text):
+                partial.append(index)
+        return parts, tuple(partial)
 
     def _ids(self, texts: Sequence[str]) -> Ragged:
         return encode_texts(self.backend, texts, self._cut)
