@@ -2,8 +2,12 @@
 
 import json
 import shutil
+import warnings
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from opengte import checkpoint, published_models
 from opengte.errors import (
@@ -92,6 +96,25 @@ def test_prompts_out_of_the_pool(bert):
     assert checkpoint.read_checkpoint(bert).prompts.mask == "prompt"
 
 
+def test_a_length_in_the_files_beats_the_table(bert):
+    """sentence-transformers 6 keeps it as the tokenizer's; older files have anything there."""
+    folder, lengths = as_known(bert, "all-MiniLM-L6-v2"), {}
+    (folder / "sentence_bert_config.json").unlink(missing_ok=True)
+    for tokenizer in (64, 512):
+        for version in ("5.1.0", "6.2.0"):
+            about = {"sentence_transformers": version}
+            change(folder / "tokenizer_config.json", model_max_length=tokenizer)
+            change(folder / "config_sentence_transformers.json", __version__=about)
+            with warnings.catch_warnings(record=True) as issued:
+                warnings.simplefilter("always")
+                length = checkpoint.read_checkpoint(folder).max_length
+            lengths[tokenizer, version] = length
+            told = [w for w in issued if f"say a maximum length of {length}, but" in str(w.message)]
+            assert len(told) == (length != 256)
+    expected = {(64, "5.1.0"): 64, (64, "6.2.0"): 64, (512, "5.1.0"): 256, (512, "6.2.0"): 512}
+    assert lengths == expected
+
+
 @pytest.mark.parametrize(
     ("sentence", "tokenizer", "expected"), [(99, 200, 99), (None, 200, 200), (9000, None, 512)]
 )
@@ -121,9 +144,12 @@ def test_pooling_that_no_plan_says_is_refused(bert, modes, message):
         checkpoint.read_checkpoint(bert)
 
 
+LSTM = "sentence_transformers.models.LSTM"
+
+
 def test_modules_that_no_plan_says_are_refused(bert):
     modules = json.loads((bert / "modules.json").read_text())
-    (bert / "modules.json").write_text(json.dumps([*modules, modules[1] | {"type": "x.LSTM"}]))
+    (bert / "modules.json").write_text(json.dumps([*modules, modules[1] | {"type": LSTM}]))
     with pytest.raises(UnsupportedModelError, match=r"lists the modules .*LSTM, expected"):
         checkpoint.read_checkpoint(bert)
     (bert / "modules.json").write_text(json.dumps([modules[0], modules[1] | {"path": "../x"}]))
@@ -223,3 +249,118 @@ def test_matryoshka_dimensions(name, wanted, allowed):
         )
         is allowed
     )
+
+
+def test_norms_with_their_first_names_are_read(bert):
+    def chunks():
+        found = checkpoint.read_checkpoint(bert).chunks()
+        return {(chunk.slot, chunk.row): chunk.values.copy() for chunk in found}
+
+    wanted, tensors = chunks(), checkpoints.tensors_of(bert)
+    for old, new in (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")):
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    assert sum(name.endswith((".gamma", ".beta")) for name in tensors) >= 6
+    save_file(tensors, bert / "model.safetensors")
+    found = chunks()
+    assert found.keys() == wanted.keys()
+    assert all(np.array_equal(found[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_pointer_of_git_lfs_is_called_one(bert, name):
+    (bert / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    with pytest.raises(CheckpointError, match=rf"{name}`? is a Git LFS pointer, .*`git lfs pull`"):
+        found = checkpoint.read_checkpoint(bert)
+        list(found.chunks())
+        _ = found.card
+
+
+def test_a_pickle_that_is_a_pointer_is_called_one(bert):
+    checkpoints.to_pickle(bert)
+    (bert / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(WeightsError, match=r"pytorch_model.bin. is a Git LFS pointer"):
+        checkpoint.read_checkpoint(bert).chunks()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq"),
+        ({"quantization_config": {"load_in_4bit": True}}, "load_in_4bit"),
+        ({"quantization": {"group_size": 64, "bits": 4}}, "group_size"),
+    ],
+)
+def test_quantised_checkpoints_are_called_that(bert, settings, told):
+    change(bert / "config.json", **settings)
+    with pytest.raises(UnsupportedModelError, match=rf"`quantization.*{told}.*are quantised"):
+        checkpoint.read_checkpoint(bert)
+
+
+def test_quantised_tensors_are_called_that(bert):
+    checkpoints.add_tensors(bert, **{"encoder.layer.0.output.dense.qweight": torch.zeros(2, 2)})
+    with pytest.raises(WeightsError, match=r"are quantised \(tensor `encoder.*qweight`"):
+        checkpoint.read_checkpoint(bert).chunks()
+    (bert / "quantize_config.json").write_text("{}")
+    with pytest.raises(UnsupportedModelError, match=r"quantize_config.json` says .* quantised"):
+        checkpoint.read_checkpoint(bert)
+
+
+def test_adapters_are_called_that(bert):
+    change(bert / "adapter_config.json", peft_type="LORA", base_model_name_or_path="org/base")
+    with pytest.raises(UnsupportedModelError, match=r"is a LoRA adapter beside the weights"):
+        checkpoint.read_checkpoint(bert)
+    (bert / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="holds a LoRA adapter of `org/base` alone"):
+        checkpoint.read_checkpoint(bert)
+
+
+def test_other_kinds_of_models_are_called_what_they_are(bert):
+    kind = "sentence_transformers.models."
+    modules = [{"type": f"{kind}Transformer", "path": ""}, {"type": f"{kind}Dense", "path": "1_D"}]
+    (bert / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UnsupportedModelError, match=r"a late-interaction model \(ColBERT"):
+        checkpoint.read_checkpoint(bert)
+    (bert / "modules.json").write_text(json.dumps([{"type": f"{kind}StaticEmbedding"}]))
+    (bert / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="holds a static model"):
+        checkpoint.read_checkpoint(bert)
+
+
+@pytest.mark.parametrize("kind", ["mine.Transformer", "Pooling", "custom_st.Pooling"])
+def test_modules_of_ones_own_are_refused(bert, kind):
+    (bert / "modules.json").write_text(json.dumps([{"type": kind, "path": ""}]))
+    with pytest.raises(UnsupportedModelError, match=f"module of type '{kind}', which is code of"):
+        checkpoint.read_checkpoint(bert)
+
+
+@pytest.mark.parametrize(
+    ("file", "entry"),
+    [
+        ("config.json", {"AutoModel": "modeling_mine.MyBert"}),
+        ("config.json", {"AutoModelForMaskedLM": "org/code--modeling.NewModel"}),
+        ("tokenizer_config.json", {"AutoTokenizer": [None, "tokenization.Mine"]}),
+        ("tokenizer_config.json", {"AutoTokenizer": "tokenization.Mine"}),
+    ],
+)
+def test_code_that_is_not_run_is_a_warning(bert, file, entry):
+    change(bert / file, auto_map=entry)
+    with pytest.warns(CheckpointWarning, match=rf"{file}. names code of its own \(`auto_map`"):
+        checkpoint.read_checkpoint(bert)
+
+
+def test_code_that_the_architecture_computes_is_no_warning(originals):
+    assert "auto_map" in json.loads((originals["qwen2"] / "config.json").read_text())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checkpoint.read_checkpoint(originals["qwen2"])
+
+
+def test_a_decoder_that_may_not_answer_yes_or_no_is_a_warning(tmp_path):
+    FAMILIES["qwen2"](tmp_path)
+    checkpoints.add_tokens(tmp_path, "yes", "no")
+    with pytest.warns(CheckpointWarning, match="is not known to be a reranker"):
+        checkpoint.read_checkpoint(tmp_path, kind="reranker")
+    (tmp_path / "README.md").write_text("---\nbase_model:\n- Qwen/Qwen3-Reranker-0.6B\n---\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checkpoint.read_checkpoint(tmp_path, kind="reranker")

@@ -5,10 +5,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from opengte.serve.config import loading
 from opengte.serve.config.settings import SETTINGS, variable_name
+from opengte.serve.http.routing import OPERATIONS
 from opengte.serve.observability.metric_definitions import metric_families
+from tests.support.installed import needs
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -62,7 +65,6 @@ def test_every_metric_is_in_the_docs():
 def test_the_toml_of_the_docs_and_of_the_chart_is_read(tmp_path):
     text = (ROOT / "docs" / "reference" / "settings.md").read_text()
     blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    yaml = pytest.importorskip("yaml")
     blocks.append(yaml.safe_load((CHART / "values.yaml").read_text())["settings"])
     for block in blocks:
         assert tomllib.loads(block)
@@ -80,29 +82,81 @@ def test_the_image_runs_as_nobody_in_particular_and_checks_itself():
 
 
 def test_compose_is_yaml_and_names_the_port_of_the_image():
-    yaml = pytest.importorskip("yaml")
     service = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["opengte"]
     assert service["ports"] == ["127.0.0.1:8080:8080"]
     assert "EXPOSE 8080" in (DEPLOY / "Dockerfile").read_text()
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
 
 
-@pytest.fixture(params=[{}, FULL], ids=["plain", "full"])
-def rendered(request):
-    helm = pytest.importorskip("helm_python", reason="helm-python-sdk renders the chart")
-    yaml = pytest.importorskip("yaml")
-    with helm.Chart.load(CHART) as chart:
-        pages = chart.render(values=request.param, name="rel")
+def render(values):
+    """Return the documents of the chart by kind."""
+    needs("helm_python")
+    import helm_python
+
+    with helm_python.Chart.load(CHART) as chart:
+        pages = chart.render(values=values, name="rel")
     texts = [text for name, text in pages.items() if not name.endswith("NOTES.txt")]
     documents = [one for text in texts for one in yaml.safe_load_all(text) if one]
     return {document["kind"]: document for document in documents}
 
 
+@pytest.fixture(params=[{}, FULL], ids=["plain", "full"])
+def rendered(request):
+    return render(request.param)
+
+
+def environment(documents):
+    (container,) = documents["Deployment"]["spec"]["template"]["spec"]["containers"]
+    return {one["name"]: one.get("value") for one in container["env"]}
+
+
+@pytest.mark.parametrize("insecure", [None, False, "", "no"])
+def test_an_ingress_without_keys_is_refused(insecure):
+    values = {"ingress": {"enabled": True}}
+    if insecure is not None:
+        values["insecure"] = insecure
+    with pytest.raises(Exception, match="keysSecret .*apiKeySecret.*insecure=true"):
+        render(values)
+
+
+@pytest.mark.parametrize("more", [{"keysSecret": "k"}, {"apiKeySecret": "a"}, {"insecure": True}])
+def test_an_ingress_needs_keys_or_a_word(more):
+    documents = render({"ingress": {"enabled": True}, **more})
+    assert "Ingress" in documents
+    assert ("OPENGTE_INSECURE" in environment(documents)) == ("insecure" in more)
+
+
+def reaches(paths, path):
+    """Return whether an ingress passes a path on."""
+    for rule in paths:
+        if rule["pathType"] == "Exact":
+            if path == rule["path"]:
+                return True
+        elif path == rule["path"] or path.startswith(rule["path"] + "/"):
+            return True
+    return False
+
+
+def test_the_ingress_has_every_route_but_those_of_operators():
+    documents = render({"ingress": {"enabled": True}, "keysSecret": "k"})
+    (rule,) = documents["Ingress"]["spec"]["rules"]
+    paths = rule["http"]["paths"]
+    served = {path for one in OPERATIONS for path in one.paths}
+    served |= {"/docs", "/page/state", "/assets/start.js", "/kb/docs/search", "/openapi.json"}
+    served |= {"/health", "/ping", "/healthz", "/livez", "/ready", "/readyz", "/version"}
+    assert {path for path in served if not reaches(paths, path)} == set()
+    for path in ("/metrics", "/metrics/", "/admin", "/admin/reload", "/anything"):
+        assert not reaches(paths, path)
+
+
 def test_the_chart_makes_what_a_cluster_takes(rendered):
-    validate = pytest.importorskip("kubernetes_validate").validate
+    needs("kubernetes_validate")
+    from kubernetes_validate import validate
+
     for kind, document in rendered.items():
         if kind != "ServiceMonitor":  # of an extension
-            validate(document, "1.30", strict=True)
+            for version in ("1.27", "1.30", "1.33"):
+                validate(document, version, strict=True)
 
 
 def test_the_chart_probes_and_protects(rendered):

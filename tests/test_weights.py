@@ -1,5 +1,6 @@
 """Checkpoint files: strict, streamed, and equal to what the safetensors library reads."""
 
+import hashlib
 import json
 import struct
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -169,18 +170,78 @@ def test_pickles_are_read_as_data_only(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_fingerprint_follows_every_tensor(tmp_path):
-    tensors = {"a": torch.zeros(4, 4), "b": torch.zeros(600, 600)}
+def fingerprint(folder) -> str:
+    return weights.weights_fingerprint(weights.open_weights(folder, {}))
 
-    def fingerprint() -> str:
-        return weights.weights_fingerprint(weights.open_weights(write(tmp_path, tensors), {}))
 
-    first = fingerprint()
-    assert fingerprint() == first
-    tensors["a"][0, 0] = 1
-    second = fingerprint()
-    tensors["b"] += 1
-    assert len({first, second, fingerprint()}) == 3
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENGTE_CACHE", str(tmp_path / "cache"))
+
+
+def test_the_fingerprint_is_that_of_the_files_wherever_they_are(tmp_path, own_cache):
+    seen = set()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, {"a": torch.zeros(4, 4), "b": torch.ones(600, 600)})
+        seen.add(fingerprint(tmp_path / name))
+    assert len(seen) == 1
+
+
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(place=st.integers(0, 600 * 600 * 4 + 160 - 1), bit=st.integers(0, 7))
+def test_one_bit_anywhere_is_another_fingerprint(tmp_path, own_cache, place, bit):
+    path = tmp_path / "model.safetensors"
+    if not path.exists():
+        write(tmp_path, {"a": torch.zeros(5, 8), "b": torch.zeros(600, 600)})
+    raw = bytearray(path.read_bytes())
+    place += len(raw) - (600 * 600 * 4 + 160)
+    first = fingerprint(tmp_path)
+    raw[place] ^= 1 << bit
+    path.write_bytes(raw)  # in place, of the same size
+    second = fingerprint(tmp_path)
+    raw[place] ^= 1 << bit
+    path.write_bytes(raw)
+    assert second != first == fingerprint(tmp_path)
+
+
+def test_every_shard_of_pickles_is_in_the_fingerprint(tmp_path, own_cache):
+    index = {"weight_map": {name: f"pytorch_model-{name}.bin" for name in "ab"}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    seen = set()
+    for changed in ("", "a", "b"):
+        for name in "ab":
+            torch.save(
+                {name: torch.full((9, 9), float(name == changed))},
+                tmp_path / f"pytorch_model-{name}.bin",
+            )
+        seen.add(fingerprint(tmp_path))
+    assert len(seen) == 3
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_an_error(tmp_path, own_cache):
+    tensors = {"a": torch.zeros(4, 4)}
+    opened = weights.open_weights(write(tmp_path, tensors), {})
+    chunks = weights.stream_chunks(opened, whole(tensors))
+    next(chunks)
+    write(tmp_path, {"a": torch.ones(4, 4)}, "new")
+    (tmp_path / "new").replace(tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="was changed or replaced while it was read"):
+        next(chunks)
+    with pytest.raises(WeightsError, match="was changed or replaced while it was read"):
+        weights.weights_fingerprint(opened)
+
+
+def test_the_former_fingerprint_is_the_one_that_earlier_versions_published(tmp_path):
+    tensors = {"a": torch.randn(4, 4), "b": torch.randn(600, 600)}
+    opened = weights.open_weights(write(tmp_path, tensors), {})
+    large = tensors["b"].numpy().tobytes()
+    places = [(len(large) - 4096) * i // 3 for i in range(4)]
+    expected = hashlib.sha256(b"a F32 (4, 4)\n" + tensors["a"].numpy().tobytes())
+    expected.update(b"b F32 (600, 600)\n" + b"".join(large[p : p + 4096] for p in places))
+    assert weights.sampled_fingerprint(opened) == expected.hexdigest()
 
 
 def test_side_files_carry_their_name(tmp_path):

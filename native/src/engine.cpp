@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -35,17 +36,40 @@ constexpr std::size_t keep_bytes = 64u << 20;
 
 Engine::Engine(Model model, const Kernels* kernels, int threads, int micro_tokens)
     : model_(std::move(model)), kernels_(kernels), threads_(threads), micro_tokens_(micro_tokens),
-      ropes_(model_.ropes.size()), workers_(threads) {
-  const bool narrow =
-      model_.precision != Precision::fp32 && kernels->attention_bf16 && even_heads(model_);
-  context_ = {&model_, kernels_, &ropes_, &latent_, narrow, narrow && kernels->attention_int8};
-  if (model_.latent.present) prepare_latent(context_, latent_);
-  pool_ = std::make_unique<ThreadPool>(threads);
+      workspace_(nullptr) {
+  auto space = std::make_unique<Workspace>(*this, threads);
+  if (model_.latent.present) prepare_latent(space->context, latent_);
+  workspace_ = space.release();
 }
 
-std::size_t Engine::workspace_bytes() const {
-  std::size_t total = common_.bytes();
-  for (const Worker& w : workers_) total += w.activations.bytes() + w.scratch.bytes();
+Engine::~Engine() {
+  Workspace* space = workspace_;
+  if (space->process == forks()) delete space;
+}
+
+Engine::Workspace::Workspace(const Engine& engine, int threads)
+    : ropes(engine.model_.ropes.size()), workers(threads), pool(threads) {
+  const Model& model = engine.model_;
+  const Kernels* kernels = engine.kernels_;
+  const bool narrow =
+      model.precision != Precision::fp32 && kernels->attention_bf16 && even_heads(model);
+  context = {&model, kernels, &ropes, &engine.latent_, narrow, narrow && kernels->attention_int8};
+}
+
+// In a forked child the parent's workspace may be in the middle of a run that no thread will finish.
+// The child leaves it alone, not even freed, and computes on one thread, with the same results.
+Engine::Workspace& Engine::workspace() {
+  Workspace* found = workspace_;
+  if (found->process == forks()) return *found;
+  auto own = std::make_unique<Workspace>(*this, 1);
+  // where two threads of the child come here together, both use that of the first
+  return workspace_.compare_exchange_strong(found, own.get()) ? *own.release() : *found;
+}
+
+std::size_t Engine::workspace_bytes() {
+  const Workspace& space = workspace();
+  std::size_t total = space.common.bytes();
+  for (const Worker& w : space.workers) total += w.activations.bytes() + w.scratch.bytes();
   return total;
 }
 
@@ -123,18 +147,19 @@ std::vector<MicroBatch> Engine::cut(const Batch& batch, int members) const {
 
 bool Engine::run(const Batch& batch, int tokens, const Outputs& out, std::function<bool()> poll) {
   check(batch, tokens, out);
-  while (!busy_.try_lock_for(std::chrono::milliseconds(50))) {
+  Workspace& space = workspace();
+  while (!space.busy.try_lock_for(std::chrono::milliseconds(50))) {
     if (poll && poll()) return false;
   }
-  std::lock_guard lock(busy_, std::adopt_lock);
+  std::lock_guard lock(space.busy, std::adopt_lock);
   if (batch.sequences == 0) return true;
 
   int longest = 0;
   for (int i = 0; i < batch.sequences; ++i) longest = std::max(longest, batch.length(i));
-  for (std::size_t i = 0; i < ropes_.size(); ++i) ropes_[i].grow(model_.ropes[i], longest);
+  for (std::size_t i = 0; i < space.ropes.size(); ++i) space.ropes[i].grow(model_.ropes[i], longest);
 
   Stop stop(std::move(poll));
-  const int members = std::min(threads_, pool_->size());
+  const int members = space.pool.size();
   // Micro-batches that keep every thread busy run independently, one per thread. The rest, a long
   // or a single one, is computed by all threads together.
   std::vector<MicroBatch> apart, together;
@@ -157,11 +182,11 @@ bool Engine::run(const Batch& batch, int tokens, const Outputs& out, std::functi
     together.insert(together.end(), apart.begin(), apart.end());
     apart.clear();
   }
-  if (!apart.empty()) run_apart(batch, out, apart, members, stop);
+  if (!apart.empty()) run_apart(space, batch, out, apart, stop);
   for (const MicroBatch& m : together) {
-    if (!stop.requested()) run_together(batch, out, m, members, stop);
+    if (!stop.requested()) run_together(space, batch, out, m, stop);
   }
-  for (Worker& w : workers_) {
+  for (Worker& w : space.workers) {
     if (w.activations.bytes() > keep_bytes) w.activations.release();
   }
   if (stop.requested()) return false;
@@ -169,38 +194,38 @@ bool Engine::run(const Batch& batch, int tokens, const Outputs& out, std::functi
   return true;
 }
 
-void Engine::run_apart(const Batch& batch, const Outputs& out, const std::vector<MicroBatch>& micros,
-                       int members, Stop& stop) {
+void Engine::run_apart(Workspace& space, const Batch& batch, const Outputs& out,
+                       const std::vector<MicroBatch>& micros, Stop& stop) {
   int longest = 0;
   for (const MicroBatch& m : micros) {
     for (int i = m.first; i < m.last; ++i) longest = std::max(longest, batch.length(i));
-    for (Worker& w : workers_) w.activations.reserve(context_, batch, m, false);
+    for (Worker& w : space.workers) w.activations.reserve(space.context, batch, m, false);
   }
-  for (Worker& w : workers_) w.scratch.reserve(context_, longest);
+  for (Worker& w : space.workers) w.scratch.reserve(space.context, longest);
   std::atomic<std::size_t> next{0};
-  pool_->run(members, [&](int member) {
-    Worker& w = workers_[member];
+  space.pool.run(space.pool.size(), [&](int member) {
+    Worker& w = space.workers[member];
     for (std::size_t i = next++; i < micros.size(); i = next++) {
       Crew alone(nullptr, member, stop);
       if (!alone.proceed()) return;
-      run_micro_batch(context_, batch, micros[i], out, w.activations, w.scratch, w.scratch, alone);
+      run_micro_batch(space.context, batch, micros[i], out, w.activations, w.scratch, w.scratch, alone);
     }
   });
 }
 
-void Engine::run_together(const Batch& batch, const Outputs& out, const MicroBatch& micro,
-                          int members, Stop& stop) {
+void Engine::run_together(Workspace& space, const Batch& batch, const Outputs& out,
+                          const MicroBatch& micro, Stop& stop) {
   int longest = 0;
   for (int i = micro.first; i < micro.last; ++i) longest = std::max(longest, batch.length(i));
-  Activations& activations = workers_[0].activations;
-  activations.reserve(context_, batch, micro, true);
+  Activations& activations = space.workers[0].activations;
+  activations.reserve(space.context, batch, micro, true);
   const int alone = std::min(longest, long_sequence);
-  for (Worker& w : workers_) w.scratch.reserve(context_, alone);
-  common_.reserve(context_, 1);
-  team_.reset(members);
-  pool_->run(members, [&](int member) {
-    run_micro_batch(context_, batch, micro, out, activations, workers_[member].scratch, common_,
-                    Crew(&team_, member, stop));
+  for (Worker& w : space.workers) w.scratch.reserve(space.context, alone);
+  space.common.reserve(space.context, 1);
+  space.team.reset(space.pool.size());
+  space.pool.run(space.pool.size(), [&](int member) {
+    run_micro_batch(space.context, batch, micro, out, activations, space.workers[member].scratch, space.common,
+                    Crew(&space.team, member, stop));
   });
 }
 

@@ -42,7 +42,10 @@ class Forward {
       : c_(c), m_(*c.model), k_(*c.kernels), batch_(batch), micro_(micro), out_(out), acts_(acts),
         own_(own), common_(common), crew_(crew), first_token_(batch.starts[micro.first]),
         tokens_(batch.starts[micro.last] - first_token_), width_(m_.width()),
-        x_(acts.x.as<float>()) {}
+        x_(acts.x.as<float>()),
+        has_pad_(m_.embedding.position_offset > 0 &&
+                 std::count(batch.ids + first_token_, batch.ids + first_token_ + tokens_,
+                            m_.embedding.position_offset - 1) > 0) {}
 
   void run() {
     blocks(tokens_, block_rows(m_), [&](Crew& crew, Scratch&, Range r) {
@@ -95,10 +98,19 @@ class Forward {
       k_.add(x, e.type + type * width_, width_);
     }
     if (e.position != nullptr) {
-      const std::size_t position = place(token).position + e.position_offset;
-      k_.add(x, e.position + position * width_, width_);
+      k_.add(x, e.position + static_cast<std::size_t>(position(token)) * width_, width_);
     }
     if (e.norm.present) k_.norm(x, x, e.norm.args);
+  }
+
+  // The row of a token in the table of positions. Where rows before the first position are kept for
+  // padding, as in XLM-R, a padding token in a text has the last of them and is not counted.
+  int position(int token) const {
+    const int offset = m_.embedding.position_offset, pad = offset - 1, at = place(token).position;
+    if (!has_pad_) return at + offset;
+    const auto* id = batch_.ids + first_token_ + token;
+    if (*id == pad) return pad;
+    return at + offset - static_cast<int>(std::count(id - at, id, pad));
   }
 
   struct Place {
@@ -566,6 +578,7 @@ class Forward {
   Crew crew_;
   int first_token_, tokens_, width_;
   float* x_;
+  bool has_pad_;  // whether a token is the one that is not counted
   bool one_state_ = false;  // from the last layer's attention on
 };
 

@@ -5,11 +5,13 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
 
 #include "engine.hpp"
+#include "gil.hpp"
 #include "names.hpp"
 #include "probe.hpp"
 
@@ -268,7 +270,7 @@ class PyPacker {
     const Dtype d = dtype_of(dtype);
     const std::size_t row = packed_.inputs * dtype_bytes(d);
     check(rows.size() % row == 0, first, rows.size() / row, to);
-    nb::gil_scoped_release release;
+    const WithoutGil released;
     packed_.pack_weights(rows.data(), d, first, static_cast<int>(rows.size() / row), to.data());
   }
   void bias(Bytes values, const std::string& dtype, int first, WritableBytes to) const {
@@ -324,13 +326,12 @@ class PyEngine {
     out.tokens = place(tokens, t * m.token_width);
     out.states = place(states, t * m.width());
     out.score = place(score, n);
-    const auto signalled = [] {
-      nb::gil_scoped_acquire acquire;
-      return PyErr_CheckSignals() != 0;
-    };
     bool done;
     {
-      nb::gil_scoped_release release;
+      WithoutGil released;
+      const auto signalled = [&] {
+        return released.with_gil([] { return PyErr_CheckSignals() != 0; });
+      };
       done = engine_->run(batch, static_cast<int>(t), out, signalled);
     }
     if (!done) throw nb::python_error();
@@ -353,6 +354,8 @@ class PyEngine {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  // a daemon thread that is inside a call at exit keeps its engine: nobody's mistake
+  nb::set_leak_warnings(false);
   m.doc() = "Kernels of the CPU engine; use opengte.engine.native.";
   m.def("levels", &levels, "Instruction-set levels that this machine and build have, best first.");
   nb::class_<PyPacker>(m, "Packer")

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "buffer.hpp"
+#include "gil.hpp"
 #include "names.hpp"
 #include "packing.hpp"
 
@@ -164,7 +165,7 @@ double rate(const std::string& isa, const std::string& precision, int rows, int 
   const double work = 2.0 * rows * outputs * inputs;
   const int repeats = static_cast<int>(1e9 / work) + 1;
   double best = 0.0;
-  nb::gil_scoped_release release;
+  const WithoutGil released;
   for (int round = 0; round < rounds; ++round) {
     const auto start = std::chrono::steady_clock::now();
     for (int i = 0; i < repeats; ++i) {

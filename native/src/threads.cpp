@@ -1,6 +1,6 @@
 #include "threads.hpp"
 
-#include <unistd.h>
+#include <pthread.h>
 
 #include <chrono>
 
@@ -24,7 +24,12 @@ void pause() {
 #endif
 }
 
+std::atomic<unsigned> fork_count{0};
+[[maybe_unused]] const int watching = pthread_atfork(nullptr, nullptr, [] { ++fork_count; });
+
 }  // namespace
+
+unsigned forks() { return fork_count.load(std::memory_order_relaxed); }
 
 Stop::Stop(std::function<bool()> poll) : poll_(std::move(poll)), last_(now()) {}
 
@@ -50,16 +55,12 @@ void Team::wait(std::int64_t end) const {
   }
 }
 
-ThreadPool::ThreadPool(int threads) : owner_(getpid()) {
+ThreadPool::ThreadPool(int threads) {
   threads_.reserve(threads - 1);
   for (int i = 1; i < threads; ++i) threads_.emplace_back([this, i] { work(i); });
 }
 
 ThreadPool::~ThreadPool() {
-  if (owner_ != getpid()) {
-    for (auto& t : threads_) t.detach();
-    return;
-  }
   {
     std::lock_guard lock(mutex_);
     quit_ = true;
@@ -67,10 +68,6 @@ ThreadPool::~ThreadPool() {
   }
   wake_.notify_all();
   for (auto& t : threads_) t.join();
-}
-
-int ThreadPool::size() const {
-  return owner_ == getpid() ? static_cast<int>(threads_.size()) + 1 : 1;
 }
 
 void ThreadPool::run(int members, const std::function<void(int)>& job) {

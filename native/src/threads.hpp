@@ -1,8 +1,6 @@
 // The engine's threads, and the two ways of sharing work between them.
 #pragma once
 
-#include <sys/types.h>
-
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -100,6 +98,11 @@ class Crew {
   std::int64_t begun_ = 0;  // items of the pieces so far, the same for all members
 };
 
+// The number of forks between the process that loaded this library and the calling one. What was
+// made at another number belongs to another process: its threads do not exist here, and its locks and
+// buffers are as they were at that moment.
+unsigned forks();
+
 // A fixed set of threads; the caller is member 0. One job at a time.
 class ThreadPool {
  public:
@@ -108,8 +111,7 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  // Threads do not survive a fork: a child process computes on one thread, with the same results.
-  int size() const;
+  int size() const { return static_cast<int>(threads_.size()) + 1; }
   // Runs job(member) on the caller and on the members that arrive before the caller has finished,
   // and returns when all of these have returned. A job must be complete when any one member returns
   // from it. Jobs must not throw.
@@ -126,7 +128,6 @@ class ThreadPool {
   std::atomic<int> inside_{0};
   int members_ = 0;  // 0: no job, or too late to join it
   bool quit_ = false;
-  pid_t owner_;
 };
 
 }  // namespace opengte

@@ -19,6 +19,9 @@ from opengte.arch import decoder
 from opengte.arch.config_values import ACTIVATIONS
 from opengte.arch.plan import Activation, Dense, Plan, PoolingKind
 from opengte.arch.tensors import TensorNaming, resolve_slots, unexpected_tensors
+from opengte.checkpoint_checks import check_folder, check_module_types, refuse_quantised_tensors
+from opengte.checkpoint_files import front_matter, read_json_config, read_optional_json
+from opengte.checkpoint_keys import ReadConfig, check_keys
 from opengte.errors import CheckpointError, CheckpointWarning, InputError, UnsupportedModelError
 from opengte.published_models import WEB_SEARCH, PublishedModel, find_published_model
 from opengte.tokenization.loading import load_tokenizer
@@ -29,7 +32,6 @@ from opengte.weights import PickleReader, WeightChunk, Weights
 
 Kind = Literal["encoder", "reranker"]
 
-MAX_JSON = 64 << 20  # the largest configuration file, in bytes
 SIDE_FILES = {  # bge-m3's heads; a safetensors file, as training writes it, takes precedence
     "sparse_linear.pt": "sparse",
     "colbert_linear.pt": "tokens",
@@ -58,6 +60,7 @@ class Checkpoint:
     published: PublishedModel | None
     sides: dict[str, Path]  # side files by the prefix of their tensors
     licence: str | None
+    revision: str | None = None  # the commit, or the package's version
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -99,6 +102,7 @@ class Checkpoint:
                     "only the torch engine reads. Load it with engine='torch'."
                 )
             opened = weights.open_weights(self.folder, self.sides, read_pickle)
+        refuse_quantised_tensors(self.folder, opened.tensors)
         sources = resolve_slots(self.plan, self.naming, opened.tensors)
         weights.check_tensors(
             opened, sources, unexpected_tensors(sources, self.naming, opened.tensors)
@@ -138,13 +142,30 @@ class Checkpoint:
         query = prompts.prefix("query", None) if self.kind == "encoder" else prompts.query
         return {"query": query, "document": prompts.document, "plain": prompts.plain}
 
+    @cached_property
+    def weights_digest(self) -> str:
+        """64 hexadecimal digits that change with any byte of the weights and with the network."""
+        parts = (weights.weights_fingerprint(self._weights), repr(self.plan))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
     def fingerprint(self, dimensions: int | None = None) -> str:
         """Return 32 hexadecimal digits that change with anything that changes a vector.
 
-        They tell models apart; they do not protect against tampering.
+        Every byte of the weights is part of it. The same files in another folder have the same.
         """
+        return self._fingerprint(weights.weights_fingerprint(self._weights), dimensions)
+
+    @cached_property
+    def former_fingerprint(self) -> str:
+        """The fingerprint that earlier versions gave this model.
+
+        Only to recognise what they made: models whose weights differ in few places may share it.
+        """
+        return self._fingerprint(weights.sampled_fingerprint(self._weights))
+
+    def _fingerprint(self, of_weights: str, dimensions: int | None = None) -> str:
         parts = (
-            weights.weights_fingerprint(self._weights),
+            of_weights,
             self.tokenizer.fingerprint,
             repr(self.plan),  # pooling and heads included
             repr(self.prompts),
@@ -184,8 +205,10 @@ def read_checkpoint(
         location.folder,
         find_published_model(location.name) or find_published_model(location.folder.name),
     )
-    config = read_json_config(folder / "config.json")
+    config = ReadConfig(read_json_config(folder / "config.json"))
+    check_folder(folder, config)
     plan, naming = _describe(config)
+    check_keys(folder / "config.json", config, used=config.read)
     if kind is None:
         kind = (
             "reranker" if plan.score or (published and published.kind == "reranker") else "encoder"
@@ -194,7 +217,7 @@ def read_checkpoint(
     if kind == "encoder":
         plan, naming, sides = _encoder(replace(plan, score=None), naming, folder, published)
     elif plan.score is None:
-        plan, naming = _yes_no(plan, naming, folder, location.name)
+        plan, naming = _yes_no(plan, naming, folder, location.name, published)
     _compare(plan, published, location.name)
     limit = _max_length(folder, plan, published, max_length)
     return Checkpoint(
@@ -209,26 +232,8 @@ def read_checkpoint(
         published=published,
         sides=sides,
         licence=_licence(folder) or (published.licence if published else None),
+        revision=location.revision,
     )
-
-
-def read_json_config(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; CheckpointError if it is missing or malformed."""
-    if not path.is_file():
-        raise CheckpointError(f"`{path.parent}` has no {path.name}: it is not a whole checkpoint")
-    if path.stat().st_size > MAX_JSON:
-        raise CheckpointError(f"`{path}` has {path.stat().st_size} bytes, more than {MAX_JSON}")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"`{path}` is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"`{path}` holds a {type(value).__name__}, expected an object")
-    return value
-
-
-def _read_optional(path: Path) -> dict[str, Any]:
-    return read_json_config(path) if path.is_file() else {}
 
 
 def _describe(config: dict[str, Any]) -> tuple[Plan, TensorNaming]:
@@ -241,6 +246,14 @@ def _encoder(
 ) -> tuple[Plan, TensorNaming, dict[str, Path]]:
     """Add pooling, projections and heads in side files to an encoder's plan."""
     pooling_folder, modules = _modules(folder)
+    for path in (
+        folder / "sentence_bert_config.json",
+        folder / "config_sentence_transformers.json",
+    ):
+        check_keys(path, read_optional_json(path))
+    for path in (pooling_folder, *modules):
+        kind = "Pooling" if path == pooling_folder else "Dense"
+        check_keys(path / "config.json", read_optional_json(path / "config.json"), kind=kind)
     pooling = plan.pooling or _pooling(pooling_folder) or (published.pooling if published else None)
     if pooling is None:
         raise CheckpointError(
@@ -269,10 +282,12 @@ def _modules(folder: Path) -> tuple[Path, list[Path]]:
         return folder / "1_Pooling", []
     try:
         modules = json.loads(path.read_text(encoding="utf-8"))
+        types = [str(m["type"]) for m in modules]
         kinds = [(str(m["type"]).rsplit(".", 1)[-1], str(m.get("path", ""))) for m in modules]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"`{path}` is not a list of modules: {error!r}") from None
     pooling, dense = folder / "1_Pooling", []
+    check_module_types(path, types)
     _check_order(path, [kind for kind, _ in kinds])
     for kind, name in kinds:
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -297,7 +312,7 @@ def _spaced(words: list[str]) -> str:
 
 
 def _pooling(folder: Path) -> PoolingKind | None:
-    config = _read_optional(folder / "config.json")
+    config = read_optional_json(folder / "config.json")
     named = config.get("pooling_mode")  # newer files have one word
     modes = [name for name, on in config.items() if name.startswith("pooling_mode_") and on is True]
     if isinstance(named, str):
@@ -330,7 +345,9 @@ def _module_weights(folder: Path) -> Path:
     return weights.weight_files(folder)[0]
 
 
-def _yes_no(plan: Plan, naming: TensorNaming, folder: Path, name: str) -> tuple[Plan, TensorNaming]:
+def _yes_no(
+    plan: Plan, naming: TensorNaming, folder: Path, name: str, published: PublishedModel | None
+) -> tuple[Plan, TensorNaming]:
     """Add the head that compares the logits of "yes" and "no" to a decoder."""
     if naming is not decoder.DECODER:
         raise CheckpointError(
@@ -341,6 +358,15 @@ def _yes_no(plan: Plan, naming: TensorNaming, folder: Path, name: str) -> tuple[
     yes, no = tokenizer.token_id("yes"), tokenizer.token_id("no")
     if yes is None or no is None:
         raise CheckpointError(f"the tokenizer of `{name}` has no tokens `yes` and `no`")
+    base = published or find_published_model(front_matter(folder, "base_model") or "")
+    if base is None or base.kind != "reranker":
+        warnings.warn(
+            f"`{name}` is not known to be a reranker that answers yes or no: its scores are the "
+            "probability of `yes` to the question of Qwen3-Reranker. If it was trained with "
+            "another question or other answers, they mean nothing",
+            CheckpointWarning,
+            stacklevel=4,
+        )
     return decoder.with_yes_no_head(plan, yes, no), decoder.yes_no_naming((yes, no))
 
 
@@ -372,12 +398,40 @@ def _max_length(
                 "the positions that the model has"
             )
         return wanted
-    module = _read_optional(folder / "sentence_bert_config.json").get("max_seq_length")
-    tokenizer = _read_optional(folder / "tokenizer_config.json").get("model_max_length")
-    for value in (module, published.max_length if published else None, tokenizer):
-        if isinstance(value, int | float) and 1 <= value < 10**7:
-            return min(int(value), plan.max_positions)
-    return plan.max_positions
+    module = _length(folder / "sentence_bert_config.json", "max_seq_length")
+    tokenizer = _length(folder / "tokenizer_config.json", "model_max_length")
+    known = published.max_length if published else None
+    if module is None and published and tokenizer and known:
+        if tokenizer < known or _is_of_new_layout(folder) and tokenizer != known:
+            _warn_of_length(folder, tokenizer, published)
+            known = None
+    found = module or known or tokenizer or plan.max_positions
+    return min(found, plan.max_positions)
+
+
+def _length(path: Path, name: str) -> int | None:
+    value = read_optional_json(path).get(name)
+    return int(value) if isinstance(value, int | float) and 1 <= value < 10**7 else None
+
+
+def _is_of_new_layout(folder: Path) -> bool:
+    """Return whether sentence-transformers 6 or later wrote the folder.
+
+    It keeps the maximum length as the tokenizer's, which in older folders may be anything larger.
+    """
+    version = read_optional_json(folder / "config_sentence_transformers.json").get("__version__")
+    named = version.get("sentence_transformers") if isinstance(version, dict) else None
+    major = str(named).partition(".")[0]
+    return major.isdigit() and int(major) >= 6
+
+
+def _warn_of_length(folder: Path, length: int, published: PublishedModel) -> None:
+    warnings.warn(
+        f"the files of `{folder.name}` say a maximum length of {length}, but {published.id} was "
+        f"published with {published.max_length}; the files are followed",
+        CheckpointWarning,
+        stacklevel=5,
+    )
 
 
 def _prompts(folder: Path, published: PublishedModel | None) -> Prompts:
@@ -403,7 +457,7 @@ def _prompts(folder: Path, published: PublishedModel | None) -> Prompts:
 
 
 def _mask(folder: Path, published: PublishedModel | None) -> PromptMask:
-    pooling = _read_optional(_modules(folder)[0] / "config.json")
+    pooling = read_optional_json(_modules(folder)[0] / "config.json")
     if pooling.get("include_prompt") is False:
         return "prompt"
     return published.mask if published else "none"
@@ -434,13 +488,7 @@ def _template(query: str) -> tuple[str | None, str | None]:
 
 def _licence(folder: Path) -> str | None:
     """Return the licence that a package's record or the front matter of README.md names."""
-    record = _read_optional(folder / "SOURCE.json").get("licence")
+    record = read_optional_json(folder / "SOURCE.json").get("licence")
     if isinstance(record, str) and record:
         return record
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
-    head = card.read_bytes()[:65536].decode("utf-8", "replace")
-    front = re.match(r"---\n(.*?)\n---", head, re.DOTALL)
-    found = re.search(r"^license:\s*(\S+)", front[1], re.MULTILINE) if front else None
-    return str(found[1]) if found else None
+    return front_matter(folder, "license")

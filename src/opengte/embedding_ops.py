@@ -1,13 +1,14 @@
 """Operations around `Embeddings`: deduplicated inputs, joined windows, normalised vectors."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from opengte.types import Embeddings, Floats, Truncated
+from opengte.types import Embeddings, Floats
 
 Item = TypeVar("Item")
 
@@ -34,9 +35,7 @@ def expand_duplicates(result: Embeddings, inverse: npt.NDArray[np.intp]) -> Embe
         states=_spread(result.states, inverse),
         token_counts=result.token_counts[inverse],
         truncated=tuple(
-            Truncated(i, lost[j].found, lost[j].kept)
-            for i, j in enumerate(inverse.tolist())
-            if j in lost
+            replace(lost[j], index=i) for i, j in enumerate(inverse.tolist()) if j in lost
         ),
         repaired=tuple(i for i, j in enumerate(inverse.tolist()) if j in repaired),
     )
@@ -58,7 +57,7 @@ def shift_indices(result: Embeddings, offset: int) -> Embeddings:
         result.tokens,
         result.states,
         result.token_counts,
-        tuple(Truncated(r.index + offset, r.found, r.kept) for r in result.truncated),
+        tuple(replace(r, index=r.index + offset) for r in result.truncated),
         tuple(index + offset for index in result.repaired),
     )
 

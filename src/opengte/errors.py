@@ -23,7 +23,7 @@
     └── MissingExtraError          an optional dependency is not installed (also an ImportError)
 
     OpenGTEWarning (a UserWarning)
-    ├── CheckpointWarning          files of a model contradict the table of published models
+    ├── CheckpointWarning          files contradict what was published, or are not wholly applied
     ├── DimensionWarning           a vector was cut to a size that the model was not trained for
     ├── FallbackWarning            a slower engine, a lower precision or an older copy is used
     └── TruncationWarning          inputs lost tokens, and the method cannot report which
@@ -143,7 +143,7 @@ class OpenGTEWarning(UserWarning):
 
 
 class CheckpointWarning(OpenGTEWarning):
-    """Files of a model contradict the table of published models."""
+    """Files of a model contradict what was published, or are not wholly applied."""
 
 
 class DimensionWarning(OpenGTEWarning):

@@ -48,9 +48,10 @@ class Journal:
 def open_journal(path: Path, header: Entry, *, restart: bool = False) -> Iterator[Journal]:
     """Open the journal of a new run, or of the same run after it was killed.
 
-    header holds everything that the run's result depends on; restart discards earlier entries.
-    Raises InputError if the file is no journal, if it belongs to a run with another header (the
-    error lists the differences), or if another process holds it.
+    header holds everything that the run's result depends on; restart discards earlier entries. A
+    run that recorded nothing is replaced by any other. Raises InputError if the file is no journal,
+    if it belongs to a run with another header (the error lists the differences), or if another
+    process holds it.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "run.journal")
@@ -66,7 +67,7 @@ def open_journal(path: Path, header: Entry, *, restart: bool = False) -> Iterato
         content = file.read()
         length = content.rfind(b"\n") + 1
         lines = [] if restart else _parse(path, content[:length])
-        if lines:
+        if lines[1:]:
             check_header(path, lines[0], header)
             file.truncate(length)
         else:

@@ -65,11 +65,19 @@ class Truncated:
         index: Its index in the input.
         found: Its tokens before truncation, special tokens included.
         kept: Its tokens after truncation, special tokens included.
+        at_least: Whether `found` is a lower bound: of a text of more than 65,536 characters, only
+            the part that the kept tokens depend on is read.
     """
 
     index: int
     found: int
     kept: int
+    at_least: bool = False
+
+    @property
+    def found_text(self) -> str:
+        """Return `found` in words: "602", or "at least 602"."""
+        return f"at least {self.found}" if self.at_least else str(self.found)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from opengte.arch.tensors import TensorSlice
+from opengte.checkpoint_files import LFS_POINTER
 from opengte.errors import WeightsError
+from opengte.hub.digests import FileState, file_digests
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +39,7 @@ NAMES = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 MAX_HEADER = 100 << 20  # bytes, the bound of the format's own implementation
 CHUNK = 16 << 20  # the largest chunk of rows in bytes, so that a load never holds a tensor twice
-SAMPLES = 4  # how many blocks of a large tensor the fingerprint reads
+SAMPLES = 4  # how many blocks of a large tensor `sampled_fingerprint` reads
 BLOCK = 4096  # bytes of such a block
 
 
@@ -105,13 +107,28 @@ class TensorFile:
             self.mapping.madvise(mmap.MADV_DONTNEED, first, length)
 
 
+@dataclass(frozen=True)
+class OpenedFile:
+    """A weight file, and its state when it was opened."""
+
+    path: Path
+    state: FileState
+
+    def require(self, state: FileState) -> None:
+        """Raise WeightsError unless this is the file that was opened."""
+        if not state.same_contents(self.state):
+            raise WeightsError(
+                f"`{self.path}` was changed or replaced while it was read: load the model again"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Weights:
     """All tensors of a checkpoint by name; a side file's tensors are named `file:name`."""
 
     tensors: Mapping[str, StoredTensor]
-    label: str = "checkpoint"
-    pickles: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, OpenedFile] = field(default_factory=dict)  # by number, or prefix
+    pickles: Mapping[str, Path] = field(default_factory=dict)  # of the files; without tensors
 
     @property
     def parameters(self) -> int:
@@ -203,19 +220,31 @@ def open_weights(
     """
     tensors: dict[str, StoredTensor] = {}
     pickles: dict[str, Path] = {}
-    files = {f"{i}|": path for i, path in enumerate(weight_files(folder))}
-    for label, path in {**files, **{f"{name}:": path for name, path in sides.items()}}.items():
-        prefix = "" if label.endswith("|") else label
+    paths = {f"{i}|": path for i, path in enumerate(weight_files(folder))}
+    paths |= {f"{name}:": path for name, path in sides.items()}
+    files = {label: OpenedFile(path, FileState.of(path)) for label, path in paths.items()}
+    for path in paths.values():
+        _refuse_pointer(path)
+    for label, path in paths.items():
+        prefix = label.rpartition("|")[2]
         if path.suffix == ".safetensors":
             found = open_safetensors(path)
         elif read_pickle is None:
-            pickles[prefix] = path
+            pickles[label] = path
             continue
         else:
             found = _from_arrays(path, read_pickle(path))
         _merge(tensors, found, prefix, path)
     _check_index(folder, tensors)
-    return Weights(tensors, folder.name, pickles)
+    return Weights(tensors, files, pickles)
+
+
+def _refuse_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise WeightsError(
+                f"`{path}` is a Git LFS pointer, not the file itself. Fetch it with `git lfs pull`."
+            )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -317,7 +346,7 @@ def stream_chunks(
     """Yield every slot's values in chunks of rows, in slot order, and drop the pages behind them.
 
     A chunk is a view of the mapped file: copy it before taking the next one. Raises WeightsError,
-    naming the tensor, for a value that is not finite.
+    naming the tensor, for a value that is not finite, and if a file changed meanwhile.
     """
     for slot, pieces in sources.items():
         row = 0
@@ -332,6 +361,8 @@ def stream_chunks(
                 yield WeightChunk(slot, row, values, tensor.dtype)
                 row += stop - start
                 tensor.file.drop_pages(tensor.start + start * width, tensor.start + stop * width)
+    for file in weights.files.values():
+        file.require(FileState.of(file.path))
 
 
 def _check_finite(values: Array, tensor: StoredTensor, name: str, row: int) -> None:
@@ -349,10 +380,24 @@ def _check_finite(values: Array, tensor: StoredTensor, name: str, row: int) -> N
 
 
 def weights_fingerprint(weights: Weights) -> str:
-    """Return a hash of the names, shapes, dtypes and values of all tensors.
+    """Return a hash of every byte of the weight files, whatever their folder and times.
 
-    It reads small tensors whole and a few blocks of large ones, so that 14 GB take well under a
-    second. It tells models apart; it does not protect against tampering.
+    A file is read once; its digest is remembered until it changes. Raises WeightsError if a file
+    changed since it was opened.
+    """
+    labels = sorted(weights.files)
+    digests = file_digests([weights.files[label].path for label in labels])
+    found = hashlib.sha256()
+    for label, digest in zip(labels, digests, strict=True):
+        weights.files[label].require(digest.state)
+        found.update(f"{label} {digest.sha256}\n".encode())
+    return found.hexdigest()
+
+
+def sampled_fingerprint(weights: Weights) -> str:
+    """Return the hash that earlier versions gave these weights: of samples of large tensors.
+
+    Only to recognise what they wrote. It does not tell all models apart.
     """
     digest = hashlib.sha256()
     for name in sorted(weights.tensors):
@@ -361,7 +406,8 @@ def weights_fingerprint(weights: Weights) -> str:
         with tensor.file.random_access():
             for start, stop in _sampled(tensor.start, tensor.stop):
                 digest.update(tensor.file.mapping[start:stop])
-    for label, path in sorted(weights.pickles.items()):
+    pickles = {label.rpartition("|")[2]: path for label, path in weights.pickles.items()}
+    for label, path in sorted(pickles.items()):
         digest.update(f"{label} {path.stat().st_size}\n".encode())
         with path.open("rb") as handle:
             for start, stop in _sampled(0, path.stat().st_size):

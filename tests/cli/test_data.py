@@ -202,7 +202,8 @@ def test_mine_writes_negatives_and_counts(tmp_path, source):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 43
     assert any(len(row["negative"]) >= 3 for row in rows)
-    assert f"wrote 43 rows to `{out}`; 1 rows dropped (unusable row 1)\n" in result.stderr
+    said = f"wrote 43 rows to `{out}`; 1 rows dropped (unusable row 1); `{out}.dropped.jsonl` has "
+    assert said in result.stderr
     assert "taken" in result.stdout
     prepared = gte("prepare", out, "-o", tmp_path / "out")
     assert prepared.exit_code == 0

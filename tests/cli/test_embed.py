@@ -277,10 +277,45 @@ def test_a_missing_column_names_those_there_are(tmp_path):
 
     file = tmp_path / "texts.parquet"
     parquet.write_table(pyarrow.table({"body": ["a"], "key": [1]}), file)
-    result = gte("embed", "--input", file)
-    assert "--text-field `text` is not a column" in result.stderr
-    assert "its columns are `body`, `key`" in result.stderr
+    result = gte("embed", "--input", file, "--text-field", "text")
+    assert f"`{file}`: --text-field `text` is not a column" in result.stderr
+    assert "the columns are `body`, `key`" in result.stderr
     assert result.exit_code == 1
+
+
+FAQ = b'id,question,answer\n7,"hello, world",a\n8,"line one\nline two",b\n9,"hello, world",c\n'
+QUESTIONS = ["hello, world", "line one\nline two", "hello, world"]
+
+
+def test_a_table_is_read_as_a_table(tmp_path):
+    file = tmp_path / "faq.csv"
+    file.write_bytes(FAQ)
+    result = gte("embed", "-i", file, "--text-field", "question")
+    assert [row["id"] for row in lines(result)] == ["7", "8", "9"]
+    np.testing.assert_allclose(
+        [row["dense"] for row in lines(result)], expected(QUESTIONS), rtol=1e-6
+    )
+    result = gte("embed", "-i", file)
+    assert result.exit_code == 1 and result.stdout == ""
+    assert f"--input `{file}`: several columns can hold the texts" in result.stderr
+    assert "`question`, `answer`. Choose one with --text-field" in result.stderr
+    result = gte("embed", "-", "--input-format", "csv", stdin=b"n;question\n1;a\n2;b\n")
+    np.testing.assert_allclose(
+        [row["dense"] for row in lines(result)], expected(["a", "b"]), rtol=1e-6
+    )
+    result = gte("embed", "-i", file, "--input-format", "text")
+    assert len(lines(result)) == 5  # each line, on request
+
+
+@pytest.mark.parametrize("name", ["faq.csv", "faq.tsv", "faq.csv.gz"])
+def test_distinct_rows_of_a_table_are_copied_as_they_are(tmp_path, name):
+    file, out = tmp_path / name, tmp_path / f"out-{name}"
+    content = b"\xef\xbb\xbf" + (FAQ if "csv" in name else b'id\tquestion\n1\tx\n2\t"y\n3\tx\n')
+    file.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    result = gte("dedupe", "-i", file, "--text-field", "question", "-o", out, "--by", "exact")
+    assert result.exit_code == 0, result.stderr
+    written = gzip.decompress(out.read_bytes()) if name.endswith("gz") else out.read_bytes()
+    assert written == content[: content.rindex(b"\n", 0, -1) + 1]  # all but the last row
 
 
 def test_a_file_that_is_no_parquet_is_an_error(tmp_path):

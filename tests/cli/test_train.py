@@ -107,8 +107,9 @@ def test_a_finished_run_resumes_to_the_same_model(folder, start):
     result = gte("finetune", *arguments)
     assert result.exit_code == 1
     assert "cannot be resumed with another configuration: " in result.stderr
-    result = gte("finetune", "-m", start, "--data", "other=pairs.jsonl", "-o", "out", *QUICK)
-    assert "was prepared with other options" in result.stderr
+    other = ("-m", start, "--data", "other=pairs.jsonl", "-o", "out", *QUICK, "--resume")
+    result = gte("finetune", *other)
+    assert "cannot be resumed: --data was pairs.jsonl, is now other=pairs.jsonl" in result.stderr
 
 
 def test_resuming_what_is_no_run(folder, monkeypatch):
@@ -160,6 +161,10 @@ def test_instruction_tuning_from_nothing(folder):
     one = model.encode_query("red cat", instruction="Find the same words.")
     assert not np.allclose(one, model.encode_query("red cat", instruction="Find others."))
     assert Dataset.open("out/data/train").sources[0].instruction == "Find the same words."
+    assert model.card.default_instruction == "Find the same words."
+    np.testing.assert_array_equal(model.encode_query("red cat"), one)
+    saved = json.loads((folder / "out/model/config_sentence_transformers.json").read_text())
+    assert saved["prompts"]["query"] == "Instruct: Find the same words.\nQuery: "
 
 
 def test_a_reranker_with_a_miner(folder, start):
@@ -183,7 +188,7 @@ def test_distillation_to_fewer_layers(folder, start):
     texts = [row["positive"], *row["negative"]]
     expected = teacher.encode_document(texts) @ teacher.encode_query(row["query"])
     np.testing.assert_allclose(row["scores"], expected, atol=1e-3)
-    result = gte("distill", "-m", start, *arguments)
+    result = gte("distill", "-m", start, "--data", "pairs.jsonl", "-o", "other")
     assert "Give --layers or --student." in result.stderr
 
 

@@ -290,9 +290,9 @@ def test_reranker_errors(reranker_folder, folder):
     reranker = Reranker.load(reranker_folder, engine="torch", threads=1)
     with pytest.raises(InputError, match="top_k is 0"):
         reranker.rank("a", ["b"], top_k=0)
-    with pytest.raises(InputError, match="texts is a single string"):
+    with pytest.raises(InputError, match="documents is a single string"):
         reranker.score("a", "b")
-    with pytest.raises(InputError, match=r"query\[0\] is of type NoneType"):
+    with pytest.raises(InputError, match="query is of type NoneType"):
         reranker.score(None, ["b"])
     with pytest.raises(CapabilityError, match="takes no instructions"):
         reranker.score("a", ["b"], instruction="judge")

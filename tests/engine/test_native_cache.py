@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from tests.support.installed import needs
 if not native_extension.available():
     pytest.skip("the compiled CPU engine is not installed", allow_module_level=True)
 needs("torch")
+import torch
 
 from tests.parity.families import FAMILIES
+from tests.support import checkpoints
 from tests.support.native_plans import batch
 
 DENSE: frozenset[Output] = frozenset({"dense"})
@@ -93,6 +96,30 @@ def test_files_are_per_precision_and_level(
         vectors(folder, precision="int8")
     vectors(folder, precision="fp32")
     assert len(list(cache.iterdir())) == len(native_extension.isa_levels()) + 1
+
+
+def test_other_weights_of_the_same_shape_are_not_taken_for_these(
+    folder: Path, cache: Path, tmp_path: Path
+) -> None:
+    """One word's vector, or a hole in the file: all that differs is far from both ends."""
+    model = Path(shutil.copytree(folder, tmp_path / "model"))
+    vectors(model, "fp32")
+    name, word = "embeddings.word_embeddings.weight", 200
+    tensors = checkpoints.tensors_of(model)
+    assert tensors[name].numel() > 4 * 4096
+    checkpoints.add_tensors(model, **{name: tensors[name].index_fill(0, torch.tensor(word), 0.5)})
+    changed = vectors(model, "fp32")
+    np.testing.assert_array_equal(changed, vectors(model, "fp32", cache=False))
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_the_maximum_length_is_no_part_of_the_file(folder: Path, cache: Path) -> None:
+    for length in (8, 16):
+        found = checkpoint.read_checkpoint(folder, max_length=length)
+        native.load_native_engine(found, precision="fp32", threads=1)
+        native.load_native_engine(found, threads=1)
+    assert len([path for path in cache.iterdir() if path.suffix == ".json"]) == 1
+    assert len([path for path in cache.iterdir() if "-fp32-" in path.name]) == 1
 
 
 def test_only_the_cpu(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The CPU engine against the PyTorch reference, mechanism by mechanism, at every level."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -60,6 +61,21 @@ def test_fp32(name: str, isa: str) -> None:
     assert found.states is not None and found.dense is not None
     np.testing.assert_allclose(found.states, wanted("plans", name)["states"], atol=1e-5, rtol=0)
     np.testing.assert_allclose(found.dense, wanted("plans", name)["dense"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_padding_token_in_a_text_is_not_counted(threads: int) -> None:
+    plan = bert()
+    packed = batch(LENGTHS)
+    ids = np.where(packed.ids == 1, 2, packed.ids)
+    plain = reference(plan, replace(packed, ids=ids))["states"]
+    for places in ([0], [3, 4, 5, 40], [len(ids) - 1], range(130, 230)):
+        ids[places] = 1
+    packed = replace(packed, ids=ids)
+    engine = native.build_native_engine(plan, weights(plan), threads=threads, micro_tokens=64)
+    found, expected = engine.run(packed, frozenset({"states"})).states, reference(plan, packed)
+    assert found is not None and not np.allclose(expected["states"], plain, atol=1e-2)
+    np.testing.assert_allclose(found, expected["states"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("isa", native_extension.isa_levels())

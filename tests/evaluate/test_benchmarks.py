@@ -190,7 +190,7 @@ def test_vectors_do_not_depend_on_the_order(tmp_path: Path) -> None:
 
 def test_rows_name_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("x\ty\n1\t2\n3\n")
-    with pytest.raises(InputError, match=r"a.tsv`:3 has 1 cells, expected 2"):
+    with pytest.raises(InputError, match=r"a.tsv`:3 has 1 columns; expected 2"):
         list(data_files.read_table(tmp_path / "a.tsv"))
     whole = gzip.compress(b'{"a": 1}\n' * 99)
     (tmp_path / "b.jsonl.gz").write_bytes(whole[:-20])
@@ -426,3 +426,55 @@ def test_results_are_json(tmp_path: Path) -> None:
     made = mteb_report.mteb_run_report(run_of(score("STS13", 80.6)))
     value = json.loads(report.to_json(made))
     assert value["data"]["published"][0]["task"] == "STS13"
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_any_tasks(folder: Path) -> None:
+    pairs = [{"sentence1": f"red {i}", "sentence2": f"cat {i % 5}"} for i in range(40)]
+    write_rows(folder / "STS12/test.jsonl", [{**r, "score": i % 6} for i, r in enumerate(pairs)])
+    labelled = [{**row, "label": i % 2} for i, row in enumerate(pairs)]
+    write_rows(folder / "SprintDuplicateQuestions/test.jsonl", labelled)
+    write_rows(folder / "STS17/en-ar.test.jsonl", [{**r, "score": 1.5} for r in pairs])
+    texts = [{"text": f"word {i % 3} {i}", "label": i % 3} for i in range(60)]
+    for split in ("train", "test"):
+        write_rows(folder / f"TweetSentimentExtractionClassification/{split}.jsonl", texts)
+    write_rows(
+        folder / "NFCorpus/corpus.jsonl", [{"_id": f"d{i}", "text": f"t {i}"} for i in range(9)]
+    )
+    write_rows(folder / "NFCorpus/queries.jsonl", [{"_id": "q", "text": "t 3"}])
+    (folder / "NFCorpus/qrels").mkdir()
+    (folder / "NFCorpus/qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td3\t1\n")
+
+
+@needs_mteb
+@mteb_warnings
+def test_any_task_of_a_common_type_comes_from_a_folder(adapter: Any, tmp_path: Path) -> None:
+    from opengte.evaluate import mteb_local, mteb_run
+
+    write_any_tasks(tmp_path / "data")
+    names = mteb_local.local_tasks(tmp_path / "data")
+    assert set(names) == {
+        *("STS12", "STS17", "SprintDuplicateQuestions", "NFCorpus"),
+        "TweetSentimentExtractionClassification",
+    }
+    data, out = tmp_path / "data", tmp_path / "out"
+    run = mteb_run.run_tasks(adapter, wanted(*names), out, data=data, hub=False)
+    assert {task.task: task.reason for task in run.tasks if not task.ran} == {}
+    missing = mteb_run.run_tasks(adapter, wanted("STS13"), out, data=data, hub=False)
+    reasons = {task.task: task.reason for task in missing.tasks}
+    assert "NAME/SPLIT.jsonl" in reasons["STS13"]
+
+
+@needs_mteb
+def test_suites_of_mteb_can_be_named() -> None:
+    from opengte.evaluate import mteb_run
+
+    names = {item.task for item in mteb_run.suite_selection("MTEB(eng, v2)")}
+    assert "STS12" in names
+    assert len(mteb_run.suite_selection("mteb-english-56")) == 56
+    with pytest.raises(InputError, match=r"Did you mean .*MTEB\(eng, v2\)"):
+        mteb_run.suite_selection("MTEB(eng, v3)")

@@ -733,3 +733,10 @@ def test_no_warning_without_a_reason(server):
         warnings.simplefilter("error")
         hub.fetch_model(NAME)
         hub.fetch_model(NAME)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("7", 7), ("2k", 2048), ("1.5MiB", 3 << 19), ("1 GB", 1 << 30)]
+)
+def test_sizes(text, expected):
+    assert disk.parse_size(text) == expected

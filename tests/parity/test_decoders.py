@@ -79,6 +79,19 @@ def test_is_causal_false_removes_the_mask(tmp_path):
     _check_bidirectional(tmp_path, _qwen2(tmp_path, {"is_causal": False}), (1, 2, 30))
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: Qwen2Model(Qwen2Config(**_settings())),
+        lambda: Qwen3Model(Qwen3Config(**_settings(head_dim=16))),
+        lambda: MistralModel(MistralConfig(**_settings(sliding_window=None))),
+    ],
+)
+def test_use_bidirectional_attention_removes_the_mask(tmp_path, model):
+    made = checkpoints.transformers_model(tmp_path, model(), use_bidirectional_attention=True)
+    _check_bidirectional(tmp_path, made, (1, 2, 30))
+
+
 def test_is_causal_true_keeps_the_mask(tmp_path):
     _check_causal(tmp_path, _qwen2(tmp_path, GTE_QWEN | {"is_causal": True}), (1, 2, 30))
 

@@ -80,6 +80,16 @@ def test_xlm_roberta(tmp_path, shape):
     packed.check_states(packed.load(tmp_path), rows, lambda ids: oracle.states(model, ids))
 
 
+@pytest.mark.parametrize("pad", [1, 0, 4])
+def test_a_padding_token_in_a_text_is_not_counted(tmp_path, pad):
+    config = XLMRobertaConfig(**_xlm_roberta(SHAPES["three heads"], pad_token_id=pad))
+    model = checkpoints.transformers_model(tmp_path, XLMRobertaModel(config))
+    rows = packed.rows_of((1, 9, 30, 3, 12))
+    for row, places in zip(rows, ([0], [2, 3, 8], [], [0, 2], [11]), strict=True):
+        row[places] = pad
+    packed.check_states(packed.load(tmp_path), rows, lambda ids: oracle.states(model, ids))
+
+
 def test_xlm_roberta_longer_than_512(tmp_path):
     config = XLMRobertaConfig(**_xlm_roberta(SHAPES["one layer"], max_position_embeddings=802))
     model = checkpoints.transformers_model(tmp_path, XLMRobertaModel(config))

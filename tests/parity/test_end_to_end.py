@@ -297,6 +297,7 @@ QWEN3_BEFORE = (
 QWEN3_AFTER = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 
+@pytest.mark.filterwarnings("ignore:.* is not known to be a reranker")
 @pytest.mark.parametrize("instruction", [None, TASK])
 def test_qwen3_reranker(tmp_path, instruction):
     model = checkpoints.transformers_model(

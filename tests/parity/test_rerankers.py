@@ -70,6 +70,7 @@ def test_second_text_has_its_own_token_type(tmp_path):
         assert score == pytest.approx(oracle.logit(model, row, kinds), abs=packed.FP32)
 
 
+@pytest.mark.filterwarnings("ignore:.* is not known to be a reranker")
 @pytest.mark.parametrize("tied", [True, False])
 def test_yes_no(tmp_path, tied):
     settings = _settings(head_dim=16, num_attention_heads=4, num_key_value_heads=2)

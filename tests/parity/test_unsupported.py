@@ -37,6 +37,13 @@ CASES = [
     (QWEN3, {"rope_parameters": YARN | {"rope_theta": 1e6}}, "rope_parameters", "yarn"),
     (MISTRAL, {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling", "linear"),
     (MISTRAL, {"hidden_act": "snake"}, "hidden_act", "snake"),
+    (QWEN3, {"use_bidirectional_attention": "all"}, "use_bidirectional_attention", "all"),
+    (QWEN3, {"use_bidirectional_attention": True, "is_causal": True}, "is_causal", "True"),
+    (MISTRAL, {"is_causal": False, "sliding_window": 9}, "sliding_window", "9"),
+    (BERT, {"is_causal": True}, "is_causal", "True"),
+    (XLM_ROBERTA, {"is_causal": True}, "is_causal", "True"),
+    (NEW, {"is_causal": True}, "is_causal", "True"),
+    (MODERNBERT, {"is_causal": True}, "is_causal", "True"),
 ]
 
 

@@ -94,7 +94,7 @@ class Impatient:
     def __init__(self, refusals: int) -> None:
         self.refusals = refusals
 
-    def admit(self, secret: str | None, model: str | None) -> Caller:
+    def authenticate(self, secret: str | None, model: str | None) -> Caller:
         self.refusals -= 1
         if self.refusals >= 0:
             raise LimitError("One request at a time.", 0.05)
@@ -127,6 +127,20 @@ def test_openai(url: str, expected: np.ndarray, encoder: Encoder) -> None:
         raw = api.embeddings.with_raw_response.create(model="minilm", input="word " * 400)
         assert raw.headers["x-opengte-truncated"] == "1; indices=0"
         assert raw.parse().usage.prompt_tokens == 256
+
+
+def test_azure_openai(url: str, expected: np.ndarray) -> None:
+    openai = client("openai")
+    azure = {"azure_endpoint": url, "api_key": "none", "api_version": "2024-02-01"}
+    with openai.AzureOpenAI(**azure) as api:
+        answer = api.embeddings.create(model="minilm", input=TEXTS)
+        same([each.embedding for each in answer.data], expected)
+        assert answer.model == "minilm"
+    with openai.AzureOpenAI(**azure, azure_deployment="MiniLM", max_retries=0) as api:
+        answer = api.embeddings.create(model="whatever", input=TEXTS[0])
+        same([each.embedding for each in answer.data], expected[:1])
+    with openai.AzureOpenAI(**azure, max_retries=0) as api, pytest.raises(openai.NotFoundError):
+        api.embeddings.create(model="none", input="a")
 
 
 def test_openai_errors(url: str) -> None:

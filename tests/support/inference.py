@@ -87,6 +87,18 @@ class Loader:
         return Encoder(encoder.checkpoint, self.engines[-1])
 
 
+class Blocked(Loader):
+    """Loads when told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.go = threading.Event()
+
+    def __call__(self, settings):
+        assert self.go.wait(30)
+        return super().__call__(settings)
+
+
 @asynccontextmanager
 async def running(*models, load=None, **arguments):
     """A service that has loaded its models, drained and checked for leftovers at the end."""
@@ -116,6 +128,16 @@ def empty(runner):
     assert not runner.in_flight and not runner.requests
     assert runner.admission.tokens == 0
     assert runner.threads.scheduler.tokens == 0
+
+
+def bounded(coroutine):
+    """Run it in an event loop, for a minute at most."""
+
+    async def main():
+        async with asyncio.timeout(60):
+            return await coroutine
+
+    return asyncio.run(main())
 
 
 def call(**arguments):

@@ -37,6 +37,7 @@ from opengte.serve.types import (
     ScoreRequest,
     Timing,
     Token,
+    find_named,
 )
 from opengte.types import ModelCard, Truncated
 
@@ -123,13 +124,21 @@ class FakeService:
             for card in self.cards
         )
 
+    @property
+    def loading(self) -> bool:
+        return "loading" in self.states.values()
+
+    async def wait_loaded(self, model: str | None, kind: str, tokens: int, call: Call) -> None:
+        pass
+
     async def check(self) -> None:
         if not self.healthy:
             raise NotReadyError("The model `fake` does not answer.", 2.0)
 
     def _card(self, name: str | None, kind: str) -> ModelCard:
+        named = None if name is None else find_named(name, self.models())
         for card in self.cards:
-            if name == card.name or (name is None and card.kind == kind):
+            if (named and named.name) == card.name or (name is None and card.kind == kind):
                 if card.kind != kind:
                     raise CapabilityError(f"The model `{card.name}` is no {kind}.")
                 return card
@@ -243,9 +252,12 @@ class FakeAuthorizer:
             raise LimitError("The key `slow` may send 1 request a minute.", 30.0)
         if secret not in ("good", "bulk"):
             raise AccessError("The API key is missing or unknown. Send a valid one.", False)
-        if secret == "bulk" and model != "fake":
+        if secret == "bulk" and model not in (None, "fake"):
             raise AccessError(f"The key `k2` may not use the model {model!r}.", True)
         return Caller("k1") if secret == "good" else Caller("k2", "bulk")
+
+    def may_use(self, caller: Caller, model: str) -> bool:
+        return caller.key != "k2" or model == "fake"
 
     def reserve(self, caller: Caller, model: str, tokens: int) -> None:
         self.reserved.append((caller, model, tokens))

@@ -10,8 +10,12 @@ from typing import Any
 import uvicorn
 
 from opengte.serve.config.inference import ModelSettings
+from opengte.serve.config.settings import ServerSettings
 from opengte.serve.http.app import AppOptions, build_app
 from opengte.serve.inference.service import InferenceService
+from opengte.serve.runtime.listener import open_listeners
+from opengte.serve.runtime.process import ServerProcess
+from opengte.serve.runtime.shared_state import SharedState
 
 
 @contextlib.contextmanager
@@ -57,3 +61,30 @@ def running(
             server.should_exit = True
         thread.join(30)
         listener.close()
+
+
+@contextlib.contextmanager
+def starting(load: Any, **settings: Any) -> Iterator[str]:
+    """Serve until the block ends; yields the address as soon as the socket listens."""
+    wanted = ServerSettings(port=0, **settings)
+    sockets, address = open_listeners(wanted)
+    known = threading.Event()
+    running: list[tuple[ServerProcess, asyncio.AbstractEventLoop]] = []
+
+    async def serve() -> None:
+        process = ServerProcess(wanted, SharedState.create(1), load)
+        running.append((process, asyncio.get_running_loop()))
+        known.set()
+        await process.serve(sockets, lambda components: None)
+        process.components.release()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    thread.start()
+    assert known.wait(30)
+    process, loop = running[0]
+    try:
+        yield address
+    finally:
+        with contextlib.suppress(RuntimeError):  # it ended by itself
+            loop.call_soon_threadsafe(process.stop)
+        thread.join(40)

@@ -122,6 +122,12 @@ def read_all(connection):
 
 def read_answer(connection):
     """Read one answer with a content-length: its status and body."""
+    head, body = read_head_and_body(connection)
+    return int(head.split()[1]), body
+
+
+def read_head_and_body(connection):
+    """Read one answer with a content-length: its head as it is, and its body."""
     found = b""
     while b"\r\n\r\n" not in found:
         piece = connection.recv(65536)
@@ -137,4 +143,4 @@ def read_answer(connection):
     pieces = [body]
     while (length := length - len(pieces[-1])) > 0:
         pieces.append(connection.recv(2**20))
-    return int(head.split()[1]), b"".join(pieces)
+    return head, b"".join(pieces)

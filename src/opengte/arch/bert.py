@@ -82,6 +82,7 @@ def roberta_plan(config: Config) -> Plan:
 def _plan(config: Config, name: str, position_offset: int) -> Plan:
     config_values.one_of(config, "position_embedding_type", ("absolute",))
     config_values.one_of(config, "is_decoder", (False,))
+    config_values.one_of(config, "is_causal", (False,))
     width = config_values.whole_number(config, "hidden_size", 768)
     norm = Norm("layer", config_values.number(config, "layer_norm_eps", 1e-12), bias=True)
     positions = config_values.whole_number(config, "max_position_embeddings", 512)

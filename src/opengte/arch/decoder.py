@@ -38,24 +38,24 @@ DECODER = TensorNaming(
 def qwen2_plan(config: Config) -> Plan:
     """Return the plan of a Qwen2 decoder, which has biases on queries, keys and values.
 
-    It is bidirectional if the config has `is_causal: false`, or if, as in the gte-Qwen checkpoints,
-    its `auto_map` names code that makes it so.
+    It is bidirectional if the config has `is_causal: false` or `use_bidirectional_attention`, or
+    if, as in the gte-Qwen checkpoints, its `auto_map` names code that makes it so.
     """
     code = str((config.get("auto_map") or {}).get("AutoModel", ""))
-    causal = config_values.flag(config, "is_causal", not code.endswith("modeling_qwen.Qwen2Model"))
+    causal = _causal(config, not code.endswith("modeling_qwen.Qwen2Model"))
     return _plan(config, "qwen2", qkv_bias=True, qk_norm=False, causal=causal, theta=1e4)
 
 
 def qwen3_plan(config: Config) -> Plan:
     """Return the plan of a Qwen3 decoder, which has an RMSNorm on the heads of queries and keys."""
     bias = config_values.flag(config, "attention_bias", False)
-    causal = config_values.flag(config, "is_causal", True)
+    causal = _causal(config)
     return _plan(config, "qwen3", qkv_bias=bias, qk_norm=True, causal=causal, theta=1e4)
 
 
 def mistral_plan(config: Config) -> Plan:
     """Return the plan of a Mistral decoder: no biases, a sliding window if the config has one."""
-    causal = config_values.flag(config, "is_causal", True)
+    causal = _causal(config)
     return _plan(config, "mistral", qkv_bias=False, qk_norm=False, causal=causal, theta=1e4)
 
 
@@ -104,6 +104,11 @@ def _plan(
         down_bias=False,
     )
     layers = config_values.whole_number(config, "num_hidden_layers")
+    windows = [_window(config, name, i) for i in range(layers)]
+    if not causal and any(windows):
+        raise config_values.unsupported_value(
+            config, "sliding_window", config["sliding_window"], "null where attention is not causal"
+        )
     return Plan(
         architecture=name,
         embedding=Embedding(
@@ -115,13 +120,23 @@ def _plan(
             norm=None,
         ),
         layers=tuple(
-            Layer(False, norm, replace(attention, window=_window(config, name, i)), norm, ffn)
-            for i in range(layers)
+            Layer(False, norm, replace(attention, window=window), norm, ffn) for window in windows
         ),
         final_norm=norm,
         max_positions=config_values.whole_number(config, "max_position_embeddings", 32768),
         score=_score(config),
     )
+
+
+def _causal(config: Config, default: bool = True) -> bool:
+    """Return whether a token attends only to those before it; two keys can say that it does not."""
+    both = config_values.flag(config, "use_bidirectional_attention", False)
+    causal = config_values.flag(config, "is_causal", default and not both)
+    if both and causal:
+        raise config_values.unsupported_value(
+            config, "is_causal", True, "false, as `use_bidirectional_attention` is true"
+        )
+    return causal
 
 
 def _score(config: Config) -> ScoreHead | None:
@@ -149,6 +164,10 @@ def _window(config: Config, name: str, index: int) -> int | None:
     if name != "mistral":  # Qwen: off by default; if on, then from a certain layer
         if not config_values.flag(config, "use_sliding_window", False):
             return None
-        if index < config_values.whole_number(config, "max_window_layers", 28, at_least=0):
+        kinds = config.get("layer_types")
+        if isinstance(kinds, list) and len(kinds) > index:
+            if kinds[index] != "sliding_attention":
+                return None
+        elif index < config_values.whole_number(config, "max_window_layers", 28, at_least=0):
             return None
     return config_values.whole_number(config, "sliding_window") - 1

@@ -45,6 +45,7 @@ MODERNBERT = TensorNaming(
 
 def modernbert_plan(config: Config) -> Plan:
     """Return the plan of a ModernBERT encoder, or of its sequence classifier."""
+    config_values.one_of(config, "is_causal", (False,))
     width = config_values.whole_number(config, "hidden_size", 768)
     layers = config_values.whole_number(config, "num_hidden_layers", 22)
     eps = config_values.number(config, "norm_eps", 1e-5)

@@ -65,6 +65,7 @@ def new_plan(config: Config) -> Plan:
     width = config_values.whole_number(config, "hidden_size", 768)
     positions = config_values.whole_number(config, "max_position_embeddings", 2048)
     eps = config_values.number(config, "layer_norm_eps", 1e-12)
+    config_values.one_of(config, "is_causal", (False,))
     rotary = config_values.one_of(config, "position_embedding_type", ("rope", "absolute")) == "rope"
     architectures = config.get("architectures") or ()
     return Plan(

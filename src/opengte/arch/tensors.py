@@ -111,12 +111,14 @@ def _slot_sources(
     name: str, slot: Slot, naming: TensorNaming, prefix: str, names: Collection[str]
 ) -> tuple[TensorSlice, ...]:
     looked_for = []
-    for alternative in _alternatives(name, naming, prefix):
+    alternatives = list(_alternatives(name, naming, prefix))
+    for alternative in [*alternatives, *map(_older_norm, alternatives)]:
         pieces = _pieces(alternative, slot)
         missing = [piece.tensor for piece in pieces if piece.tensor not in names]
         if not missing:
             return pieces
-        looked_for.append(missing[0])
+        if missing[0] not in looked_for:
+            looked_for.append(missing[0])
     raise WeightsError(
         f"the checkpoint has no tensor for `{name}`: looked for `{'`, `'.join(looked_for)}` among "
         f"{len(names)} tensors. The files may be incomplete or of another architecture."
@@ -131,6 +133,14 @@ def _alternatives(name: str, naming: TensorNaming, prefix: str) -> Iterator[Alte
     for table, before in ((naming.body, prefix), (naming.heads, "")):
         for alternative in table.get(key, ()):
             yield _rename(alternative, lambda n, b=before: b + _full(n, suffix, index))  # type: ignore[misc]
+
+
+def _older_norm(alternative: Alternative) -> Alternative:
+    """Return the names that the first BERT checkpoints, from TensorFlow, have for a LayerNorm."""
+    ends = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    return _rename(
+        alternative, lambda n: re.sub(r"LayerNorm\.\w+$", lambda m: ends.get(m[0], m[0]), n)
+    )
 
 
 def _split(slot: str) -> tuple[str, str]:

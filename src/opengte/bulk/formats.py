@@ -8,12 +8,14 @@ from opengte.bulk import jsonl, npy, parquet
 from opengte.bulk.types import OutputFormat
 from opengte.errors import InputError
 
-InputFormat = Literal["text", "jsonl", "parquet"]
+InputFormat = Literal["text", "jsonl", "csv", "tsv", "parquet"]
 
 INPUT_SUFFIXES: dict[str, InputFormat] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
     ".parquet": "parquet",
 }
 OUTPUT_SUFFIXES: dict[str, OutputFormat] = {

@@ -32,7 +32,7 @@ def read_parquet(path: Path, fields: FieldNames) -> Iterator[TextRow | InvalidRo
     arrow = require_pyarrow("reading Parquet")
     try:
         with arrow.parquet.ParquetFile(path) as table:
-            columns = _columns(path, table.schema_arrow.names, fields)
+            fields, columns = _columns(path, table.schema_arrow, fields)
             batches = table.iter_batches(batch_size=1024, columns=columns)
             records = (record for batch in batches for record in batch.to_pylist())
             for number, record in enumerate(records, 1):
@@ -41,16 +41,17 @@ def read_parquet(path: Path, fields: FieldNames) -> Iterator[TextRow | InvalidRo
         raise InputError(f"--input `{path}` is not a whole Parquet file: {error}") from error
 
 
-def _columns(path: Path, names: list[str], fields: FieldNames) -> list[str]:
-    """Return the columns to read; the error for a missing one lists the existing ones."""
-    for option, name in (("--text-field", fields.text), ("--id-field", fields.id)):
-        if name is not None and name not in names:
-            raise InputError(
-                f"{option} `{name}` is not a column of `{path}`; its columns are "
-                + ", ".join(f"`{column}`" for column in names)
-            )
+def _columns(path: Path, schema: Any, fields: FieldNames) -> tuple[FieldNames, list[str]]:
+    """Return the fields with the column of texts, and the columns to read."""
+    sample = {field.name: "a text" if "string" in str(field.type) else None for field in schema}
+    try:
+        fields = fields.among(schema.names, [sample])
+    except InputError as error:
+        raise InputError(f"`{path}`: {error}") from None
+    assert fields.text is not None
     wanted = fields.id or "id"
-    return [fields.text] + [wanted] * (wanted in names and wanted != fields.text)
+    also = wanted in schema.names and wanted != fields.text
+    return fields, [fields.text] + [wanted] * also
 
 
 def _schema(schema: OutputSchema) -> Any:

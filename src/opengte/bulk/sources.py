@@ -12,14 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from opengte.bulk import jsonl, parquet, text
+from opengte.bulk import jsonl, parquet, table, text
 from opengte.bulk.formats import InputFormat, input_format
 from opengte.bulk.types import FieldNames, InvalidRow, TextRow
 from opengte.errors import InputError
 from opengte.journal import file_identity
+from opengte.text_input import check_texts
 
 RowIterable = Iterable[TextRow | InvalidRow]
-READERS = {"text": text.read_text, "jsonl": jsonl.read_jsonl}  # of streams
+READERS = {  # of streams
+    "text": text.read_text,
+    "jsonl": jsonl.read_jsonl,
+    "csv": table.read_csv,
+    "tsv": table.read_tsv,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +49,12 @@ class RowSource:
     ) -> "RowSource":
         """Return the rows of a file; its name implies the format unless one is given.
 
-        `fields` names the fields of JSON Lines and Parquet. A name that ends in .gz is decompressed
-        while it is read. Reading raises InputError for a broken archive or table.
+        `fields` names the fields of tables and of JSON Lines. A name that ends in .gz is
+        decompressed while it is read. Reading raises InputError for a broken archive or table, and
+        for a table without the column, or with several that could hold the texts.
         """
         format, fields = format or input_format(path), fields or FieldNames()
-        identity = {"format": format, "text_field": fields.text, "id_field": fields.id}
+        identity = {"format": format, "text_field": fields.text or "text", "id_field": fields.id}
         identity |= file_identity(path)
         return cls(str(path), lambda: read_file(path, format, fields), identity, path=path)
 
@@ -64,7 +71,7 @@ class RowSource:
                 "Parquet cannot be read from standard input; give its name with --input"
             )
         fields = fields or FieldNames()
-        identity = {"format": format, "text_field": fields.text, "id_field": fields.id}
+        identity = {"format": format, "text_field": fields.text or "text", "id_field": fields.id}
         rows = lambda: READERS[format](stream, fields)  # noqa: E731
         return cls("stdin", rows, {**identity, "stdin": True}, resumable=False)
 
@@ -75,7 +82,7 @@ class RowSource:
         >>> list(RowSource.from_texts(["a text"]).rows())
         [TextRow(number=1, id=1, text='a text')]
         """
-        held = tuple(texts)
+        held = check_texts(texts)
         joined = "\0".join(held).encode("utf-8", "surrogatepass")
         rows = [TextRow(number, number, text) for number, text in enumerate(held, 1)]
         identity = {"arguments": hashlib.sha256(joined).hexdigest()}
@@ -95,3 +102,5 @@ def read_file(
             yield from READERS[format](stream, fields)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise InputError(f"--input `{path}` is not a whole gzip file: {error}") from error
+    except InputError as error:
+        raise InputError(f"--input `{path}`: {error}") from error

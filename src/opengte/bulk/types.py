@@ -1,9 +1,12 @@
 """Rows on their way from an input to an output, and the interface of an output format."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from opengte.delimited import IDS, text_column
+from opengte.errors import InputError
 
 if TYPE_CHECKING:
     from opengte.types import Embeddings
@@ -30,10 +33,28 @@ class InvalidRow:
 
 @dataclass(frozen=True)
 class FieldNames:
-    """Names of the fields that hold a row's text and id; None: `id` if the row has that field."""
+    """Names of the fields that hold a row's text and id.
 
-    text: str = "text"
+    None: the text is in `text`, or in the only column of a table that can hold it; the id is in
+    `id`, if the row has that field.
+    """
+
+    text: str | None = None
     id: str | None = None
+
+    def among(self, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> "FieldNames":
+        """Return the names with that of the text chosen among the columns of a table.
+
+        Raises InputError that lists the columns if one is missing, or the text could be in several.
+        """
+        for option, name in (("--text-field", self.text), ("--id-field", self.id)):
+            if name is not None and name not in columns:
+                raise InputError(
+                    f"{option} `{name}` is not a column; the columns are "
+                    + ", ".join(f"`{column}`" for column in columns)
+                )
+        ids = IDS if self.id is None else (self.id,)
+        return replace(self, text=self.text or text_column(columns, rows, ids))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,13 +125,14 @@ def row_from_record(
     number: int, record: dict[str, Any], fields: FieldNames
 ) -> TextRow | InvalidRow:
     """Take the text and the id from a record, or return what is wrong with them."""
-    if fields.text not in record:
-        return InvalidRow(number, f"has no field `{fields.text}`; choose one with --text-field")
+    name = fields.text or "text"
+    if name not in record:
+        return InvalidRow(number, f"has no field `{name}`; choose one with --text-field")
     if fields.id is not None and fields.id not in record:
         return InvalidRow(number, f"has no field `{fields.id}`, named by --id-field")
-    text, row_id = record[fields.text], record.get(fields.id or "id", number)
+    text, row_id = record[name], record.get(fields.id or "id", number)
     if not isinstance(text, str):
-        reason = f"field `{fields.text}` is {json_type(text)}; expected a string"
+        reason = f"field `{name}` is {json_type(text)}; expected a string"
         return InvalidRow(number, reason)
     if reason := _id_problem(row_id):
         return InvalidRow(number, f"field `{fields.id or 'id'}` {reason}")

@@ -25,6 +25,7 @@ COMMANDS = {
     "info": "info",
     "models": "models",
     "pull": "pull",
+    "cache": "cache",
     "eval": "evaluate",
     "serve": "serve",
     "ui": "serve.ui",

@@ -1,5 +1,6 @@
 """`gte dedupe`: texts that are there more than once."""
 
+import bisect
 import gzip
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -207,9 +208,12 @@ def _write(
         )
     else:
         numbers = {previews.numbers[row] for row in kept}
+        keeps: Kept = numbers.__contains__
+        if inputs.format in ("csv", "tsv"):
+            keeps = _kept_lines(inputs.source(), numbers)
         copy = _copy_parquet if inputs.format == "parquet" else _copy_lines
         with atomic_write(output) as part:
-            copy(inputs.path, part, numbers.__contains__, packed=output.suffix == ".gz")
+            copy(inputs.path, part, keeps, packed=output.suffix == ".gz")
 
 
 def _documents(base: "KnowledgeBase", ids: "set[str | int]") -> Iterator[dict[str, Any]]:
@@ -224,6 +228,20 @@ def _documents(base: "KnowledgeBase", ids: "set[str | int]") -> Iterator[dict[st
 
 
 Kept = Callable[[int], bool]
+
+
+def _kept_lines(source: RowSource, numbers: set[int]) -> Kept:
+    """Return which lines of a table are kept: those of the header and of the rows that are.
+
+    A row has the number of its first line, and may go on for several.
+    """
+    starts = [row.number for row in source.rows()]
+
+    def kept(line: int) -> bool:
+        place = bisect.bisect_right(starts, line)
+        return place == 0 or starts[place - 1] in numbers
+
+    return kept
 
 
 def _copy_lines(path: Path, output: Path, kept: Kept, *, packed: bool) -> None:

@@ -12,7 +12,7 @@ from opengte import checkpoint as checkpoints
 from opengte import embedding_ops
 from opengte import engine as engines
 from opengte.batching import WINDOW_TEXTS, cut_batches, split_windows
-from opengte.encoder.loaded_model import LoadedModel, check_texts, iter_checked
+from opengte.encoder.loaded_model import LoadedModel
 from opengte.encoder.progress import ProgressBar, progress_bar
 from opengte.encoder.results import ResultCollector
 from opengte.errors import (
@@ -24,6 +24,7 @@ from opengte.errors import (
     TruncationWarning,
 )
 from opengte.published_models import allows_dimension
+from opengte.text_input import check_texts, iter_checked, single_text
 from opengte.types import (
     Embeddings,
     Floats,
@@ -93,7 +94,7 @@ class Encoder(LoadedModel):
             engines.load_engine(
                 checkpoint, engine=engine, precision=precision, threads=threads, device=device
             ),
-        )
+        )._loaded(offline=offline, threads=threads, device=device)
 
     def encode(
         self,
@@ -109,7 +110,7 @@ class Encoder(LoadedModel):
         For search use `encode_query` and `encode_document`.
 
         Args:
-            texts: One text, or any iterable of texts.
+            texts: One text, or any iterable of texts: a list, a column of pandas or polars.
             instruction: States the task, for models that take instructions.
             dimensions: Keeps the first dimensions of each vector (Matryoshka).
             truncation: Drops tokens beyond `card.max_length` at the `right` or the `left` end;
@@ -176,8 +177,9 @@ class Encoder(LoadedModel):
         truncation: TruncationSide,
         progress: bool | None,
     ) -> Floats:
+        single = single_text(texts)
         result = self.embed(
-            texts,
+            texts if single is None else single,
             role=role,
             instruction=instruction,
             dimensions=dimensions,
@@ -193,7 +195,7 @@ class Encoder(LoadedModel):
                 stacklevel=3,
             )
         assert result.dense is not None
-        return result.dense[0] if isinstance(texts, str) else result.dense
+        return result.dense if single is None else result.dense[0]
 
     def embed(
         self,
@@ -209,7 +211,7 @@ class Encoder(LoadedModel):
         """Return all requested outputs, and which texts were truncated or repaired.
 
         Args:
-            texts: One text, or any iterable of texts.
+            texts: One text, or any iterable of texts: a list, a column of pandas or polars.
             role: `query` or `document` puts the model's prompt for that role in front; None: the
                 prompt for symmetric tasks, if it has one.
             instruction: States the task, for models that take instructions.
@@ -230,9 +232,10 @@ class Encoder(LoadedModel):
         >>> result.dense.shape, result.token_counts.tolist(), result.states[0].shape
         ((2, 384), [4, 512], (4, 384))
         >>> result.truncated
-        (Truncated(index=1, found=602, kept=512),)
+        (Truncated(index=1, found=602, kept=512, at_least=False),)
         """
-        items = [texts] if isinstance(texts, str) else check_texts(texts)
+        single = single_text(texts)
+        items = check_texts(texts) if single is None else [single]
         if not items:
             return self._empty(outputs, self._dimension(dimensions))
         # the error lists every text that is too long, duplicates included
@@ -364,8 +367,9 @@ class Encoder(LoadedModel):
         full = self.card.dimension
         if dimensions is None:
             return full
-        if isinstance(dimensions, bool) or not isinstance(dimensions, int):
+        if isinstance(dimensions, bool) or not isinstance(dimensions, int | np.integer):
             raise InputError(f"dimensions is {dimensions!r}, expected 1 to {full}")
+        dimensions = int(dimensions)
         if not 1 <= dimensions <= full:
             raise InputError(f"dimensions is {dimensions!r}, expected 1 to {full}")
         return dimensions
@@ -424,7 +428,7 @@ class Encoder(LoadedModel):
 def _too_long(
     truncated: tuple[Truncated, ...], inverse: npt.NDArray[np.intp], offset: int, limit: int
 ) -> TruncationError:
-    found = {record.index: record.found for record in truncated}
+    found = {record.index: record.found_text for record in truncated}
     long = [(i + offset, found[j]) for i, j in enumerate(inverse.tolist()) if j in found]
     listed = ", ".join(f"{index} ({tokens} tokens)" for index, tokens in long[:10])
     return TruncationError(

@@ -1,12 +1,13 @@
 """A checkpoint loaded into an engine: what `Encoder` and `Reranker` have in common."""
 
-import threading
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
-from opengte.checkpoint import Checkpoint
+from opengte.checkpoint import Checkpoint, read_checkpoint
+from opengte.engine import load_engine
 from opengte.engine.base import Engine
-from opengte.errors import InputError
+from opengte.errors import EngineError
+from opengte.process_lock import ProcessLock
 from opengte.tokenization.tokenizer import Tokenizer
 from opengte.types import ModelCard
 
@@ -24,13 +25,18 @@ class Counters:
 
 
 class LoadedModel:
-    """A checkpoint loaded into an engine, with its counters."""
+    """A checkpoint loaded into an engine, with its counters.
+
+    A copy by pickle opens the same files again, with the engine and the precision of the original.
+    """
 
     def __init__(self, checkpoint: Checkpoint, engine: Engine) -> None:
         self._checkpoint = checkpoint
         self._engine = engine
         self._counters = Counters()
-        self._lock = threading.Lock()
+        self._opened_with: dict[str, Any] | None = None
+        self._lock = ProcessLock()
+        checkpoint.tokenizer.compute_derived()
         self.card: ModelCard = replace(
             checkpoint.card,
             engine=engine.name,
@@ -47,6 +53,15 @@ class LoadedModel:
         384
         """
         return self._checkpoint
+
+    @property
+    def former_fingerprint(self) -> str:
+        """The fingerprint that earlier versions gave this model; to recognise what they made.
+
+        >>> encoder.former_fingerprint == encoder.card.fingerprint
+        False
+        """
+        return self._checkpoint.former_fingerprint
 
     @property
     def engine(self) -> Engine:
@@ -84,22 +99,37 @@ class LoadedModel:
                 now = getattr(self._counters, field.name)
                 setattr(self._counters, field.name, now + amounts.get(field.name, 0))
 
+    def _loaded(self, **arguments: Any) -> Self:
+        """Remember how to open the model again: its place, and the arguments of `load_engine`."""
+        checkpoint = self._checkpoint
+        place, _, _ = checkpoint.source.partition(" ")
+        self._opened_with = arguments | {
+            "model": str(checkpoint.folder) if place == "folder" else checkpoint.name,
+            "revision": checkpoint.revision if place == "hub" else None,
+            "max_length": checkpoint.max_length,
+            "kind": checkpoint.kind,
+            "engine": self._engine.name,
+            "precision": self._engine.precision,
+        }
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._opened_with is None:
+            raise EngineError(
+                f"{self!r} cannot be pickled, because it was put together in memory. Save it to a "
+                "folder and load that"
+            )
+        return _open_again, (type(self), self._opened_with)
+
     def __repr__(self) -> str:
         card = self.card
         kind = type(self).__name__
         return f"<{kind} {card.name}: {card.architecture}, {card.engine} {card.precision}>"
 
 
-def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
-    """Return texts as a list; InputError names the first one that is not a string."""
-    if isinstance(texts, str):
-        raise InputError(f"{name} is a single string, expected a list of strings: wrap it in [ ]")
-    return list(iter_checked(texts, name))
-
-
-def iter_checked(texts: Iterable[str], name: str = "texts") -> Iterator[str]:
-    """Yield texts; InputError names the first one that is not a string."""
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"{name}[{index}] is of type {type(text).__name__}, expected a string")
-        yield text
+def _open_again(cls: type[LoadedModel], arguments: dict[str, Any]) -> LoadedModel:
+    of_files = ("model", "revision", "offline", "max_length", "kind")
+    checkpoint = read_checkpoint(**{name: arguments[name] for name in of_files})
+    of_engine = {name: arguments[name] for name in arguments if name not in of_files}
+    loaded = cls(checkpoint, load_engine(checkpoint, **of_engine))
+    return loaded._loaded(**arguments)

@@ -37,7 +37,8 @@ def load_model(
     loaded = engines.load_engine(
         checkpoint, engine=engine, precision=precision, threads=threads, device=device
     )
-    return (Reranker if checkpoint.kind == "reranker" else Encoder)(checkpoint, loaded)
+    chosen = Reranker if checkpoint.kind == "reranker" else Encoder
+    return chosen(checkpoint, loaded)._loaded(offline=offline, threads=threads, device=device)
 
 
 def load_another_engine(loaded: LoadedModel, threads: int | None = None) -> Engine:

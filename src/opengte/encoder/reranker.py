@@ -10,10 +10,11 @@ from opengte import checkpoint as checkpoints
 from opengte import embedding_ops
 from opengte import engine as engines
 from opengte.batching import cut_batches
-from opengte.encoder.loaded_model import LoadedModel, check_texts
+from opengte.encoder.loaded_model import LoadedModel
 from opengte.encoder.results import check_finite
 from opengte.errors import CapabilityError, InputError, TruncationWarning
 from opengte.published_models import WEB_SEARCH
+from opengte.text_input import check_text, check_texts
 from opengte.tokenization.qwen3_reranker import PREFIX, SUFFIX, judge_prompt
 from opengte.types import Floats, Ranked, Tokenized, TruncationSide
 
@@ -52,7 +53,7 @@ class Reranker(LoadedModel):
             engines.load_engine(
                 checkpoint, engine=engine, precision=precision, threads=threads, device=device
             ),
-        )
+        )._loaded(offline=offline, threads=threads, device=device)
 
     def score(
         self, query: str, documents: Iterable[str], *, instruction: str | None = None
@@ -76,8 +77,8 @@ class Reranker(LoadedModel):
         >>> reranker.score("what do cats eat", ["Cats eat meat.", "Tax law."]).shape
         (2,)
         """
-        texts = check_texts(documents)
-        check_texts([query], name="query")
+        texts = check_texts(documents, "documents")
+        query = check_text(query, "query")
         if not texts:
             return np.zeros(0, np.float32)
         distinct, inverse = embedding_ops.deduplicate(texts)
@@ -110,7 +111,7 @@ class Reranker(LoadedModel):
         """
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k is {top_k}, expected at least 1")
-        texts = check_texts(documents)
+        texts = check_texts(documents, "documents")
         scores = self.score(query, texts, instruction=instruction)
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [Ranked(int(i), float(scores[i]), texts[i]) for i in order]

@@ -7,6 +7,7 @@ model's heads. Its caller normalises, truncates and sorts the results.
 from dataclasses import dataclass
 from typing import Protocol
 
+from opengte.errors import EngineError
 from opengte.types import Floats, Output, PackedBatch
 
 
@@ -45,3 +46,11 @@ class Engine(Protocol):
     def score(self, batch: PackedBatch) -> EngineResult:
         """Compute the scores of a reranker's pairs."""
         ...
+
+
+def cannot_be_pickled() -> EngineError:
+    """Return the error that says what to pickle instead of an engine."""
+    return EngineError(
+        "an engine cannot be pickled: it has threads and mapped memory. Pickle its Encoder or "
+        "Reranker, which opens the model's files again, or pass the model's name and load it there"
+    )

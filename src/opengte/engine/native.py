@@ -5,15 +5,14 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from opengte import hub
 from opengte.arch.plan import Plan, Rope
 from opengte.checkpoint import Checkpoint
-from opengte.engine.base import EngineResult
+from opengte.engine.base import EngineResult, cannot_be_pickled
 from opengte.engine.native_extension import choose_isa, load_extension
 from opengte.engine.native_weights import (
     FORMAT,
@@ -23,6 +22,7 @@ from opengte.engine.native_weights import (
     prepare_weights,
 )
 from opengte.engine.precision import choose_precision
+from opengte.engine.prepared_cache import prepared_folder
 from opengte.errors import EngineError, InputError
 from opengte.types import Floats, Output, PackedBatch
 from opengte.weights import WeightChunk
@@ -108,6 +108,9 @@ class NativeEngine:
         self._run(batch, result)
         return result
 
+    def __reduce__(self) -> NoReturn:
+        raise cannot_be_pickled()
+
     def _run(self, batch: PackedBatch, into: EngineResult) -> None:
         try:
             self._engine.run(
@@ -166,7 +169,7 @@ def load_native_engine(
     if device not in (None, "cpu"):
         raise EngineError(f"device is {device!r}, and the native engine runs on the CPU only")
     isa, threads = choose_isa(), threads or available_threads()
-    folder = hub.cache_root() / "prepared" if cache else None
+    folder = prepared_folder() if cache else None
     if precision == "auto":
         precision = _choose_precision(checkpoint, isa, threads, folder)
     layout = WeightLayout.of(
@@ -183,7 +186,7 @@ def _choose_precision(checkpoint: Checkpoint, isa: str, threads: int, folder: Pa
             plan, chunks, precision=known, threads=threads, isa=isa, word_dtype=stored
         )
 
-    name = f"{checkpoint.fingerprint()}-{isa}-{FORMAT}.precision.json"
+    name = f"{checkpoint.weights_digest[:32]}-{isa}-{FORMAT}.precision.json"
     return choose_precision(checkpoint, PRECISIONS, build, folder / name if folder else None)
 
 

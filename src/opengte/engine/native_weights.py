@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from opengte.arch.plan import Plan
 from opengte.checkpoint import Checkpoint
+from opengte.engine import prepared_cache
 from opengte.engine.native_extension import load_extension
 from opengte.errors import EngineError
 from opengte.types import Floats
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 Bytes = npt.NDArray[np.uint8]
 Precision = Literal["fp32", "bf16", "int8"]
 
-FORMAT = 4  # of prepared weights: raise it when their layout changes
+FORMAT = 5  # of prepared weights: raise it when their layout changes
 MAGIC = b"opengte prepared weights\n"
 ALIGNMENT = 64
 DTYPES = {"F32": "fp32", "F64": "fp32", "F16": "fp16", "BF16": "bf16"}
@@ -218,11 +219,14 @@ def prepare_weights(
     Without a folder, or where it cannot be written, they are prepared in memory.
     """
     if folder is not None:
-        name = f"{checkpoint.fingerprint()}-{layout.precision}-{layout.isa}-{FORMAT}.weights"
+        name = f"{checkpoint.weights_digest[:32]}-{layout.precision}-{layout.isa}-{FORMAT}.weights"
         header = _header(layout)
         try:
             found = _map(folder / name, layout, header)
-            return found or _write(folder / name, layout, header, checkpoint)
+            if found is None:
+                found = _write(folder / name, layout, header, checkpoint)
+                prepared_cache.make_room(folder, folder / name, FORMAT)
+            return found
         except OSError as error:
             log.warning("prepared weights cannot be kept in %s: %s", folder, error)
     weights = PreparedWeights.allocate(layout)
@@ -250,12 +254,14 @@ def _map(path: Path, layout: WeightLayout, header: bytes) -> PreparedWeights | N
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if size != len(header) + layout.size or file.read(len(header)) != header:
+            expected = len(header) + layout.size + prepared_cache.TRAILER
+            if size != expected or file.read(len(header)) != header:
                 return None
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         return None
-    block = np.frombuffer(mapped, dtype=np.uint8, offset=len(header))
+    prepared_cache.mark_used(path)
+    block = np.frombuffer(mapped, dtype=np.uint8, count=layout.size, offset=len(header))
     return PreparedWeights(layout, block)
 
 
@@ -267,16 +273,17 @@ def _write(
     handle, temporary = tempfile.mkstemp(prefix=".preparing-", dir=path.parent)
     try:
         with os.fdopen(handle, "r+b") as file:
-            size = len(header) + layout.size
+            size = len(header) + layout.size + prepared_cache.TRAILER
             if hasattr(os, "posix_fallocate"):
                 # fail here on a full disk, rather than with SIGBUS at a later write
                 os.posix_fallocate(file.fileno(), 0, size)
             else:
                 file.truncate(size)
             mapped = mmap.mmap(file.fileno(), size)
-            block = np.frombuffer(mapped, dtype=np.uint8, offset=len(header))
+            block = np.frombuffer(mapped, np.uint8, count=layout.size, offset=len(header))
             PreparedWeights(layout, block).fill(checkpoint.chunks())
             mapped[: len(header)] = header
+            mapped[-prepared_cache.TRAILER :] = prepared_cache.trailer(mapped, checkpoint.name)
             mapped.flush()
         os.replace(temporary, path)
     except BaseException:

@@ -79,7 +79,7 @@ def measure_precisions(
 ) -> list[PrecisionTrial]:
     """Run every precision on the same texts in turn, and compare it with fp32."""
     plan = first_layers_within(checkpoint.plan, LARGEST_COPY)
-    limit = min(checkpoint.max_length, 256)
+    limit = min(checkpoint.plan.max_positions, 256)  # whatever the maximum length of this load
     batch = checkpoint.tokenizer.encode(TEXTS, max_length=limit).batch
     engines = {
         name: build(plan, checkpoint.chunks(slots=plan.slots()), name) for name in candidates

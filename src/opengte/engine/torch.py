@@ -1,13 +1,19 @@
 """The PyTorch engine: every architecture, on CPU or GPU."""
 
+import atexit
+import os
 import threading
+import weakref
+from typing import NoReturn
 
 import numpy as np
 import torch
 
 from opengte.checkpoint import Checkpoint
-from opengte.engine.base import EngineResult
+from opengte.engine.base import EngineResult, cannot_be_pickled
 from opengte.errors import EngineError
+from opengte.process_lock import ProcessLock
+from opengte.reference.devices import usable_device
 from opengte.reference.layers import PackedTensors, to_device
 from opengte.reference.load import load_reference_model as load_model
 from opengte.reference.load import read_pickle
@@ -32,11 +38,15 @@ class TorchEngine:
         self._model = model
         self._device = device
         # CPU kernels already use all threads: two concurrent batches would only compete for caches
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
+        self._process = os.getpid()
+        self._ending = False
+        _ENGINES.add(self)
 
     def run(self, batch: PackedBatch, outputs: frozenset[Output]) -> EngineResult:
         """Compute the requested outputs of an encoder."""
         with self._lock, torch.inference_mode():
+            self._check_state()
             packed = to_device(batch, self._device)
             states = self._model(packed)
             return EngineResult(
@@ -49,8 +59,44 @@ class TorchEngine:
     def score(self, batch: PackedBatch) -> EngineResult:
         """Compute the scores of a reranker's pairs."""
         with self._lock, torch.inference_mode():
+            self._check_state()
             packed: PackedTensors = to_device(batch, self._device)
             return EngineResult(score=_numpy(self._model.scores(self._model(packed), packed)))
+
+    def __reduce__(self) -> NoReturn:
+        raise cannot_be_pickled()
+
+    def end_threads(self) -> None:
+        """Wait for the batch that is computed, then end each thread that comes with another."""
+        with self._lock:
+            self._ending = True
+
+    def _check_state(self) -> None:
+        """In a forked child compute on one thread: PyTorch's threads stayed in the parent."""
+        if self._ending and threading.current_thread() is not threading.main_thread():
+            raise SystemExit  # which ends a thread without a word
+        if self._process == os.getpid():
+            return
+        if self._device.type != "cpu":
+            raise EngineError(
+                f"the model was loaded on {self.device} before this process was forked, and a GPU "
+                "cannot be used across a fork. Load it after the fork, or start processes with "
+                "the method 'spawn'."
+            )
+        torch.set_num_threads(1)
+        self._process = os.getpid()
+        self._ending = False
+        _ENGINES.add(self)
+
+
+_ENGINES: "weakref.WeakSet[TorchEngine]" = weakref.WeakSet()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """Leave no thread inside PyTorch, which aborts the process if CPython ends such a thread."""
+    for engine in list(_ENGINES):
+        engine.end_threads()
 
 
 def _numpy(x: torch.Tensor) -> Floats:
@@ -70,7 +116,7 @@ def load_torch_engine(
     Precision `auto` runs bf16 files in bf16, fp16 files in fp16 on a GPU and fp32 on a CPU, and
     everything else in fp32. threads sets the number of CPU threads of the whole PyTorch process.
     """
-    place = _device(device)
+    place = usable_device(device)
     chosen = _precision(precision, checkpoint.stored_dtype, place)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -81,20 +127,6 @@ def load_torch_engine(
 def has_gpu() -> bool:
     """Return whether PyTorch can use a GPU here."""
     return torch.cuda.is_available()
-
-
-def _device(device: str | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise EngineError(
-            f"device is {device!r}, which PyTorch cannot use here: {str(error).splitlines()[0]}. "
-            "Use 'cpu', or install a PyTorch build for this device."
-        ) from None
-    return place
 
 
 def _precision(wanted: str, stored: str, device: torch.device) -> str:

@@ -1,14 +1,14 @@
 """Rows of JSON Lines and TSV files, gzip or not, read strictly: an error names file and line."""
 
-import csv
 import gzip
-import io
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from opengte.delimited import BadRow, decoded_lines, read_delimited
 from opengte.errors import InputError
 
 Record = dict[str, Any]
@@ -39,43 +39,34 @@ def read_records(path: Path) -> Iterator[tuple[int, Record]]:
         yield number, row
 
 
-def read_table(
-    path: Path, *, delimiter: str = "\t", quoted: bool = False
-) -> Iterator[tuple[int, Record]]:
+def read_table(path: Path, *, quoted: bool = False) -> Iterator[tuple[int, Record]]:
     """Yield line numbers and rows of a table whose first line names its columns."""
-    text = "".join(line for _, line in _lines(path))
-    lines = io.StringIO(text, newline="")
-    if quoted:
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    else:
-        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    try:
-        header = next(reader, None)
-        for cells in reader:
-            if len(cells) != len(header or ()):
-                raise InputError(
-                    f"`{path}`:{reader.line_num} has {len(cells)} cells, expected "
-                    f"{len(header or ())} as in the header: {delimiter.join(header or ())}"
-                )
-            yield reader.line_num, dict(zip(header or (), cells, strict=True))
-    except csv.Error as error:
-        raise InputError(f"`{path}`:{reader.line_num}: {error}") from None
+    delimiter = None if quoted else "\t"
+    with _opened(path) as stream:
+        for row in read_delimited(stream, str(path), quoted=quoted, delimiter=delimiter):
+            reason = row.reason if isinstance(row, BadRow) else row.problem
+            if isinstance(row, BadRow) or reason:
+                raise InputError(f"`{path}`:{row.line} {reason}")
+            yield row.line, row.values
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield numbered lines of a UTF-8 file; InputError where it is missing, cut off or broken."""
+    with _opened(path) as stream:
+        for number, line, reason in decoded_lines(stream, str(path)):
+            if line is None:
+                raise InputError(f"`{path}`:{number} {reason}")
+            yield number, line
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
     file = find_data_file(path)
     if file is None:
         raise InputError(f"`{path}` does not exist, nor `{path.name}.gz`")
-    number = 0
+    opener: Any = gzip.open if file.suffix == ".gz" else open
     try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"`{file}`:{number} is not UTF-8: byte {error.object[error.start]:#04x} at column "
-            f"{error.start + 1}. Convert the file, for example with iconv."
-        ) from None
+        with opener(file, "rb") as stream:
+            yield stream
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"`{file}` is not a whole gzip file: {error}") from None

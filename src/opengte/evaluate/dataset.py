@@ -9,7 +9,7 @@ from opengte.errors import InputError
 from opengte.evaluate import data_files
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> relevance > 0
-TABLES = {".csv": ",", ".tsv": "\t"}
+TABLES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +199,7 @@ def _rows(path: Path) -> Iterable[tuple[int, data_files.Record]]:
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix != ".gz"]
     suffix = suffixes[-1] if suffixes else ""
     if suffix in TABLES:
-        return data_files.read_table(path, delimiter=TABLES[suffix], quoted=suffix == ".csv")
+        return data_files.read_table(path, quoted=suffix == ".csv")
     if suffix in (".jsonl", ".ndjson"):
         return data_files.read_records(path)
     raise InputError(f"data is `{path}`, expected a name that ends in .csv, .tsv or .jsonl")

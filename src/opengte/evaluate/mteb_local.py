@@ -5,7 +5,7 @@ docs/guides/evaluate.md describes. A task gets exactly the columns that mteb's o
 it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,9 +13,15 @@ from typing import Any
 
 from opengte.errors import InputError
 from opengte.evaluate import data_files
-
-Split = dict[str, list[Any]]  # column -> values
-Subsets = dict[str, dict[str, Split]]  # subset -> split -> columns
+from opengte.evaluate.mteb_folders import (
+    RETRIEVAL,
+    Split,
+    Subsets,
+    is_task_folder,
+    read_beir,
+    read_columns,
+    read_task_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -24,37 +30,44 @@ class LocalTask:
 
     folder: str
     read: Callable[[Path], Subsets]
-    retrieval: bool = False
 
 
 def local_tasks(data: Path) -> list[str]:
     """Return the tasks whose data a folder has, in a fixed order."""
     if not data.is_dir():
         raise InputError(f"data is `{data}`, expected a folder of datasets")
-    return [name for name, source in LOCAL_TASKS.items() if (data / source.folder).is_dir()]
+    known = [name for name, source in LOCAL_TASKS.items() if (data / source.folder).is_dir()]
+    used = {LOCAL_TASKS[name].folder for name in known}
+    others = sorted(path.name for path in data.iterdir() if is_task_folder(path))
+    return [*known, *(name for name in others if name not in used)]
 
 
 def has_task(task: str, data: Path) -> bool:
     """Return whether a folder has the data of a task."""
-    return task in LOCAL_TASKS and (data / LOCAL_TASKS[task].folder).is_dir()
+    if task in LOCAL_TASKS and (data / LOCAL_TASKS[task].folder).is_dir():
+        return True
+    return is_task_folder(data / task)
 
 
 def load_task_data(task: Any, data: Path) -> Any:
     """Give an mteb task its data from a folder, with the subsets and splits that are there."""
-    source = LOCAL_TASKS[task.metadata.name]
-    subsets = source.read(data / source.folder)
+    name = task.metadata.name
+    source = LOCAL_TASKS.get(name)
+    folder = data / (name if source is None else source.folder)
+    subsets = read_task_folder(task, folder) if source is None else source.read(folder)
     wanted = {name: subsets[name] for name in task.hf_subsets if name in subsets}
     if not wanted:
         raise InputError(
-            f"`{data / source.folder}` has the subsets {', '.join(subsets)}, none of which "
+            f"`{folder}` has the subsets {', '.join(subsets)}, none of which "
             f"{task.metadata.name} uses: {', '.join(task.hf_subsets)}"
         )
     found = {split for splits in wanted.values() for split in splits}
     task.hf_subsets = list(wanted)
     task.filter_eval_splits([split for split in task.eval_splits if split in found])
-    if not source.retrieval:
+    if task.metadata.type != RETRIEVAL:
         task.dataset = _datasets(task, wanted)
-        task.dataset_transform()
+        if source is not None:
+            task.dataset_transform()
     else:
         task.dataset = {name: _retrieval(splits) for name, splits in wanted.items()}
     task.data_loaded = True
@@ -86,32 +99,12 @@ def _retrieval(splits: dict[str, Split]) -> dict[str, Any]:
     }
 
 
-def _columns(found: Iterable[tuple[int, data_files.Record]], path: Path, **names: str) -> Split:
-    """Return columns under mteb's names: names maps them to those of the file."""
-    columns: Split = {name: [] for name in names}
-    for number, row in found:
-        for name, column in names.items():
-            if column not in row:
-                raise InputError(
-                    f"`{path}`:{number} has the columns {', '.join(row)}; expected {column}"
-                )
-            columns[name].append(row[column])
-    if not next(iter(columns.values())):
-        raise InputError(f"`{path}` is empty: expected rows of {', '.join(names.values())}")
-    return columns
-
-
 def _splits(*splits: str, **names: str) -> Callable[[Path], Subsets]:
     """Return a reader of `<split>.jsonl`, for a task without languages."""
 
     def read(folder: Path) -> Subsets:
         paths = {split: folder / f"{split}.jsonl" for split in splits}
-        return {
-            "default": {
-                split: _columns(data_files.read_records(path), path, **names)
-                for split, path in paths.items()
-            }
-        }
+        return {"default": {split: read_columns(path, **names) for split, path in paths.items()}}
 
     return read
 
@@ -125,7 +118,7 @@ def _languages(*splits: str, **names: str) -> Callable[[Path], Subsets]:
             language, split = path.name.split(".")[:2]
             if split in splits:
                 plain = folder / f"{language}.{split}.jsonl"
-                columns = _columns(data_files.read_records(plain), plain, **names)
+                columns = read_columns(plain, **names)
                 found.setdefault(language, {})[split] = columns
         return found
 
@@ -195,22 +188,7 @@ def _translations(folder: Path) -> Subsets:
 def _beir(split: str) -> Callable[[Path], Subsets]:
     """Return a reader of `corpus.jsonl`, `queries.jsonl` and `qrels/test.tsv`."""
 
-    def read(folder: Path) -> Subsets:
-        qrels: dict[str, dict[str, int]] = {}
-        for _, row in data_files.read_table(folder / "qrels" / "test.tsv"):
-            qrels.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
-        corpus = [
-            {"id": row["_id"], "title": row.get("title", ""), "text": row["text"]}
-            for _, row in data_files.read_records(folder / "corpus.jsonl")
-        ]
-        queries = [
-            {"id": row["_id"], "text": row["text"]}
-            for _, row in data_files.read_records(folder / "queries.jsonl")
-            if row["_id"] in qrels
-        ]
-        return {"default": {split: {"corpus": corpus, "queries": queries, "qrels": [qrels]}}}
-
-    return read
+    return lambda folder: {"default": {split: read_beir(folder, split, "test")}}
 
 
 _PAIR = {"sentence1": "sentence1", "sentence2": "sentence2"}
@@ -235,7 +213,7 @@ LOCAL_TASKS: dict[str, LocalTask] = {
     "SIB200ClusteringS2S": LocalTask("SIB200", _topics),
     "MasakhaNEWSClusteringS2S": LocalTask("MasakhaNEWS", _clusters("headline")),
     "MasakhaNEWSClusteringP2P": LocalTask("MasakhaNEWS", _clusters("headline", "text")),
-    "SciFact": LocalTask("SciFact", _beir("test"), retrieval=True),
-    "LEMBQMSumRetrieval": LocalTask("LEMBQMSum", _beir("test"), retrieval=True),
+    "SciFact": LocalTask("SciFact", _beir("test")),
+    "LEMBQMSumRetrieval": LocalTask("LEMBQMSum", _beir("test")),
     "Tatoeba": LocalTask("Tatoeba", _translations),
 }

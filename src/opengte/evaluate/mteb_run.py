@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from opengte.errors import InputError, MissingExtraError
-from opengte.evaluate import mteb_local, records
+from opengte.evaluate import mteb_local, records, suites
 from opengte.evaluate.cached_encoder import EncodingStats
 from opengte.evaluate.mteb_adapter import BATCH, EncoderForMteb, RerankerForMteb
+from opengte.evaluate.mteb_folders import LAYOUT
 from opengte.evaluate.noise import SAMPLED, score_noise
 from opengte.evaluate.records import MtebRun, TaskRun, TaskScore
 from opengte.types import ModelCard
@@ -64,6 +65,33 @@ def check_task_names(names: Iterable[str]) -> None:
                 mteb.get_task(name)
         except KeyError:
             raise InputError(f"mteb has no task {name!r}.{_nearest(mteb, name)}") from None
+
+
+def suite_selection(name: str) -> list[TaskSelection]:
+    """Return the tasks of a suite, as a paper had it or as mteb defines it.
+
+    Raises InputError for a name that neither has.
+    """
+    if name.lower() in suites.suite_names():
+        return [
+            TaskSelection(task.task, (task.subset,), (task.split,))
+            for task in suites.load_suite(name).tasks
+        ]
+    mteb = require_mteb()
+    with _quiet():
+        known = {suite.name: suite for suite in mteb.get_benchmarks()}
+    if name not in known:
+        every = [*suites.suite_names(), *known]
+        near = difflib.get_close_matches(name, every, n=3, cutoff=0.4)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise InputError(
+            f"there is no suite {name!r}, expected {', '.join(suites.suite_names())} or one of "
+            f"mteb's.{hint}"
+        )
+    return [
+        TaskSelection(task.metadata.name, tuple(task.hf_subsets), tuple(task.eval_splits))
+        for task in known[name].tasks
+    ]
 
 
 def _nearest(mteb: Any, name: str) -> str:
@@ -246,7 +274,9 @@ def _load(mteb: Any, item: TaskSelection, data: Path | None, hub: bool) -> Any:
     if data is not None and mteb_local.has_task(item.task, data):
         return mteb_local.load_task_data(task, data)
     if not hub:
-        where = "no --data folder is given" if data is None else f"`{data}` does not have it"
+        where = (
+            "no --data folder is given" if data is None else f"`{data}` does not have it ({LAYOUT})"
+        )
         raise InputError(f"its data are not available: {where}, and the Hub is disabled")
     if not task.is_aggregate:
         task.load_data()

@@ -77,10 +77,29 @@ def _local(name: str, revision: str | None) -> ModelLocation:
     _refuse_revision(name, revision, "Leave it out, or give the Hub id instead.")
     if not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"The folder {folder} has no config.json, so it is not a checkpoint; it has "
-            f"{_contents(folder)}. Give the folder that holds config.json and the weights."
+            f"The folder {folder} has no config.json, so it is not a checkpoint; "
+            f"{_other_kind(folder)}it has {_contents(folder)}. Give the folder that holds "
+            "config.json and the weights."
         )
     return ModelLocation(name, folder, f"folder {folder}", None)
+
+
+def _other_kind(folder: Path) -> str:
+    """Return what kind of model a folder without config.json holds, or nothing."""
+    adapter = _text(folder / "adapter_config.json")
+    if adapter:
+        base = re.search(r'"base_model_name_or_path":\s*"([^"]*)"', adapter)
+        return (
+            f"it holds a LoRA adapter of `{base[1] if base else 'another model'}` alone, which is "
+            "not applied: merge the two (`merge_and_unload` of peft) and give the merged model; "
+        )
+    if "StaticEmbedding" in _text(folder / "modules.json"):
+        return "it holds a static model (model2vec, StaticEmbedding), which is not supported; "
+    return ""
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8", "replace") if path.is_file() else ""
 
 
 def _contents(folder: Path) -> str:

@@ -1,9 +1,12 @@
-"""Checksums of downloaded files, and free space on the disk."""
+"""Checksums of downloaded files, small files written whole, and free space on the disk."""
 
 import contextlib
 import errno
 import hashlib
+import os
+import re
 import shutil
+import threading
 from pathlib import Path
 
 from opengte.errors import DownloadError, IntegrityError
@@ -11,6 +14,8 @@ from opengte.hub.cache_paths import cache_root
 
 _SHA256_LENGTH = 64
 _CHUNK = 1 << 20
+_UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?\s*", re.IGNORECASE)
 
 
 def is_sha256(digest: str | None) -> bool:
@@ -50,6 +55,31 @@ def verify_file(
     if found != digest:
         raise _rejected(path, label, _named(digest), _named(found))
     _remember(marker, destination or blob)
+
+
+def is_verified(blob: Path, digest: str) -> bool:
+    """Return whether a file was found to have this SHA-256 and has not changed since."""
+    return is_sha256(digest) and _marker(blob, blob, digest).exists()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file whole, whatever other threads and processes write there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def parse_size(text: str) -> int:
+    """Parse a number of bytes; units are powers of 1024.
+
+    >>> parse_size("1048576"), parse_size("64MB"), parse_size("1.5 KiB")
+    (1048576, 67108864, 1536)
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
 def require_space(needed: int, folder: Path) -> None:

@@ -6,9 +6,7 @@ fetched, is judged by its own files.
 """
 
 import json
-import os
 import re
-import threading
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -154,7 +152,7 @@ def write_record(store_name: str, commit: str, wanted: list[RemoteFile]) -> None
     """Record the files of a commit, all of which have arrived."""
     text = json.dumps([asdict(file) for file in wanted], indent=1)
     try:
-        _write_atomically(_record_path(store_name, commit), text)
+        disk.write_atomically(_record_path(store_name, commit), text)
     except OSError:
         pass  # without a record, the snapshot is judged by its own files
 
@@ -162,11 +160,4 @@ def write_record(store_name: str, commit: str, wanted: list[RemoteFile]) -> None
 def move_reference(store: Path, revision: str, commit: str) -> None:
     """Point a branch or tag to a commit, all of whose files have arrived."""
     if revision != commit and read_reference(store, revision) != commit:
-        _write_atomically(store / "refs" / revision, commit)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    partial.write_text(text)
-    os.replace(partial, path)
+        disk.write_atomically(store / "refs" / revision, commit)

@@ -71,6 +71,20 @@ def to_device(batch: PackedBatch, device: torch.device) -> PackedTensors:
     )
 
 
+def position_rows(packed: PackedTensors, offset: int) -> Tensor:
+    """Return the rows of the tokens in the table of positions, whose first position is offset.
+
+    Rows before it are kept for padding, as in XLM-R: a padding token in a text has the last of them
+    and is not counted.
+    """
+    if offset == 0:
+        return packed.positions
+    pads = packed.ids == offset - 1
+    before = pads.cumsum(0) - pads.long()
+    before = before - before[packed.cu_seqlens.long()[packed.owners]]
+    return torch.where(pads, offset - 1, packed.positions + offset - before)
+
+
 def _moved(values: Ints, device: torch.device) -> Tensor:
     return torch.tensor(values, device=device)  # copies: the array may be read-only
 

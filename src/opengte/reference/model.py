@@ -67,7 +67,8 @@ class EmbeddingLayer(nn.Module):
         if self.token_type is not None:
             x = x + F.embedding(packed.type_ids, self.token_type)
         if self.position is not None:
-            x = x + F.embedding(packed.positions + self.plan.position_offset, self.position)
+            rows = layers.position_rows(packed, self.plan.position_offset)
+            x = x + F.embedding(rows, self.position)
         return self.drop(self.norm(x) if self.norm else x)  # type: ignore[no-any-return]
 
 

@@ -5,6 +5,7 @@ at once takes an `Index`: calibration, explanation, status, export, migration, c
 """
 
 import copy
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from opengte.errors import InputError
 from opengte.search.access import LimitedStore
 from opengte.search.filters import Filter
 from opengte.search.ingest.embedder import Embedder
-from opengte.search.model_identity import ModelIdentity
+from opengte.search.model_identity import ModelIdentity, adopt_settings
 from opengte.search.parse import walk
 from opengte.search.retrieval.search import EncodedQuery
 from opengte.search.stores.base import Store
@@ -25,6 +26,8 @@ from opengte.search.stores.url import hide_password
 
 if TYPE_CHECKING:
     from opengte.encoder import Encoder
+
+log = logging.getLogger(__name__)
 
 LoadEncoder = Callable[[ModelIdentity], "Encoder"]
 
@@ -55,7 +58,7 @@ class Index:
         self.identity = ModelIdentity.from_settings(settings["model"])
         self.load = load
         self.live = live
-        self._model = _Model(self.identity, place, load or _load_encoder)
+        self._model = _Model(self.identity, place, load or _load_encoder, self._adopt)
         if encoder is not None:
             self._model.use(encoder)
 
@@ -176,6 +179,18 @@ class Index:
         self.store.save_settings(settings)
         return self._replace(settings=settings)
 
+    def _adopt(self, encoder: "Encoder") -> None:
+        """Store the fingerprint that the model has now, if its former one made the index."""
+        identity = self.identity.adopt(encoder)
+        if identity == self.identity:
+            return
+        self.settings = adopt_settings(self.settings, encoder)
+        self.identity = identity
+        try:
+            self.store.save_settings(adopt_settings(self.store.settings() or {}, encoder))
+        except Exception as error:  # any store's: the index is only read
+            log.warning("the new fingerprint cannot be kept in %s: %s", self.place, error)
+
     def _replace(self, **values: Any) -> "Index":
         other = copy.copy(self)
         vars(other).update(values)
@@ -185,10 +200,17 @@ class Index:
 class _Model:
     """The model of an index, loaded once for all that share it. Safe for several threads."""
 
-    def __init__(self, identity: ModelIdentity, place: str, load: LoadEncoder) -> None:
+    def __init__(
+        self,
+        identity: ModelIdentity,
+        place: str,
+        load: LoadEncoder,
+        adopt: Callable[["Encoder"], None],
+    ) -> None:
         self._identity = identity
         self._place = place
         self._load = load
+        self._adopt = adopt
         self._encoder: Encoder | None = None
         self._lock = threading.Lock()
 
@@ -203,7 +225,8 @@ class _Model:
     def use(self, encoder: "Encoder") -> None:
         """Take a loaded model; InputError if it is not the one that made the index."""
         other = ModelIdentity.of(encoder.card, self._identity.instruction)
-        self._identity.check(other, self._place)
+        self._identity.adopt(encoder).check(other, self._place)
+        self._adopt(encoder)
         self._encoder = encoder
 
 

@@ -23,6 +23,7 @@ from opengte.search.ingest.windows import SPAN_TOKENS
 from opengte.search.ingest.writer import IngestReport
 from opengte.search.parse.base import Scalar
 from opengte.search.retrieval.search import SearchOptions, SearchResult
+from opengte.text_input import check_ids
 
 if TYPE_CHECKING:
     from opengte.encoder import Encoder, Reranker
@@ -174,7 +175,7 @@ class KnowledgeBase(IndexHandle):
     def add(
         self,
         texts: Iterable[str],
-        ids: Iterable[str],
+        ids: Iterable[str | int],
         *,
         titles: Iterable[str] | None = None,
         metadata: Iterable[Mapping[str, Scalar]] | None = None,
@@ -194,14 +195,14 @@ class KnowledgeBase(IndexHandle):
             lambda index: pipeline.index_documents(index.store, lambda: index.embedder, documents)
         )
 
-    def delete(self, ids: Iterable[str]) -> None:
+    def delete(self, ids: Iterable[str | int]) -> None:
         """Remove documents by id; ids that do not exist are ignored.
 
         >>> kb.delete(["tax"])
         >>> kb.store.count()
         3
         """
-        names = list(ids)
+        names = check_ids(ids, ordered=False)
 
         def work(index: Index) -> IngestReport:
             index.store.delete(names)

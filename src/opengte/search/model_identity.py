@@ -4,11 +4,15 @@ Two vectors can be compared only if everything that made them is the same: weigh
 prompts and maximum length (the model's fingerprint), precision, dimensions and instruction.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from opengte.errors import InputError
 from opengte.types import ModelCard
+
+if TYPE_CHECKING:
+    from opengte.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,17 @@ class ModelIdentity:
         error.add_note(f"or index anew: gte index PATHS --to NEW {other.options()}")
         raise error
 
+    def adopt(self, encoder: "Encoder") -> "ModelIdentity":
+        """Return this identity with the model's fingerprint in place of its former one.
+
+        Earlier versions hashed samples of the weights. Returns self if it is another model's.
+        """
+        now = encoder.card.fingerprint
+        if self.fingerprint == now:
+            return self
+        former = getattr(encoder, "former_fingerprint", None)
+        return replace(self, fingerprint=now) if self.fingerprint == former else self
+
     def options(self) -> str:
         """Return the options of a command that load this model in this way."""
         parts = [f"--model {_shell(self.model)}", f"--precision {self.precision}"]
@@ -71,6 +86,20 @@ class ModelIdentity:
         if self.instruction is not None:
             parts.append(f"--instruction {_shell(self.instruction)}")
         return " ".join(parts)
+
+
+def adopt_settings(settings: Mapping[str, Any], encoder: "Encoder") -> dict[str, Any]:
+    """Return the settings of an index, and of its calibration, with an adopted model."""
+    adopted = {**settings, "model": _adopt_model(settings["model"], encoder)}
+    if calibration := settings.get("calibration"):
+        learned = calibration["identity"]
+        learned = {**learned, "model": _adopt_model(learned["model"], encoder)}
+        adopted["calibration"] = {**calibration, "identity": learned}
+    return adopted
+
+
+def _adopt_model(model: dict[str, Any], encoder: "Encoder") -> dict[str, Any]:
+    return ModelIdentity.from_settings(model).adopt(encoder).settings()
 
 
 def _shell(text: str) -> str:

@@ -5,7 +5,7 @@ Also the interfaces between http/ and the rooms below it: Service, Authorizer, O
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from opengte.errors import OpenGTEError
 from opengte.types import Floats, ModelCard, Output, Role, Truncated, TruncationSide
@@ -138,10 +138,49 @@ class ModelStatus:
     max_queue_tokens: int | None = None
     queued_tokens: int = 0
     aliases: tuple[str, ...] = ()  # further names under which clients may request it
+    hub_id: str | None = None  # of its weights, if they are from the Hub
 
-    def has_name(self, name: str) -> bool:
-        """Return whether clients may request the model by this name."""
-        return name == self.name or name in self.aliases
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that it was given."""
+        return (self.name, *self.aliases)
+
+
+class Named(Protocol):
+    """What clients ask for by name."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that it was given."""
+        ...
+
+    @property
+    def hub_id(self) -> str | None:
+        """The Hub id of its weights."""
+        ...
+
+
+N = TypeVar("N", bound=Named)
+
+
+def find_named(name: str, models: Sequence[N]) -> N | None:
+    """Return the model that a client means by a name, or None for an unknown or ambiguous one.
+
+    It is one of the names that a model was given or, if none has it, one of them in another case or
+    with Ollama's tag `:latest`, or the model's Hub id.
+    """
+    for model in models:
+        if name in model.names:
+            return model
+    wanted = _folded(name)
+    found = [model for model in models if wanted in map(_folded, model.names)]
+    if not found:
+        found = [model for model in models if model.hub_id and wanted == _folded(model.hub_id)]
+    return found[0] if len(found) == 1 else None
+
+
+def _folded(name: str) -> str:
+    return name.casefold().removesuffix(":latest")
 
 
 class Service(Protocol):
@@ -176,8 +215,20 @@ class Service(Protocol):
         """Return every model, loaded or not, in the order of the settings."""
         ...
 
+    @property
+    def loading(self) -> bool:
+        """Whether a model is being loaded for the first time."""
+        ...
+
+    async def wait_loaded(self, model: str | None, kind: str, tokens: int, call: Call) -> None:
+        """Wait while the model that a request is for is loading; kind is empty if any will do.
+
+        Raises NotReadyError, with the seconds to wait, if too many wait already.
+        """
+        ...
+
     async def check(self) -> None:
-        """Run every ready model once; raise NotReadyError when one does not answer."""
+        """Run every ready model once; raise NotReadyError when none is ready or one is silent."""
         ...
 
 
@@ -197,6 +248,10 @@ class Authorizer(Protocol):
 
         Raises AccessError, or LimitError when the requests of the minute are used up.
         """
+        ...
+
+    def may_use(self, caller: Caller, model: str) -> bool:
+        """Return whether a caller's key is for this model, among others."""
         ...
 
     def reserve(self, caller: Caller, model: str, tokens: int) -> None:

@@ -71,6 +71,16 @@ def fill_empty(texts: Ragged, empty: Offsets, token: int) -> Ragged:
     return Ragged(ids, lengths)
 
 
+def prepend(texts: Ragged, indices: Sequence[int], heads: Ragged) -> Ragged:
+    """Put the ids of heads in front of the texts with these indices."""
+    rows = np.split(texts.ids, np.cumsum(texts.lengths)[:-1])
+    fronts = np.split(heads.ids, np.cumsum(heads.lengths)[:-1])
+    for index, front in zip(indices, fronts, strict=True):
+        rows[index] = np.concatenate([front, rows[index]])
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    return Ragged(np.concatenate(rows), lengths)
+
+
 def _starts(lengths: Offsets) -> Offsets:
     """Return the start of each sequence, (n,)."""
     return np.cumsum(lengths) - lengths

@@ -8,7 +8,7 @@ special token or a token of the prompt.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, get_args
@@ -17,12 +17,27 @@ import numpy as np
 
 from opengte.errors import InputError, TruncationError
 from opengte.tokenization.backend import (
+    LOOKAHEAD,
     Cut,
     count_prefix_tokens,
     cut_pattern,
     encode_texts,
 )
-from opengte.tokenization.ragged import Offsets, Ragged, fill_empty, pack_sequences, truncate
+from opengte.tokenization.long_texts import (
+    LONG,
+    beginning,
+    ending,
+    longest_token,
+    shortened,
+)
+from opengte.tokenization.ragged import (
+    Offsets,
+    Ragged,
+    fill_empty,
+    pack_sequences,
+    prepend,
+    truncate,
+)
 from opengte.tokenization.template import Template
 from opengte.types import Ints, PromptMask, Tokenized, Truncated, TruncationSide
 
@@ -51,6 +66,15 @@ class Tokenizer:
     named: dict[str, int]
     lowercase: bool = False
 
+    def compute_derived(self) -> None:
+        """Compute what is derived from the tokenizer once, before there can be threads or forks.
+
+        Before Python 3.12 a cached property has a lock, which a child that is forked while another
+        thread computes the property would wait for.
+        """
+        for name in ("special_ids", "_cut"):
+            getattr(self, name)
+
     def encode(
         self,
         texts: Sequence[str],
@@ -71,15 +95,20 @@ class Tokenizer:
         full = [prompt + text for text in texts] if prompt else texts
         (first,) = self._prompt_tokens(prompt, [prompt + "a"])
         room = self._room(max_length, self.single.size, int(first))
-        found = self._ids(full)
+        read, partial = self._parts(full, room, truncation)
+        found = self._ids(read)
         found = self._fill(found, found.lengths + self.single.size, "texts")
-        truncated = _truncated(found.lengths + self.single.size, max_length, truncation)
+        total = found.lengths + self.single.size
+        truncated = _truncated(total, max_length, truncation, partial)
         heads = None
         if truncation == "left":
             long = [record.index for record in truncated]
             own = self._prompt_tokens(prompt, [full[index] for index in long])
             heads = np.zeros_like(found.lengths)
             heads[long] = np.minimum(own, room - 1)
+            if prompt and partial:  # what was read of these texts lacks the prompt
+                starts = [full[i][: len(prompt) + LOOKAHEAD] for i in partial]
+                found = prepend(found, partial, self._ids(starts))
         kept = truncate(found, np.full(len(texts), room), heads)
         pool_from = np.full(len(texts), self._masked(prompt, mask))
         return Tokenized(pack_sequences(self.single, [kept], pool_from), truncated, repaired)
@@ -100,10 +129,12 @@ class Tokenizer:
         queries, bad_queries = self._prepared(queries, "pairs")
         documents, bad_documents = self._prepared(documents, "pairs")
         room = self._room(max_length, self.pair.size, 0, bodies=2)
+        queries, long_queries = self._parts(queries, room, truncation)
+        documents, long_documents = self._parts(documents, room, truncation)
         first, second = self._ids(queries), self._ids(documents)
         second = self._fill(second, first.lengths + second.lengths + self.pair.size, "pairs")
         total = first.lengths + second.lengths + self.pair.size
-        truncated = _truncated(total, max_length, truncation)
+        truncated = _truncated(total, max_length, truncation, {*long_queries, *long_documents})
         share = np.maximum(room * 3 // 4, room - second.lengths)
         first_kept = np.minimum(first.lengths, share)
         heads = np.zeros_like(total) if truncation == "left" else None
@@ -128,9 +159,10 @@ class Tokenizer:
         around = self._ids([prefix]), self._ids([suffix])
         frame = Template(tuple(tuple((int(i), 0) for i in part.ids) for part in around), (0,))
         room = self._room(max_length, frame.size, 0)
-        found = self._ids(bodies)
+        read, partial = self._parts(bodies, room, truncation)
+        found = self._ids(read)
         found = self._fill(found, found.lengths + frame.size, "bodies")
-        truncated = _truncated(found.lengths + frame.size, max_length, truncation)
+        truncated = _truncated(found.lengths + frame.size, max_length, truncation, partial)
         heads = np.zeros_like(found.lengths) if truncation == "left" else None
         kept = truncate(found, np.full(len(bodies), room), heads)
         return Tokenized(
@@ -185,6 +217,39 @@ class Tokenizer:
     @cached_property
     def _cut(self) -> Cut:
         return cut_pattern(self.backend)
+
+    @cached_property
+    def _longest(self) -> int:
+        return longest_token(self.backend)
+
+    def part(self, text: str, tokens: int, side: TruncationSide = "right") -> str:
+        """Return the part of a text that its first tokens depend on; side "left": the last ones.
+
+        It has more than this many tokens, or it is the whole text. A text of up to 65,536
+        characters is returned whole.
+        """
+        if len(text) <= LONG:
+            return text
+        if side == "left":
+            return ending(self.backend, text, self._cut, tokens + 1)
+        return beginning(self.backend, text, self._cut, tokens + 1, self._longest)
+
+    def _parts(
+        self, texts: list[str], tokens: int, side: TruncationSide
+    ) -> tuple[list[str], tuple[int, ...]]:
+        """Return what has to be read of each text, and the indices of those with more."""
+        if all(len(text) <= LONG for text in texts):
+            return texts, ()
+        parts, partial = [], []
+        for index, text in enumerate(texts):
+            part = self.part(text, tokens, side)
+            if len(part) == len(text) > LONG:
+                text = shortened(self.backend, text, self._longest)
+                part = self.part(text, tokens, side)
+            parts.append(part)
+            if len(part) < len(text):
+                partial.append(index)
+        return parts, tuple(partial)
 
     def _ids(self, texts: Sequence[str]) -> Ragged:
         return encode_texts(self.backend, texts, self._cut)
@@ -261,22 +326,26 @@ def _has_surrogate(text: str) -> bool:
 
 
 def _truncated(
-    found: Offsets, max_length: int, truncation: TruncationSide
+    found: Offsets, max_length: int, truncation: TruncationSide, partial: Collection[int]
 ) -> tuple[Truncated, ...]:
-    """Return a record of each text longer than max_length tokens, or raise TruncationError."""
+    """Return a record of each text longer than max_length tokens, or raise TruncationError.
+
+    partial are the indices of texts that were not read to the end.
+    """
     if truncation not in get_args(TruncationSide):
         raise InputError(
             f"truncation={truncation!r} is not known; expected one of {get_args(TruncationSide)}."
         )
-    long = np.flatnonzero(found > max_length)
-    if len(long) and truncation == "error":
-        named = ", ".join(f"{index} ({found[index]} tokens)" for index in long[:NAMED])
+    long = np.flatnonzero(found > max_length).tolist()
+    records = tuple(Truncated(i, int(found[i]), max_length, i in partial) for i in long)
+    if records and truncation == "error":
+        named = ", ".join(f"{each.index} ({each.found_text} tokens)" for each in records[:NAMED])
         more = f" and {len(long) - NAMED} more" if len(long) > NAMED else ""
         raise TruncationError(
             f"{len(long)} of {len(found)} inputs have more than max_length={max_length} tokens: "
             f'{named}{more}. Shorten or split them, or pass truncation="right" or "left".'
         )
-    return tuple(Truncated(int(index), int(found[index]), max_length) for index in long)
+    return records
 
 
 def _not_text(where: str, value: object) -> str:

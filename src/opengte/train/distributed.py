@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from opengte.errors import InputError
+from opengte.reference.devices import usable_device
 from opengte.reference.layers import accumulate_lookups_in_place
 
 Parallelism = Literal["auto", "ddp", "fsdp2"]
@@ -100,16 +101,18 @@ def join_processes(device: str | None = None) -> World:
     """Join the processes that torchrun started; without torchrun, return a world of one process.
 
     device is `cpu`, `cuda` or a device's full name; None uses a GPU if there is one.
+    EngineError for a device that PyTorch cannot use.
 
     >>> join_processes("cpu")
     World(rank=0, size=1, device=device(type='cpu'))
     """
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if "RANK" not in os.environ:
-        return World(device=torch.device(kind))
+        return World(device=usable_device(device))
     rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
-    place = torch.device(f"cuda:{local}") if kind == "cuda" else torch.device(kind)
+    place = usable_device(device)
+    if place.type == "cuda" and place.index is None:
+        place = torch.device("cuda", local)
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if not dist.is_initialized():

@@ -48,12 +48,14 @@ class TrainingResult:
     """How a run ended.
 
     step is the number of steps done, skipped how many of them updated nothing; metrics are those of
-    the last evaluation; interrupted means that the run stopped early and can be resumed.
+    the last evaluation, best those of the best, at best_step; interrupted means that the run was
+    stopped and can be resumed.
     """
 
     step: int
     skipped: int
     metrics: Mapping[str, float]
+    best: Mapping[str, float]
     best_step: int | None
     interrupted: bool
 
@@ -111,8 +113,8 @@ def train(
     finally:
         if journal is not None:
             journal.close()
-    if run.average is not None and not stopped:
-        run.average.exchange()
+    if not stopped:
+        run.take_weights()
     if world.is_first:
         report_page.write_report(folder)
     return run.result(stopped)
@@ -190,7 +192,22 @@ class _Run:
         """Return how the run ended."""
         done = self.progress
         metrics = dict(done.metrics)
-        return TrainingResult(done.step, done.skipped, metrics, done.best_step, interrupted)
+        best = dict(done.best_metrics)
+        return TrainingResult(done.step, done.skipped, metrics, best, done.best_step, interrupted)
+
+    def take_weights(self) -> None:
+        """End with the weights of the best evaluation, or the last ones, or their average."""
+        best = self.progress.best_step
+        if self.settings.keep_best and best not in (None, self.progress.step):
+            path, averaged = self.folder / f"step-{best:08d}", self.average is not None
+            checkpoints.load_weights(path, self.trainable, averaged=averaged)
+        elif self.average is not None:
+            self.average.exchange()
+
+    def _exhausted(self) -> bool:
+        """Return whether evaluations have not become better for too long."""
+        patience = self.settings.patience
+        return patience is not None and self.progress.since_best >= patience
 
     def _sizes(self) -> tuple[int, int]:
         """Return the tokens of a chunk, and the tokens whose activations fit into memory."""
@@ -221,7 +238,7 @@ class _Run:
         settings, progress = self.settings, self.progress
         meter = ThroughputMeter(self.world.device, self._peak())
         stream, waited = iter(source), 0.0
-        while progress.step < settings.steps:
+        while progress.step < settings.steps and not self._exhausted():
             asked = time.perf_counter()
             batch = next(stream)
             waited = time.perf_counter() - asked
@@ -367,7 +384,13 @@ class _Run:
         if evaluate is not None and (last or (every is not None and progress.step % every == 0)):
             best = self._evaluate(evaluate, journal)
         save = settings.save_every
-        if last or stop or best or (save is not None and progress.step % save == 0):
+        if (
+            last
+            or stop
+            or best
+            or self._exhausted()
+            or (save is not None and progress.step % save == 0)
+        ):
             self._save()
 
     def _evaluate(self, evaluate: Evaluate, journal: TrainingLog | None) -> bool:
@@ -386,8 +409,10 @@ class _Run:
             journal.evaluation(progress.step, metrics, log.info)
         first = next(iter(metrics.values()), None)
         if first is None or (progress.best is not None and first <= progress.best):
+            progress.since_best += 1
             return False
         progress.best, progress.best_step = first, progress.step
+        progress.best_metrics, progress.since_best = metrics, 0
         return True
 
     def _save(self) -> None:

@@ -17,6 +17,8 @@ FREE_ON_RESUME = (
     "log_every",
     "save_every",
     "keep",
+    "keep_best",
+    "patience",
     "evaluate_every",
     "on_trouble",
     "peak_tflops",
@@ -62,6 +64,8 @@ class TrainingSettings:
     log_every: int = 10
     save_every: int | None = 500
     keep: int = 2  # checkpoints, the best one apart
+    keep_best: bool = False  # end with the weights of the best evaluation, not of the last step
+    patience: int | None = None  # evaluations without a better one, after which training ends
     evaluate_every: int | None = None
     peak_tflops: float | None = None  # of the device; None: measured with a matrix product
     tensorboard: bool = False
@@ -71,7 +75,7 @@ class TrainingSettings:
         """Check every value."""
         for name in ("steps", "log_every", "keep"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("save_every", "evaluate_every", "chunk_tokens"):
+        for name in ("save_every", "evaluate_every", "chunk_tokens", "patience"):
             value = getattr(self, name)
             self._check(name, value is None or value >= 1, "at least 1, or None")
         for name in ("learning_rate", "memory", "epsilon"):
@@ -86,6 +90,8 @@ class TrainingSettings:
         self._check("betas", all(0 <= b < 1 for b in self.betas), "0 or more and below 1")
         for name, kind in (("schedule", LearningRateSchedule), ("parallel", Parallelism)):
             self._check(name, getattr(self, name) in get_args(kind), _one_of(get_args(kind)))
+        if self.patience is not None and self.evaluate_every is None:
+            raise InputError("patience counts evaluations: give evaluate_every, too")
         self._check("precision", self.precision in ("fp32", "bf16"), "fp32 or bf16")
         self._check("on_trouble", self.on_trouble in ("stop", "skip"), "stop or skip")
 

@@ -3,7 +3,6 @@
 import csv
 import gzip
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from opengte.data.examples import Example, Origin, normalised_text
+from opengte.data.examples import Example, normalised_text
 from opengte.data.mining import disk_store
 from opengte.data.mining.files import MiningModels, mine_hard_negatives
 from opengte.data.mining.hard_negatives import (
@@ -20,11 +19,8 @@ from opengte.data.mining.hard_negatives import (
 from opengte.data.reading.column_mapping import ColumnMapping
 from opengte.data.reading.sources import SourceSpec, detect_columns, read_examples
 from opengte.errors import InputError
+from tests.support.mining import embed, number, random_rows, score, slow_candidates
 from tests.support.training_data import write_lines
-
-
-def number(text: str) -> float:
-    return sum(float(word) for word in text.split() if word[-1].isdigit())
 
 
 def circle(texts) -> np.ndarray:
@@ -33,71 +29,7 @@ def circle(texts) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
 
 
-def vector(text: str) -> np.ndarray:
-    """Embed a text as whole numbers: scores are exact however they are computed, with many ties."""
-    twice = int(2 * number(text))
-    return np.array([twice % 10 - 3, twice // 10 % 10 - 4, 1 + twice // 100], dtype=np.float32)
-
-
-def embed(texts) -> np.ndarray:
-    return np.stack([vector(text) for text in texts])
-
-
-def score(query: str, texts) -> np.ndarray:
-    """Rerank by letters in common."""
-    return np.array([len(set(query) & set(text)) for text in texts], dtype=np.float32)
-
-
 MODELS = MiningModels(embed, embed, {"model": "circle"})
-
-
-def slow_candidates(rows, query, options, rerank=None) -> tuple[list[str], Counter]:
-    """Return the candidates of a query, and what became of the other texts."""
-    counts: Counter[str] = Counter()
-    corpus = list(dict.fromkeys(normalised_text(t) for row in rows for t in row.documents))
-    original = {normalised_text(t): t for row in reversed(rows) for t in row.documents[::-1]}
-    answers = {
-        normalised_text(text)
-        for row in rows
-        if normalised_text(row.query) == normalised_text(query)
-        for text in row.positives
-    }
-    values = {text: float(vector(query) @ vector(original[text])) for text in corpus}
-    best = max(values[text] for text in answers)
-    ranked = sorted(corpus, key=lambda text: (-values[text], corpus.index(text)))
-    rank, kept = 0, []
-    for text in ranked:
-        if text in answers or text == normalised_text(query):
-            continue
-        rank += 1
-        if rank < options.first or rank > options.last:
-            continue
-        if options.margin is not None and values[text] > best - (1 - options.margin) * abs(best):
-            counts["too near for the margin"] += 1
-            continue
-        kept.append(text)
-    if rerank is not None and kept:
-        limit = max(rerank(query, [original[t] for t in answers])) - options.reranker_margin
-        good = [text for text in kept if rerank(query, [original[text]])[0] < limit]
-        counts["refused by the reranker"] += len(kept) - len(good)
-        kept = good
-    return kept, counts
-
-
-def random_rows(seed: int, count: int) -> list[Example]:
-    random = np.random.default_rng(seed)
-
-    def text(kind: str) -> str:
-        return f"{kind} {random.integers(0, 99) + random.integers(0, 2) / 2}"
-
-    rows = []
-    for i in range(count):
-        query = text("Ask" if random.random() < 0.5 else "ask")
-        positives = tuple({normalised_text(t): t for t in [text("p"), text("P")]}.values())
-        texts = {normalised_text(t): t for t in [text("n"), query if i % 7 == 0 else text("p")]}
-        others = tuple(t for n, t in texts.items() if n not in map(normalised_text, positives))
-        rows.append(Example(Origin("f", i), query, positives, others))
-    return rows
 
 
 def read(path: Path) -> list[Example]:
@@ -117,13 +49,17 @@ def test_mined_files_are_rows_with_more_negatives(tmp_path, name):
     path = write_lines(tmp_path / "a.jsonl", [*as_rows(rows), {"query": "x"}])
     options = MiningSettings(count=3, first=2, last=15)
     mined = mine_hard_negatives([SourceSpec("a", (path,))], tmp_path / name, MODELS, options)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", name]
+    aside = f"{name}.dropped.jsonl"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", name, aside]
+    line = json.loads((tmp_path / aside).read_text())
+    assert (line["file"], line["row"]) == (str(path), 51)
+    assert line["reason"] == "has no `positive`"
     assert mined.dropped == {"unusable row": 1}
     found = read(tmp_path / name)
     assert len(found) == mined.rows == 50
-    for number, row in enumerate(rows):  # a negative that is the query is no negative
+    for index, row in enumerate(rows):  # a negative that is the query is no negative
         own = [t for t in row.negatives if normalised_text(t) != normalised_text(row.query)]
-        rows[number] = replace(row, negatives=tuple(own))
+        rows[index] = replace(row, negatives=tuple(own))
     for before, after in zip(rows, found, strict=True):
         assert (after.query, after.positives) == (before.query, before.positives)
         kept = before.negatives

@@ -18,74 +18,7 @@ from opengte.data.mining.hard_negatives import (
     mine_candidates,
 )
 from opengte.errors import InputError
-
-
-def number(text: str) -> float:
-    return sum(float(word) for word in text.split() if word[-1].isdigit())
-
-
-def vector(text: str) -> np.ndarray:
-    """Embed a text as whole numbers: scores are exact however they are computed, with many ties."""
-    twice = int(2 * number(text))
-    return np.array([twice % 10 - 3, twice // 10 % 10 - 4, 1 + twice // 100], dtype=np.float32)
-
-
-def embed(texts) -> np.ndarray:
-    return np.stack([vector(text) for text in texts])
-
-
-def score(query: str, texts) -> np.ndarray:
-    """Rerank by letters in common."""
-    return np.array([len(set(query) & set(text)) for text in texts], dtype=np.float32)
-
-
-def slow_candidates(rows, query, options, rerank=None) -> tuple[list[str], Counter]:
-    """Return the candidates of a query, and what became of the other texts."""
-    counts: Counter[str] = Counter()
-    corpus = list(dict.fromkeys(normalised_text(t) for row in rows for t in row.documents))
-    original = {normalised_text(t): t for row in reversed(rows) for t in row.documents[::-1]}
-    answers = {
-        normalised_text(text)
-        for row in rows
-        if normalised_text(row.query) == normalised_text(query)
-        for text in row.positives
-    }
-    values = {text: float(vector(query) @ vector(original[text])) for text in corpus}
-    best = max(values[text] for text in answers)
-    ranked = sorted(corpus, key=lambda text: (-values[text], corpus.index(text)))
-    rank, kept = 0, []
-    for text in ranked:
-        if text in answers or text == normalised_text(query):
-            continue
-        rank += 1
-        if rank < options.first or rank > options.last:
-            continue
-        if options.margin is not None and values[text] > best - (1 - options.margin) * abs(best):
-            counts["too near for the margin"] += 1
-            continue
-        kept.append(text)
-    if rerank is not None and kept:
-        limit = max(rerank(query, [original[t] for t in answers])) - options.reranker_margin
-        good = [text for text in kept if rerank(query, [original[text]])[0] < limit]
-        counts["refused by the reranker"] += len(kept) - len(good)
-        kept = good
-    return kept, counts
-
-
-def random_rows(seed: int, count: int) -> list[Example]:
-    random = np.random.default_rng(seed)
-
-    def text(kind: str) -> str:
-        return f"{kind} {random.integers(0, 99) + random.integers(0, 2) / 2}"
-
-    rows = []
-    for i in range(count):
-        query = text("Ask" if random.random() < 0.5 else "ask")
-        positives = tuple({normalised_text(t): t for t in [text("p"), text("P")]}.values())
-        texts = {normalised_text(t): t for t in [text("n"), query if i % 7 == 0 else text("p")]}
-        others = tuple(t for n, t in texts.items() if n not in map(normalised_text, positives))
-        rows.append(Example(Origin("f", i), query, positives, others))
-    return rows
+from tests.support.mining import embed, random_rows, score, slow_candidates
 
 
 @pytest.fixture
@@ -126,11 +59,41 @@ def test_candidates_are_those_of_a_slow_search(collection, monkeypatch, options,
         assert mined.candidates[rule] == counts[rule]
 
 
-@given(st.floats(-1, 1), st.floats(0.01, 1))
-def test_the_margin_is_below_the_positive_on_both_sides_of_zero(best, margin):
-    assert max_negative_score(best, margin) <= best
-    if best > 0:
-        assert max_negative_score(best, margin) == pytest.approx(margin * best)
+@given(st.floats(-1, 1), st.floats(-1, 1), st.floats(0.01, 1))
+def test_the_margin_is_a_share_of_the_way_from_the_mean_to_the_positive(best, mean, margin):
+    assert max_negative_score(best, margin, mean) <= best
+    if best > mean:
+        share = mean + margin * (best - mean)
+        assert max_negative_score(best, margin, mean) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("lift", [0.0, 0.9])
+def test_a_model_whose_scores_are_close_together_finds_as_many(collection, lift):
+    """A constant added to all vectors lifts all scores alike, and changes no ranking."""
+    rows, mined = random_rows(0, 40), MiningReport()
+    for row in rows:
+        collection.add(row)
+
+    def lifted(texts):
+        width = np.full((len(texts), 1), lift, np.float32)
+        return np.hstack([embed(texts) * np.float32(np.sqrt(1 - lift**2)), width])
+
+    vectors = lifted(collection.queries[:]), lifted(collection.corpus[:])
+    options = MiningSettings(count=2, first=1, last=30, margin=0.9)
+    found = [kept for _, _, kept in mine_candidates(collection, *vectors, options, mined)]
+    plain = embed(collection.queries[:]), embed(collection.corpus[:])
+    same = [kept for _, _, kept in mine_candidates(collection, *plain, options, MiningReport())]
+    assert [len(kept) for kept in found] == [len(kept) for kept in same]
+
+
+def test_a_report_says_that_few_were_found():
+    options = MiningSettings(count=3)
+    mined = MiningReport(rows=10, negatives=Counter({0: 7, 3: 3}))
+    mined.candidates["too near for the margin"] = 21
+    said = mined.shortage(options)
+    assert "found 9 of 30 wanted negatives; 7 of 10 rows have none" in said
+    assert "21 too near for the margin (margin 0.95" in said
+    assert MiningReport(rows=2, negatives=Counter({0: 1, 3: 1})).shortage(options) == ""
 
 
 def test_rows_draw_their_own_negatives_and_always_the_same(tmp_path):

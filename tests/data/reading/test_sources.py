@@ -182,7 +182,7 @@ def test_utf_16_and_cut_off_files_are_errors(tmp_path):
 
 
 def test_a_long_line_is_reported_and_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr("opengte.data.reading.sources.LINE_LIMIT", 100)
+    monkeypatch.setattr("opengte.delimited.LINE_LIMIT", 100)
     rows = [ROWS[0], {"query": "x" * 300, "positive": "y"}, ROWS[0]]
     path = write_lines(tmp_path / "a.jsonl", rows)
     assert bad(path, PAIR) == [(2, "is longer than 100 bytes")]

@@ -269,6 +269,7 @@ def test_files_of_questions(tmp_path):
         ("a.jsonl", '{"query": "a", "relevant": 3}', "`relevant` is 3, expected ids"),
         ("a.jsonl", '{"query": "a", "relevant": ["x"]}\n{"query": "b"}', "and not for 'b'"),
         ("a.tsv", "q\td\nonly\n", "expected a question and a document"),
+        ("a.csv", 'q,d\na,b\n"c,d\ne,f\n', r"a.csv`:3 begins a row with a quotation mark that is"),
     ],
 )
 def test_files_that_are_none(tmp_path, name, content, message):

@@ -10,6 +10,7 @@ from opengte.serve.auth.authorizer import KeyAuthorizer
 from opengte.serve.auth.keys import KeyFile, KeyRing, RateLimits
 from opengte.serve.auth.rate_limits import RateLimiter, rate_limit_memory
 from opengte.serve.auth.usage import UsageLog, read_usage
+from opengte.serve.config.inference import ModelSettings
 from opengte.serve.types import Caller
 
 
@@ -80,15 +81,29 @@ def test_the_right_id_with_another_secret_is_refused(file, gate):
 
 def test_a_key_for_some_models(file, gate):
     _, secret = file.create("team", models=("minilm",))
-    one = gate(aliases={"small": "minilm"})
+    models = (ModelSettings("minilm", aliases=("small",)), ModelSettings("org/big", name="big"))
+    one = gate(models=models)
     one.authenticate(secret, "minilm")
-    one.authenticate(secret, "small")
+    for name in ("small", "MiniLM:latest", "sentence-transformers/all-MiniLM-L6-v2"):
+        one.authenticate(secret, name)
+    for name in ("BIG", "org/big", "unknown"):
+        with pytest.raises(AccessError, match=f"may not use the model `{name}`"):
+            one.authenticate(secret, name)
     with pytest.raises(AccessError, match="may not use the model `big`; it may use `min") as caught:
         one.authenticate(secret, "big")
     assert caught.value.authenticated
     identity = one.authenticate(secret, None)
     with pytest.raises(AccessError):
         one.reserve(identity, "big", 1)
+    assert one.may_use(identity, "minilm") and not one.may_use(identity, "big")
+
+
+def test_a_key_for_a_model_by_another_of_its_names(file, gate):
+    _, secret = file.create("team", models=("org/Big",))
+    one = gate(models=(ModelSettings("org/big", name="b"), ModelSettings("minilm")))
+    one.authenticate(secret, "b")
+    with pytest.raises(AccessError):
+        one.authenticate(secret, "minilm")
 
 
 def test_usage_is_recorded_and_the_estimate_corrected(file, gate, tmp_path):

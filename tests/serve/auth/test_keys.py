@@ -209,3 +209,98 @@ def test_a_slot_is_never_used_again(file, tmp_path):
         database.execute("DELETE FROM keys")
     database.close()
     assert file.create("b")[0].slot > first.slot
+
+
+def damage(path, how):
+    """Make a state file unusable."""
+    if how == "directory":
+        path.mkdir()
+        return
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE other (x)")
+    database.execute("CREATE TABLE filler AS SELECT randomblob(9000)")
+    database.commit()
+    database.close()
+    whole = path.read_bytes()
+    contents = {"garbage": b"garbage\n", "empty": b"", "truncated": whole[:5000], "other": whole}
+    path.write_bytes(contents[how])
+
+
+DAMAGES = ["garbage", "empty", "truncated", "other", "directory"]
+
+
+@pytest.fixture
+def no_wait(monkeypatch):
+    monkeypatch.setattr(keys, "NEW_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize(
+    "arguments",
+    [("list",), ("create", "a"), ("revoke", "a"), ("rotate", "a"), ("usage",)],
+    ids=lambda arguments: arguments[0],
+)
+@pytest.mark.usefixtures("no_wait")
+def test_every_command_says_in_a_line_that_the_keys_are_damaged(tmp_path, how, arguments):
+    damage(tmp_path / "keys.db", how)
+    if arguments[0] == "usage":
+        result = CliRunner().invoke(main, ["usage", "--state-dir", str(tmp_path)])
+    else:
+        result = run("keys", *arguments, folder=tmp_path)
+    assert result.exit_code != 0
+    assert isinstance(result.exception, SystemExit)
+    assert "keys.db cannot be used as the file of API keys" in result.stderr
+    assert "remove" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.usefixtures("no_wait")
+def test_a_server_does_not_start_with_damaged_keys(tmp_path, how):
+    damage(tmp_path / "keys.db", how)
+    with pytest.raises(InputError, match=r"cannot read the keys in .*keys\.db: .*Restore it"):
+        keys.KeyRing(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["garbage", "empty", "other"])
+def test_damaged_keys_never_open_a_running_server(tmp_path, how):
+    _, secret = keys.KeyFile(tmp_path).create("a")
+    ring = keys.KeyRing(tmp_path)
+    (tmp_path / "new").mkdir()
+    damage(tmp_path / "new" / "keys.db", how)
+    (tmp_path / "new" / "keys.db").replace(tmp_path / "keys.db")
+    ring.refresh()
+    assert ring.key_needed
+    assert ring.find(secret) is not None
+    assert not ring.working
+    assert ring.failures >= 1
+
+
+def test_a_value_that_fits_no_column_is_damage(tmp_path):
+    file = keys.KeyFile(tmp_path)
+    file.create("a")
+    with sqlite3.connect(file.path) as database:
+        database.execute("UPDATE keys SET models = 'no JSON'")
+    with pytest.raises(InputError, match="cannot be used as the file of API keys"):
+        file.list()
+
+
+@pytest.mark.parametrize("how", ["garbage", "directory"])
+def test_damaged_usage_records_are_a_line(tmp_path, how):
+    damage(tmp_path / "usage.db", how)
+    result = CliRunner().invoke(main, ["usage", "--state-dir", str(tmp_path)])
+    assert isinstance(result.exception, SystemExit)
+    assert "usage.db cannot be used as the file of usage records" in result.stderr
+
+
+@pytest.mark.parametrize("how", ["garbage", "truncated", "directory"])
+def test_damaged_usage_records_are_counted_and_stop_no_server(tmp_path, how):
+    damage(tmp_path / "usage.db", how)
+    (tmp_path / "usage-1-dead.journal").mkdir()
+    log = UsageLog(tmp_path)
+    log.record("team", "minilm", 1, 7)
+    assert not log.flush()
+    assert log.totals("2026-12-01", "2026-12") == {}
+    assert not log.working
+    assert log.failures >= 2
+    log.close()

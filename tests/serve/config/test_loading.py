@@ -154,13 +154,6 @@ def test_an_empty_variable_is_as_good_as_none():
     )
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("7", 7), ("2k", 2048), ("1.5MiB", 3 << 19), ("1 GB", 1 << 30)]
-)
-def test_sizes(text, expected):
-    assert loading.parse_size(text) == expected
-
-
 def test_the_secret_is_not_printed():
     printed = gte("serve", "--print-config", env={"OPENGTE_API_KEY": "hush"})
     assert "hush" not in printed.output

@@ -166,6 +166,29 @@ def test_what_costs_nothing_is_not_reserved_but_admitted() -> None:
     assert ask(http, ("GET", "/v1/models", None)).status_code == 401
 
 
+def test_a_key_is_shown_the_models_that_it_may_use() -> None:
+    http = client(authorizer=FakeAuthorizer())
+    for secret, expected in (("good", ["fake", "fake-reranker"]), ("bulk", ["fake"])):
+        listed = ask(http, ("GET", "/v1/models", None, {"x-api-key": secret})).json()["data"]
+        assert [model["id"] for model in listed] == expected
+        tags = ask(http, ("GET", "/api/tags", None, {"x-api-key": secret})).json()["models"]
+        assert [model["model"] for model in tags] == [f"{name}:latest" for name in expected]
+        one = ("GET", "/v1/models/fake-reranker", None, {"x-api-key": secret})
+        assert ask(http, one).status_code == (200 if secret == "good" else 404)
+
+
+@pytest.mark.parametrize("name", ["fake", "FAKE", "fake:latest", "Fake:Latest"])
+def test_what_is_logged_and_charged_is_the_models_own_name(name: str) -> None:
+    gate = FakeAuthorizer()
+    request = ("POST", E, {"input": "a", "model": name}, {"x-api-key": "bulk"})
+    assert ask(client(authorizer=gate), request).status_code == 200
+    assert gate.admitted == [("bulk", "fake")]
+    assert [used[1] for used in gate.recorded] == ["fake"]
+    shown = ask(client(), ("GET", f"/v1/models/{name}", None))
+    assert shown.json()["id"] == "fake"
+    assert ask(client(), ("POST", "/api/show", {"model": name})).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "expected"),
     [

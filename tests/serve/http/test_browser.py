@@ -292,6 +292,10 @@ def test_a_server_with_keys(opened):
         page = opened(guarded.url, allowed=("401", "ERR_CONNECTION_REFUSED"))
         page.wait_for_selector("#key-form:not([hidden])")
         assert page.query_selector(".model") is None  # a stranger sees no models
+        assert page.inner_text("#models") == "Enter an API key above to see the models."
+        assert page.evaluate("document.activeElement.id") == "key"
+        page.click("#compare")
+        assert "Enter an API key" in page.inner_text("#outcome")
         page.fill("#key", "wrong")
         page.press("#key", "Enter")
         wait_until(
@@ -304,7 +308,7 @@ def test_a_server_with_keys(opened):
         stored = page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]")
         assert stored == [0, 1, ""]
         page.click("#forget")
-        page.wait_for_timeout(1500)
+        wait_until(page, "document.querySelector('#models').textContent.includes('API key above')")
         assert page.evaluate("sessionStorage.length") == 0
 
 

@@ -167,3 +167,20 @@ def test_a_broken_cache_file_never_reaches_a_client(tmp_path):
             await until(lambda: core.cache_info().disk_errors > 0)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["garbage", "directory", "no folder"])
+def test_a_damaged_file_is_counted_and_fails_no_request(tmp_path, how):
+    path = tmp_path / "folder" / "cache.db"
+    if how == "no folder":
+        (tmp_path / "folder").write_text("a file")
+    elif how == "directory":
+        path.mkdir(parents=True)
+    else:
+        path.parent.mkdir()
+        path.write_bytes(b"garbage" * 999)
+    cache = DiskCache(path, 10_000)
+    assert cache.get([b"key"]) == {}
+    assert cache.errors == 1
+    cache.put(b"key", InputResult(1, 1, score=0.5))
+    cache.close()

@@ -13,6 +13,7 @@ from opengte.serve.types import EmbedRequest
 from tests.support.inference import (
     Held,
     Loader,
+    bounded,
     call,
     embed,
     empty,
@@ -22,14 +23,6 @@ from tests.support.inference import (
 )
 
 SMALL = ModelSettings("minilm", max_queue_tokens=100)
-
-
-def bounded(coroutine):
-    async def main():
-        async with asyncio.timeout(60):
-            return await coroutine
-
-    return asyncio.run(main())
 
 
 def test_models_load_in_their_order_and_one_that_fails_stops_nobody(tmp_path):
@@ -44,6 +37,8 @@ def test_models_load_in_their_order_and_one_that_fails_stops_nobody(tmp_path):
         assert caught.value.retry_after
         with pytest.raises(NotReadyError):
             await embed(core, "a")
+        with pytest.raises(NotReadyError, match="is loading"):
+            await core.check()  # no model can be asked yet
         assert not await core.ready()
         failed, ready = core.models()
         assert (failed.state, ready.state) == ("failed", "ready")

@@ -13,6 +13,7 @@ from tests.support.inference import (
     CountingObserver,
     Held,
     Loader,
+    bounded,
     embed,
     empty,
     queued,
@@ -21,14 +22,6 @@ from tests.support.inference import (
 )
 
 SMALL = ModelSettings("minilm", max_queue_tokens=100)
-
-
-def bounded(coroutine):
-    async def main():
-        async with asyncio.timeout(60):
-            return await coroutine
-
-    return asyncio.run(main())
 
 
 def test_a_full_queue_says_when_to_return():

@@ -29,6 +29,8 @@ CASES = {
     ),
     "ignored_fields": ("POST", E, {"input": "a", "user": "u", "colour": 1, "größe": 2}),
     "own_ids": ("POST", E, {"input": [[1, 2], [3]], "token_ids": "model"}),
+    "azure": ("POST", "/openai/deployments/fake/embeddings?api-version=2024-02-01", {"input": "a"}),
+    "azure_unknown": ("POST", "/openai/deployments/none/such/embeddings", {"input": "a"}),
     "models": ("GET", "/v1/models", None),
     "model": ("GET", "/v1/models/fake", None),
     "error_model": ("GET", "/v1/models/none/such", None),

@@ -8,8 +8,17 @@ import time
 
 import pytest
 
+from opengte.serve.http.app import AppOptions, build_app
 from opengte.serve.runtime.loop_lag import LoopLagMonitor
-from tests.support.serve_sockets import early, read_all, read_answer, served, until
+from tests.support.serve_fakes import FakeAuthorizer, FakeService
+from tests.support.serve_sockets import (
+    early,
+    read_all,
+    read_answer,
+    read_head_and_body,
+    served,
+    until,
+)
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -143,9 +152,115 @@ def test_small_headers_before_a_large_body_in_one_piece():
         assert server.refused == []
 
 
-def test_a_refused_body_is_read_on_so_that_the_answer_arrives():
+# (line, headers, status) of requests that are answered before their body comes
+BODY = b'{"input": "a"}'
+JSON = b"host: x\r\ncontent-type: application/json\r\n"
+GOOD = b"authorization: Bearer good\r\n"
+EARLY = {
+    "no key": (b"POST /v1/embeddings", b"", 401),
+    "no such path": (b"POST /v1/nope", GOOD, 404),
+    "no such path, a slash": (b"POST /v1/nope/", GOOD, 404),
+    "no such method": (b"POST /v1/models", GOOD, 405),
+    "no such method, another": (b"PUT /v1/embeddings", GOOD, 405),
+    "a compressed body": (b"POST /v1/embeddings", GOOD + b"content-encoding: gzip\r\n", 415),
+    "a route that reads no body": (b"GET /healthz", b"", 200),
+}
+
+
+def head(line, headers, length):
+    return b"%b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (line, JSON, headers, length)
+
+
+@pytest.fixture
+def early_server(uvloop):
+    app = build_app(FakeService(), FakeAuthorizer(), AppOptions(max_body_bytes=100_000))
+    with served(app=app, uvloop=uvloop, max_body_bytes=100_000, body_timeout=1) as server:
+        yield server
+
+
+def answered_next(client):
+    """Send a good request in two packets; return whether it is answered."""
+    client.sendall(head(b"POST /v1/embeddings", GOOD, len(BODY)))
+    time.sleep(0.02)
+    client.sendall(BODY)
+    return read_answer(client)[0] == 200
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_an_early_answer_keeps_the_connection_once_the_body_has_come(early_server, name):
+    line, headers, status = EARLY[name]
+    with early_server.connect() as client:
+        for length in (len(BODY), 100_000):
+            client.sendall(head(line, headers, length))
+            assert read_answer(client)[0] == status
+            for start in range(0, length, 30_000):
+                client.sendall(b" " * min(30_000, length - start))
+                time.sleep(0.01)
+            assert answered_next(client)
+        client.sendall(head(line, headers, len(BODY)))
+        assert read_answer(client)[0] == status
+        # the rest and the next request in one packet
+        client.sendall(BODY + head(b"POST /v1/embeddings", GOOD, len(BODY)) + BODY)
+        assert read_answer(client)[0] == 200
+    assert early_server.refused == []
+
+
+@pytest.mark.parametrize("name", EARLY)
+@pytest.mark.parametrize(
+    "length",
+    [
+        b"content-length: 100001\r\n",
+        b"transfer-encoding: chunked\r\n",
+        b"content-length: 10\r\nexpect: 100-continue\r\n",
+        b"content-length: 10\r\nconnection: close\r\n",
+    ],
+    ids=["large", "chunked", "expect", "close"],
+)
+def test_an_early_answer_announces_a_close_where_no_end_is_in_sight(early_server, name, length):
+    line, headers, status = EARLY[name]
+    if name == "no key" or b"100001" not in length:
+        expected = {status}
+    else:
+        expected = {status, 413}
+    with early_server.connect() as client:
+        client.sendall(b"%b HTTP/1.1\r\n%b%b%b\r\n" % (line, JSON, headers, length))
+        answer, _ = read_head_and_body(client)
+        assert int(answer.split()[1]) in expected
+        assert answer.count(b"connection: close") == 1
+        client.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            client.recv(1)  # it is not closed before the client has read the answer
+        client.settimeout(20)
+        client.sendall(b"5\r\n12345\r\n0\r\n\r\n" if b"chunked" in length else b" " * 100_001)
+        assert read_all(client) == b""
+    assert early_server.refused == []
+
+
+def test_a_body_that_does_not_follow_its_answer_ends_the_connection_without_a_word(
+    uvloop,
+):
+    with served(app=early, uvloop=uvloop, body_timeout=0.2) as server, server.connect() as client:
+        client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
+        assert read_answer(client) == (413, b"large")
+        assert read_all(client) == b""
+        assert server.refused == ["body_slow"]
+
+
+def test_a_broken_body_after_its_answer_ends_the_connection_without_a_word(uvloop):
+    with served(app=early, uvloop=uvloop) as server, server.connect() as client:
+        client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        assert read_answer(client) == (413, b"large")
+        client.sendall(b"no chunk\r\n")
+        assert read_all(client) == b""
+
+
+def test_the_answer_to_a_large_body_arrives():
     with served(app=early) as server, server.connect() as client:
         client.sendall(post(b"x" * 20_000_000))
+        assert read_answer(client) == (413, b"large")
+        client.sendall(post(b""))
+        assert read_answer(client) == (413, b"large")
+        client.sendall(post(b"x" * 40_000_000))
         assert read_answer(client) == (413, b"large")
         assert read_all(client) == b""
         assert server.refused == []
@@ -218,6 +333,18 @@ def test_the_rest_of_what_was_refused_is_read_and_dropped(uvloop, behind):
             time.sleep(0.01)
         client.sendall(post(b"abc"))
         assert read_answer(client) == (200, b"3")
+        assert server.refused == ["behind"]
+
+
+@pytest.mark.parametrize("length", [b"transfer-encoding: chunked", b"content-length: 99999999"])
+def test_a_loop_that_is_behind_announces_a_close_where_no_end_is_in_sight(uvloop, behind, length):
+    with served(uvloop=uvloop) as server, server.connect() as client:
+        client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n" % length)
+        answer = client.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 503 ") and b"connection: close\r\n" in answer
+        if b"chunked" in length:
+            client.sendall(b"0\r\n\r\n")
+            assert read_all(client) == b""
         assert server.refused == ["behind"]
 
 

@@ -21,7 +21,7 @@ from opengte.serve.runtime.lifecycle import notify_systemd
 from opengte.serve.runtime.listener import open_listeners
 from opengte.serve.runtime.process import ServerProcess
 from opengte.serve.runtime.shared_state import SharedState
-from tests.support.inference import Loader
+from tests.support.inference import Blocked
 from tests.support.serve_process import server
 from tests.support.serve_sockets import until
 
@@ -314,15 +314,3 @@ def test_a_process_that_is_held_accepts_when_told_or_when_its_models_are_ready(t
     assert answers("/ready") == 200
     loop.call_soon_threadsafe(process.stop)
     thread.join(20)
-
-
-class Blocked(Loader):
-    """Loads when told to."""
-
-    def __init__(self):
-        super().__init__()
-        self.go = threading.Event()
-
-    def __call__(self, settings):
-        assert self.go.wait(30)
-        return super().__call__(settings)

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from opengte.errors import InputError, MissingExtraError, NotReadyError
+from opengte.serve.auth.keys import KeyFile
 from opengte.serve.config.settings import ServerSettings
 from opengte.serve.runtime import ray_app
 
@@ -41,26 +42,51 @@ def live(replica, talk):
 
 
 def test_a_replica_answers_between_start_and_end(tmp_path):
-    replica = ray_app.Replica(ServerSettings(state_dir=str(tmp_path)))
+    replica = ray_app.Replica(ServerSettings(state_dir=str(tmp_path)), key_needed=False, name="r1")
 
     async def talk(client):
         answer = await client.post("/v1/embeddings", json={"input": ["a", "b"]})
         assert len(answer.json()["data"]) == 2
         await replica.check()
+        page = (await client.get("/metrics")).text
+        samples = [line for line in page.splitlines() if not line.startswith("#")]
+        assert samples and all('replica="r1"' in line for line in samples)
 
     live(replica, talk)
 
 
 def test_a_replica_without_a_model_does_not_start(tmp_path):
     replica = ray_app.Replica(
-        ServerSettings(model=(str(tmp_path / "no"),), state_dir=str(tmp_path))
+        ServerSettings(model=(str(tmp_path / "no"),), state_dir=str(tmp_path)), key_needed=False
     )
     with pytest.raises(NotReadyError):
         live(replica, None)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")
-def test_without_ray_the_error_says_what_to_install():
+@pytest.mark.parametrize("insecure", [False, True])
+def test_a_replica_that_does_not_see_the_keys_does_not_start(tmp_path, insecure):
+    settings = ServerSettings(state_dir=str(tmp_path), insecure=insecure)
+    with pytest.raises(InputError, match="needs API keys, and its replica on .* sees none in"):
+        ray_app.Replica(settings, key_needed=True)
+
+
+def test_a_reload_is_refused_by_one_of_many(tmp_path):
+    _, secret = KeyFile(tmp_path).create("operator", admin=True)
+    replica = ray_app.Replica(ServerSettings(state_dir=str(tmp_path)), key_needed=True)
+
+    async def talk(client):
+        stranger = await client.post("/v1/embeddings", json={"input": "a"})
+        assert stranger.status_code == 401
+        headers = {"authorization": f"Bearer {secret}"}
+        answer = await client.post("/admin/reload", headers=headers)
+        assert answer.is_error
+        assert "one replica of this deployment only" in answer.json()["error"]["message"]
+
+    live(replica, talk)
+
+
+def test_without_ray_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'opengte\[bulk\]'"):
         ray_app.deployment(ServerSettings(insecure=True))
 
@@ -105,26 +131,64 @@ with httpx.Client(base_url="http://127.0.0.1:18799", timeout=60) as client:
     assert [len(row["embedding"]) for row in answer.json()["data"]] == [384, 384]
     assert client.get("/ready").status_code == 200
     metrics = client.get("/metrics", headers=headers).text
-    assert 'opengte_texts_total{model="minilm"} 2.0' in metrics
+    assert 'opengte_texts_total{model="minilm",replica="' in metrics
 serve.shutdown()
 ray.shutdown()
 print("answered")
 """
 
 
-@needs_ray
-@pytest.mark.slow
-def test_a_deployment_on_a_local_cluster(tmp_path):
+OTHER_NODE = """
+import os, sys, ray
+from ray import serve
+from opengte.serve.runtime import ray_app
+from opengte.serve.config.settings import ServerSettings
+
+paths = os.pathsep.join(path for path in sys.path if path)
+ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+serve.start(http_options={"host": "127.0.0.1", "port": 18799})
+elsewhere = {"env_vars": {"OPENGTE_STATE_DIR": sys.argv[1], "PYTHONPATH": paths}}
+options = {"num_cpus": 0.5, "runtime_env": elsewhere}
+try:
+    serve.run(ray_app.deployment(ServerSettings(threads=1), ray_actor_options=options))
+except RuntimeError:
+    status = serve.status().applications["default"]
+    found = str(status.deployments)
+    print("refused" if "needs API keys, and its replica on" in found else found)
+serve.shutdown()
+ray.shutdown()
+"""
+
+
+def on_a_cluster(program, argument, **variables):
+    """Return what a program prints that starts a local cluster."""
     environment = {
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",  # of a machine that does much else
     }
     done = subprocess.run(
-        [sys.executable, "-c", CLUSTER, str(tmp_path)],
-        env={**os.environ, **environment},
+        [sys.executable, "-c", program, str(argument)],
+        env={**os.environ, **environment, **variables},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert "answered" in done.stdout, done.stderr
+    return done.stdout, done.stderr
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_deployment_on_a_local_cluster(tmp_path):
+    said, complaints = on_a_cluster(CLUSTER, tmp_path)
+    assert "answered" in said, complaints
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_node_without_the_keys_of_the_deployment(tmp_path):
+    KeyFile(tmp_path / "here").create("team")
+    said, complaints = on_a_cluster(
+        OTHER_NODE, tmp_path / "other", OPENGTE_STATE_DIR=str(tmp_path / "here")
+    )
+    assert "refused" in said, said + complaints

@@ -13,6 +13,7 @@ from opengte.arch.plan import Rope
 from opengte.errors import InputError
 from opengte.train.models.loading import load_trainable
 from opengte.train.models.lora import Adapters
+from opengte.train.saving.checkpoints import STATE
 from opengte.train.stages.base_models import create_model, read_encoder, read_pooled_encoder
 from opengte.train.stages.contrastive import ContrastiveRecipe, pretrain_contrastive
 from opengte.train.stages.distill import DistillationRecipe, distill, drop_layers
@@ -242,7 +243,8 @@ def test_a_model_is_not_written_over_another(tmp_path, encoder):
         create_model(tmp_path / "new", small.texts(), size="huge")
 
 
-def test_an_interrupted_stage_leaves_no_model_and_goes_on(tmp_path, encoder, monkeypatch):
+@pytest.mark.parametrize("earlier", [False, True], ids=["this version", "an earlier version"])
+def test_an_interrupted_stage_leaves_no_model_and_goes_on(tmp_path, encoder, monkeypatch, earlier):
     from opengte.train import loop
 
     train = small.data(tmp_path, encoder, small.pairs(64))
@@ -261,6 +263,10 @@ def test_an_interrupted_stage_leaves_no_model_and_goes_on(tmp_path, encoder, mon
     assert (done.model, done.steps) == (None, 3)
     with pytest.raises(InputError, match="has a run of 3 steps"):
         finetune(encoder, train, small.job(tmp_path), recipe)
+    for path in (tmp_path / "out").rglob(STATE) if earlier else ():
+        state = path.read_text()
+        assert encoder.fingerprint() in state
+        path.write_text(state.replace(encoder.fingerprint(), encoder.former_fingerprint))
     again = finetune(encoder, train, small.job(tmp_path, resume=True), recipe)
     files = [folder / "model.safetensors" for folder in (whole.model, again.model)]
     assert files[0].read_bytes() == files[1].read_bytes()

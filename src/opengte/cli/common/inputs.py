@@ -18,7 +18,7 @@ class InputOptions:
     texts: tuple[str, ...]
     path: Path | None
     input_format: InputFormat | None
-    text_field: str
+    text_field: str | None
     id_field: str | None
 
     def check(self) -> None:
@@ -59,20 +59,18 @@ input_options = options_record(
         "--input",
         "path",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Input file: .jsonl, .parquet, or plain text with one text per line; .jsonl and"
-        " plain text may be gzipped (.gz).",
+        help="Input file: .jsonl, .csv, .tsv, .parquet, or plain text with one text per line; all"
+        " but .parquet may be gzipped (.gz).",
     ),
     click.option(
         "--input-format",
-        type=click.Choice(["text", "jsonl", "parquet"]),
+        type=click.Choice(["text", "jsonl", "csv", "tsv", "parquet"]),
         help="Format of the input.  [default: from the file's suffix; text for `-`]",
     ),
     click.option(
         "--text-field",
-        default="text",
-        show_default=True,
         metavar="NAME",
-        help="Field or column with the text.",
+        help="Field or column with the text.  [default: `text`, or a table's only column of texts]",
     ),
     click.option(
         "--id-field",

@@ -18,6 +18,7 @@ from opengte.cli.data.options import (
     embed_dense,
     file_type,
     instruction_option,
+    margin_option,
     parse_sources,
     print_columns,
     sources_argument,
@@ -60,13 +61,7 @@ mine_options = combine_options(
     click.option(
         "--last", type=count_type, default=100, show_default=True, help="Last rank to consider."
     ),
-    click.option(
-        "--margin",
-        type=click.FloatRange(0, 1, min_open=True),
-        default=0.95,
-        show_default=True,
-        help="Maximum score of a negative, as a fraction of the positive's score.",
-    ),
+    margin_option,
     click.option(
         "--draw",
         type=click.Choice(["random", "top"]),
@@ -130,6 +125,7 @@ def command(
       gte data mine qa.parquet -o mined.jsonl.gz -m thenlper/gte-base -n 4 --first 10 --last 50
       gte data mine qa.csv -o mined.jsonl --reranker BAAI/bge-reranker-base --scores
     """
+    from opengte.data.mining.files import dropped_file
     from opengte.data.mining.hard_negatives import MiningSettings
 
     if scores and reranker is None:
@@ -149,7 +145,10 @@ def command(
         show.print_table(("negatives", "rows"), found)
     dropped = sum(mined.dropped.values())
     rules = ", ".join(f"{rule} {count:,}" for rule, count in mined.dropped.most_common())
-    left_out = f"; {dropped:,} rows dropped ({rules})" if dropped else ""
+    where = f"; `{dropped_file(output)}` has their places" if dropped else ""
+    left_out = f"; {dropped:,} rows dropped ({rules}){where}" if dropped else ""
+    if short := mined.shortage(settings):
+        click.echo(f"warning: {short}", err=True)
     click.echo(f"wrote {mined.rows:,} rows to `{output}`{left_out}", err=True)
 
 

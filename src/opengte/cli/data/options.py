@@ -118,6 +118,15 @@ instruction_option = click.option(
     "--instruction", metavar="TEXT", help="Task description, prepended to queries."
 )
 
+margin_option = click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.95,
+    show_default=True,
+    help="Highest score of a mined negative: 0 is the query's mean score over the corpus, "
+    "1 that of its positive.",
+)
+
 
 def parse_sources(
     sources: tuple[str, ...],

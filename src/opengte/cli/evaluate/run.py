@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 @click.command("run", no_args_is_help=True)
 @click.option("--tasks", metavar="NAMES", help="Comma-separated names of MTEB tasks.")
 @click.option(
-    "--suite", "suite_name", metavar="NAME", help="Benchmark suite: mteb-english-56, c-mteb-35, ..."
+    "--suite",
+    "suite_name",
+    metavar="NAME",
+    help="Benchmark suite: mteb-english-56, c-mteb-35, ..., or one that mteb defines.",
 )
 @click.option(
     "--data",
@@ -66,7 +69,8 @@ def run_command(
     """
     from opengte.evaluate import mteb_report, mteb_run, suites
 
-    suite = suites.load_suite(suite_name) if suite_name else None
+    ours = suite_name is not None and suite_name.lower() in suites.suite_names()
+    suite = suites.load_suite(suite_name) if suite_name and ours else None
     if options.offline:
         mteb_run.disable_hub()
     wanted = _wanted(tasks, suite_name, data)
@@ -84,16 +88,16 @@ def run_command(
 
 def _wanted(tasks: str | None, suite_name: str | None, data: Path | None) -> "list[TaskSelection]":
     """Return the selected tasks: by name, by suite, or all tasks of a folder."""
-    from opengte.evaluate import mteb_local, mteb_run, suites
+    from opengte.evaluate import mteb_local, mteb_run
+    from opengte.evaluate.mteb_folders import LAYOUT
 
     wanted = [mteb_run.TaskSelection(name) for name in split_names(tasks)]
     if suite_name:
-        wanted += [
-            mteb_run.TaskSelection(task.task, (task.subset,), (task.split,))
-            for task in suites.load_suite(suite_name).tasks
-        ]
+        wanted += mteb_run.suite_selection(suite_name)
     if not wanted and data is not None:
         wanted = [mteb_run.TaskSelection(name) for name in mteb_local.local_tasks(data)]
+        if not wanted:
+            raise click.UsageError(f"`{data}` has no dataset; expected {LAYOUT}.")
     if not wanted:
         raise click.UsageError("Give --tasks, --suite, or --data with a folder of datasets.")
     return wanted

@@ -89,9 +89,9 @@ def command(
 
     With --in, searches an index by meaning and by words. Each result shows its rank in both, and
     its best passage with the words of the query highlighted. Without --in, reads whole documents
-    (.txt .md .rst .py .html .json, and each line of .jsonl), splits them into passages at
-    paragraphs and sentences, and ranks each document by its best passage. This search is exact and
-    embeds everything each time.
+    (.txt .md .rst .py .html .json, and each row of .jsonl, .csv and .tsv), splits them into
+    passages at paragraphs and sentences, and ranks each document by its best passage. This search
+    is exact and embeds everything each time.
 
     \b
     Examples:

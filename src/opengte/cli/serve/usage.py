@@ -60,7 +60,8 @@ def command(
       gte usage --by month,key --price 0.02 --price rerank=0.05 --csv > november.csv
     """
     from opengte.serve.auth.keys import KeyFile
-    from opengte.serve.auth.usage import read_usage
+    from opengte.serve.auth.state_files import plain_errors
+    from opengte.serve.auth.usage import FILE, read_usage
     from opengte.serve.config.paths import state_folder
 
     folder = Path(state_folder(state_dir))
@@ -68,7 +69,9 @@ def command(
     wanted = None if key is None else KeyFile(folder).find(key).id
     groups = _groups(by)
     cost = _Prices(prices)
-    used = read_usage(folder, _first_day(since), _last_day(until), wanted)
+    days = _first_day(since), _last_day(until)
+    with plain_errors(folder / FILE, "usage records", "Restore it from a copy."):
+        used = read_usage(folder, *days, wanted)
     rows = list(_summed(used, groups, cost, names))
     if as_json:
         for row in rows:

@@ -2,7 +2,7 @@
 
 import click
 
-from opengte.cli.train import merge, resume, stages
+from opengte.cli.train import export, merge, resume, stages
 
 
 @click.group("train", context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,5 +20,5 @@ def command() -> None:
     """
 
 
-for _one in (*stages.COMMANDS, merge.command, resume.command):
+for _one in (*stages.COMMANDS, merge.command, resume.command, export.command):
     command.add_command(_one)

@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opengte.cli.common.options import AnyFunction, combine_options, options_record
-from opengte.cli.data.options import column_options, count_type, instruction_option
+from opengte.cli.data.options import (
+    column_options,
+    count_type,
+    instruction_option,
+    margin_option,
+)
 
 if TYPE_CHECKING:
+    from opengte.data.mining.hard_negatives import MiningSettings
     from opengte.train.models.lora import Adapters
     from opengte.train.stages.recipe import Recipe
 
@@ -86,6 +92,23 @@ class RecipeOptions:
 
 
 @dataclass(frozen=True)
+class MiningOptions:
+    """How many negatives are mined, and how near to the positive they may be."""
+
+    mine: int | None
+    margin: float
+
+    def settings(self, default: int, *, only_missing: bool = True) -> "MiningSettings | None":
+        """Return how negatives are mined, None if none are."""
+        from opengte.data.mining.hard_negatives import MiningSettings
+
+        count = default if self.mine is None else self.mine
+        if not count:
+            return None
+        return MiningSettings(count, margin=self.margin, only_missing=only_missing)
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """How a run is computed and recorded."""
 
@@ -99,12 +122,15 @@ class RunOptions:
     log_every: int
     save_every: int
     evaluate_every: int | None
+    keep: str
+    patience: int | None
     tensorboard: bool
 
     def settings(self) -> dict[str, Any]:
         """Return what the loop is told."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         del values["device"]
+        values["keep_best"] = values.pop("keep") == "best"
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -241,6 +267,19 @@ run_options = options_record(
         metavar="STEPS",
         help="Steps between evaluations, in addition to the final one.",
     ),
+    click.option(
+        "--keep",
+        type=click.Choice(["best", "last"]),
+        default="best",
+        show_default=True,
+        help="Weights of the model: of the best evaluation, or of the last step.",
+    ),
+    click.option(
+        "--patience",
+        type=count_type,
+        metavar="N",
+        help="Stop after this many evaluations without a better one.",
+    ),
     click.option("--tensorboard", is_flag=True, help="Also write TensorBoard event files."),
 )
 
@@ -304,11 +343,16 @@ from_nothing_options = combine_options(
     ),
 )
 
-mine_option = click.option(
-    "--mine",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Hard negatives to mine for rows without any; 0 disables mining.",
+mining_options = options_record(
+    MiningOptions,
+    "mining",
+    click.option(
+        "--mine",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Hard negatives to mine for rows without any; 0 disables mining.",
+    ),
+    margin_option,
 )
 
 

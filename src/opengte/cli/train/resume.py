@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from opengte.cli.train.run import COMMAND
+from opengte.cli.train.kept import COMMAND
 from opengte.cli.train.stages import COMMANDS
 
 
@@ -22,6 +22,11 @@ def command(folder: Path) -> None:
       gte train resume tuned/
       gte train resume experiments/reranker/
     """
+    repeat(folder)
+
+
+def repeat(folder: Path, asked: object = None) -> None:
+    """Run the recorded command of an output folder again, from its last checkpoint."""
     from opengte.errors import InputError
 
     path = folder / COMMAND
@@ -42,4 +47,6 @@ def command(folder: Path) -> None:
     if name not in stages:
         raise InputError(f"{path} names the command {name!r}; expected {', '.join(stages)}")
     words = [str(word) for word in words if word != "--resume"]
-    stages[name].main([*words, "--model", model, "--resume"], name, standalone_mode=False)
+    stages[name].main(
+        [*words, "--model", model, "--resume"], name, standalone_mode=False, obj=asked
+    )

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from opengte.cli.data.options import ColumnOptions, count_type, parse_sources
+from opengte.cli.data.options import count_type, parse_sources
+from opengte.cli.train.data import copied
+from opengte.cli.train.kept import DATA, NOTHING
 from opengte.cli.train.options import (
-    DataOptions,
+    MiningOptions,
     adapters,
     from_nothing_options,
     lora_option,
     matryoshka_option,
-    mine_option,
+    mining_options,
     parse_token_count,
 )
 from opengte.cli.train.run import StageArguments, created, finish, job, stage_command
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @stage_command("finetune")
-@mine_option
+@mining_options
 @matryoshka_option
 @click.option(
     "--sparse",
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 def finetune_command(
     arguments: StageArguments,
     world: "World",
-    mine: int | None,
+    mining: MiningOptions,
     matryoshka: tuple[int, ...] | None,
     sparse: float | None,
     lora: int | None,
@@ -58,10 +60,10 @@ def finetune_command(
     start = read_pooled_encoder(arguments.model, arguments.start)
     own = {"matryoshka": matryoshka, "sparse": sparse, "adapters": adapters(lora)}
     recipe = arguments.numbers.recipe(stage.FineTuningRecipe, **own)
-    sources = arguments.sources(start, recipe, mine=4 if mine is None else mine, miner=start)
+    sources = arguments.sources(start, recipe, mine=mining.settings(4), miner=start)
     train, dev = sources.open(world)
     done = stage.finetune(start, train, job(arguments, world, dev), recipe)
-    finish(done, world)
+    finish(arguments, done, world)
 
 
 @stage_command("pretrain")
@@ -98,7 +100,7 @@ def pretrain_command(
     data = replace(recipe, query_tokens=longest, document_tokens=longest)
     train, dev = arguments.sources(start, data).open(world)
     done = mlm.pretrain_mlm(start, train, job(arguments, world, dev), recipe)
-    finish(done, world)
+    finish(arguments, done, world)
 
 
 @stage_command("contrastive")
@@ -134,7 +136,7 @@ def contrastive_command(
     recipe = arguments.numbers.recipe(stage.ContrastiveRecipe, **own)
     train, dev = arguments.sources(start, recipe).open(world)
     done = stage.pretrain_contrastive(start, train, job(arguments, world, dev), recipe)
-    finish(done, world)
+    finish(arguments, done, world)
 
 
 @stage_command("extend")
@@ -175,9 +177,10 @@ def extend_command(
     data = replace(recipe, document_tokens=recipe.document_tokens or longest)
     train, dev = arguments.sources(room, data).open(world)
     done = stage.extend_context(start, train, job(arguments, world, dev), recipe)
-    if done.model is not None and check and world.is_first:
+    exporting = click.get_current_context().obj is not None
+    if done.model is not None and check and world.is_first and not exporting:
         _sees(start, done.model, longest)
-    finish(done, world)
+    finish(arguments, done, world)
 
 
 def _sees(start: "Checkpoint", model: Path, length: int) -> None:
@@ -196,7 +199,7 @@ def _sees(start: "Checkpoint", model: Path, length: int) -> None:
 
 
 @stage_command("instruct")
-@mine_option
+@mining_options
 @matryoshka_option
 @lora_option
 @click.option("--causal", is_flag=True, help="Keep causal attention.")
@@ -204,7 +207,7 @@ def _sees(start: "Checkpoint", model: Path, length: int) -> None:
 def instruct_command(
     arguments: StageArguments,
     world: "World",
-    mine: int | None,
+    mining: MiningOptions,
     matryoshka: tuple[int, ...] | None,
     lora: int | None,
     causal: bool,
@@ -228,7 +231,7 @@ def instruct_command(
 
     model: str | Path = arguments.model
     if from_nothing is not None:
-        model = arguments.output / "nothing"
+        model = arguments.output / NOTHING
         created(arguments, world, "qwen2", from_nothing, vocabulary, positions, model)
     if world.is_first:
         stage.read_decoder(model, arguments.start, causal=causal)
@@ -237,14 +240,14 @@ def instruct_command(
     recipe = arguments.numbers.recipe(stage.InstructionRecipe, matryoshka=matryoshka)
     if lora is not None:
         recipe = replace(recipe, adapters=adapters(lora))
-    sources = arguments.sources(start, recipe, mine=mine or 0, miner=start)
+    sources = arguments.sources(start, recipe, mine=mining.settings(0), miner=start)
     train, dev = sources.open(world)
     done = stage.tune_instructions(start, train, job(arguments, world, dev), recipe)
-    finish(done, world)
+    finish(arguments, done, world)
 
 
 @stage_command("rerank")
-@mine_option
+@mining_options
 @click.option(
     "--miner", metavar="MODEL", help="Encoder that mines the negatives.  [default: --model]"
 )
@@ -263,7 +266,7 @@ def instruct_command(
 def rerank_command(
     arguments: StageArguments,
     world: "World",
-    mine: int | None,
+    mining: MiningOptions,
     miner: str | None,
     max_length: int | None,
     loss: str | None,
@@ -287,13 +290,12 @@ def rerank_command(
     own = {"max_length": max_length, "loss": loss, "adapters": adapters(lora)}
     recipe = arguments.numbers.recipe(stage.RerankerRecipe, **own)
     plain = {"prompts": Prompts()}
-    count = 10 if mine is None else mine
     finder = start if miner is None else checkpoints.read_checkpoint(miner, kind="encoder")
-    how = {"mine": count, "miner": finder, "mine_dev": True}
+    how = {"mine": mining.settings(10), "miner": finder, "mine_dev": True}
     sources = arguments.sources(start, recipe, encoding=plain, **how)
     train, dev = sources.open(world)
     done = stage.train_reranker(start, train, job(arguments, world, dev), recipe)
-    finish(done, world, loads="Reranker")
+    finish(arguments, done, world, loads="Reranker")
 
 
 @stage_command("distill")
@@ -309,7 +311,7 @@ def rerank_command(
     type=click.Choice(["kl", "margin_mse"]),
     help="Distillation loss.",
 )
-@mine_option
+@mining_options
 def distill_command(
     arguments: StageArguments,
     world: "World",
@@ -317,7 +319,7 @@ def distill_command(
     student: str | None,
     reranker: str | None,
     by: str | None,
-    mine: int | None,
+    mining: MiningOptions,
 ) -> None:
     """Distil an encoder: train a smaller one to rank as a larger one.
 
@@ -337,12 +339,15 @@ def distill_command(
         raise click.UsageError("Give --layers or --student.")
     own = {"by": by, "teacher_temperature": 1.0 if reranker else None}
     recipe = arguments.numbers.recipe(stage.DistillationRecipe, **own)
-    teacher = Teacher(arguments.model, reranker, 8 if mine is None else mine)
+    negatives = mining.settings(8, only_missing=False)
+    if negatives is None:
+        raise click.UsageError("The teacher scores mined negatives: expected --mine of at least 1.")
+    teacher = Teacher(arguments.model, reranker, negatives)
     switches = {"instruction": arguments.source.instruction}
     specs = parse_sources(
         arguments.source.data, arguments.source.listed, arguments.columns, switches
     )
-    folder = arguments.output / "data"
+    folder = arguments.output / DATA
     if world.is_first:
         score_sources(specs, folder, teacher)
         if layers is not None and not arguments.start.exists():
@@ -353,12 +358,10 @@ def distill_command(
             )
     world.wait()
     start = checkpoints.read_checkpoint(student or arguments.start, kind="encoder")
-    files = tuple(f"{spec.name}={scored_file(spec, folder)}" for spec in specs)
-    given = DataOptions(files, None, arguments.source.dev, arguments.source.held_out, None)
-    plain = ColumnOptions(None, (), (), (), None, None)
-    train, dev = replace(arguments, source=given, columns=plain).sources(start, recipe).open(world)
+    scored = [copied(spec, scored_file(spec, folder)) for spec in specs]
+    train, dev = arguments.sources(start, recipe, specs=scored).open(world)
     done = stage.distill(start, train, job(arguments, world, dev), recipe)
-    finish(done, world)
+    finish(arguments, done, world)
 
 
 COMMANDS = (

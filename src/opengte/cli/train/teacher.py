@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from opengte.cli.common.progress import progress_bar
 from opengte.cli.data.options import embed_dense, print_columns
+from opengte.cli.train.data import say_mined
 
 if TYPE_CHECKING:
+    from opengte.data.mining.hard_negatives import MiningSettings
     from opengte.data.reading.sources import SourceSpec
     from opengte.types import Floats
 
@@ -19,7 +21,7 @@ class Teacher:
 
     model: str
     reranker: str | None
-    negatives: int
+    negatives: "MiningSettings"
 
 
 def scored_file(spec: "SourceSpec", folder: Path) -> Path:
@@ -30,7 +32,6 @@ def scored_file(spec: "SourceSpec", folder: Path) -> Path:
 def score_sources(specs: "Sequence[SourceSpec]", folder: Path, teacher: Teacher) -> None:
     """Write the scored rows of each source, where they are not there yet."""
     from opengte.data.mining.files import MiningModels, mine_hard_negatives
-    from opengte.data.mining.hard_negatives import MiningSettings
     from opengte.encoder import Encoder, Reranker
 
     missing = [spec for spec in specs if not scored_file(spec, folder).exists()]
@@ -60,7 +61,12 @@ def score_sources(specs: "Sequence[SourceSpec]", folder: Path, teacher: Teacher)
             write_scores=True,
         )
         with progress_bar("texts") as advance:
-            settings = MiningSettings(teacher.negatives)
-            mine_hard_negatives(
-                [spec], scored_file(spec, folder), models, settings, advance=advance
+            found = mine_hard_negatives(
+                [spec],
+                scored_file(spec, folder),
+                models,
+                teacher.negatives,
+                copy=True,
+                advance=advance,
             )
+        say_mined(spec.name, found, teacher.negatives)

@@ -8,6 +8,7 @@ from typing import Any
 from opengte.data.examples import Example, UnusableRow
 
 SHOWN = 3  # examples of each rule
+PLACES = 50  # rows that could not be read, of which the text is not shown
 WIDTH = 100  # characters of a text that are shown
 
 Record = dict[str, Any]
@@ -30,7 +31,7 @@ class Tally:
         self.dropped[rule] += 1
         record = dropped_row_record(rule, row)
         shown = self.shown.setdefault(rule, [])
-        if len(shown) < SHOWN:
+        if len(shown) < _most(record):
             shown.append(record)
         return record
 
@@ -44,7 +45,7 @@ class Tally:
         self.truncated.update(other.truncated)
         for rule, records in other.shown.items():
             shown = self.shown.setdefault(rule, [])
-            shown += records[: SHOWN - len(shown)]
+            shown += records[: _most(*records[:1]) - len(shown)]
 
     def record(self) -> Record:
         """Return the counts as JSON values."""
@@ -59,6 +60,33 @@ class Tally:
         names = ("dropped", "texts", "repaired", "truncated")
         counters = {name: Counter(record[name]) for name in names}
         return cls(record["read"], record["kept"], **counters, shown=record["examples"])
+
+
+def _most(record: Record | None = None) -> int:
+    """Return how many rows like this one are shown."""
+    return PLACES if record is not None and "reason" in record else SHOWN
+
+
+def dropped_summary(tallies: Sequence["Tally"]) -> str:
+    """Say how many rows were dropped, why, and where the first of them are; "" if none were."""
+    total = Tally()
+    for tally in tallies:
+        total.add(tally)
+    dropped = sum(total.dropped.values())
+    if not dropped:
+        return ""
+    rules = [
+        f"{rule} {count:,} ({_places(total.shown.get(rule, []), count)})"
+        for rule, count in total.dropped.most_common()
+    ]
+    return f"{dropped:,} of {total.read:,} rows dropped: {'; '.join(rules)}"
+
+
+def _places(records: Sequence[Record], count: int) -> str:
+    places = [f"{record['file']}:{record['row']}" for record in records[:SHOWN]]
+    if records and "reason" in records[0]:
+        places[0] += f" {records[0]['reason']}"
+    return ", ".join([*places, *(["..."] if count > len(places) else [])])
 
 
 def dropped_row_record(rule: str, row: Example | UnusableRow) -> Record:
@@ -86,7 +114,8 @@ def markdown_report(tallies: Mapping[str, Tally]) -> str:
         ]
         lines += _table(("what", "why", "count"), rules) if rules else ["Nothing was dropped."]
         for rule, records in tally.shown.items():
-            lines += ["", f"{rule}:", ""]
+            more = tally.dropped[rule] > len(records)
+            lines += ["", f"{rule}{', the first; all are in `dropped.jsonl`' if more else ''}:", ""]
             lines += [f"- {_line(record)}" for record in records]
     return "\n".join(lines) + "\n"
 

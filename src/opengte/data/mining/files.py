@@ -1,5 +1,6 @@
 """Hard-negative mining for files of pairs; texts, vectors and candidates are on disk."""
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from opengte.atomic_files import atomic_write
 from opengte.data.cleaning.filters import BAD, ExampleHashes, FilterRules, clean_example
+from opengte.data.cleaning.report import dropped_row_record
 from opengte.data.cleaning.text_cleaning import DEFAULT_CLEANING, CleaningSettings, TextCleaner
 from opengte.data.examples import Example, UnusableRow
 from opengte.data.mining import disk_store
@@ -54,11 +57,14 @@ def mine_hard_negatives(
     *,
     corpus: Sequence[Path] = (),
     cleaning: CleaningSettings = DEFAULT_CLEANING,
+    copy: bool = False,
     advance: Advance = lambda texts: None,
 ) -> MiningReport:
     r"""Write the rows of sources with hard negatives, and return the counts.
 
-    corpus are files of further texts that may be negatives. `OUTPUT.work` holds texts and vectors
+    corpus are files of further texts that may be negatives. Rows that cannot be used are listed in
+    `OUTPUT.dropped.jsonl`; with copy they are written to the output instead, and every row has its
+    origin, so that the output stands for its sources. `OUTPUT.work` holds texts and vectors
     during the run, and a killed run resumes from it. Raises InputError for sources that are not
     pairs, before any work.
 
@@ -81,8 +87,9 @@ def mine_hard_negatives(
     work.mkdir(parents=True, exist_ok=True)
     mined, collection = MiningReport(), MiningCorpus(work)
     try:
-        for example in _rows(places, cleaning, mined.dropped):
-            collection.add(example)
+        for row in _rows(places, cleaning, mined.dropped):
+            if isinstance(row, Example):
+                collection.add(row)
         if not len(collection.queries):
             raise InputError(f"no row of {_named(specs)} can be used; expected pairs")
         clean = TextCleaner(cleaning, Counter())
@@ -92,11 +99,36 @@ def mine_hard_negatives(
                     collection.add_text(text)
         candidates = _candidates(collection, work, models, settings, mined, advance)
         rows = _with_negatives(places, cleaning, collection, candidates, models, settings, mined)
-        writer.write_examples(output, rows, settings.count)
+        if copy:
+            writer.write_rows(output, rows)
+        else:
+            _write(output, rows, settings)
     finally:
         collection.close()
     shutil.rmtree(work)
     return mined
+
+
+def _write(output: Path, rows: Iterator[Example | UnusableRow], settings: MiningSettings) -> None:
+    """Write the rows with negatives, and beside them what was dropped, if anything was."""
+    aside = dropped_file(output)
+    with atomic_write(aside) as part, part.open("w", encoding="utf-8") as file:
+
+        def usable() -> Iterator[Example]:
+            for row in rows:
+                if isinstance(row, UnusableRow):
+                    file.write(json.dumps(dropped_row_record(BAD, row)) + "\n")
+                else:
+                    yield row
+
+        writer.write_examples(output, usable(), settings.count)
+    if not aside.stat().st_size:
+        aside.unlink()
+
+
+def dropped_file(output: Path) -> Path:
+    """Return where the rows are listed that mining could not use."""
+    return output.with_name(f"{output.name}.dropped.jsonl")
 
 
 def _named(specs: Sequence[SourceSpec]) -> str:
@@ -117,18 +149,20 @@ def _rows(
     places: Sequence[tuple[SourceSpec, ColumnMapping]],
     cleaning: CleaningSettings,
     dropped: Counter[str],
-) -> Iterator[Example]:
-    """Yield the usable rows, cleaned, without duplicate texts in a row."""
+) -> Iterator[Example | UnusableRow]:
+    """Yield rows cleaned, without duplicate texts in a row; unusable ones say why they are."""
     clean, rules = TextCleaner(cleaning, Counter()), FilterRules()
     for spec, columns in places:
         for item in read_examples(spec.paths, columns):
             if isinstance(item, UnusableRow):
                 dropped[BAD] += 1
+                yield item
                 continue
             example = clean_example(item, clean)
             outcome = rules.apply(example, ExampleHashes.of(example), Counter())
             if isinstance(outcome, str):
                 dropped[outcome] += 1
+                yield UnusableRow(item.origin, outcome)
             else:
                 yield outcome[0]
 
@@ -167,9 +201,12 @@ def _with_negatives(
     models: MiningModels,
     settings: MiningSettings,
     mined: MiningReport,
-) -> Iterator[Example]:
+) -> Iterator[Example | UnusableRow]:
     hashes = list(collection.corpus_numbers)
     for example in _rows(places, cleaning, Counter()):
+        if isinstance(example, UnusableRow) or (settings.only_missing and example.negatives):
+            yield example
+            continue
         query = collection.query_numbers[ExampleHashes.of(example).query]
         numbers = [number for number in found[query].tolist() if number >= 0]
         chosen = draw_negatives(example, [(n, hashes[n]) for n in numbers], settings, mined)

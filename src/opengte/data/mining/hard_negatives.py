@@ -2,8 +2,12 @@
 
 For each query an encoder ranks the corpus, exactly. Known answers (the positives of all rows of the
 query) and the query itself are left out. Of the rest, texts within a window of ranks are
-candidates. Likely false negatives, which score above `margin` times the best positive, are removed;
-a reranker may reject more; and `count` of the rest are drawn for each row.
+candidates. Likely false negatives, which score too near the best positive, are removed; a reranker
+may reject more; and `count` of the rest are drawn for each row.
+
+What is near depends on the model: cosines of unrelated texts are near 0 in one and near 0.8 in
+another. A score is therefore measured from the query's mean score over the corpus, as a share of
+the way from there to the best positive; `margin` is the greatest share that a negative may have.
 """
 
 import hashlib
@@ -43,10 +47,11 @@ TAKEN = "taken"
 class MiningSettings:
     """Which candidates become negatives.
 
-    first and last bound the rank, counted from 1 without known answers; margin is the highest share
-    of the best positive's score that a negative may have (None: no limit); reranker_margin is how
-    far below the best positive the reranker must score it; draw takes random candidates or the
-    nearest ("top"). Raises InputError for impossible values.
+    first and last bound the rank, counted from 1 without known answers; margin is the highest
+    score that a negative may have, as a share of the way from the query's mean score over the
+    corpus to that of the best positive (None: no limit); reranker_margin is how far below the best
+    positive the reranker must score it; draw takes random candidates or the nearest ("top"); with
+    only_missing, rows that have negatives get no others. Raises InputError for impossible values.
 
     >>> MiningSettings(count=4, first=10, last=50).margin
     0.95
@@ -59,6 +64,7 @@ class MiningSettings:
     reranker_margin: float = 0.0
     draw: Literal["random", "top"] = "random"
     seed: int = 0
+    only_missing: bool = False
 
     def __post_init__(self) -> None:
         """Check that there can be a candidate."""
@@ -91,6 +97,24 @@ class MiningReport:
     candidates: Counter[str] = field(default_factory=Counter)
     negatives: Counter[int] = field(default_factory=Counter)  # found for a row -> rows
     dropped: Counter[str] = field(default_factory=Counter)  # rule -> rows that could not be used
+
+    def shortage(self, settings: MiningSettings) -> str:
+        """Say what is missing if fewer than half of the wanted negatives were found, else ""."""
+        wanted, found = settings.count * self.rows, sum(n * c for n, c in self.negatives.items())
+        if 2 * found >= wanted:
+            return ""
+        reasons = ", ".join(
+            f"{self.candidates[rule]:,} {rule}"
+            for rule in (MARGIN, WINDOW, REFUSED)
+            if self.candidates[rule]
+        )
+        margin = "no limit" if settings.margin is None else f"margin {settings.margin:g}"
+        return (
+            f"found {found:,} of {wanted:,} wanted negatives; {self.negatives[0]:,} of "
+            f"{self.rows:,} rows have none. Candidates left out: {reasons or 'none'} ({margin}, "
+            f"ranks {settings.first} to {settings.last}). Raise the margin towards 1, give more "
+            "texts, or mine with another model."
+        )
 
     def record(self) -> dict[str, Any]:
         """Return the counts as JSON values."""
@@ -164,6 +188,7 @@ def mine_candidates(
     """
     hashes = list(collection.corpus_numbers)
     mined.queries, mined.corpus = len(queries), len(corpus)
+    centre = mean_vector(corpus)
     for start in range(0, len(queries), QUERIES):
         block = np.asarray(queries[start : start + QUERIES])
         answers = collection.answers[start : start + QUERIES]
@@ -185,7 +210,8 @@ def mine_candidates(
                     _others(ranked, answers[index], itself, mined.candidates), 1
                 )
             ]
-            kept = list(_allowed(candidates, settings, best, mined.candidates))
+            limit = max_negative_score(best, settings.margin, float(block[index] @ centre))
+            kept = list(_allowed(candidates, settings, limit, mined.candidates))
             if score is not None and kept:
                 kept = _judged(collection, number, kept, settings, score, mined.candidates)
             yield number, best, kept
@@ -220,10 +246,9 @@ def _others(
 
 
 def _allowed(
-    found: Iterable[Candidate], settings: MiningSettings, best: float, counts: Counter[str]
+    found: Iterable[Candidate], settings: MiningSettings, limit: float, counts: Counter[str]
 ) -> Iterator[Candidate]:
     """Yield the candidates within the limits of rank and score."""
-    limit = max_negative_score(best, settings.margin)
     for one in found:
         if one.rank > settings.last:
             return
@@ -235,11 +260,20 @@ def _allowed(
             yield one
 
 
-def max_negative_score(best: float, margin: float | None) -> float:
-    """Return the highest score that a negative may have, below the best's on both sides of zero."""
+def mean_vector(corpus: Floats) -> Floats:
+    """Return the mean of a corpus' vectors: its product with a query is the query's mean score."""
+    total = np.zeros(corpus.shape[1], np.float64)
+    for start in range(0, len(corpus), CORPUS):
+        total += np.asarray(corpus[start : start + CORPUS]).sum(axis=0, dtype=np.float64)
+    mean: Floats = (total / max(1, len(corpus))).astype(np.float32)
+    return mean
+
+
+def max_negative_score(best: float, margin: float | None, mean: float) -> float:
+    """Return the highest score that a negative may have, below the best also if that is poor."""
     if margin is None or not np.isfinite(best):
         return float(np.inf)
-    return best - (1 - margin) * abs(best)
+    return best - (1 - margin) * abs(best - mean)
 
 
 def _judged(

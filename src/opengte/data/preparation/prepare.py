@@ -113,7 +113,8 @@ def _place(spec: SourceSpec, encoding: SourceTokenizer) -> SourceState:
         prefixes = encoding.prefixes(spec, columns.kind)
     except InputError as error:
         raise InputError(f"source `{spec.name}`: {error}") from error
-    numbers = {str(path): number for number, path in enumerate(list_files(spec.paths))}
+    files = spec.origins or list_files(spec.paths)
+    numbers = {str(path): number for number, path in enumerate(files)}
     return SourceState(spec, columns, prefixes, numbers, {}, None)
 
 
@@ -291,6 +292,7 @@ def _finish(
     _write(run.folder / "report.json", _json(records))
     _write(run.folder / "report.md", report.markdown_report(tallies).encode())
     if not sources:
+        (run.folder / JOURNAL).unlink()  # nothing that another run could continue
         raise InputError(f"no row is left of any source; `{run.folder / 'report.md'}` says why")
     for path in run.folder.glob("pool-*.npy"):
         path.unlink()

@@ -5,7 +5,6 @@ with gzip, bzip2, xz or Zstandard; folders of them, and folders that `datasets` 
 """
 
 import bz2
-import csv
 import gzip
 import itertools
 import json
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from opengte import delimited
 from opengte.data.examples import Example, Origin, UnusableRow
 from opengte.data.reading import arrow
 from opengte.data.reading.column_mapping import (
@@ -24,11 +24,12 @@ from opengte.data.reading.column_mapping import (
     json_type_name,
     resolve_columns,
 )
+from opengte.delimited import BadRow, DelimitedRow, decoded_lines
 from opengte.errors import InputError
 
-LINE_LIMIT = 64 * 2**20  # bytes: a longer line is reported, never held in memory
 ARRAY_LIMIT = 512 * 2**20  # bytes of a JSON file that is one array
 PEEK = 64  # rows in which columns are looked for
+ORIGIN, REASON = "opengte:origin", "opengte:unusable"  # of a row that `writer.write_rows` copied
 
 Record = tuple[int, dict[str, Any] | str]  # the line or row, and its columns or what is wrong
 Opener = Callable[[Path], Any]
@@ -60,6 +61,7 @@ class SourceSpec:
     in_batch_negatives: bool | None = None
     temperature: float | None = None
     weight: float = 1.0
+    origins: tuple[Path, ...] = ()  # the files of which those in `paths` are copies
 
 
 def list_files(paths: tuple[Path, ...]) -> list[Path]:
@@ -97,7 +99,8 @@ def detect_columns(paths: tuple[Path, ...], given: ColumnMapping) -> ColumnMappi
     """Return the column mapping of a source, from its first file; InputError if unclear."""
     first = list_files(paths)[0]
     rows = [row for _, row in itertools.islice(read_records(first), PEEK) if isinstance(row, dict)]
-    names = _names(first, rows)
+    rows = [row for row in rows if REASON not in row]
+    names = [name for name in _names(first, rows) if name != ORIGIN]
     if not names:
         raise InputError(f"`{first}` has no rows; expected at least one")
     try:
@@ -113,6 +116,9 @@ def read_examples(
     for path in list_files(paths):
         for number, record in read_records(path, columns):
             origin = Origin(str(path), number)
+            if isinstance(record, dict) and ORIGIN in record:
+                origin = Origin(*record[ORIGIN])
+                record = record.get(REASON, record)
             if isinstance(record, str):
                 yield UnusableRow(origin, record)
             else:
@@ -161,28 +167,8 @@ def _present(path: Path, columns: ColumnMapping) -> list[str]:
     return [name for name in dict.fromkeys(wanted) if name in names]
 
 
-def _lines(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, str | None, str]]:
-    """Yield each line's number and text; None and the reason for an unusable line."""
-    number = 0
-    while line := stream.readline(LINE_LIMIT + 1):
-        number += 1
-        if number == 1:
-            if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise InputError(f"`{path}` is UTF-16; expected UTF-8. Convert it.")
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if len(line) > LINE_LIMIT and not line.endswith(b"\n"):
-            while (rest := stream.readline(2**20)) and not rest.endswith(b"\n"):
-                pass
-            yield number, None, f"is longer than {LINE_LIMIT:,} bytes"
-            continue
-        try:
-            yield number, line.decode("utf-8").rstrip("\r\n"), ""
-        except UnicodeDecodeError as error:
-            yield number, None, f"is not UTF-8 (byte {error.start + 1} of the line)"
-
-
 def _text(path: Path, stream: IO[bytes]) -> Iterator[Record]:
-    for number, line, reason in _lines(path, stream):
+    for number, line, reason in decoded_lines(stream, str(path)):
         if line is None:
             yield number, reason
         elif line.strip():
@@ -229,7 +215,7 @@ class _Rest:
 
 
 def _json_lines(path: Path, stream: IO[bytes]) -> Iterator[Record]:
-    for number, line, reason in _lines(path, stream):
+    for number, line, reason in decoded_lines(stream, str(path)):
         if line is None:
             yield number, reason
         elif line.strip():
@@ -250,55 +236,22 @@ def _record(value: Any) -> dict[str, Any] | str:
 
 
 def _csv(path: Path, stream: IO[bytes]) -> Iterator[Record]:
-    return _table(path, stream, {"delimiter": ","})
+    return _table(path, delimited.read_delimited(stream, str(path)))
 
 
 def _tsv(path: Path, stream: IO[bytes]) -> Iterator[Record]:
-    """Read tab-separated values, in which a quotation mark is a character like others."""
-    return _table(path, stream, {"delimiter": "\t", "quoting": csv.QUOTE_NONE})
+    rows = delimited.read_delimited(stream, str(path), quoted=False, delimiter="\t")
+    return _table(path, rows)
 
 
-def _table(path: Path, stream: IO[bytes], dialect: dict[str, Any]) -> Iterator[Record]:
-    csv.field_size_limit(LINE_LIMIT)
-    bad: list[str] = []  # what is wrong with the lines of the row that is being read
-    reader = csv.reader(_marked(path, stream, bad), **dialect)
-    header: list[str] | None = None
-    while True:
-        number = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            cells, reason = [], f"is not a row: {error}"
+def _table(path: Path, rows: Iterator[DelimitedRow | BadRow]) -> Iterator[Record]:
+    for row in rows:
+        if isinstance(row, DelimitedRow):
+            yield row.line, row.problem or row.values
+        elif row.last:
+            raise InputError(f"`{path}`:{row.line} {row.reason}")
         else:
-            reason = bad[0] if bad else ""
-        bad.clear()
-        if header is None:
-            if reason:
-                raise InputError(f"`{path}`:{number} {reason}; expected the names of columns")
-            header = _header(path, cells)
-        elif reason:
-            yield number, reason
-        elif cells and len(cells) != len(header):
-            yield number, f"has {len(cells)} columns; expected {len(header)}, as in the header"
-        elif cells:
-            yield number, dict(zip(header, cells, strict=True))
-
-
-def _marked(path: Path, stream: IO[bytes], bad: list[str]) -> Iterator[str]:
-    for _, line, reason in _lines(path, stream):
-        if line is None:
-            bad.append(reason)
-        yield (line or "") + "\n"
-
-
-def _header(path: Path, cells: list[str]) -> list[str]:
-    names = [cell.strip() for cell in cells]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise InputError(f"`{path}` has the column `{min(twice)}` twice. Rename one.")
-    return names
+            yield row.line, row.reason
 
 
 READERS: dict[str, Callable[[Path, IO[bytes]], Iterator[Record]]] = {

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from opengte.atomic_files import atomic_write
-from opengte.data.examples import Example
+from opengte.data.examples import Example, UnusableRow
 from opengte.data.reading import arrow
+from opengte.data.reading.sources import ORIGIN, REASON
 from opengte.errors import InputError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
@@ -30,6 +31,29 @@ def write_examples(path: Path, examples: Iterable[Example], negatives: int) -> N
             arrow.write_parquet(part, map(_lists, examples))
         else:
             _write_text(path, part, examples, negatives)
+
+
+def write_rows(path: Path, rows: Iterable[Example | UnusableRow]) -> None:
+    """Write a copy of rows with their origins, which `read_examples` gives back.
+
+    Unusable rows come last, so that the columns are recognised from usable ones.
+    """
+    unusable: list[UnusableRow] = []
+    with (
+        atomic_write(path) as part,
+        part.open("w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        for row in rows:
+            if isinstance(row, UnusableRow):
+                unusable.append(row)
+            else:
+                file.write(_copied(row, example_record(row)))
+        file.writelines(_copied(row, {REASON: row.reason}) for row in unusable)
+
+
+def _copied(row: Example | UnusableRow, record: dict[str, Any]) -> str:
+    origin = {ORIGIN: [row.origin.file, row.origin.row]}
+    return json.dumps(record | origin, ensure_ascii=False) + "\n"
 
 
 def _write_text(path: Path, part: Path, examples: Iterable[Example], negatives: int) -> None:

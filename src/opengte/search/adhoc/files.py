@@ -1,15 +1,18 @@
 """Read the texts of files and folders, and report what was skipped and why.
 
-Reads plain text (.txt .md .rst .py), HTML without its markup, and the strings of JSON and JSON
-Lines, where each line is a document. One file is held in memory at a time, and none over the limit.
+Reads plain text (.txt .md .rst .py), HTML without its markup, the strings of JSON, and those of
+JSON Lines, CSV and TSV, where each row is a document. One file is held in memory at a time, and
+none over the limit.
 """
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from opengte.delimited import BadRow, DelimitedRow, read_delimited
 from opengte.search.parse.base import json_strings
 from opengte.search.parse.html import TextExtractor
 
@@ -131,6 +134,26 @@ def _json_lines(path: Path, text: str) -> Iterator[FileItem]:
         yield FileText(path, number, "\n".join(json_strings(value)))
 
 
+def _csv(path: Path, text: str) -> Iterator[FileItem]:
+    return _rows(path, read_delimited(io.BytesIO(text.encode()), str(path)))
+
+
+def _tsv(path: Path, text: str) -> Iterator[FileItem]:
+    file = io.BytesIO(text.encode())
+    return _rows(path, read_delimited(file, str(path), quoted=False, delimiter="\t"))
+
+
+def _rows(path: Path, rows: Iterator[DelimitedRow | BadRow]) -> Iterator[FileItem]:
+    for row in rows:
+        if isinstance(row, BadRow) or row.problem:
+            reason = row.reason if isinstance(row, BadRow) else row.problem
+            yield SkippedText(path, row.line, reason, failed=True)
+        elif "text" in row.values:
+            yield FileText(path, row.line, row.values["text"])
+        else:
+            yield FileText(path, row.line, "\n".join(filter(None, row.values.values())))
+
+
 _PARSERS: dict[str, Callable[[Path, str], Iterator[FileItem]]] = {
     ".txt": _plain,
     ".text": _plain,
@@ -143,4 +166,6 @@ _PARSERS: dict[str, Callable[[Path, str], Iterator[FileItem]]] = {
     ".json": _json,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
+    ".csv": _csv,
+    ".tsv": _tsv,
 }

@@ -157,8 +157,13 @@ def scoring_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: settings.get(name) for name in names}
 
 
-def search_configuration(options: SearchOptions, reranker: "Reranker | None") -> dict[str, Any]:
-    """Return what of a search decides which scores its hits have."""
+def search_configuration(
+    options: SearchOptions, reranker: "Reranker | None", *, former: bool = False
+) -> dict[str, Any]:
+    """Return what of a search decides which scores its hits have.
+
+    former names the reranker by the fingerprint that earlier versions gave it.
+    """
     weights = {name: weight for name, weight in (options.fusion.weights or {}).items()}
     return {
         "legs": list(options.legs) if options.legs else None,
@@ -167,13 +172,16 @@ def search_configuration(options: SearchOptions, reranker: "Reranker | None") ->
         "weights": weights,
         "depth": options.candidates,
         "diversity": options.diversity,
-        "reranker": None if reranker is None else _name(reranker),
+        "reranker": None if reranker is None else _name(reranker, former),
     }
 
 
-def _name(reranker: "Reranker") -> str:
+def _name(reranker: "Reranker", former: bool) -> str:
     card = getattr(reranker, "card", None)
-    return f"{card.name} {card.fingerprint}" if card else type(reranker).__name__
+    if card is None:
+        return type(reranker).__name__
+    used = getattr(reranker, "former_fingerprint", None) if former else card.fingerprint
+    return f"{card.name} {used}"
 
 
 def search_with_confidence(
@@ -194,7 +202,8 @@ def search_with_confidence(
     if calibration is None:
         return query.search(store, asked, options, reranker)
     asked_way = search_configuration(options, reranker)
-    if asked_way != dict(calibration.way):
+    way = dict(calibration.way)
+    if asked_way != way and search_configuration(options, reranker, former=True) != way:
         changed = [name for name, value in asked_way.items() if value != calibration.way[name]]
         note = f"no confidence: the index was calibrated for other {', '.join(changed)}"
         if least is not None:

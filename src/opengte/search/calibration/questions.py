@@ -6,7 +6,6 @@ TSV file has a question and a document in its first two columns, a document a ro
 document says that nothing answers.
 """
 
-import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from opengte.delimited import BadRow, read_delimited
 from opengte.errors import InputError
 from opengte.search.parse import walk
 from opengte.search.stores.base import Store
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+TABLES = (".csv", ".tsv")
 MAX_QUESTIONS = 100_000  # questions of a file
 
 
@@ -37,7 +37,7 @@ def read_questions(path: str | Path) -> list[Question]:
     reader: Callable[[Path], Iterator[Question]] = _lines
     if suffix in (".jsonl", ".ndjson"):
         reader = _json
-    elif suffix in DELIMITERS:
+    elif suffix in TABLES:
         reader = _table
     found: dict[str, Question] = {}
     try:
@@ -107,17 +107,18 @@ def _question(row: Any) -> Question:
 
 
 def _table(path: Path) -> Iterator[Question]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter=DELIMITERS[path.suffix.lower()])
-        for number, row in enumerate(rows):
-            if number == 0 or not any(cell.strip() for cell in row):
-                continue  # names of columns; an empty line
-            if len(row) < 2 or not row[0].strip():
+    quoted = path.suffix.lower() == ".csv"
+    with path.open("rb") as file:
+        rows = read_delimited(file, str(path), quoted=quoted, delimiter=None if quoted else "\t")
+        for row in rows:
+            if isinstance(row, BadRow):
+                raise InputError(f"`{path}`:{row.line} {row.reason}")
+            cells = [cell.strip() for cell in row.values.values()]
+            if len(cells) < 2 or not cells[0]:
                 raise InputError(
-                    f"`{path}`:{rows.line_num} is {row!r:.60}, expected a question and a document"
+                    f"`{path}`:{row.line} is {cells!r:.60}, expected a question and a document"
                 )
-            document = row[1].strip()
-            yield Question(row[0].strip(), {document: 1.0} if document else {})
+            yield Question(cells[0], {cells[1]: 1.0} if cells[1] else {})
 
 
 def resolve_documents(

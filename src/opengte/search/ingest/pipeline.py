@@ -13,6 +13,7 @@ from opengte.search.parse.base import ParsedDocument, ParseLimits, ParseProblem,
 from opengte.search.parse.formats import STREAMED, format_of
 from opengte.search.parse.process import ParserProcess
 from opengte.search.stores.base import SourceFile, Store
+from opengte.text_input import check_ids, check_texts
 
 CHUNK = 2**20  # bytes that are hashed at once
 ADDED = "added:"  # source of documents that come from no file
@@ -72,14 +73,16 @@ def index_documents(
 
 def documents_of_texts(
     texts: Iterable[str],
-    ids: Iterable[str],
+    ids: Iterable[str | int],
     titles: Iterable[str] | None = None,
     metadata: Iterable[Mapping[str, Scalar]] | None = None,
 ) -> list[Document]:
     """Return documents that come from no file; InputError if lengths differ or an id repeats."""
-    texts, ids = list(texts), list(ids)
-    all_titles = [""] * len(texts) if titles is None else list(titles)
-    records = [{} for _ in texts] if metadata is None else [dict(one) for one in metadata]
+    texts, ids = check_texts(texts), check_ids(ids)
+    all_titles = [""] * len(texts) if titles is None else check_texts(titles, "titles")
+    records: list[dict[str, Scalar]] = [{} for _ in texts]
+    if metadata is not None:
+        records = [_record(one, number) for number, one in enumerate(metadata)]
     if not len(texts) == len(ids) == len(all_titles) == len(records):
         raise InputError(
             f"{len(texts)} texts came with {len(ids)} ids, {len(all_titles)} titles and "
@@ -91,6 +94,15 @@ def documents_of_texts(
         Document(name, ADDED, ParsedDocument(text, title=title, metadata=record))
         for name, text, title, record in zip(ids, texts, all_titles, records, strict=True)
     ]
+
+
+def _record(fields: object, number: int) -> dict[str, Scalar]:
+    if not isinstance(fields, Mapping):
+        raise InputError(
+            f"metadata[{number}] is of type {type(fields).__name__}, expected one mapping of "
+            "fields for each text, such as {'year': 2024}"
+        )
+    return dict(fields)
 
 
 def _files(

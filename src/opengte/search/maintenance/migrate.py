@@ -18,7 +18,7 @@ from opengte.errors import InputError
 from opengte.search.index import Index
 from opengte.search.ingest.embedder import Embedder, PassageMode
 from opengte.search.ingest.writer import BATCH_CHARACTERS, BATCH_DOCUMENTS, COMMIT_SECONDS
-from opengte.search.model_identity import ModelIdentity
+from opengte.search.model_identity import ModelIdentity, adopt_settings
 from opengte.search.stores.base import DocumentHashes, SourceFile, Store, StoredDocument
 from opengte.search.stores.lancedb import generations
 
@@ -94,12 +94,12 @@ class Migration:
         it takes one, a first pass only of fewer dimensions than it has.
         """
         settings = _settings(old, encoder, passages, instruction)
-        if _key(settings) == _key(old.settings):
+        if _key(settings) == _key(adopt_settings(old.settings, encoder)):
             raise InputError(
                 f"the index `{old.place}` is in `{encoder.card.name}` "
                 f"({encoder.card.precision}), with these settings, already"
             )
-        return cls(old, _name(old, settings), settings, encoder)
+        return cls(old, _name(old, settings, encoder), settings, encoder)
 
     @classmethod
     def back(cls, old: Index) -> "Migration":
@@ -286,12 +286,12 @@ def _key(settings: Mapping[str, Any]) -> str:
     return json.dumps(told, sort_keys=True)
 
 
-def _name(old: Index, settings: Mapping[str, Any]) -> str:
+def _name(old: Index, settings: Mapping[str, Any], encoder: "Encoder") -> str:
     """Return the generation of these settings: the one before, if it is, or one of its own."""
     pointer, options = _pointer(old)
     if pointer.previous is not None:
         kept = _open(old.place, options, pointer.previous).settings()
-        if kept is not None and _key(kept) == _key(settings):
+        if kept is not None and _key(adopt_settings(kept, encoder)) == _key(settings):
             return pointer.previous
     digest = hashlib.sha256(_key(settings).encode()).hexdigest()
     return f"{generations.FIRST}-{digest[:12]}"

@@ -100,7 +100,8 @@ def _streamed(
         case "jsonl":
             found = tables.parse_json_lines(file, fields, limits.row_bytes)
         case "csv":
-            found = tables.parse_csv(file, fields, limits.row_bytes)
+            quoted = not path.lower().endswith(".tsv")
+            found = tables.parse_csv(file, fields, limits.row_bytes, quoted)
         case "parquet":
             found = tables.parse_parquet(file, fields)
         case _:

@@ -1,12 +1,11 @@
 """Tables: JSON Lines, JSON, CSV and Parquet. A row is a document; its other fields are metadata."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
-from opengte.errors import MissingExtraError
+from opengte.delimited import BadRow, read_delimited
+from opengte.errors import InputError, MissingExtraError
 from opengte.search.parse.base import (
     ParsedDocument,
     ParsedItem,
@@ -52,35 +51,26 @@ def parse_json(content: bytes, fields: RowFields) -> Iterator[ParsedItem]:
         yield row_to_document(value, "", None, fields)
 
 
-def parse_csv(file: BinaryIO, fields: RowFields, row_bytes: int) -> Iterator[ParsedItem]:
+def parse_csv(
+    file: BinaryIO, fields: RowFields, row_bytes: int, quoted: bool = True
+) -> Iterator[ParsedItem]:
     """Yield a document for each row; the first row names the columns."""
-    csv.field_size_limit(row_bytes)
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
+    delimiter = None if quoted else "\t"
+    rows = read_delimited(
+        file, "the file", quoted=quoted, delimiter=delimiter, limit=row_bytes, replace=True
+    )
     try:
-        yield from _csv_rows(text, fields)
-    finally:
-        text.detach()  # the file is its opener's to close
-
-
-def _csv_rows(text: io.TextIOWrapper, fields: RowFields) -> Iterator[ParsedItem]:
-    sample = text.read(2**16)
-    text.seek(0)
-    reader = csv.DictReader(text, dialect=_dialect(sample), restkey="")
-    number = 0
-    while True:
-        number += 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield ParseProblem(f"not CSV: {error}", reader.line_num)
-            continue
-        extra = row.pop("", None)
-        if extra:
-            yield ParseProblem(f"has {len(extra)} fields more than the first row", reader.line_num)
-        values = {name: value for name, value in row.items() if name and value}
-        yield row_to_document(values, str(number), reader.line_num, fields)
+        for number, row in enumerate(rows, 1):
+            if isinstance(row, BadRow):
+                yield ParseProblem(row.reason, row.line)
+                continue
+            if row.found > row.expected:
+                more = row.found - row.expected
+                yield ParseProblem(f"has {more} fields more than the first row", row.line)
+            values = {name: value for name, value in row.values.items() if value}
+            yield row_to_document(values, str(number), row.line, fields)
+    except InputError as error:
+        raise UnreadableFileError(str(error)) from error
 
 
 def parse_parquet(file: BinaryIO, fields: RowFields) -> Iterator[ParsedItem]:
@@ -152,10 +142,3 @@ def _lines(file: BinaryIO, most: int) -> Iterator[bytes | None]:
         while line and not line.endswith(b"\n"):
             line = file.readline(most)
         yield None
-
-
-def _dialect(sample: str) -> Any:
-    try:
-        return csv.Sniffer().sniff(sample, delimiters=",;\t|")
-    except csv.Error:
-        return csv.excel

@@ -95,8 +95,10 @@ class SearchService:
         )
 
     def tokens(self, text: str) -> int:
-        """Return how many tokens a query has."""
-        return int(self._kb.encoder.tokenizer.count([text])[0])
+        """Return how many tokens of a query are read; the end of a very long one is not."""
+        encoder = self._kb.encoder
+        read = encoder.tokenizer.part(text, encoder.card.max_length)
+        return int(encoder.tokenizer.count([read])[0])
 
     def search(
         self, request: schemas.SearchRequest, visitor: Filter | None

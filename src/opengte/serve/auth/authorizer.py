@@ -1,14 +1,14 @@
 """Authenticates callers by API key, and enforces their rate limits, quotas and models."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from opengte.errors import AccessError
 from opengte.serve.auth.keys import ApiKey, KeyRing
 from opengte.serve.auth.rate_limits import RateLimiter
 from opengte.serve.auth.usage import UsageLog
-from opengte.serve.types import Caller
+from opengte.serve.types import Caller, Named, find_named
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class KeyAuthorizer:
         keys: KeyRing,
         limiter: RateLimiter,
         usage: UsageLog | None = None,
-        aliases: Mapping[str, str] | None = None,
+        models: Sequence[Named] = (),
     ) -> None:
-        """Take the keys, limits and usage; aliases: further name of a model -> its own name."""
+        """Take the keys, limits, usage, and the models that clients may mean by a name."""
         self.keys = keys
         self.limiter = limiter
         self.usage = usage
-        self._aliases = aliases or {}
+        self._models = models
 
     @property
     def key_needed(self) -> bool:
@@ -72,6 +72,11 @@ class KeyAuthorizer:
             raise AccessError(f"the API key `{key.id}` is {state}", authenticated=False)
         return key
 
+    def may_use(self, caller: Caller, model: str) -> bool:
+        """Return whether a caller's key is for this model, among others."""
+        key = caller.api_key if isinstance(caller, KeyCaller) else None
+        return key is None or self._is_for(key, model)
+
     def reserve(self, caller: Caller, model: str, tokens: int) -> None:
         """Count tokens before they are computed; LimitError when a limit or quota is used up."""
         if isinstance(caller, KeyCaller) and caller.api_key is not None:
@@ -103,11 +108,17 @@ class KeyAuthorizer:
             self.limiter.restore(key, *totals.get(key.id, (0, 0)), now=now)
 
     def _check_model(self, key: ApiKey, model: str) -> None:
-        if key.models is None or model in key.models:
-            return
-        if self._aliases.get(model, model) not in key.models:
+        if not self._is_for(key, model):
             raise AccessError(
                 f"the API key `{key.id}` may not use the model `{model}`; "
-                f"it may use {', '.join(f'`{name}`' for name in key.models) or 'none'}",
+                f"it may use {', '.join(f'`{name}`' for name in key.models or ()) or 'none'}",
                 authenticated=True,
             )
+
+    def _is_for(self, key: ApiKey, model: str) -> bool:
+        if key.models is None or model in key.models:
+            return True
+        meant = find_named(model, self._models)
+        return meant is not None and any(
+            find_named(name, self._models) is meant for name in key.models
+        )

@@ -12,13 +12,14 @@ import sqlite3
 import string
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from opengte.errors import InputError
+from opengte.errors import InputError, OpenGTEError
+from opengte.serve.auth.state_files import DAMAGE, plain_errors
 
 if TYPE_CHECKING:
     from opengte.serve.types import Priority
@@ -27,6 +28,9 @@ FILE = "keys.db"
 _ID = string.ascii_lowercase + string.digits
 _SECRET = string.ascii_letters + string.digits
 _ID_LENGTH, _SECRET_LENGTH = 8, 43  # 43 of 62 letters: 256 bits
+# never to remove it: without keys, a server answers everyone
+REMEDY = "Restore it from a copy, or make new keys with `gte keys create` in another state_dir."
+NEW_SECONDS = 1.0  # in which another process may still be creating the file
 REFRESH_SECONDS = 0.5  # between two checks whether the file changed
 
 _SCHEMA = """
@@ -170,8 +174,8 @@ class KeyFile:
         """Return all keys, oldest first; none if there is no file."""
         if not self.path.exists():
             return []
-        with closing(_open_to_read(self.path)) as database:
-            return read_keys(database)
+        with self._plain_errors(), closing(_open_to_read(self.path)) as database:
+            return read_keys(database, NEW_SECONDS)
 
     def find(self, name: str) -> ApiKey:
         """Return the key with this id, or with this name; InputError unless it is exactly one."""
@@ -211,11 +215,24 @@ class KeyFile:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """Yield a connection in a transaction, which is in the main file afterwards."""
+        with self._plain_errors(), self._transaction() as database:
+            yield database
+
+    def _plain_errors(self) -> AbstractContextManager[None]:
+        return plain_errors(self.path, "API keys", REMEDY)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = not self.path.exists()
         with closing(sqlite3.connect(self.path, timeout=10)) as database:
             if new:
                 os.chmod(self.path, 0o600)
+            else:
+                read_keys(
+                    database, NEW_SECONDS
+                )  # of a file that lost its table, nothing may be made anew
+                database.row_factory = None
             database.execute("PRAGMA journal_mode = WAL")
             with database:
                 database.execute(_SCHEMA)
@@ -238,16 +255,16 @@ class KeyRing:
         self.path = folder / FILE
         self.failures = 0  # of reads of the file; the keys known before stay valid
         self.working = True
+        self.problem = ""  # of the last read that failed
         self._static = None if static is None else hash_key(static)
         self._database: sqlite3.Connection | None = None
         self._version: Any = None  # of the file that the keys were read from
         self._keys: dict[str, ApiKey] = {}
         self._checked = -1e9
-        self.refresh()
+        self.refresh(NEW_SECONDS)
         if not self.working:  # without its keys, a server would be open to everyone
             raise InputError(
-                f"state_dir: cannot read the keys in {self.path}; restore the file, or remove it "
-                "to start without keys"
+                f"state_dir: cannot read the keys in {self.path}: {self.problem}. {REMEDY}"
             )
 
     @property
@@ -273,16 +290,17 @@ class KeyRing:
         if time.monotonic() - self._checked > REFRESH_SECONDS:
             self.refresh()
 
-    def refresh(self) -> None:
-        """Read the keys again if the file changed."""
+    def refresh(self, wait: float = 0.0) -> None:
+        """Read the keys again if the file changed; wait for one that is being created."""
         self._checked = time.monotonic()
         try:
             if not self._changed():
                 return
             assert self._database is not None
-            self._keys = {key.id: key for key in read_keys(self._database)}
+            self._keys = {key.id: key for key in read_keys(self._database, wait)}
             self.working = True
-        except (sqlite3.Error, OSError):
+        except (OpenGTEError, *DAMAGE) as error:
+            self.problem = str(error)
             self.failures += 1
             self.working = False
             self.close()
@@ -313,16 +331,21 @@ class KeyRing:
         self._version = None
 
 
-def read_keys(database: sqlite3.Connection) -> list[ApiKey]:
-    """Return all keys in an open file, oldest first."""
+def read_keys(database: sqlite3.Connection, wait: float = 0.0) -> list[ApiKey]:
+    """Return all keys in an open file, oldest first.
+
+    A file without the table was either created a moment ago, or is damaged. After `wait` seconds
+    that is an error: taken as a file without keys, it would open the server to everyone.
+    """
     database.row_factory = sqlite3.Row
-    try:
-        rows = database.execute("SELECT * FROM keys ORDER BY slot").fetchall()
-    except sqlite3.OperationalError as error:
-        if "no such table" in str(error):  # the file was created a moment ago
-            return []
-        raise
-    return [_key(row) for row in rows]
+    until = time.monotonic() + wait
+    while True:
+        try:
+            return [_key(row) for row in database.execute("SELECT * FROM keys ORDER BY slot")]
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error) or time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
 
 
 def _key(row: sqlite3.Row) -> ApiKey:

@@ -1,11 +1,13 @@
 """Settings of the inference service: each model, and the cache of results."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from opengte.errors import InputError
+from opengte.published_models import find_published_model
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ class ModelSettings:
             value = getattr(self, field)
             if value is not None and value <= 0:
                 raise InputError(f"{field} of `{self.source}` is {value}, expected more than 0")
+
+    @cached_property
+    def hub_id(self) -> str | None:
+        """The Hub id of the weights, or None if they are a folder's or a package's."""
+        if Path(self.source).exists():
+            return None
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", self.source):
+            return self.source
+        published = None if "/" in self.source else find_published_model(self.source)
+        return None if published is None else published.id
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from opengte.errors import InputError
+from opengte.hub.disk import parse_size
 from opengte.serve.config.inference import ModelSettings
 from opengte.serve.config.settings import (
     GROUPS,
@@ -25,8 +26,6 @@ from opengte.serve.config.settings import (
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
-_UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?\s*", re.IGNORECASE)
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
@@ -102,18 +101,6 @@ def parse_value(setting: "Field[Any]", text: str) -> Any:
         return None
     check_value(setting, value)
     return value
-
-
-def parse_size(text: str) -> int:
-    """Parse a number of bytes; units are powers of 1024.
-
-    >>> parse_size("1048576"), parse_size("64MB"), parse_size("1.5 KiB")
-    (1048576, 67108864, 1536)
-    """
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError(text)
-    return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {

@@ -193,7 +193,9 @@ class ServerSettings:
     uds: str | None = _network(
         None, "text", "Listen on this Unix socket instead of a port.", metavar="PATH"
     )
-    root_path: str = _network("", "text", "Path prefix that a proxy adds.", metavar="PATH")
+    root_path: str = _network(
+        "", "text", "Path prefix that a proxy adds; it may strip it or not.", metavar="PATH"
+    )
     forwarded_allow_ips: str = _network(
         "127.0.0.1",
         "text",

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from opengte.errors import AccessError
+from opengte.errors import AccessError, CapabilityError, OpenGTEError
 from opengte.serve.auth.authorizer import KeyAuthorizer
 from opengte.serve.config.settings import ServerSettings
 from opengte.serve.http.errors import retry_headers, to_failure
@@ -47,7 +47,10 @@ def admin_routes(server: ServerControl) -> list[BaseRoute]:
     async def reload(request: Request) -> Response:
         if refusal := _refusal(_require_admin(server.authorizer), request):
             return refusal
-        outcomes = await server.reload_everywhere()
+        try:
+            outcomes = await server.reload_everywhere()
+        except CapabilityError as error:
+            return _failure(error)
         good = all(outcome in ("reloaded", "asked") for outcome in outcomes.values())
         return JSONResponse({"models": outcomes}, 200 if good else 500)
 
@@ -90,8 +93,11 @@ def _refusal(check: KeyCheck, request: Request) -> Response | None:
     try:
         check(request)
     except AccessError as error:
-        failure = to_failure(error)
-        message = {"message": str(error), "type": "access_error", "param": None}
-        content = {"error": {**message, "code": "access_error"}}
-        return JSONResponse(content, STATUSES[failure.kind], dict(retry_headers(failure)))
+        return _failure(error, "access_error")
     return None
+
+
+def _failure(error: OpenGTEError, name: str = "capability_error") -> Response:
+    failure = to_failure(error)
+    content = {"error": {"message": str(error), "type": name, "param": None, "code": name}}
+    return JSONResponse(content, STATUSES[failure.kind], dict(retry_headers(failure)))

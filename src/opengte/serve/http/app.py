@@ -16,6 +16,7 @@ from opengte import __version__
 from opengte.serve.http.errors import to_response
 from opengte.serve.http.handler import Handler, HandlerContext
 from opengte.serve.http.health import HealthChecks
+from opengte.serve.http.lenient_router import LenientRouter
 from opengte.serve.http.middleware.request_context import RequestContextMiddleware
 from opengte.serve.http.openapi import openapi_document
 from opengte.serve.http.response_json import dumps
@@ -33,8 +34,9 @@ class AppOptions:
     whether over-long inputs are truncated by default; strict refuses unknown fields, which are
     otherwise reported. An embedding request of more than interactive_inputs inputs has priority
     bulk by default. timeout is the longest that a request may take, in seconds; draining returns
-    whether the server is shutting down. max_concurrent_requests is only reported in `/info`.
-    extra_routes come after the server's own, extra_paths are their part of the OpenAPI document;
+    whether the server is shutting down. root_path is a prefix that a proxy may leave in all paths.
+    max_concurrent_requests is only reported in `/info`. extra_routes come after the server's own,
+    extra_paths are their part of the OpenAPI document;
     middleware is around all routes, the first one outermost.
     """
 
@@ -47,6 +49,7 @@ class AppOptions:
     max_inputs: int = 65_536
     interactive_inputs: int = 16
     timeout: float | None = None
+    root_path: str = ""
     max_concurrent_requests: int = 1024
     draining: Callable[[], bool] = lambda: False
     extra_routes: Sequence[BaseRoute] = ()
@@ -87,11 +90,12 @@ def build_app(service: Service, authorizer: Authorizer | None, options: AppOptio
         )
     )
     routes += options.extra_routes
-    return Starlette(
-        routes=routes,
+    app = Starlette(
         middleware=[Middleware(RequestContextMiddleware, policy=policy), *options.middleware],
         exception_handlers={HTTPException: _no_such_route(policy)},
     )
+    app.router = LenientRouter(routes, options.root_path)
+    return app
 
 
 class _OpenApiDocument:

@@ -20,7 +20,7 @@ from opengte.errors import (
     UnknownModelError,
 )
 from opengte.serve.protocols.base import ErrorKind, ProtocolPolicy, RequestFailure, WireProtocol
-from opengte.serve.types import ModelStatus
+from opengte.serve.types import ModelStatus, find_named
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; nobody receives it
 
@@ -99,10 +99,9 @@ def _param(error: Exception) -> str | None:
 
 def max_length_of(model: str | None, statuses: Sequence[ModelStatus]) -> int | None:
     """Return how many tokens a model (the first one for None) reads; None if it is not known."""
-    for status in statuses:
-        if status.card is not None and (model is None or status.has_name(model)):
-            return status.card.max_length
-    return None
+    loaded = [status for status in statuses if status.card is not None]
+    found = find_named(model, loaded) if model is not None else next(iter(loaded), None)
+    return found.card.max_length if found is not None and found.card is not None else None
 
 
 def retry_headers(failure: RequestFailure) -> list[tuple[str, str]]:

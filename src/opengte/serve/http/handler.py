@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
@@ -30,16 +30,21 @@ from opengte.serve.types import (
     Caller,
     EmbedAnswer,
     EmbedRequest,
+    ModelStatus,
     Priority,
     ScoreAnswer,
     ScoreRequest,
     Service,
+    find_named,
 )
 
 log = logging.getLogger("opengte.serve")
 
+T = TypeVar("T")
+
 DEADLINE_GRACE = 0.25  # seconds beyond a deadline for the service to report it itself
 UNLIMITED_TOKENS = 1 << 30
+TOKEN_BYTES = 3  # of a body, for each token in it, at least: tokens of a model not loaded yet
 WATCH_CLIENT_AFTER = 0.02  # seconds; most answers are ready before, so that no watcher is needed
 MAX_CONCURRENT_PARTS = 64  # parts of one request that the service computes at the same time
 
@@ -114,13 +119,17 @@ class _Exchange:
         secret = api_key_of(self.headers)
         if authorizer is not None and secret is None and not public:
             authorizer.authenticate(None, None)  # before reading the body of a stranger
-        body = await self._read_body()
-        parsed = self.operation.parse(body, self.info)
-        self._check_inputs(parsed)
+        raw = await self._read_body()
+        body, parsed = self._parse(raw)
         caller = Caller()
         if authorizer is not None and not public:
             caller = authorizer.authenticate(secret, self.model or self._default_model(parsed))
+            if not parsed.requests:
+                self.info = replace(self.info, models=lambda: self._models_for(caller))
         call = self._call(caller, parsed)
+        if parsed.requests and self.context.service.loading:
+            await self._unless_disconnected(self._wait_loaded(raw, parsed, call))
+            body, parsed = self._parse(raw)  # what a request means may depend on the model
         answers = await self._compute_and_charge(parsed, caller, call)
         return await self._encode(body, parsed, answers)
 
@@ -148,13 +157,24 @@ class _Exchange:
         self.record.operation = operation.id
         self.record.protocol = operation.protocol.name
 
-    async def _read_body(self) -> Any:
+    async def _read_body(self) -> bytes:
+        if self.endpoint.method == "GET":
+            return b""
+        return await request_body.read_body(
+            self.headers, self.receive, self.context.policy.max_body_bytes
+        )
+
+    def _parse(self, raw: bytes) -> tuple[Any, ParsedRequest]:
+        """Return the decoded body and the requests in it."""
+        body = self._decode(raw)
+        parsed = self.operation.parse(body, self.info)
+        self._check_inputs(parsed)
+        return body, parsed
+
+    def _decode(self, raw: bytes) -> Any:
         if self.endpoint.method == "GET":
             self._set_operation(self.operation)
             return None
-        raw = await request_body.read_body(
-            self.headers, self.receive, self.context.policy.max_body_bytes
-        )
         start = time.perf_counter()
         fields = request_body.split_fields(raw)
         self._set_operation(self.endpoint.choose(fields, self.info))
@@ -173,7 +193,7 @@ class _Exchange:
                 f"The request asks for the models {sorted(map(str, models))}; expected one. Send "
                 "one request a model."
             )
-        self.model = self.record.model = next(iter(models), None)
+        self.model = self.record.model = self._own_name(next(iter(models), None))
         self.record.texts = sum(_size(request) for request in parsed.requests)
         maximum = self.context.policy.max_inputs
         if self.record.texts > maximum:
@@ -182,12 +202,23 @@ class _Exchange:
                 "(--max-inputs). Send fewer at a time."
             )
 
+    def _own_name(self, asked: str | None) -> str | None:
+        """Return the name of the model that a client means; an unknown one as it is."""
+        named = None if asked is None else find_named(asked, self.context.service.models())
+        return asked if named is None else named.name
+
     def _default_model(self, parsed: ParsedRequest) -> str | None:
         """Return the name of the model that answers a request without one."""
         kind = "reranker" if isinstance(_first(parsed), ScoreRequest) else "encoder"
         statuses = self.info.models()
         fitting = [each for each in statuses if each.card is None or each.card.kind == kind]
         return (fitting or list(statuses))[0].name if parsed.requests and statuses else None
+
+    def _models_for(self, caller: Caller) -> tuple[ModelStatus, ...]:
+        """Return the models that a caller may use."""
+        authorizer, models = self.context.authorizer, self.context.service.models()
+        assert authorizer is not None
+        return tuple(model for model in models if authorizer.may_use(caller, model.name))
 
     def _call(self, caller: Caller, parsed: ParsedRequest) -> Call:
         priority = self._priority(caller, parsed)
@@ -208,6 +239,12 @@ class _Exchange:
         embeds = isinstance(_first(parsed), EmbedRequest)
         many = embeds and self.record.texts > self.context.interactive_inputs
         return "bulk" if many else caller.priority
+
+    async def _wait_loaded(self, raw: bytes, parsed: ParsedRequest, call: Call) -> None:
+        """Wait for a model that is loading."""
+        kinds = {EmbedRequest: "encoder", ScoreRequest: "reranker"}
+        kind = kinds.get(type(_first(parsed)), "")
+        await self.context.service.wait_loaded(self.model, kind, len(raw) // TOKEN_BYTES, call)
 
     async def _compute_and_charge(
         self, parsed: ParsedRequest, caller: Caller, call: Call
@@ -272,8 +309,8 @@ class _Exchange:
             )
         return await service.decode(request.model, request.ids, request.skip_special)
 
-    async def _unless_disconnected(self, computing: Any) -> tuple[Answer, ...]:
-        """Return an answer, or cancel it and raise ClientDisconnected when the client leaves."""
+    async def _unless_disconnected(self, awaited: Awaitable[T]) -> T:
+        """Return a result, or cancel it and raise ClientDisconnected when the client leaves."""
         mine = asyncio.current_task()
         assert mine is not None
         disconnected = False
@@ -292,8 +329,7 @@ class _Exchange:
 
         timer = asyncio.get_running_loop().call_later(WATCH_CLIENT_AFTER, begin)
         try:
-            answers: tuple[Answer, ...] = await computing
-            return answers
+            return await awaited
         except asyncio.CancelledError:
             if not disconnected:
                 raise

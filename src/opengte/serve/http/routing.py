@@ -1,5 +1,6 @@
 """The routes of all protocols; on a path that several share, a request's fields decide."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,15 +61,24 @@ def _rerank(fields: Fields, info: RequestInfo) -> Operation:
     return cohere.RERANK_V1 if info.sdk == "cohere" else _rerank_by_fields(fields, info)
 
 
+_PAIRS = re.compile(rb'\[\s*\[\s*"')  # the beginning of a list of lists of texts
+
+
 def _by_model(fields: Fields, info: RequestInfo) -> Operation:
-    """Choose at TEI's root path: by fields, or else by the task of the first model."""
+    """Choose at TEI's root path: by fields, or else by the task of the first model.
+
+    While it is loading, its task is not known: only a reranker reads pairs.
+    """
     if "texts" in fields or "query" in fields:
         return tei.RERANK
-    if bytes(fields.get("inputs", b"")).lstrip()[:1] == b"{":
+    inputs = bytes(fields.get("inputs", b"")).lstrip()
+    if inputs[:1] == b"{":
         return tei.SIMILARITY
     statuses = info.models()
     card = statuses[0].card if statuses else None
-    return tei.PREDICT if card is not None and card.kind == "reranker" else tei.EMBED
+    if card is None:
+        return tei.PREDICT if _PAIRS.match(inputs) else tei.EMBED
+    return tei.PREDICT if card.kind == "reranker" else tei.EMBED
 
 
 # (method, path) -> the operations that share it, the default first, and what chooses between them

@@ -64,7 +64,7 @@ class DiskCache:
                     result = deserialize(value)
                     if result is not None:
                         results[key] = result
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             self._failed("read", error)
         for key in results:
             if self._used.qsize() < MAX_QUEUED:

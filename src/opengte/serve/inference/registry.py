@@ -11,17 +11,17 @@ from opengte.errors import NotReadyError, OpenGTEError, UnknownModelError
 from opengte.serve.config.inference import ModelSettings
 from opengte.serve.inference.cache import ResultCache
 from opengte.serve.inference.loading import ModelLoader, PreparedModel, prepare_model
+from opengte.serve.inference.loading_queue import RETRY_AFTER, LoadingQueue
 from opengte.serve.inference.preprocessing.request_options import OptionsResolver
 from opengte.serve.inference.runner import ModelRunner
 from opengte.serve.inference.scheduling.engine_threads import EngineThreads
 from opengte.serve.inference.types import PendingInput
-from opengte.serve.types import ModelStatus, Observer
+from opengte.serve.types import ModelStatus, Observer, find_named
 
 log = logging.getLogger(__name__)
 
 State = Literal["loading", "ready", "failed", "unhealthy"]
 
-RETRY_AFTER = 2.0  # seconds, for clients of a model that is not ready
 MIN_BACKOFF, MAX_BACKOFF = 0.5, 60.0  # seconds between attempts to recover
 MAX_STUCK_THREADS = 8  # until a model is given up
 
@@ -52,10 +52,12 @@ class ServedModel:
     ) -> None:
         self.settings = settings
         self.name = settings.name
+        self.names, self.hub_id = settings.names, settings.hub_id
         self.state: State = "loading"
         self.detail: str | None = None
         self.ready: ReadyModel | None = None
         self.closing = False
+        self.loading_queue = LoadingQueue(self.name, settings.max_queue_tokens)
         self._created = int(time.time())
         self._load, self._cache, self._observer, self._pool = load, cache, observer, pool
         self._memory_share = memory_share
@@ -77,6 +79,7 @@ class ServedModel:
             max_queue_tokens=None if ready is None else ready.runner.admission.limit,
             queued_tokens=0 if ready is None else ready.runner.admission.tokens,
             aliases=self.settings.aliases,
+            hub_id=self.hub_id,
         )
 
     def available(self) -> ReadyModel:
@@ -98,8 +101,10 @@ class ServedModel:
             self.state, self.detail = "failed", str(error)
             level = logging.ERROR if isinstance(error, OpenGTEError) else logging.CRITICAL
             log.log(level, "`%s` cannot be loaded: %s", self.name, error, exc_info=error)
+            self.loading_queue.release()
             return
         self.state, self._created = "ready", int(time.time())
+        self.loading_queue.release()
 
     async def reload(self) -> None:
         """Load the model again, switch to it, and let the old one finish its requests."""
@@ -107,12 +112,14 @@ class ServedModel:
             new = await self._new()
             old, self.ready = self.ready, new
             self.state, self.detail, self._created = "ready", None, int(time.time())
+            self.loading_queue.release()
         if old is not None:
             await old.runner.drain(None)
 
     async def close(self, seconds: float | None) -> bool:
         """Accept no more requests and finish those in flight; return False on a timeout."""
         self.closing = True
+        self.loading_queue.release()
         if self._recovery is not None:
             self._recovery.cancel()
         return True if self.ready is None else await self.ready.runner.drain(seconds)
@@ -186,9 +193,8 @@ def find_model(models: list[ServedModel], name: str | None, kind: str = "") -> S
     if not models:
         raise NotReadyError("the server is starting, or has no model left", RETRY_AFTER)
     if name is not None:
-        for served in models:
-            if name in served.settings.names:
-                return served
+        if (named := find_named(name, models)) is not None:
+            return named
         known = ", ".join(served.name for served in models)
         raise UnknownModelError(f"model is {name!r:.100}, and the models here are: {known}")
     for served in models:

@@ -127,6 +127,22 @@ class InferenceService:
         await served.close(None)
         self.served.remove(served)
 
+    @property
+    def loading(self) -> bool:
+        """Whether a model is being loaded for the first time."""
+        return self._loading is not None and not self._loading.done()
+
+    async def wait_loaded(self, model: str | None, kind: str, tokens: int, call: Call) -> None:
+        """Wait while the model that a request is for is loading; kind is empty if any will do.
+
+        Raises NotReadyError if too many wait already, DeadlineError, and UnknownModelError.
+        """
+        while self.loading:
+            served = self._find(model, kind)
+            if served.state != "loading" or served.closing:
+                return
+            await served.loading_queue.wait(tokens, call)
+
     def cache_info(self) -> CacheInfo:
         """Return the size of the cache."""
         return self._cache.info()
@@ -166,7 +182,7 @@ class InferenceService:
         self, model: str | None, texts: tuple[str, ...], add_special: bool, prompt_name: str | None
     ) -> list[list[Token]]:
         """Return the tokens of each text; offsets count from its start, without the prompt."""
-        ready = self._ready_of_any_kind(model)
+        ready = self._find(model, "").available()
         prefix = ready.options.prompt(prompt_name) if prompt_name is not None else ""
         return await self._in_pool(
             detokenization.text_tokens, ready.model.tokenizer, texts, add_special, prefix
@@ -176,7 +192,7 @@ class InferenceService:
         self, model: str | None, ids: tuple[tuple[int, ...], ...], skip_special: bool
     ) -> list[str]:
         """Return the text of each sequence of token ids."""
-        tokenizer = self._ready_of_any_kind(model).model.tokenizer
+        tokenizer = self._find(model, "").available().model.tokenizer
         return await self._in_pool(detokenization.decode, tokenizer, ids, skip_special)
 
     def models(self) -> tuple[ModelStatus, ...]:
@@ -186,9 +202,9 @@ class InferenceService:
         return tuple(served.status for served in self.served)
 
     async def check(self) -> None:
-        """Run every ready model once; raise NotReadyError if one does not answer."""
-        if self.served and all(served.state == "failed" for served in self.served):
-            self.served[0].available()
+        """Run every ready model once; raise NotReadyError if none is ready or one is silent."""
+        if all(served.ready is None for served in self.served):
+            find_model(self.served, None).available()
         for served in self.served:
             if served.state == "unhealthy":
                 served.available()
@@ -212,7 +228,7 @@ class InferenceService:
     # --- helpers ---
 
     def _ready(self, name: str | None, kind: str) -> tuple[ServedModel, ReadyModel]:
-        served = find_model(self.served, name, kind)
+        served = self._find(name, kind)
         ready = served.available()
         if ready.card.kind != kind:
             article = "an" if ready.card.kind == "encoder" else "a"
@@ -222,10 +238,11 @@ class InferenceService:
             )
         return served, ready
 
-    def _ready_of_any_kind(self, name: str | None) -> ReadyModel:
-        if name is not None or len(self.served) == 1:
-            return find_model(self.served, name or self.served[0].name).available()
-        return find_model(self.served, None, "encoder").available()
+    def _find(self, name: str | None, kind: str) -> ServedModel:
+        """Return a model by name or kind; with neither, the only one or an encoder."""
+        if name is None and not kind and len(self.served) == 1:
+            return self.served[0]
+        return find_model(self.served, name, kind or "encoder")
 
     def _deduplicated(
         self, served: ServedModel, inputs: Sequence[ModelInput]

@@ -49,6 +49,7 @@ class Metrics:
         self, models: Sequence[str], routes: Sequence[str], shared: SharedMemory, row: int = 0
     ) -> None:
         self.store = SharedMetricStore(metric_families(models, routes), shared, row)
+        self.labels: dict[str, str] = {}  # of every sample, besides its own
         store = self.store
         self._failures: dict[str, int] = {}  # already counted, by file
         self._in_flight = store.index("opengte_requests_in_flight")
@@ -164,7 +165,7 @@ class Metrics:
         """Return the page for Prometheus and its content type; takes milliseconds."""
         from opengte.serve.observability.prometheus import render
 
-        return render(self.store, accept)
+        return render(self.store, accept, self.labels)
 
     def close(self) -> None:
         """Release the shared memory."""

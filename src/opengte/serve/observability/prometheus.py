@@ -1,6 +1,6 @@
 """The numbers of a `SharedMetricStore` as a page for Prometheus, with TEI's names."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
@@ -43,19 +43,32 @@ _FAILURES = {
 }
 
 
-def render(store: SharedMetricStore, accept: str) -> tuple[bytes, str]:
-    """Return the page in the format that the Accept header asks for, and its content type."""
+def render(store: SharedMetricStore, accept: str, labels: Mapping[str, str]) -> tuple[bytes, str]:
+    """Return the page in the format that the Accept header asks for, and its content type.
+
+    Every sample has these further labels.
+    """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(store))
+    registry.register(_Collector(store, labels))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
 
 class _Collector(Collector):
-    def __init__(self, store: SharedMetricStore) -> None:
+    def __init__(self, store: SharedMetricStore, labels: Mapping[str, str]) -> None:
         self._store = store
+        self._labels = labels
 
     def collect(self) -> Iterator[Metric]:
+        for metric in self._metrics():
+            if self._labels:
+                metric.samples = [
+                    sample._replace(labels={**sample.labels, **self._labels})
+                    for sample in metric.samples
+                ]
+            yield metric
+
+    def _metrics(self) -> Iterator[Metric]:
         series = list(self._store.collect())
         yield _build_info()
         yield from _ours(self._store.families, series)

@@ -9,6 +9,7 @@ let models = [];
 let charts;
 let paused = false;
 let shownModels = "";
+let refused = false; // until there is another key
 
 // ---------------------------------------------------------------- models
 
@@ -209,6 +210,10 @@ async function submit(event) {
     byId("outcome").replaceChildren(el("p", { class: "error" }, text));
     byId("results").replaceChildren();
   };
+  if (refused) {
+    byId("key").focus();
+    return complain("Enter an API key of this server first.");
+  }
   if (!model) return complain("There is no model to ask.");
   if (!query.trim() || !texts.length) return complain("Write a query and at least one document.");
   byId("compare").disabled = true;
@@ -226,16 +231,31 @@ async function submit(event) {
 
 // ---------------------------------------------------------------- the state of the server
 
+// Without a key that the server knows, nothing is loading: say what to do, and wait for a key.
+function showRefusal(text) {
+  refused = true;
+  models = [];
+  shownModels = "";
+  byId("model").replaceChildren();
+  byId("models").replaceChildren(
+    el("p", { class: "soft" }, "Enter an API key above to see the models."));
+  byId("connection").textContent = text;
+  byId("connection").hidden = false;
+  byId("key").focus();
+}
+
+function retry() {
+  refused = false;
+  return poll();
+}
+
 async function poll() {
-  if (paused || document.hidden) return;
+  if (paused || refused || document.hidden) return;
   const note = byId("connection");
   try {
     const answer = await call(`page/state?since=${charts.last}`, { cache: "no-store" });
     if (answer.status === 401 || answer.status === 403) {
-      const body = await bodyOf(answer);
-      note.textContent = messageOf(body, answer.status);
-      note.hidden = false;
-      return;
+      return showRefusal(messageOf(await bodyOf(answer), answer.status));
     }
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     const state = await answer.json();
@@ -258,7 +278,7 @@ async function keepPolling() {
 }
 
 startTheme();
-startKey(poll);
+startKey(retry);
 charts = new Charts(byId("charts"), byId("load-table"));
 byId("try-form").addEventListener("submit", submit);
 byId("try-form").addEventListener("keydown", (event) => {

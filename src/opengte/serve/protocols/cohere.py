@@ -26,7 +26,14 @@ from opengte.serve.protocols.encodings import (
 )
 from opengte.serve.protocols.roles import role_of, truncation_side
 from opengte.serve.protocols.schema import Count, Documents, RerankResult
-from opengte.serve.types import EmbedAnswer, EmbedRequest, Priority, ScoreAnswer, ScoreRequest
+from opengte.serve.types import (
+    EmbedAnswer,
+    EmbedRequest,
+    Priority,
+    ScoreAnswer,
+    ScoreRequest,
+    find_named,
+)
 from opengte.types import Truncated
 
 CohereInput = Literal["search_document", "search_query", "classification", "clustering"]
@@ -216,8 +223,9 @@ def _check_max_tokens(tokens: int, model: str | None, info: RequestInfo) -> None
         for status in info.models()
         if status.card is not None and status.card.kind == "encoder"
     ]
-    named = (length for status, length in encoders if model and status.has_name(model))
-    longest = next(named, max((length for _, length in encoders), default=0))
+    named = find_named(model, [status for status, _ in encoders]) if model else None
+    lengths = [length for status, length in encoders if named is None or status is named]
+    longest = max(lengths, default=0)
     if tokens < longest:
         raise InputError(
             f"max_tokens={tokens} is less than the {longest} tokens that the model reads; a "
@@ -231,7 +239,7 @@ def _meta(version: str, truncated: tuple[Truncated, ...], **billed: int) -> dict
         first = truncated[0]
         meta["warnings"] = [
             f"{len(truncated)} inputs were truncated, the first at index {first.index}: "
-            f"{first.kept} of {first.found} tokens were read."
+            f"{first.kept} of {first.found_text} tokens were read."
         ]
     return meta
 

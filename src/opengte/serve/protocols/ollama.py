@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from opengte.errors import InputError, UnknownModelError
+from opengte.errors import InputError, NotReadyError, UnknownModelError
 from opengte.serve.protocols.base import (
     Operation,
     ParsedRequest,
@@ -23,7 +23,7 @@ from opengte.serve.protocols.encodings import (
 )
 from opengte.serve.protocols.roles import InputType, role_of, truncation_side
 from opengte.serve.protocols.schema import Count, Texts
-from opengte.serve.types import EmbedAnswer, EmbedRequest, ModelStatus
+from opengte.serve.types import EmbedAnswer, EmbedRequest, ModelStatus, find_named
 
 TAG = ":latest"  # what Ollama's clients append to a name without a tag
 
@@ -262,13 +262,12 @@ def _show_reply(body: ShowBody, answers: tuple[()], info: RequestInfo) -> Any:
     asked = body.model or body.name
     if not asked:
         raise InputError("model is missing; expected the name of a model.")
-    for status in _loaded(info):
-        if status.name == _name(asked):
-            break
-    else:
+    status = find_named(asked, info.models())
+    if status is None:
         raise UnknownModelError(f'model "{asked}" not found, try pulling it first')
     card = status.card
-    assert card is not None
+    if card is None:
+        raise NotReadyError(f"`{status.name}` is {status.state}; try again later", 2.0)
     family = card.architecture
     return {
         "modelfile": "",

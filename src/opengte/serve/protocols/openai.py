@@ -1,9 +1,10 @@
 """OpenAI: `POST /v1/embeddings`, `GET /v1/models` and `GET /v1/models/{model}`."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from opengte.errors import InputError, UnknownModelError
 from opengte.serve.protocols.base import (
@@ -31,7 +32,7 @@ from opengte.serve.protocols.schema import (
     Usage,
     decode_foreign_ids,
 )
-from opengte.serve.types import EmbedAnswer, EmbedRequest, Input, ModelStatus
+from opengte.serve.types import EmbedAnswer, EmbedRequest, Input, ModelStatus, find_named
 from opengte.types import Output
 
 
@@ -185,6 +186,11 @@ def _parse_embeddings(body: EmbeddingsBody, info: RequestInfo) -> ParsedRequest:
     return ParsedRequest((request,), role_given=body.input_type is not None)
 
 
+def _parse_deployment(body: EmbeddingsBody, info: RequestInfo) -> ParsedRequest:
+    """Return the embedding request of a body, for the model in the path."""
+    return _parse_embeddings(structs.replace(body, model=info.path["model"]), info)
+
+
 def _embeddings_reply(
     body: EmbeddingsBody, answers: tuple[EmbedAnswer, ...], info: RequestInfo
 ) -> Any:
@@ -245,9 +251,9 @@ def _models_reply(body: None, answers: tuple[()], info: RequestInfo) -> Any:
 def _model_reply(body: None, answers: tuple[()], info: RequestInfo) -> Any:
     """Return one model; UnknownModelError for a name that no model has."""
     name = info.path["model"]
-    for status in info.models():
-        if status.has_name(name):
-            return _model(status)
+    status = find_named(name.rstrip("/"), info.models())
+    if status is not None:
+        return _model(status)
     raise UnknownModelError(f"The model {name!r} does not exist. GET /v1/models lists them.")
 
 
@@ -272,6 +278,13 @@ EMBEDDINGS = Operation(
 
 OPERATIONS = (
     EMBEDDINGS,
+    dataclasses.replace(
+        EMBEDDINGS,
+        id="azure_embeddings",
+        paths=("/openai/deployments/{model:path}/embeddings",),
+        summary="Embed texts (Azure OpenAI; the model is the deployment)",
+        parse=_parse_deployment,
+    ),
     Operation(
         id="openai_models",
         protocol=PROTOCOL,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from opengte.errors import InputError, NotReadyError
+from opengte.errors import InputError, NotReadyError, UnknownModelError
 from opengte.serve.protocols import tei_schemas as bodies
 from opengte.serve.protocols.base import (
     DecodeRequest,
@@ -282,10 +282,13 @@ def _characters(request: Any) -> int:
 
 def _info_reply(body: None, answers: tuple[()], info: RequestInfo) -> Any:
     """Return facts of the first model and the server's limits; NotReadyError until it is loaded."""
-    status = info.models()[0]
+    statuses = info.models()
+    if not statuses:
+        raise UnknownModelError("The API key may use none of the models here.")
+    status = statuses[0]
     card = status.card
     if card is None:
-        raise NotReadyError(f"The model `{status.name}` is {status.state}. Try again later.")
+        raise NotReadyError(f"The model `{status.name}` is {status.state}. Try again later.", 2.0)
     labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     encoder = card.kind == "encoder"
     policy = info.policy

@@ -68,7 +68,7 @@ def open_authorizer(settings: ServerSettings, shared: SharedState) -> KeyAuthori
         KeyRing(keys_folder(settings), settings.api_key),
         RateLimiter(shared.limits),
         UsageLog(state_folder(settings.state_dir)) if settings.usage else None,
-        {alias: model.name for model in settings.models for alias in model.aliases},
+        settings.models,
     )
 
 
@@ -210,6 +210,7 @@ class Components:
             interactive_inputs=settings.interactive_inputs,
             timeout=settings.timeout,
             max_concurrent_requests=settings.max_connections,
+            root_path=settings.root_path,
             draining=lambda: self.draining,
             extra_routes=[
                 *admin_routes(self),

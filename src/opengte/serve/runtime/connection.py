@@ -5,30 +5,37 @@ headers grow without bound. Here each connection has a timer, at most one at a t
 arrives. uvicorn also accepts every request, however overloaded the event loop is: here a request
 that computes is then rejected as soon as its headers are parsed, which costs a fifth of an answer
 in its own protocol.
+
+An answer may be complete before the body of its request has come: to an unknown key or path, say.
+Then the body is read and dropped, within the size and time of any body, and the connection goes on;
+where its end is not in sight, the answer says that the connection closes, and it is closed when the
+client has sent its body, or a little later.
 """
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from opengte.serve.runtime.loop_lag import LoopLagMonitor
 
 _BODY_RATE = 16 * 2**10  # bytes a second of body that extend its timeout
-_LINGER = 5.0  # seconds for a client to finish sending a body that was refused already
+_LINGER = 5.0  # seconds for a client to finish sending a body before an announced close
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """Timeouts in seconds, the largest headers in bytes, and the most open connections."""
+    """Timeouts in seconds, the largest headers and bodies in bytes, and the most connections."""
 
     header_timeout: float
     body_timeout: float
     write_timeout: float
     max_header_bytes: int
+    max_body_bytes: int
     max_connections: int
 
 
@@ -70,7 +77,12 @@ class _LimitedHttpProtocol(HttpToolsProtocol):
     _header_bytes = 0
     _body_bytes = 0
     _closed = False
-    _lingering = False
+    _lingering = False  # the connection closes after the answer, once the body has come
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._answering: ASGIApp = self.app
+        self.app = self._answer
 
     # connections
 
@@ -128,7 +140,10 @@ class _LimitedHttpProtocol(HttpToolsProtocol):
         """Answer 503 with Retry-After; the rest of the request is read and dropped."""
         self.observer.refused("behind")
         self.cycle = _REJECTED_CYCLE
-        self.transport.write(_OVERLOADED)
+        self._lingering = not self._is_body_bounded(self.headers)
+        self.transport.write(_OVERLOADED_AND_CLOSE if self._lingering else _OVERLOADED)
+        if self._lingering:
+            self._timer = self.loop.call_later(_LINGER, self.transport.close)
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -138,22 +153,57 @@ class _LimitedHttpProtocol(HttpToolsProtocol):
         self._cancel_timer()
         self._in_headers = True
         super().on_message_complete()
+        if not self.cycle.response_complete:
+            return
         if self._lingering:
             self.transport.close()
-        elif self.cycle is _REJECTED_CYCLE:
+        else:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
     def on_response_complete(self) -> None:
-        unread = not self._in_headers and not self.transport.is_closing()
         super().on_response_complete()
-        if unread:
-            # answered before the whole request arrived: read on for a while, since closing at once
-            # would reset the connection before the client has read the answer
+        if self.transport.is_closing():
+            return
+        if self._in_headers:
+            if self._lingering:
+                self.transport.close()
+            return
+        self._unset_keepalive_if_required()
+        if self._lingering:
+            # closing at once would reset the connection before the client has read the answer
             self._cancel_timer()
-            self._lingering = True
             self._timer = self.loop.call_later(_LINGER, self.transport.close)
+
+    # answers before the body
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application; while the body has not come, the answer may announce a close."""
+        cycle = self.cycle
+        if cycle.scope is scope and cycle.more_body:
+            send = self._announcing(cycle)
+        await self._answering(scope, receive, send)
+
+    def _announcing(self, cycle: RequestResponseCycle) -> Send:
+        async def send(message: Message) -> None:
+            early = message["type"] == "http.response.start" and cycle.more_body
+            if early and (
+                cycle.waiting_for_100_continue  # then a client may leave its body out
+                or not self._is_body_bounded(cycle.scope["headers"])
+            ):
+                cycle.keep_alive = False  # which uvicorn announces
+            await cycle.send(message)  # type: ignore[arg-type]
+            if early and not cycle.keep_alive:
+                cycle.keep_alive = True  # so that it is closed here, not before the body has come
+                self._lingering = True
+
+        return send
+
+    def _is_body_bounded(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Return whether the rest of a body is known to be no larger than a body may be."""
+        length = next((value for name, value in headers if name == b"content-length"), b"")
+        return length.isdigit() and int(length) <= self.limits.max_body_bytes
 
     # timeouts
 
@@ -209,12 +259,25 @@ class _LimitedHttpProtocol(HttpToolsProtocol):
         """Answer with the reason, unless an answer has begun, and close the connection."""
         self.observer.refused(reason)
         self._cancel_timer()
+        if self._is_answered():
+            self.transport.close()
+            return
         in_flight = self.cycle is not None and not self.cycle.response_complete
         if in_flight and self.cycle.response_started:
             self.transport.abort()
             return
         self.transport.write(_error_response(status, reason, message))
         self.transport.close()
+
+    def _is_answered(self) -> bool:
+        """Return whether the request that is arriving has its answer already."""
+        return not self._in_headers and self.cycle.response_complete
+
+    def send_400_response(self, msg: str) -> None:
+        if self._is_answered():
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
 
 
 def _error_response(status: int, reason: str, message: str, *, close: bool = True) -> bytes:
@@ -234,6 +297,6 @@ def _error_response(status: int, reason: str, message: str, *, close: bool = Tru
     return head.encode() + body
 
 
-_OVERLOADED = _error_response(
-    503, "overloaded", "the server cannot keep up; come back in a second", close=False
-)
+_CANNOT_KEEP_UP = "the server cannot keep up; come back in a second"
+_OVERLOADED = _error_response(503, "overloaded", _CANNOT_KEEP_UP, close=False)
+_OVERLOADED_AND_CLOSE = _error_response(503, "overloaded", _CANNOT_KEEP_UP)

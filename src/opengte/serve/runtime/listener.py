@@ -42,6 +42,7 @@ class HttpServer:
             settings.body_timeout,
             settings.write_timeout,
             settings.max_header_bytes,
+            settings.max_body_bytes,
             settings.max_connections,
         )
         self._lag = LoopLagMonitor()
@@ -54,7 +55,6 @@ class HttpServer:
             access_log=False,
             server_header=False,
             forwarded_allow_ips=settings.forwarded_allow_ips,
-            root_path=settings.root_path,
             timeout_keep_alive=settings.keep_alive_timeout,  # type: ignore[arg-type]
         )
         self._config.load()
@@ -77,11 +77,14 @@ class HttpServer:
         """Begin to accept connections, unless paused."""
         self._sockets, self._tls = list(sockets), tls
         self._set_date()
-        self._lag.start()
         self._date_task = asyncio.get_running_loop().create_task(self._keep_date())
         for listener in sockets:
             listener.setblocking(False)
             self._watch_listener(listener)
+
+    def refuse_when_behind(self) -> None:
+        """Begin to refuse requests when the event loop lags behind, as loading models makes it."""
+        self._lag.start()
 
     def pause(self, paused: bool) -> None:
         """Pause or resume accepting; waiting connections are left to other processes meanwhile."""

@@ -154,6 +154,7 @@ class ServerProcess:
         ready(self.components)
         # the first page imports and compiles things: do it now, not while a scraper waits
         await asyncio.to_thread(metrics.render)
+        self.server.refuse_when_behind()
 
     async def _drain(self, starting: "asyncio.Task[None]") -> int:
         settings = self.settings

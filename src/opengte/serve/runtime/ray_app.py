@@ -5,10 +5,11 @@ replicas and replaces them. From a terminal: `serve run opengte.serve.runtime.ra
 model=minilm`.
 """
 
+import platform
 from collections.abc import Mapping
 from typing import Any
 
-from opengte.errors import InputError, MissingExtraError, NotReadyError
+from opengte.errors import CapabilityError, InputError, MissingExtraError, NotReadyError
 from opengte.serve.auth.keys import KeyRing
 from opengte.serve.config.loading import load_settings, parse_value
 from opengte.serve.config.paths import keys_folder
@@ -22,12 +23,22 @@ _LISTENER_SETTINGS = ("host", "port", "uds", "workers", "tls_cert", "tls_key", "
 class Replica:
     """One server of a deployment, as an ASGI application that loads its models at startup."""
 
-    def __init__(self, settings: ServerSettings) -> None:
-        """Create the components; no model is loaded yet."""
+    def __init__(self, settings: ServerSettings, *, key_needed: bool, name: str = "") -> None:
+        """Create the components; no model is loaded yet.
+
+        key_needed is whether requests to the deployment need an API key, which each replica must
+        then have: it may run on a machine whose state folder is another. name is that of the
+        replica, a label of its metrics. Raises InputError if the replica sees no keys.
+        """
         from opengte.serve.runtime.components import Components
         from opengte.serve.runtime.shared_state import SharedState
 
+        if key_needed:
+            _check_keys(settings)
         self._components = Components(settings, SharedState.create(1))
+        if name:
+            self._components.metrics.labels = {"replica": name}
+        self._components.reload_everywhere = _refuse_reload
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request, or follow the ASGI lifespan events."""
@@ -68,10 +79,11 @@ def deployment(settings: ServerSettings, **options: Any) -> Any:
         from ray import serve
     except ImportError:
         raise MissingExtraError("ray", "bulk", "serving with Ray") from None
-    _check_settings(settings)
+    key_needed = _check_settings(settings)
 
     def build() -> Replica:
-        return Replica(settings)
+        name = serve.get_replica_context().replica_id.unique_id
+        return Replica(settings, key_needed=key_needed, name=name)
 
     class Server:
         """What Ray calls besides the requests; the application is its ingress."""
@@ -100,16 +112,39 @@ def app(arguments: Mapping[str, str]) -> Any:
     return deployment(load_settings(values).settings)
 
 
-def _check_settings(settings: ServerSettings) -> None:
+def _check_settings(settings: ServerSettings) -> bool:
+    """Return whether requests need an API key; InputError for settings that do not apply."""
     for name in _LISTENER_SETTINGS:
         if getattr(settings, name) != getattr(ServerSettings(), name):
             raise InputError(f"{name}: Ray's proxy listens, not this server; set it there")
+    key_needed = _sees_keys(settings)
+    if not key_needed and not settings.insecure:
+        raise InputError(
+            "keys: there are no API keys, and Ray's proxy may be reached by other machines; "
+            "make one with `gte keys create NAME`, or allow everyone with insecure"
+        )
+    return key_needed
+
+
+def _check_keys(settings: ServerSettings) -> None:
+    if not _sees_keys(settings):
+        raise InputError(
+            f"keys: this deployment needs API keys, and its replica on {platform.node()} sees none "
+            f"in {keys_folder(settings)}; make the keys.db of the deployment readable there "
+            "(keys_dir on a shared volume), or set api_key"
+        )
+
+
+def _sees_keys(settings: ServerSettings) -> bool:
     ring = KeyRing(keys_folder(settings), settings.api_key)
     try:
-        if not ring.key_needed and not settings.insecure:
-            raise InputError(
-                "keys: there are no API keys, and Ray's proxy may be reached by other machines; "
-                "make one with `gte keys create NAME`, or allow everyone with insecure"
-            )
+        return ring.key_needed
     finally:
         ring.close()
+
+
+async def _refuse_reload() -> dict[str, str]:
+    raise CapabilityError(
+        "a reload would reach one replica of this deployment only; deploy it again with "
+        "`serve.run` or `serve deploy`, which replaces all of them"
+    )

@@ -32,7 +32,7 @@ from opengte.serve.runtime.lifecycle import (
 )
 from opengte.serve.runtime.listener import open_listeners
 from opengte.serve.runtime.shared_state import SharedState
-from opengte.serve.runtime.worker_protocol import ACCEPT, PAUSE, WorkerConfig
+from opengte.serve.runtime.worker_protocol import ACCEPT, PAUSE, LineReader, WorkerConfig
 
 _HANG_SECONDS = 30.0  # without a heartbeat, after which a worker is killed
 _SHORT_LIFE = 10.0  # a worker that lived less long is restarted after a pause, longer each time
@@ -44,11 +44,10 @@ _GRACE = 10.0  # seconds beyond the drain before workers are killed
 @dataclass
 class _Worker:
     process: "subprocess.Popen[bytes]"
-    status: int  # descriptor of the pipe that it writes to; -1 once it is closed
+    status: LineReader | None  # of the pipe that it writes to; None once it is closed
     started: float
     last_heard: float
     paused: bool  # it accepts nothing until it is ready
-    unread: bytes = b""
     ready: bool = False
 
     def send(self, line: bytes) -> None:
@@ -136,7 +135,7 @@ class Supervisor:
         os.close(write)
         paused = self._any_ready()
         now = time.monotonic()
-        worker = _Worker(process, read, now, now, paused)
+        worker = _Worker(process, LineReader(read), now, now, paused)
         worker.send(
             WorkerConfig(self._settings, slot.row, sockets, shared, write, paused).to_line()
         )
@@ -166,19 +165,22 @@ class Supervisor:
             os.read(key.fd, 4096)  # a signal woke us
             return
         worker: _Worker | None = slot.worker
-        if worker is None or worker.status != key.fd:
+        if worker is None or worker.status is None or worker.status.descriptor != key.fd:
             return
-        chunk = os.read(key.fd, 65536)
-        if not chunk:
-            self._selector.unregister(key.fd)
-            os.close(key.fd)
-            worker.status = -1
+        lines = worker.status.read()
+        if lines is None:
+            self._close_status(worker)
             return
         worker.last_heard = time.monotonic()
-        *lines, worker.unread = (worker.unread + chunk).split(b"\n")
         for line in lines:
             event, _, value = line.partition(b" ")
             self._on_message(slot, event.decode(), json.loads(value))
+
+    def _close_status(self, worker: _Worker) -> None:
+        if worker.status is not None:
+            self._selector.unregister(worker.status.descriptor)
+            os.close(worker.status.descriptor)
+            worker.status = None
 
     def _on_message(self, slot: _Slot, event: str, value: Any) -> None:
         assert slot.worker is not None
@@ -205,9 +207,7 @@ class Supervisor:
             if worker is None or (status := worker.process.poll()) is None:
                 continue
             slot.worker = None
-            if worker.status >= 0:
-                self._selector.unregister(worker.status)
-                os.close(worker.status)
+            self._close_status(worker)
             assert worker.process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
                 worker.process.stdin.close()

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from opengte.serve.runtime.worker_protocol import HEARTBEAT, PAUSE, WorkerConfig
+from opengte.serve.runtime.worker_protocol import HEARTBEAT, PAUSE, LineReader, WorkerConfig
 
 if TYPE_CHECKING:
     from opengte.serve.runtime.components import Components, ExtensionFactory
@@ -29,7 +29,9 @@ def run_worker(extend: "ExtensionFactory | None" = None) -> int:
 
     # Ctrl-C goes to all processes of a terminal; the supervisor alone decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    config = WorkerConfig.from_line(_first_line(sys.stdin.fileno()))
+    stdin = LineReader(sys.stdin.fileno())
+    first, *later = _first_lines(stdin)
+    config = WorkerConfig.from_line(first)
     settings = config.settings
     logs.configure(settings.log_format, settings.log_level)  # type: ignore[arg-type]
     sockets = [socket.socket(fileno=descriptor) for descriptor in config.sockets]
@@ -45,7 +47,8 @@ def run_worker(extend: "ExtensionFactory | None" = None) -> int:
         process.tasks.append(loop.create_task(_send_heartbeats(send)))
         process.on_reloaded = lambda: send("reloaded")
         process.pause(config.paused)
-        loop.add_reader(sys.stdin.fileno(), _on_stdin, process, loop)
+        _follow(process, later)
+        loop.add_reader(stdin.descriptor, _on_stdin, stdin, process, loop)
 
         async def reload_everywhere() -> dict[str, str]:
             send("reload")  # the supervisor reloads the workers one after the other
@@ -66,24 +69,30 @@ async def _send_heartbeats(send: Callable[[str], None]) -> None:
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
 
 
-def _on_stdin(process: "ServerProcess", loop: asyncio.AbstractEventLoop) -> None:
-    """Follow the supervisor's last line; stop when the supervisor is gone."""
-    lines = os.read(sys.stdin.fileno(), 4096).split()
+def _first_lines(stdin: LineReader) -> list[bytes]:
+    """Wait for the configuration; return it and the lines that came with it."""
+    lines: list[bytes] | None = []
+    while not lines:
+        lines = stdin.read()
+        if lines is None:
+            raise SystemExit("the supervisor ended before it sent the configuration")
+    return lines
+
+
+def _follow(process: "ServerProcess", lines: list[bytes]) -> None:
+    """Do what the last line says."""
     if lines:
         process.pause(lines[-1] == PAUSE)
+
+
+def _on_stdin(stdin: LineReader, process: "ServerProcess", loop: asyncio.AbstractEventLoop) -> None:
+    """Follow the supervisor; stop when it is gone."""
+    lines = stdin.read()
+    if lines is not None:
+        _follow(process, lines)
         return
-    loop.remove_reader(sys.stdin.fileno())
+    loop.remove_reader(stdin.descriptor)
     process.stop()
-
-
-def _first_line(descriptor: int) -> bytes:
-    line = b""
-    while not line.endswith(b"\n"):
-        chunk = os.read(descriptor, 65536)
-        if not chunk:
-            raise SystemExit("the supervisor ended before it sent the configuration")
-        line += chunk
-    return line
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ a pipe: `beat`, `ready`, `reload` (a client asked for it) and `reloaded`.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -14,6 +15,22 @@ from opengte.serve.config.settings import ServerSettings
 
 HEARTBEAT = 1.0  # seconds between two `beat` lines
 PAUSE, ACCEPT = b"pause", b"accept"
+
+
+class LineReader:
+    """Reads whole lines from a pipe, however its bytes arrive."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._unread = b""
+
+    def read(self) -> list[bytes] | None:
+        """Return the lines that are complete after one read, perhaps none; None at the end."""
+        chunk = os.read(self.descriptor, 65536)
+        if not chunk:
+            return None
+        *lines, self._unread = (self._unread + chunk).split(b"\n")
+        return lines
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ class TrainingProgress:
     metrics: dict[str, float] = field(default_factory=dict)
     best: float | None = None
     best_step: int | None = None
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    since_best: int = 0  # evaluations
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +129,30 @@ def load_checkpoint(
         _check_identity(path, record["identity"], identity)
     _load(path, parts, progress.step - progress.skipped)
     return progress
+
+
+def load_weights(path: Path, module: nn.Module, *, averaged: bool) -> None:
+    """Load the weights of a checkpoint in place, or their average where the run has one."""
+    stored = weights.open_safetensors(path / save.FILE)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            kind = "average" if averaged and weight.requires_grad else "weight"
+            found = stored.get(f"{kind}/{name}")
+            if found is None or found.shape != tuple(weight.shape):
+                raise CheckpointError(f"`{path}` has no `{name}` of this model")
+            values = as_tensor(found.file.read(found, 0, found.shape[0]), found.dtype)
+            _place(weight.detach(), values)
+            found.file.drop_pages(found.start, found.stop)
+
+
+def recorded_identity(run: Path) -> dict[str, str]:
+    """Return the identity in the last checkpoint of a run, empty without one that can be read."""
+    for path in reversed(list_checkpoints(run).values()):
+        try:
+            return dict(json.loads((path / STATE).read_text(encoding="utf-8"))["identity"])
+        except (OSError, ValueError, KeyError, TypeError):
+            break
+    return {}
 
 
 def _check_identity(path: Path, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:

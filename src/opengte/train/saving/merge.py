@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from opengte import checkpoint as checkpoints
+from opengte import checkpoint_files
 from opengte.checkpoint import Checkpoint
 from opengte.errors import InputError
 from opengte.reference.model import ReferenceModel
@@ -109,7 +110,7 @@ def _combine(
 
 
 def _written(merged: ReferenceModel, first: Checkpoint, folder: Path, notes: str) -> None:
-    config = checkpoints.read_json_config(first.folder / "config.json")
+    config = checkpoint_files.read_json_config(first.folder / "config.json")
     card = TrainedModelCard(
         name=folder.name, base_model=first.name, licence=first.licence, notes=notes
     )

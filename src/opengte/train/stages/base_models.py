@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from opengte import arch, hub
+from opengte import arch, checkpoint_files, hub
 from opengte import checkpoint as checkpoints
 from opengte.arch.plan import PoolingKind
 from opengte.checkpoint import Checkpoint
@@ -97,7 +97,7 @@ def write_pooling(folder: Path, pooling: PoolingKind) -> None:
     if path.is_symlink():
         path.unlink()
     path.mkdir(exist_ok=True)
-    width = checkpoints.read_json_config(folder / "config.json").get("hidden_size")
+    width = checkpoint_files.read_json_config(folder / "config.json").get("hidden_size")
     flags = {f"pooling_mode_{name}": kind == pooling for kind, name in _MODES.items()}
     content = {"word_embedding_dimension": width, **flags}
     (path / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ angles of long ones; the exported config.json has an NTK factor of the same size
 from dataclasses import dataclass
 from typing import Literal
 
-from opengte import checkpoint as checkpoints
+from opengte import checkpoint_files
 from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
 from opengte.train.models.loading import load_trainable
@@ -42,7 +42,7 @@ def pretrain_contrastive(
     """Train an encoder on weak pairs: title and body, question and answer, text and translation."""
     recipe = recipe or ContrastiveRecipe()
     factor = ntk_factor(start, recipe)
-    config = checkpoints.read_json_config(start.folder / "config.json")
+    config = checkpoint_files.read_json_config(start.folder / "config.json")
     plan, written = start.plan, start.plan
     if factor != 1.0:
         rope = start.plan.layers[0].attention.rope

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from opengte import checkpoint as checkpoints
+from opengte import checkpoint_files
 from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
 from opengte.errors import InputError
@@ -60,7 +61,7 @@ def drop_layers(teacher: Checkpoint, layers: int, folder: Path) -> Checkpoint:
     if not 1 <= layers < total:
         raise InputError(f"layers is {layers}, expected 1 to {total - 1}, fewer than the teacher's")
     kept = [round((i + 1) * total / layers) - 1 for i in range(layers)]
-    config = checkpoints.read_json_config(teacher.folder / "config.json") | {
+    config = checkpoint_files.read_json_config(teacher.folder / "config.json") | {
         "num_hidden_layers": layers
     }
     if "layer_types" in config:

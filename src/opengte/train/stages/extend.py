@@ -6,7 +6,7 @@ Needle and passkey tests (`gte eval needle`) show whether the model uses the add
 from dataclasses import dataclass
 from typing import Literal
 
-from opengte import checkpoint as checkpoints
+from opengte import checkpoint_files
 from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
 from opengte.errors import InputError
@@ -49,7 +49,7 @@ def extend_context(
     growth = positions / start.plan.max_positions
     theta = recipe.theta or rope_theta(start.plan) * growth**2
     config = with_rope(
-        checkpoints.read_json_config(start.folder / "config.json"),
+        checkpoint_files.read_json_config(start.folder / "config.json"),
         theta,
         factor=rope.ntk_factor if rope is not None else 1.0,
         positions=positions,

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from opengte import checkpoint as checkpoints
-from opengte import hub
+from opengte import checkpoint_files, hub
 from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
 from opengte.errors import InputError
@@ -49,7 +48,7 @@ def read_decoder(model: str | Path, into: Path, *, causal: bool = False) -> Chec
     Every text then ends with the eos_token, whose state is its vector. Raises InputError if the
     model is no decoder.
     """
-    config = checkpoints.read_json_config(hub.fetch_model(str(model)).folder / "config.json")
+    config = checkpoint_files.read_json_config(hub.fetch_model(str(model)).folder / "config.json")
     if config.get("model_type") not in DECODERS:
         raise InputError(
             f"`{model}` is of type {config.get('model_type')!r}, expected a decoder: "
@@ -73,7 +72,7 @@ def end_with_eos(folder: Path) -> None:
     from tokenizers import Tokenizer, processors
 
     path = folder / "tokenizer.json"
-    named = checkpoints.read_json_config(folder / "tokenizer_config.json").get("eos_token")
+    named = checkpoint_files.read_json_config(folder / "tokenizer_config.json").get("eos_token")
     eos = named.get("content") if isinstance(named, dict) else named
     if not path.is_file() or not isinstance(eos, str):
         return

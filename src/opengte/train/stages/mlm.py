@@ -6,7 +6,7 @@ the rotary angles. Sequences are packed, and the head is computed for masked tok
 
 from dataclasses import dataclass, replace
 
-from opengte import arch
+from opengte import arch, checkpoint_files
 from opengte import checkpoint as checkpoints
 from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
@@ -64,7 +64,7 @@ def pretrain_mlm(
     """
     recipe = recipe or MlmRecipe()
     objective = mlm_objective(start.tokenizer, start.plan.embedding.vocabulary, recipe.rate)
-    config = checkpoints.read_json_config(start.folder / "config.json")
+    config = checkpoint_files.read_json_config(start.folder / "config.json")
     rotary = start.plan.layers[0].attention.rope is not None
     checkpoint, first, steps = start, None, 0
     phases = fit_phases(recipe.phases, start.plan.max_positions)

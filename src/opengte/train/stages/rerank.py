@@ -7,8 +7,7 @@ them.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from opengte import arch
-from opengte import checkpoint as checkpoints
+from opengte import arch, checkpoint_files
 from opengte.arch.plan import ScoreHead
 from opengte.checkpoint import Checkpoint
 from opengte.data import Dataset
@@ -45,7 +44,7 @@ def train_reranker(
 ) -> StageResult:
     """Train a cross-encoder on rows with negatives, prepared without prompts."""
     recipe = recipe or RerankerRecipe()
-    config = checkpoints.read_json_config(start.folder / "config.json")
+    config = checkpoint_files.read_json_config(start.folder / "config.json")
     plan = replace(start.plan, score=score_head(config), sparse=False, token_width=0, dense=())
     length = min(recipe.max_length, start.plan.max_positions)
     model = load_trainable(start, plan, seed=recipe.seed)

@@ -218,6 +218,7 @@ def _cut_texts(
 ) -> list[tuple[str, int]]:
     """Return each text cut to limit tokens, and how many tokens were removed."""
     result = []
+    texts = [model.tokenizer.part(text, limit, "left" if left else "right") for text in texts]
     for text, offsets in zip(texts, token_offsets(model.tokenizer, texts), strict=True):
         removed = len(offsets) - limit
         if removed <= 0:
