@@ -28,7 +28,7 @@ KEPT = (DATA, START, NOTHING)
 MODELS = ("miner", "reranker", "student")  # options that name further models
 # options of stages that shape neither the data nor the start model; the run checks them itself
 WEIGHTS_ONLY = frozenset(
-    "by causal check loss lora matryoshka max_length reversed_ntk sparse temperature theta".split()
+    "by check loss lora matryoshka max_length reversed_ntk sparse temperature theta".split()
 )
 
 Made = dict[str, Any]
