@@ -224,7 +224,7 @@ def test_wrong_usage(gte, tmp_path):
         (["a", "--threshold", "0.5"], "--threshold needs --by meaning"),
         (["a", "--in", "kb"], "Give either texts or --in KB"),
         (["-i", path, "-o", path], "are the same file"),
-        (["-i", path, "-o", tmp_path / "x.jsonl"], "rows are written as they are"),
+        (["-i", path, "-o", tmp_path / "x.jsonl"], "rows are written unchanged"),
     ):
         result = gte("dedupe", *arguments)
         assert result.exit_code == 2
