@@ -30,8 +30,9 @@ train extend --model finetuned/model --data data/long.jsonl --dev data/long-dev.
 train instruct --model qwen2 --from-nothing tiny --vocabulary 4096 --data data/pairs.jsonl \
     --dev data/dev.jsonl --output instructed --tokens 500k --batch 64 --learning-rate 2e-3 \
     --lora 0 --instruction "Find the command that does this." --document-tokens 128
-train rerank --model contrastive/model --miner finetuned/model --data data/pairs.jsonl \
-    --output reranker --tokens 700k --batch 16 --learning-rate 1e-3 --mine 4 --max-length 128
+# most rows get mined negatives, and hard ones: it takes several epochs to tell them from answers
+train rerank --model finetuned/model --data data/pairs.jsonl --held-out 0.15 \
+    --output reranker --tokens 3M --batch 16 --learning-rate 1e-3 --mine 4 --max-length 128
 train distill --model finetuned/model --layers 1 --data data/pairs.jsonl --dev data/dev.jsonl \
     --output distilled --tokens 400k --batch 64 --learning-rate 5e-4 --mine 3 \
     --document-tokens 128
