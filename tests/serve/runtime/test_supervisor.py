@@ -23,7 +23,13 @@ def test_two_workers_share_the_port_and_the_counters():
         for i in range(40):
             assert one.embed(f"text {i}").status_code == 200
         with one.client() as client:
-            pages = [client.get("/metrics", headers={"connection": "close"}).text for _ in "123"]
+
+            def read_metrics():
+                return client.get("/metrics", headers={"connection": "close"}).text
+
+            # the first worker answers while the second one still loads
+            until(lambda: 'opengte_model_ready{model="minilm"} 2.0' in read_metrics(), 60)
+            pages = [read_metrics() for _ in "123"]
         for page in pages:
             counted = re.search(
                 r'opengte_requests_total\{code="200",route="/v1/embeddings"\} (\S+)', page
