@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test test-fast test-isa lint docs fuzz bench-cpu bench-serve bench-search bench-train bench-gpu smoke clean
+.PHONY: help demo serve-demo test test-fast test-system test-isa lint docs fuzz bench-cpu bench-serve bench-search bench-train bench-gpu smoke clean
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -21,12 +21,19 @@ serve-demo: $(VENV)/.dev ## Start a server with the default model and call it wi
 
 # some tests kill processes or keep a server busy, and may fail for want of a processor: what failed
 # beside others is run once more, alone, and both runs are printed
-test: $(VENV)/.dev ## Run all tests; ARGS go to pytest
-	$(BIN)/python -m pytest -n 2 $(ARGS) || \
-	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(ARGS)
+AGAIN := --last-failed --last-failed-no-failures none
+# needs Python and a compiler only
+PYTEST := $(BIN)/python -m pytest --ignore tests/system
+
+test: $(VENV)/.dev ## Run all tests but those of test-system; ARGS go to pytest
+	$(PYTEST) -n 2 $(ARGS) || $(PYTEST) $(AGAIN) $(ARGS)
 
 test-fast: $(VENV)/.dev ## Run the tests that take no more than a few seconds
-	$(BIN)/python -m pytest -n 2 -m "not slow and not network" $(ARGS)
+	$(PYTEST) -n 2 -m "not slow and not network" $(ARGS)
+
+test-system: $(VENV)/.dev ## Run the tests with nginx, Ray, gunicorn and a browser (tests/system); none may be skipped
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/system $(ARGS) || \
+	  $(BIN)/python -m pytest $(AGAIN) tests/system $(ARGS)
 
 test-isa: $(VENV)/.dev ## Run all tests at each instruction set, and beside spinning processes; hours; ARGS go to pytest
 	$(BIN)/python runs/isa.py $(ARGS)

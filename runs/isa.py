@@ -14,6 +14,7 @@ import time
 from typing import NamedTuple
 
 SPIN = "while True: pass"
+PYTEST = (sys.executable, "-m", "pytest", "--ignore", "tests/system")
 RETRY = ("--last-failed", "--last-failed-no-failures", "none")
 
 
@@ -44,12 +45,12 @@ def execute(run: Run, arguments: list[str]) -> tuple[int, float]:
     """Run the suite; return its exit status and how many seconds it took."""
     start = time.monotonic()
     spinning = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(run.spinners)]
-    command = [sys.executable, "-m", "pytest", "-n", "2", *arguments]
+    command = [*PYTEST, "-n", "2", *arguments]
     environment = os.environ | run.environment
     try:
         status = subprocess.run(command, env=environment).returncode
         if status == 1:
-            again = [sys.executable, "-m", "pytest", *RETRY, *arguments]
+            again = [*PYTEST, *RETRY, *arguments]
             status = subprocess.run(again, env=environment).returncode
     finally:
         for process in spinning:

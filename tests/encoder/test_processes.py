@@ -1,16 +1,12 @@
 """Models in threads and processes: forks, spawned processes, daemon threads at exit, pickling."""
 
 import copy
-import importlib.util
 import multiprocessing
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import textwrap
-import time
-import urllib.request
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -178,59 +174,3 @@ def test_what_cannot_be_pickled_says_why(encoder: Encoder) -> None:
     in_memory = Encoder(encoder.checkpoint, encoder.engine)
     with pytest.raises(EngineError, match=r"put together in memory\. Save it to a folder"):
         pickle.dumps(in_memory)
-
-
-GUNICORN = """
-import threading, time
-from opengte import Encoder
-encoder = Encoder.load({folder!r}, engine="native", precision="fp32", threads=2)
-texts = {texts!r}
-
-def warm():
-    for _ in range(2000):
-        encoder.encode(texts)
-
-threading.Thread(target=warm, daemon=True).start()  # workers are forked meanwhile
-
-def app(environ, start_response):
-    vector = encoder.encode(texts)[0]
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    return [",".join(map(str, vector.tolist())).encode()]
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("gunicorn") is None, reason="gunicorn is not installed"
-)
-def test_gunicorn_with_a_preloaded_model(folder: Path, tmp_path: Path, encoder: Encoder) -> None:
-    (tmp_path / "preloaded.py").write_text(GUNICORN.format(folder=str(folder), texts=TEXTS))
-    options = "--preload --workers 3 --bind 127.0.0.1:0 --timeout 60".split()
-    log = tmp_path / "log"
-    with log.open("wb") as stream:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", *options, "preloaded:app"],
-            cwd=tmp_path, stdout=stream, stderr=stream,
-        )  # fmt: skip
-    try:
-        url = _address(log, server)
-        expected = encoder.encode(TEXTS)[0]
-        for _ in range(30):
-            with urllib.request.urlopen(url, timeout=30) as answer:
-                found = np.array(answer.read().decode().split(","), np.float32)
-            np.testing.assert_allclose(found, expected, atol=1e-5)
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(30)
-    assert "Traceback" not in log.read_text() and "TIMEOUT" not in log.read_text()
-
-
-def _address(log: Path, server: "subprocess.Popen[bytes]") -> str:
-    """Return the address that gunicorn writes to its log."""
-    for _ in range(600):
-        for line in log.read_text().splitlines():
-            if "Listening at: " in line:
-                return line.split("Listening at: ")[1].split(" ")[0]
-        assert server.poll() is None, log.read_text()
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())

@@ -1,1 +1,1 @@
-"""Tests that need a program of the system."""
+"""Tests that need a program of the system, or a cluster."""

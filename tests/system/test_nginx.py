@@ -4,7 +4,6 @@
 """
 
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -14,13 +13,9 @@ import httpx
 import pytest
 
 from opengte.serve.auth.keys import KeyFile
+from tests.support.programs import program
 from tests.support.serve_process import server
 from tests.support.serve_sockets import until
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed"),
-]
 
 REQUESTS = int(os.environ.get("OPENGTE_TEST_REQUESTS", "800"))
 
@@ -58,7 +53,7 @@ def secret_and_url(tmp_path_factory):
         upstream = one.url.removeprefix("http://")
         file.write_text(CONFIGURATION.format(folder=folder, upstream=upstream, port=port))
         nginx = subprocess.Popen(
-            ["nginx", "-e", f"{folder}/nginx.err", "-c", str(file), "-p", str(folder)]
+            [program("nginx"), "-e", f"{folder}/nginx.err", "-c", str(file), "-p", str(folder)]
         )
         try:
             until(lambda: nginx.poll() is None and listens(port))

@@ -2,8 +2,6 @@
 
 import asyncio
 import importlib.util
-import os
-import subprocess
 import sys
 
 import httpx
@@ -109,86 +107,3 @@ def test_settings_that_ray_decides(settings, message, tmp_path):
 def test_arguments_of_serve_run():
     with pytest.raises(InputError, match="modell: there is no such setting"):
         ray_app.app({"modell": "minilm"})
-
-
-CLUSTER = """
-import os, sys, httpx, ray
-from ray import serve
-from opengte.serve.runtime import ray_app
-from opengte.serve.config.settings import ServerSettings
-
-paths = os.pathsep.join(path for path in sys.path if path)
-ray.init(
-    num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}}
-)
-serve.start(http_options={"host": "127.0.0.1", "port": 18799})
-settings = ServerSettings(state_dir=sys.argv[1], api_key="hush", threads=1)
-serve.run(ray_app.deployment(settings, ray_actor_options={"num_cpus": 0.5}), route_prefix="/")
-with httpx.Client(base_url="http://127.0.0.1:18799", timeout=60) as client:
-    assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 401
-    headers = {"authorization": "Bearer hush"}
-    answer = client.post("/v1/embeddings", json={"input": ["a", "b"]}, headers=headers)
-    assert [len(row["embedding"]) for row in answer.json()["data"]] == [384, 384]
-    assert client.get("/ready").status_code == 200
-    metrics = client.get("/metrics", headers=headers).text
-    assert 'opengte_texts_total{model="minilm",replica="' in metrics
-serve.shutdown()
-ray.shutdown()
-print("answered")
-"""
-
-
-OTHER_NODE = """
-import os, sys, ray
-from ray import serve
-from opengte.serve.runtime import ray_app
-from opengte.serve.config.settings import ServerSettings
-
-paths = os.pathsep.join(path for path in sys.path if path)
-ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
-serve.start(http_options={"host": "127.0.0.1", "port": 18799})
-elsewhere = {"env_vars": {"OPENGTE_STATE_DIR": sys.argv[1], "PYTHONPATH": paths}}
-options = {"num_cpus": 0.5, "runtime_env": elsewhere}
-try:
-    serve.run(ray_app.deployment(ServerSettings(threads=1), ray_actor_options=options))
-except RuntimeError:
-    status = serve.status().applications["default"]
-    found = str(status.deployments)
-    print("refused" if "needs API keys, and its replica on" in found else found)
-serve.shutdown()
-ray.shutdown()
-"""
-
-
-def on_a_cluster(program, argument, **variables):
-    """Return what a program prints that starts a local cluster."""
-    environment = {
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",  # of a machine that does much else
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(argument)],
-        env={**os.environ, **environment, **variables},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    return done.stdout, done.stderr
-
-
-@needs_ray
-@pytest.mark.slow
-def test_a_deployment_on_a_local_cluster(tmp_path):
-    said, complaints = on_a_cluster(CLUSTER, tmp_path)
-    assert "answered" in said, complaints
-
-
-@needs_ray
-@pytest.mark.slow
-def test_a_node_without_the_keys_of_the_deployment(tmp_path):
-    KeyFile(tmp_path / "here").create("team")
-    said, complaints = on_a_cluster(
-        OTHER_NODE, tmp_path / "other", OPENGTE_STATE_DIR=str(tmp_path / "here")
-    )
-    assert "refused" in said, said + complaints

@@ -1,25 +1,13 @@
 """The start page and the API page in a headless Chromium, against whole servers."""
 
 import re
-import shutil
-import time
 
 import numpy as np
 import pytest
 
 from opengte import Encoder
-from tests.support.installed import needs
+from tests.support.browser import wait_until
 from tests.support.serve_process import server
-
-needs("playwright")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: `apt install chromium`"),
-]
 
 ATTACK = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script>'
 WIDTHS = (390, 1280)
@@ -31,54 +19,10 @@ def one():
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def opened(browser):
-    """Opens pages; in the end none may have complained, of the content policy for one."""
-    contexts, complaints = [], []
-
-    def open_page(url, width=1280, allowed=(), **options):
-        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        contexts.append(context)
-        page = context.new_page()
-
-        def complain(text):
-            if not any(part in text for part in allowed):
-                complaints.append(text)
-
-        page.on("console", lambda m: complain(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: complain(str(error)))
-        page.set_default_timeout(15_000)
-        page.goto(url)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
-
-
 def start(opened, one, **options):
     page = opened(one.url, **options)
     page.wait_for_selector(".model .state.ready")
     return page
-
-
-def wait_until(page, expression):
-    """Wait for JavaScript to be true, without `eval` in the page, which its policy forbids."""
-    deadline = time.monotonic() + 15
-    while not page.evaluate(expression):
-        assert time.monotonic() < deadline, expression
-        page.wait_for_timeout(50)
 
 
 def compare(page, query, documents, block=False):

@@ -2,28 +2,16 @@
 
 import contextlib
 import json
-import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 
 from opengte import Encoder
 from opengte.search.kb import KnowledgeBase
 from opengte.serve.auth.keys import KeyFile
-from tests.support.installed import needs
+from tests.support.browser import wait_until
 from tests.support.serve_process import server
-
-needs("lancedb", "playwright")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: `apt install chromium`"),
-]
 
 ATTACK = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script>'
 EVIL_ID = f"evil\" onmouseover='window.pwned=1' {ATTACK} #&?%2e"
@@ -93,50 +81,6 @@ def ui(*arguments):
 def url(kb):
     with ui(kb.place) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def opened(browser):
-    """Opens pages; in the end none may have complained, of the content policy for one."""
-    contexts, complaints = [], []
-
-    def open_page(url, width=1280, allowed=(), **options):
-        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        contexts.append(context)
-        page = context.new_page()
-
-        def complain(text):
-            if not any(part in text for part in allowed):
-                complaints.append(text)
-
-        page.on("console", lambda m: complain(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: complain(str(error)))
-        page.set_default_timeout(15_000)
-        page.goto(url)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
-
-
-def wait_until(page, expression):
-    """Wait for JavaScript to be true, without `eval` in the page, which its policy forbids."""
-    deadline = time.monotonic() + 15
-    while not page.evaluate(expression):
-        assert time.monotonic() < deadline, expression
-        page.wait_for_timeout(30)
 
 
 def start(opened, url, **options):
