@@ -104,10 +104,28 @@ def test_what_failed_is_listed_and_the_rest_is_indexed(tmp_path, files):
     result = gte("index", files, "--to", tmp_path / "kb")
     assert result.exit_code == 1
     assert f"error: {files / 'bad.json'}: not JSON: " in result.stderr
-    assert result.stderr.endswith("; 1 skipped (not a known kind of text); 1 failed\n")
-    listed = gte("index", "status", tmp_path / "kb", "--problems")
-    assert listed.stdout.startswith(f"{files / 'bad.json'}: not JSON: ")
-    assert rows(gte("index", "status", tmp_path / "kb", "--problems", "--json"))[0]["place"]
+    assert f"skipped: {files / 'photo.jpg'}: unknown format (.jpg)" in result.stderr
+    assert result.stderr.endswith("; 1 skipped (unknown format (.jpg)); 1 failed\n")
+    listed = gte("index", "status", tmp_path / "kb", "--problems").stdout.splitlines()
+    assert listed[0].startswith("failed: not JSON: ") and listed[0].endswith(" (1)")
+    assert listed[1:] == [
+        f"  {files / 'bad.json'}",
+        "skipped: unknown format (.jpg) (1)",
+        f"  {files / 'photo.jpg'}",
+    ]
+    found = rows(gte("index", "status", tmp_path / "kb", "--problems", "--json"))
+    assert [row["kind"] for row in found] == ["failed", "skipped"]
+
+
+def test_a_run_that_skips_more_than_it_reads_says_so(tmp_path, files):
+    for n in range(3):
+        (files / f"{n}.jpg").write_bytes(b"x")
+    result = gte("index", files, "--to", tmp_path / "kb")
+    assert result.exit_code == 0
+    assert result.stderr.splitlines()[-1] == (
+        "warning: 3 files were skipped and only 2 read; "
+        f"`gte index status {tmp_path / 'kb'} --problems` lists them by reason"
+    )
 
 
 def test_a_report_as_json(tmp_path, files):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from opengte.search.calibration.questions import Question
     from opengte.search.maintenance.explain import Explanation
     from opengte.search.maintenance.migrate import Migration
-    from opengte.search.maintenance.status import IndexStatus
+    from opengte.search.maintenance.status import FileProblem, IndexStatus
 
 T = TypeVar("T")
 
@@ -221,15 +221,15 @@ class KnowledgeBase(IndexHandle):
         store = self.current.store
         return minhash.near_duplicate_groups({one.id: one.signature for one in store.scan()})
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield (file, reason) for files, or rows of them, with no text or a doubtful one.
+    def problems(self) -> "Iterator[FileProblem]":
+        """Yield (place, reason, kind) of files and parts that failed, were skipped or are doubtful.
 
         >>> list(kb.problems())
         []
         """
-        for source in self.current.store.sources():
-            for reason in (*source.problems, *source.warnings):
-                yield source.id, reason
+        from opengte.search.maintenance.status import file_problems
+
+        return file_problems(self.current.store)
 
     def export(self, path: str | Path) -> int:
         """Write texts, vectors, metadata and settings to a Parquet file; return the documents.

@@ -15,6 +15,7 @@ from opengte.search.ingest import pipeline, writer
 from opengte.search.ingest.pipeline import IngestOptions
 from opengte.search.kb import KnowledgeBase
 from opengte.search.parse.base import ParseLimits, RowFields
+from opengte.search.parse.walk import INDEX_MARKER
 from tests.support import kb as helpers
 from tests.support.fake_models import FakeEncoder
 from tests.support.installed import needs
@@ -178,8 +179,65 @@ def test_one_bad_file_does_not_stop_the_others(base, files):
         "big.txt": "larger than 500 bytes",
         "binary.txt": "binary, though its name says that it is text",
     }
-    assert (report.new, report.empty) == (3, 1)
-    assert report.left_out == {"not a known kind of text": 1}
+    assert report.new == 3
+    assert {os.path.basename(place): reason for place, reason in report.skipped} == {
+        "empty.txt": "no text",
+        "photo.jpg": "unknown format (.jpg)",
+    }
+
+
+def test_every_path_ends_as_indexed_unchanged_or_named_with_a_reason(base, files, tmp_path):
+    """kb/12: of `10 left out` nobody could say which."""
+    (files / ".hidden").write_text("hidden")
+    (files / "__pycache__").mkdir()
+    (files / "photo.jpg").write_bytes(b"\xff\xd8")
+    (files / "empty.csv").write_text("")
+    (files / "rows.jsonl").write_text('{"id": "x", "text": ""}\n{"id": "y", "text": "two"}\n')
+    (files / "broken.json").write_text("broken")
+    (files / "gone").symlink_to(tmp_path / "nowhere")
+    report = base.index([files])
+    ends = {
+        "a.md": "",
+        "b.txt": "",
+        "c.txt": "",
+        ".hidden": "hidden",
+        "__pycache__": "a folder of a tool",
+        "photo.jpg": "unknown format (.jpg)",
+        "empty.csv": "no text",
+        "rows.jsonl#x": "no text",
+        "rows.jsonl#y": "",
+        "broken.json": "not JSON",
+        "gone": "a broken link",
+    }
+    listed = {os.path.basename(one.place): one for one in base.problems()}
+    assert set(ids(base)) == {name for name, reason in ends.items() if not reason}
+    assert {name: one.reason.split(":")[0] for name, one in listed.items()} == {
+        name: reason for name, reason in ends.items() if reason
+    }
+    assert {one.kind for one in listed.values()} == {"failed", "skipped"}
+    assert (report.files, report.skipped_files) == (5, 3)
+    assert sorted(base.index([files]).skipped) == sorted(report.skipped)
+    assert report.skipped == base.index([files], IngestOptions(dry_run=True)).skipped
+    (files / "photo.jpg").unlink()
+    (files / "rows.jsonl").unlink()
+    base.index([files])
+    assert {name for name in listed if "photo" in name or "rows" in name} == {
+        "photo.jpg",
+        "rows.jsonl#x",
+    }
+    assert not [one for one in base.problems() if "photo" in one.place or "rows" in one.place]
+
+
+def test_a_file_that_becomes_readable_is_read(base, files):
+    """A skipped path is looked at again by every run."""
+    path = files / "data"
+    path.mkdir()
+    (path / INDEX_MARKER).write_text("{}")
+    (path / "x.txt").write_text("A hidden word.")
+    assert [reason for _, reason in base.index([files]).skipped] == ["an index"]
+    (path / INDEX_MARKER).unlink()
+    assert base.index([files]).new == 1
+    assert not list(base.problems())
 
 
 def test_rows_of_the_same_id_are_all_kept_and_told(base, files):

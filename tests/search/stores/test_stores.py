@@ -179,7 +179,8 @@ def test_no_query_is_syntax(searching_words, text):
 
 def test_files_are_remembered(stores):
     _, made = stores
-    sources = [SourceFile(f"/f{n}", "digest", n, ("bad",), ("odd",)) for n in range(3)]
+    skipped = (("", "no text"), ("row", "no text"))
+    sources = [SourceFile(f"/f{n}", "digest", n, ("bad",), ("odd",), skipped) for n in range(3)]
     made.put_sources(sources)
     made.put_sources([SourceFile("/f1", "new", 9)])
     made.delete_sources(["/f2", "/missing"])
@@ -187,6 +188,17 @@ def test_files_are_remembered(stores):
         sources[0],
         SourceFile("/f1", "new", 9),
     ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '["digest", 2, ["bad"], ["odd"]]',
+        '{"digest": "digest", "documents": 2, "problems": ["bad"], "warnings": ["odd"]}',
+    ],
+)
+def test_files_that_earlier_versions_remembered_are_read(value):
+    assert SourceFile.from_json("/f", value) == SourceFile("/f", "digest", 2, ("bad",), ("odd",))
 
 
 @pytest.mark.parametrize("kind", ["lance", "postgres"])

@@ -155,6 +155,28 @@ def test_a_long_document_comes_in_parts(base, monkeypatch):
         assert found["start"] <= found["passage"]["start"] < found["start"] + 100
 
 
+def test_files_that_are_not_indexed_are_listed_by_reason(base, tmp_path):
+    for name in ("a.jpg", "b.jpg", "broken.json"):
+        (tmp_path / name).write_text("broken")
+    base.index([tmp_path / name for name in ("broken.json",)])
+    (tmp_path / "folder").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).rename(tmp_path / "folder" / name)
+    base.index([tmp_path / "folder"])
+    with TestClient(kb_web.app(kb_web.desk(base))) as one:
+        failed, skipped = one.post("/problems", json={}).json()["groups"]
+    assert (failed["kind"], failed["files"]) == ("failed", 1)
+    places = [str(tmp_path / "folder" / name) for name in ("a.jpg", "b.jpg")]
+    assert skipped == {
+        "kind": "skipped",
+        "reason": "unknown format (.jpg)",
+        "files": 2,
+        "places": places,
+    }
+    with TestClient(kb_web.app(kb_web.desk(base, where={"tenant": "acme"}))) as one:
+        assert one.post("/problems", json={}).json()["groups"] == []
+
+
 def test_documents_near_one(client, base):
     found = client.post("/near", json={"id": "acme/0", "k": 4}).json()
     vectors = {

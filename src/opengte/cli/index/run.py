@@ -1,6 +1,7 @@
 """`gte index run`: bring an index up to date with files and folders."""
 
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from opengte.search.kb import KnowledgeBase
 
 SHOWN = 10  # problems that are printed unless all are asked for
+REASONS = 5  # for which files were skipped, in a summary
 
 
 @click.command("run", no_args_is_help=True)
@@ -195,17 +197,22 @@ def _check_settings(base: "KnowledgeBase", given: dict[str, Any]) -> None:
 
 
 def _report_row(report: "IngestReport") -> dict[str, Any]:
-    row = asdict(report)
-    row["left_out"] = dict(report.left_out)
-    return row
+    return asdict(report)
 
 
 def _summarise(
     report: "IngestReport", base: "KnowledgeBase", *, dry_run: bool, as_json: bool
 ) -> None:
-    """Print counts, errors and warnings on stderr."""
+    """Print counts, errors, skipped files and warnings on stderr."""
+    from opengte.search.parse.walk import HIDDEN, TOOLS
+
     if not as_json:
-        for kind, rows in (("error", report.problems), ("warning", report.warnings)):
+        skipped = [one for one in report.skipped if one[1] not in (HIDDEN, TOOLS)]
+        for kind, rows in (
+            ("error", report.problems),
+            ("skipped", skipped),
+            ("warning", report.warnings),
+        ):
             for place, reason in rows[:SHOWN]:
                 click.echo(f"{kind}: {place}: {reason}", err=True)
             if len(rows) > SHOWN:
@@ -218,10 +225,23 @@ def _summarise(
     counts += [f"{report.unchanged:,} unchanged", f"{report.removed:,} {would}removed"]
     engine = f" {engine_summary(base.encoder)}" if report.embedded else ""
     parts = [f"{report.files:,} files: {', '.join(counts)}{engine}"]
-    parts += [f"{report.empty:,} without text"] * bool(report.empty)
     parts += [f"{report.truncated:,} truncated"] * bool(report.truncated)
-    parts += [f"{count:,} skipped ({reason})" for reason, count in report.left_out.items()]
+    parts += _skipped(report)
     parts += [f"{len(report.warnings):,} with warnings"] * bool(report.warnings)
     parts += [f"{len(report.problems):,} failed"] * bool(report.problems)
     parts += [f"maintenance failed: {reason}" for reason in report.upkeep]
     click.echo("; ".join(parts), err=True)
+    if report.skipped_files > report.files:
+        click.echo(
+            f"warning: {report.skipped_files:,} files were skipped and only {report.files:,} read; "
+            f"`gte index status {base.place} --problems` lists them by reason",
+            err=True,
+        )
+
+
+def _skipped(report: "IngestReport") -> list[str]:
+    """Return how much was skipped for each of the most frequent reasons."""
+    counts = Counter(reason for _, reason in report.skipped).most_common()
+    parts = [f"{count:,} skipped ({reason})" for reason, count in counts[:REASONS]]
+    others = sum(count for _, count in counts[REASONS:])
+    return parts + [f"{others:,} skipped for other reasons"] * bool(others)

@@ -10,6 +10,7 @@ from opengte.cli.common import output
 from opengte.cli.common.options import json_option
 
 if TYPE_CHECKING:
+    from opengte.search.kb import KnowledgeBase
     from opengte.search.maintenance.status import IndexStatus
 
 knowledge_base_argument = click.argument("kb", metavar="KB")
@@ -17,7 +18,11 @@ knowledge_base_argument = click.argument("kb", metavar="KB")
 
 @click.command("status", no_args_is_help=True)
 @knowledge_base_argument
-@click.option("--problems", is_flag=True, help="List files that failed or have warnings.")
+@click.option(
+    "--problems",
+    is_flag=True,
+    help="List files that failed, were skipped or have warnings, by reason.",
+)
 @click.option(
     "--sample",
     type=click.IntRange(0),
@@ -42,11 +47,7 @@ def status_command(kb: str, problems: bool, sample: int, as_json: bool) -> None:
 
     base = KnowledgeBase.open(kb)
     if problems:
-        for place, reason in base.problems():
-            if as_json:
-                output.print_json({"place": place, "reason": reason})
-            else:
-                click.echo(f"{place}: {reason}")
+        _list_problems(base, as_json=as_json)
         return
     found = base.status(sample)
     if as_json:
@@ -54,6 +55,19 @@ def status_command(kb: str, problems: bool, sample: int, as_json: bool) -> None:
         return
     for name, value in _status_lines(found):
         click.echo(f"{name:<14}{value}")
+
+
+def _list_problems(base: "KnowledgeBase", *, as_json: bool) -> None:
+    from opengte.search.maintenance.status import group_by_reason
+
+    if as_json:
+        for problem in base.problems():
+            output.print_json(problem._asdict())
+        return
+    for group in group_by_reason(base.problems()):
+        click.echo(f"{group.kind}: {group.reason} ({len(group.places):,})")
+        for place in group.places:
+            click.echo(f"  {place}")
 
 
 def _status_row(found: "IndexStatus") -> dict[str, Any]:
@@ -70,7 +84,8 @@ def _status_lines(found: "IndexStatus") -> list[tuple[str, str]]:
         ("documents", f"{health.documents:,} in {health.windows:,} windows"),
         (
             "files",
-            f"{found.files:,}: {found.problems:,} failed, {found.warnings:,} with warnings",
+            f"{found.files:,} read: {found.problems:,} failed, {found.warnings:,} with warnings; "
+            f"{found.skipped:,} skipped",
         ),
     ]
     if found.before:

@@ -4,10 +4,15 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import quote
 
 from opengte.errors import InputError
-from opengte.search.ingest.writer import CommitBatch, Document, EmbedderLoader, IngestReport
+from opengte.search.ingest.writer import (
+    CommitBatch,
+    Document,
+    EmbedderLoader,
+    IngestReport,
+    part_id,
+)
 from opengte.search.parse import walk
 from opengte.search.parse.base import ParsedDocument, ParseLimits, ParseProblem, RowFields, Scalar
 from opengte.search.parse.formats import STREAMED, format_of
@@ -119,24 +124,20 @@ def _files(
     for item in walk.walk_files(paths):
         name = walk.path_to_id(item.path)
         if isinstance(item, walk.SkippedPath):
-            _passed(item, name, blind, batch.report)
-            continue
-        kind = format_of(item.path) or ("text" if item.named else None)
-        if kind is None:
-            batch.report.left_out["not a known kind of text"] += 1
+            if item.failed:
+                blind.append(name)
+            if name not in seen:  # a folder that was entered keeps no record
+                batch.skip(name, item.reason, known.get(name), failed=item.failed)
         elif name not in seen:
-            seen.add(name)
-            size = _file(item.path, name, kind, known.get(name), parser, batch, options)
-            notify(item.path, size)
+            kind = format_of(item.path) or ("text" if item.named else None)
+            if kind is None:
+                reason = f"unknown format ({os.path.splitext(name)[1].lower() or 'no suffix'})"
+                batch.skip(name, reason, known.get(name), failed=False)
+            else:
+                size = _file(item.path, name, kind, known.get(name), parser, batch, options)
+                notify(item.path, size)
+        seen.add(name)
     return seen, blind
-
-
-def _passed(item: walk.SkippedPath, name: str, blind: list[str], report: IngestReport) -> None:
-    if item.failed:
-        report.problems.append((name, item.reason))
-        blind.append(name)
-    else:
-        report.left_out[item.reason] += 1
 
 
 def _file(
@@ -149,17 +150,13 @@ def _file(
     options: IngestOptions,
 ) -> int:
     """Read one file if it changed; return its size."""
-    report = batch.report
-    report.files += 1
     try:
         size, digest = _digest(path, kind, options)
     except OSError as error:
-        report.problems.append((name, error.strerror or str(error)))
+        batch.skip(name, error.strerror or str(error), before, failed=True)
         return 0
     if before and before.digest == digest and not (options.retry and before.problems):
-        report.unchanged += before.documents
-        report.problems += [(name, reason) for reason in before.problems]
-        report.warnings += [(name, reason) for reason in before.warnings]
+        batch.repeat(before)
         return size
     batch.begin(name)
     for item in parser.parse(path, kind):
@@ -190,10 +187,10 @@ def _digest(path: str, kind: str, options: IngestOptions) -> tuple[int, str]:
 
 
 def _document(path: str, name: str, kind: str, parsed: ParsedDocument) -> Document:
-    identity = f"{name}#{quote(parsed.row, safe=' /:@+,;=!?()[]&~')}" if parsed.row else name
     folder, base = os.path.split(name)
     place: dict[str, Scalar] = {"path": name, "folder": folder, "name": base, "format": kind}
-    return Document(identity, name, replace(parsed, metadata={**parsed.metadata, **place}))
+    metadata = {**parsed.metadata, **place}
+    return Document(part_id(name, parsed.row), name, replace(parsed, metadata=metadata))
 
 
 def _remove(store: Store, gone: list[str], report: IngestReport, *, dry_run: bool) -> None:

@@ -7,14 +7,14 @@ document, so a run that is killed at any point continues from what was committed
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from urllib.parse import quote
 
 from opengte.search.ingest.embedder import Embedder
 from opengte.search.minhash import signature
 from opengte.search.parse.base import ParsedDocument, ParseProblem
-from opengte.search.parse.formats import CHANGED
+from opengte.search.parse.walk import HIDDEN, TOOLS
 from opengte.search.stores.base import (
     DocumentHashes,
     SourceFile,
@@ -27,27 +27,30 @@ BATCH_DOCUMENTS = 4096
 BATCH_CHARACTERS = 2**14, 2**17, 2**22  # of a commit: least, first, most
 COMMIT_SECONDS = 10.0  # between commits: so much work a killed run loses at most, roughly
 MAX_NOTES = 20  # problems and warnings kept for one file
+MAX_SKIPPED = 1_000  # skipped parts kept for one file
+NO_TEXT = "no text"
 
 EmbedderLoader = Callable[[], Embedder]
 
 
 @dataclass
 class IngestReport:
-    """What a run did, or what a dry run would do. Counts are documents, except files and left_out.
+    """What a run did, or what a dry run would do. Counts are documents, except files.
 
-    left_out counts files that were skipped on purpose, by reason. problems are (place, reason) of
-    files or rows that should have given text; warnings are of text that is doubtful.
+    files were read, skipped_files gave nothing on purpose (hidden ones are not counted). skipped,
+    problems and warnings are (place, reason): of files and parts that were not indexed on purpose,
+    of those that should have given text, and of text that is doubtful.
     """
 
     files: int = 0
+    skipped_files: int = 0
     new: int = 0
     changed: int = 0
     unchanged: int = 0
     removed: int = 0
     embedded: int = 0  # of new and changed; the others' vectors were there already
-    empty: int = 0
     truncated: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[tuple[str, str]] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)  # files whose documents were removed
@@ -70,6 +73,8 @@ class _File:
     ids: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    retry: bool = False
 
 
 class CommitBatch:
@@ -91,23 +96,63 @@ class CommitBatch:
 
     def problem(self, name: str, problem: ParseProblem) -> None:
         """Record a problem of a file."""
-        place = f"{name}:{problem.line}" if problem.line else name
+        file = self._open[name]
+        file.retry = file.retry or problem.retry
         if not problem.failed:
-            self.report.left_out[problem.reason] += 1
+            self._skip_part(name, problem.part, problem.reason)
             return
-        self.report.problems.append((place, problem.reason))
-        kept = self._open[name].problems
-        if len(kept) < MAX_NOTES:
-            kept.append(
-                f"line {problem.line}: {problem.reason}" if problem.line else problem.reason
-            )
+        place = part_id(name, problem.part)
+        self.report.problems.append(
+            (f"{place}:{problem.line}" if problem.line else place, problem.reason)
+        )
+        where = f"line {problem.line}" if problem.line else problem.part
+        if len(file.problems) < MAX_NOTES:
+            file.problems.append(f"{where}: {problem.reason}" if where else problem.reason)
+
+    def skip(self, name: str, reason: str, before: SourceFile | None, *, failed: bool) -> None:
+        """Record a file or folder that is not read."""
+        if failed:
+            self.report.problems.append((name, reason))
+            held = before.documents if before else 0
+            source = SourceFile(name, "", held, problems=(reason,))
+        else:
+            self.report.skipped.append((name, reason))
+            self.report.skipped_files += reason not in (HIDDEN, TOOLS)
+            source = SourceFile(name, "", 0, skipped=(("", reason),))
+        if source != before:
+            self._finish(source, set(), not failed and before is not None and before.documents > 0)
+
+    def repeat(self, before: SourceFile) -> None:
+        """Record a file that did not change, with what was said of it before."""
+        self._count(before)
+        self.report.unchanged += before.documents
+        self.report.problems += [(before.id, reason) for reason in before.problems]
+        self.report.warnings += [(before.id, reason) for reason in before.warnings]
+        self.report.skipped += [
+            (part_id(before.id, part), reason) for part, reason in before.skipped
+        ]
+
+    def _skip_part(self, name: str, part: str, reason: str) -> None:
+        self.report.skipped.append((part_id(name, part), reason))
+        kept = self._open[name].skipped
+        if len(kept) < MAX_SKIPPED:
+            kept.append((part, reason))
+        elif len(kept) == MAX_SKIPPED:
+            kept.append(("", f"more than {MAX_SKIPPED:,} parts of it were skipped"))
+
+    def _count(self, source: SourceFile) -> None:
+        self.report.skipped_files += source.is_skipped
+        self.report.files += not source.is_skipped
 
     def take(self, document: Document, *, in_file: bool = False) -> None:
         """Add a document; one that has no text is counted and left."""
         if in_file:
             document = self._entered(document)
         if not document.parsed.text.strip():
-            self.report.empty += 1
+            if in_file:
+                self._skip_part(document.source, document.parsed.row, NO_TEXT)
+            else:
+                self.report.skipped.append((document.id, NO_TEXT))
             return
         self._documents[document.id] = document
         self._characters += len(document.parsed.text)
@@ -139,17 +184,24 @@ class CommitBatch:
     def end(self, name: str, digest: str, before: SourceFile | None) -> None:
         """Close a file; it counts as done after the next commit."""
         file = self._open.pop(name)
-        changed = any(reason.startswith(CHANGED) for reason in file.problems)
         failed = bool(file.problems) and not file.ids
+        if not (file.ids or file.problems or file.skipped):
+            self.report.skipped.append((name, NO_TEXT))
+            file.skipped.append(("", NO_TEXT))
         source = SourceFile(
             name,
-            "" if changed else digest,
+            "" if file.retry else digest,
             before.documents if failed and before else len(file.ids),
             tuple(file.problems),
             tuple(dict.fromkeys(file.warnings)),
+            tuple(file.skipped),
         )
-        complete = not failed and not changed  # else what is gone from it cannot be told
-        self._done.append((source, file.ids, complete))
+        self._count(source)
+        # otherwise what is gone from the file cannot be told
+        self._finish(source, file.ids, complete=not failed and not file.retry)
+
+    def _finish(self, source: SourceFile, ids: set[str], complete: bool) -> None:
+        self._done.append((source, ids, complete))
         if len(self._done) >= BATCH_DOCUMENTS:
             self.flush()
 
@@ -233,6 +285,11 @@ def _stored(
         warnings=parsed.warnings,
         indexed=now,
     )
+
+
+def part_id(name: str, part: str) -> str:
+    """Return the id of a part of a file, such as a row or a member; "" is the file itself."""
+    return f"{name}#{quote(part, safe=' /:@+,;=!?()[]&~')}" if part else name
 
 
 def document_hashes(document: Document) -> DocumentHashes:

@@ -91,8 +91,9 @@ def _find(index: Index, expected: str) -> tuple[StoredDocument | None, str]:
         return next(iter(found.values())), ""
     for source in index.store.sources():
         if source.id in names:
-            reasons = "; ".join(source.problems) or "it has no text"
-            return None, f"the file was read and gave no document: {reasons}"
+            skipped = [reason for _, reason in source.skipped]
+            reasons = "; ".join(dict.fromkeys([*source.problems, *skipped]))
+            return None, f"the file gave no document: {reasons or 'no text'}"
     return None, "no document of this id, and no file of this path, was ever indexed"
 
 

@@ -1,18 +1,38 @@
 """The state of an index: sizes, unindexed rows, problems, recall of approximate search."""
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from opengte.embedding_ops import l2_normalise
 from opengte.search.calibration.confidence import Calibration, calibration_of
 from opengte.search.index import Index
+from opengte.search.ingest.writer import part_id
 from opengte.search.maintenance.migrate import previous_model
-from opengte.search.stores.base import StoreHealth
+from opengte.search.stores.base import Store, StoreHealth
 from opengte.types import Floats
 
 AMONG = 10  # the k of the recall
+KINDS = ("failed", "skipped", "warning")
+
+
+class FileProblem(NamedTuple):
+    """A file, or a part of it, that was not indexed or whose text is doubtful, and why."""
+
+    place: str
+    reason: str
+    kind: Literal["failed", "skipped", "warning"]
+
+
+class ProblemGroup(NamedTuple):
+    """The files that share a reason."""
+
+    kind: str
+    reason: str
+    places: list[str]
 
 
 @dataclass(frozen=True)
@@ -28,7 +48,7 @@ class RecallProbe:
 
 @dataclass(frozen=True)
 class IndexStatus:
-    """The state of an index; problems and warnings count files.
+    """The state of an index; files were read, problems, warnings and skipped count files.
 
     before is the model of the generation that a rollback would go to; calibration says how sure
     answers are, None if nothing learned it.
@@ -41,6 +61,7 @@ class IndexStatus:
     files: int
     problems: int
     warnings: int
+    skipped: int
     before: str | None
     calibration: Calibration | None
     recall: RecallProbe | None
@@ -48,9 +69,10 @@ class IndexStatus:
 
 def index_status(index: Index, sample: int) -> IndexStatus:
     """Return the state of an index."""
-    files = problems = warnings = 0
+    files = problems = warnings = skipped = 0
     for source in index.store.sources():
-        files += 1
+        files += not source.is_skipped
+        skipped += source.is_skipped
         problems += bool(source.problems)
         warnings += bool(source.warnings)
     return IndexStatus(
@@ -61,10 +83,31 @@ def index_status(index: Index, sample: int) -> IndexStatus:
         files=files,
         problems=problems,
         warnings=warnings,
+        skipped=skipped,
         before=previous_model(index),
         calibration=calibration_of(index.settings),
         recall=probe_recall(index, sample) if sample else None,
     )
+
+
+def file_problems(store: Store) -> Iterator[FileProblem]:
+    """Yield what became of every file that was not simply indexed."""
+    for source in store.sources():
+        for reason in source.problems:
+            yield FileProblem(source.id, reason, "failed")
+        for part, reason in source.skipped:
+            yield FileProblem(part_id(source.id, part), reason, "skipped")
+        for reason in source.warnings:
+            yield FileProblem(source.id, reason, "warning")
+
+
+def group_by_reason(problems: Iterable[FileProblem]) -> list[ProblemGroup]:
+    """Return problems by reason: first failures, then what was skipped; large groups first."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in problems:
+        found.setdefault((one.kind, one.reason), []).append(one.place)
+    groups = [ProblemGroup(*key, sorted(places)) for key, places in found.items()]
+    return sorted(groups, key=lambda one: (KINDS.index(one.kind), -len(one.places), one.reason))
 
 
 def probe_recall(index: Index, sample: int) -> RecallProbe | None:

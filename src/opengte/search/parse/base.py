@@ -36,11 +36,17 @@ class ParsedDocument:
 
 @dataclass(frozen=True)
 class ParseProblem:
-    """A file, or a row of it, that gave no document, or not all of it; failed: it should have."""
+    """A file, or a part of it, that gave no document, or not all of it.
+
+    failed: it should have; otherwise it is skipped on purpose. retry: the next run may read it
+    though it did not change. part is a row or a member, as in `ParsedDocument.row`; "" is the file.
+    """
 
     reason: str
     line: int | None = None
     failed: bool = True
+    retry: bool = False
+    part: str = ""
 
 
 ParsedItem = ParsedDocument | ParseProblem

@@ -68,7 +68,7 @@ def parse_file(
             content = _content(file, limits)
             digest = hashlib.sha256(content).hexdigest()
         if _changed(before, os.fstat(descriptor)):
-            yield ParseProblem(CHANGED)
+            yield ParseProblem(CHANGED, retry=True)
             yield ""
             return
     if kind not in STREAMED:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 IGNORED = frozenset({"__pycache__", "node_modules", "$RECYCLE.BIN", "System Volume Information"})
+HIDDEN, TOOLS = "hidden", "a folder of a tool"
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ class SkippedPath:
 def walk_files(paths: Iterable[str]) -> Iterator[FoundFile | SkippedPath]:
     """Yield the files of files and folders, in the order of their names, as absolute paths.
 
-    Hidden files and folders, and those of tools, are passed over, as is a folder that looks like
-    one of ours. A folder that is reached twice, through a link or a cycle, is entered once.
+    Hidden files and folders, and those of tools, are skipped, as is the folder of an index. A
+    folder that is reached twice, through a link or a cycle, is entered once.
     """
-    entered: set[tuple[int, int]] = set()
+    entered: dict[tuple[int, int], str] = {}
     for path in paths:
         whole = os.path.abspath(path)
         if os.path.isdir(whole):
@@ -41,7 +42,7 @@ def walk_files(paths: Iterable[str]) -> Iterator[FoundFile | SkippedPath]:
             yield FoundFile(whole, named=True)
 
 
-def _folder(top: str, entered: set[tuple[int, int]]) -> Iterator[FoundFile | SkippedPath]:
+def _folder(top: str, entered: dict[tuple[int, int], str]) -> Iterator[FoundFile | SkippedPath]:
     waiting = [top]
     while waiting:
         folder = waiting.pop()
@@ -49,20 +50,21 @@ def _folder(top: str, entered: set[tuple[int, int]]) -> Iterator[FoundFile | Ski
             status = os.stat(folder)
             identity = status.st_dev, status.st_ino
             if identity in entered:
-                yield SkippedPath(folder, "the same folder was reached before", failed=False)
+                if entered[identity] != folder:
+                    yield SkippedPath(folder, "the same folder was reached before", failed=False)
                 continue
-            entered.add(identity)
+            entered[identity] = folder
             if os.path.exists(os.path.join(folder, INDEX_MARKER)):
-                yield SkippedPath(folder, "an index of ours", failed=False)
+                yield SkippedPath(folder, "an index", failed=False)
                 continue
-            names = sorted(name for name in os.listdir(folder) if not _ignored(name))
+            names = sorted(os.listdir(folder))
         except OSError as error:
             yield SkippedPath(folder, error.strerror or str(error), failed=True)
             continue
         inside = []
         for name in names:
             path = os.path.join(folder, name)
-            kind = _kind(path)
+            kind = _ignored(name) or _kind(path)
             if kind == "folder":
                 inside.append(path)
             elif kind == "file":
@@ -82,8 +84,9 @@ def _kind(path: str) -> str:
     return "file" if stat.S_ISREG(mode) else "not a regular file"
 
 
-def _ignored(name: str) -> bool:
-    return name.startswith(".") or name in IGNORED
+def _ignored(name: str) -> str:
+    """Return why a file or folder is not looked at, "" if it is."""
+    return HIDDEN if name.startswith(".") else TOOLS if name in IGNORED else ""
 
 
 INDEX_MARKER = "opengte-kb.json"  # a file in the folder of every index on a disk

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
-from opengte.errors import OpenGTEError
+from opengte.errors import MissingExtraError, OpenGTEError
 from opengte.search.parse.base import (
     ParsedDocument,
     ParsedItem,
@@ -52,6 +52,9 @@ def _frames(path: str, kind: str, limits: ParseLimits, fields: RowFields) -> Ite
             with _alarm(limits.seconds):
                 item = next(items)
         except StopIteration:
+            break
+        except MissingExtraError as error:
+            yield _framed(ParseProblem(str(error), failed=False, retry=True))
             break
         except Exception as error:
             yield _framed(ParseProblem(_reason(error, limits)))

@@ -6,8 +6,9 @@ crash either all of them are there or none. Readers see only whole commits.
 Letters in shapes: d width of a vector, s spans of a window.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,7 +77,8 @@ class SourceFile:
     """A file that was looked at: the hash of its bytes, and what became of it.
 
     digest is "" where the file must be looked at again. problems say what failed, warnings what
-    is doubtful.
+    is doubtful, skipped is (part, reason) of what was not indexed on purpose; the part "" is the
+    file itself. A folder that was not entered is recorded like a file.
     """
 
     id: str
@@ -84,6 +86,29 @@ class SourceFile:
     documents: int
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether nothing of the file was indexed, on purpose."""
+        return bool(self.skipped) and not self.documents and not self.problems
+
+    def to_json(self) -> str:
+        """Return everything but the id."""
+        values = asdict(self)
+        del values["id"]
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, name: str, value: str) -> "SourceFile":
+        """Return what `to_json` wrote; earlier versions wrote lists, or fewer fields."""
+        found = json.loads(value)
+        if isinstance(found, list):
+            found = dict(zip(("digest", "documents", "problems", "warnings"), found, strict=True))
+        for key in ("problems", "warnings"):
+            found[key] = tuple(found[key])
+        skipped = tuple((part, reason) for part, reason in found.pop("skipped", ()))
+        return cls(id=name, skipped=skipped, **found)
 
 
 @dataclass(frozen=True)

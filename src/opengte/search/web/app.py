@@ -93,6 +93,7 @@ class SearchSite:
             "document": ("POST", self._document),
             "near": ("POST", self._near),
             "facets": ("POST", self._facets),
+            "problems": ("POST", self._problems),
             "map": ("POST", self._map),
         }
         found: list[BaseRoute] = [
@@ -153,6 +154,11 @@ class SearchSite:
         wanted = schemas.decode_request(schemas.FilterRequest, await _body(request))
         one, visitor = self._asked(request, wanted.kb)
         return await self._computed(request, one.facets, wanted, visitor.where)
+
+    async def _problems(self, request: Request) -> Any:
+        wanted = schemas.decode_request(schemas.ProblemsRequest, await _body(request))
+        one, visitor = self._asked(request, wanted.kb)
+        return await self._computed(request, one.problems, visitor.where)
 
     async def _map(self, request: Request) -> Any:
         wanted = schemas.decode_request(schemas.FilterRequest, await _body(request))

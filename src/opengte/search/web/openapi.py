@@ -29,6 +29,13 @@ ROUTES: tuple[Types, ...] = (
         schemas.FilterRequest,
         schemas.FacetsResponse,
     ),
+    (
+        "problems",
+        "post",
+        "Files that are not indexed, and why",
+        schemas.ProblemsRequest,
+        schemas.ProblemsResponse,
+    ),
     ("map", "post", "Where documents lie", schemas.FilterRequest, schemas.MapResponse),
 )
 ERRORS = {

@@ -86,6 +86,12 @@ class NearRequest(Struct, frozen=True):
     where: Where = {}
 
 
+class ProblemsRequest(Struct, frozen=True):
+    """The files of a knowledge base that are not, or not wholly, in it."""
+
+    kb: Name | None = None
+
+
 class FilterRequest(Struct, frozen=True):
     """All documents that match a filter."""
 
@@ -235,6 +241,22 @@ class NearResponse(Struct):
     id: str
     title: str
     hits: list[NeighbourResponse]
+
+
+class ProblemGroupResponse(Struct):
+    """Files that share a reason; the first of them by name, and how many there are."""
+
+    kind: Annotated[str, Meta(description="failed, skipped or warning")]
+    reason: str
+    files: Count
+    places: list[str]
+
+
+class ProblemsResponse(Struct):
+    """Files that failed, were skipped or are doubtful, by reason."""
+
+    kb: str
+    groups: list[ProblemGroupResponse]
 
 
 class ValueCount(Struct):

@@ -17,6 +17,7 @@ from opengte.search.analysis.facets import Facet, FacetIndex
 from opengte.search.analysis.map import DocumentMap, draw_map
 from opengte.search.filters import Filter, all_of, parse_filter
 from opengte.search.index import Index
+from opengte.search.maintenance.status import file_problems, group_by_reason
 from opengte.search.retrieval.search import (
     EncodedQuery,
     Passage,
@@ -40,7 +41,8 @@ T = TypeVar("T")
 
 PASSAGE_CHARACTERS = 4_000  # of a passage that are sent
 DOCUMENT_CHARACTERS = 200_000  # of a document that are sent at once
-CACHED = 16  # facet indexes and maps, each
+PLACES = 200  # files of one reason that are sent
+CACHED = 16  # facet indexes, maps and lists of problems, each
 REFRESH_SECONDS = 1.0  # between checks whether the index was migrated to another model
 OLD_SECONDS = 30.0  # age at which a cached value is computed again if a store has no revisions
 
@@ -67,6 +69,7 @@ class SearchService:
         self._reranker_lock = threading.Lock()
         self._facets: _Cache[FacetIndex] = _Cache()
         self._maps: _Cache[DocumentMap] = _Cache()
+        self._problems: _Cache[list[schemas.ProblemGroupResponse]] = _Cache()
 
     def warm(self) -> None:
         """Load the model, so that the first query does not wait for it."""
@@ -221,6 +224,20 @@ class SearchService:
             labels=drawn.labels.tolist(),
             fitting=fitting,
         )
+
+    def problems(self, visitor: Filter | None) -> schemas.ProblemsResponse:
+        """Return files that failed, were skipped or are doubtful; nothing for a limited visitor."""
+        index = self._visible(visitor).current
+        groups = self._problems.get(
+            (_key(index), time.monotonic() // OLD_SECONDS),
+            lambda: [
+                schemas.ProblemGroupResponse(
+                    one.kind, one.reason, len(one.places), one.places[:PLACES]
+                )
+                for one in group_by_reason(file_problems(index.store))
+            ],
+        )
+        return schemas.ProblemsResponse(self.name, groups)
 
     # --- parts -----------------------------------------------------------------------------------
 

@@ -114,10 +114,7 @@ class LanceStore:
     def sources(self) -> Iterator[SourceFile]:
         """Yield every file that was looked at."""
         for row in self._scan(SOURCES, ["id", "value"]):
-            values = json.loads(row["value"])
-            for key in ("problems", "warnings"):
-                values[key] = tuple(values[key])
-            yield SourceFile(id=row["id"], **values)
+            yield SourceFile.from_json(row["id"], row["value"])
 
     def put_sources(self, sources: Sequence[SourceFile]) -> None:
         """Write what became of files, in place of what was written before."""
@@ -125,18 +122,8 @@ class LanceStore:
 
         if not sources:
             return
-        values = [
-            json.dumps(
-                {
-                    "digest": one.digest,
-                    "documents": one.documents,
-                    "problems": one.problems,
-                    "warnings": one.warnings,
-                }
-            )
-            for one in sources
-        ]
-        columns = [pa.array([one.id for one in sources]), pa.array(values, pa.large_string())]
+        values = pa.array([one.to_json() for one in sources], pa.large_string())
+        columns = [pa.array([one.id for one in sources]), values]
         rows = pa.table(columns, names=["id", "value"])
         table = self._need(SOURCES)
         self._commit(lambda: _replace(table, "id").execute(rows))

@@ -94,19 +94,11 @@ class PostgresStore:
             cursor.execute("SELECT id, value FROM sources")
             rows = cursor.fetchall()
         for name, value in rows:
-            digest, documents, problems, warnings = json.loads(value)
-            yield SourceFile(name, digest, documents, tuple(problems), tuple(warnings))
+            yield SourceFile.from_json(name, value)
 
     def put_sources(self, sources: Sequence[SourceFile]) -> None:
         """Write what became of files, in place of what was written before."""
-        rows = [
-            [
-                document_key(one.id),
-                replace_nul(one.id),
-                json.dumps([one.digest, one.documents, one.problems, one.warnings]),
-            ]
-            for one in sources
-        ]
+        rows = [[document_key(one.id), replace_nul(one.id), one.to_json()] for one in sources]
         with self._base.writing() as cursor:
             cursor.executemany(
                 "INSERT INTO sources VALUES (%s, %s, %s) "

@@ -91,21 +91,13 @@ class QdrantStore:
     def sources(self) -> Iterator[SourceFile]:
         """Yield every file that was looked at."""
         for note in self._notes("source"):
-            digest, documents, problems, warnings = json.loads(note["value"])
-            yield SourceFile(note["id"], digest, documents, tuple(problems), tuple(warnings))
+            yield SourceFile.from_json(note["id"], note["value"])
 
     def put_sources(self, sources: Sequence[SourceFile]) -> None:
         """Write what became of files, in place of what was written before."""
         for start in range(0, len(sources), PART):
-            made = [
-                _noted(
-                    "source",
-                    one.id,
-                    json.dumps([one.digest, one.documents, one.problems, one.warnings]),
-                )
-                for one in sources[start : start + PART]
-            ]
-            self._engine.upsert(NOTES, made)
+            part = sources[start : start + PART]
+            self._engine.upsert(NOTES, [_noted("source", one.id, one.to_json()) for one in part])
 
     def delete_sources(self, ids: Sequence[str]) -> None:
         """Forget files."""

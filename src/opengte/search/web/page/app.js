@@ -17,6 +17,7 @@ const WAYS = { dense: "meaning only", sparse: "learned words only", lexical: "wo
 
 const searches = new Latest();
 const countings = new Latest();
+const listings = new Latest();
 let bases = [];
 let base = null;
 let count = FIRST;
@@ -306,6 +307,33 @@ function showBase() {
   const ways = base.legs.map((leg) => el("option", { value: leg }, WAYS[leg] ?? leg));
   byId("way").replaceChildren(el("option", { value: "" }, "meaning and words"), ...ways);
   byId("rerank-field").hidden = !base.reranker;
+  showProblems();
+}
+
+// What is not in the index: each file has its reason here.
+const KINDS = { failed: "could not be read", skipped: "skipped", warning: "with warnings" };
+
+async function showProblems() {
+  const box = byId("problems");
+  box.hidden = true;
+  let found;
+  try {
+    found = await listings.ask("problems", asked());
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    return; // the page says already that it may not ask
+  }
+  if (!found?.groups.length) return;
+  const total = (kind) => found.groups.reduce((sum, group) => sum + (group.kind === kind ? group.files : 0), 0);
+  const counts = Object.entries(KINDS).map(([kind, label]) => [total(kind), label]).filter(([count]) => count);
+  box.hidden = false;
+  box.open = false;
+  box.replaceChildren(
+    el("summary", {}, "Not or not wholly in the index: ", counts.map(([count, label]) => `${number(count)} ${label}`).join(", ")),
+    found.groups.map((group) => el("details", { class: "problem" },
+      el("summary", {}, `${group.reason} `, el("span", { class: "count" }, `${number(group.files)} ${KINDS[group.kind]}`)),
+      el("ul", {}, group.places.map((place) => el("li", {}, place)),
+        group.files > group.places.length ? el("li", { class: "soft" }, `and ${number(group.files - group.places.length)} more`) : null))));
 }
 
 // ---------------------------------------------------------------- keys
