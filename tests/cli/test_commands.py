@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 import opengte
 from opengte import checkpoint, hub
 from opengte.cli import COMMANDS, main, manual
+from opengte.cli.common.groups import LazyGroup
 from opengte.errors import FallbackWarning, NotFoundError, OfflineError
 from opengte.hub import CachedModel, ModelLocation
 from opengte.published_models import PUBLISHED_MODELS
@@ -68,6 +69,27 @@ def test_help_loads_nothing_heavy(command):
 
 
 ALL = dict(manual.commands("gte", main))
+LAZY_GROUPS = {name: one for name, one in ALL.items() if isinstance(one, LazyGroup)}
+
+
+@pytest.mark.parametrize("group", LAZY_GROUPS)
+def test_help_of_a_group_imports_none_of_its_commands(group):
+    done = process(HELP, *group.split()[1:])
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.split())
+    table = LAZY_GROUPS[group].table
+    modules = {f"opengte.cli.{place.split(':')[0]}" for place, _ in table.values()}
+    assert not loaded & modules
+    packages = {f"opengte.{name}" for name in ("bulk", "search", "serve", "train", "evaluate")}
+    assert not loaded & packages
+
+
+@pytest.mark.parametrize("group", LAZY_GROUPS)
+def test_a_group_lists_its_commands_as_they_describe_themselves(group):
+    for name, (_, line) in LAZY_GROUPS[group].table.items():
+        command = ALL[f"{group} {name}"]
+        assert command.name == name
+        assert command.get_short_help_str(limit=999) == line
 
 
 @pytest.mark.parametrize("name", set(ALL) - {"gte"})

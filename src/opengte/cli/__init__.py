@@ -5,59 +5,57 @@ page appears at once. Data goes to stdout; logs, progress and warnings to stderr
 done, 1 failed, 2 wrong usage, 130 interrupted, 141 the reader of stdout went away.
 """
 
-from importlib import import_module
 from typing import Any
 
 import click
 
 from opengte import __version__
 from opengte.cli.common.errors import report_errors
+from opengte.cli.common.groups import LazyGroup
 
-# name of a command -> module in this package, whose `command` it is; in the order of the help page
+# in the order of the help page
 COMMANDS = {
-    "embed": "embed",
-    "similarity": "similarity",
-    "search": "search",
-    "index": "index",
-    "cluster": "cluster",
-    "dedupe": "dedupe",
-    "rerank": "rerank",
-    "info": "info",
-    "models": "models",
-    "pull": "pull",
-    "cache": "cache",
-    "eval": "evaluate",
-    "serve": "serve",
-    "ui": "serve.ui",
-    "mcp": "mcp",
-    "keys": "serve.keys",
-    "usage": "serve.usage",
-    "data": "data",
-    "train": "train",
+    "embed": ("embed:command", "Embed texts: turn them into vectors."),
+    "similarity": (
+        "similarity:command",
+        "Compare the first text with the others by cosine similarity.",
+    ),
+    "search": (
+        "search:command",
+        "Find the documents that answer a query, in an index or in files.",
+    ),
+    "index": ("index:command", "Build, inspect and maintain an index of documents."),
+    "cluster": ("cluster:command", "Cluster texts, or the documents of an index, by topic."),
+    "dedupe": ("dedupe:command", "Find duplicate texts and keep the first of each group."),
+    "rerank": ("rerank:command", "Rank documents by how well they answer a query."),
+    "info": ("info:command", "Print a model's card."),
+    "models": ("models:command", "List the known models, or the models on this machine."),
+    "pull": ("pull:command", "Download a model and print its folder."),
+    "cache": ("cache:command", "List, prune and verify prepared weights."),
+    "eval": ("evaluate:command", "Evaluate models on MTEB and on your own data."),
+    "serve": ("serve:command", "Serve models over HTTP to every embedding client."),
+    "ui": ("serve.ui:command", "Open the search page of an index, on this machine only."),
+    "mcp": ("mcp:command", "Serve an index to agents over the Model Context Protocol (MCP)."),
+    "keys": ("serve.keys:command", "Create, list, rotate and revoke the API keys of a server."),
+    "usage": ("serve.usage:command", "Print the usage of each key: requests, texts and tokens."),
+    "data": ("data:command", "Prepare and inspect training data, and mine hard negatives."),
+    "train": (
+        "train:command",
+        "Train encoders and rerankers: pre-train, fine-tune, distil, merge.",
+    ),
 }
 
 
-class Commands(click.Group):
-    """A group that imports a command when it is used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of the help page."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command, or return None for an unknown name."""
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = import_module(f"opengte.cli.{COMMANDS[cmd_name]}").command
-        return command
+class Commands(LazyGroup):
+    """The group `gte`: what a command raises becomes a message and an exit status."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the chosen command; what it raises becomes a message and an exit status."""
+        """Run the chosen command."""
         with report_errors():
             return super().invoke(ctx)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gte")
 def main() -> None:
     """Embed, compare, search and rerank texts with the General Text Embeddings models.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from opengte.engine.prepared_cache import PreparedFile
 
 
-@click.group("cache", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("cache")
 def command() -> None:
     """List, prune and verify prepared weights.
 

@@ -9,7 +9,6 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +60,8 @@ def file_digests(paths: Sequence[Path]) -> list[FileDigest]:
     }
     missing = [path for path in dict.fromkeys(paths) if path not in found]
     if missing:
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
             found |= zip(missing, pool.map(_read, missing), strict=True)
         _remember({path: found[path] for path in missing})

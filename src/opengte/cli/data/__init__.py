@@ -2,10 +2,22 @@
 
 import click
 
-from opengte.cli.data import mine, prepare, show
+from opengte.cli.common.groups import LazyGroup
+
+COMMANDS = {
+    "mine": (
+        "data.mine:command",
+        "Mine hard negatives for pairs: near the query, but not answers.",
+    ),
+    "prepare": ("data.prepare:command", "Clean, filter and tokenise training data into shards."),
+    "show": (
+        "data.show:command",
+        "Show the contents of a folder of shards: sources, rows, batches.",
+    ),
+}
 
 
-@click.group("data", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("data", cls=LazyGroup, table=COMMANDS)
 def command() -> None:
     """Prepare and inspect training data, and mine hard negatives.
 
@@ -15,8 +27,3 @@ def command() -> None:
       gte data mine pairs.jsonl --output mined.jsonl
       gte data show data/
     """
-
-
-command.add_command(prepare.command)
-command.add_command(mine.command)
-command.add_command(show.command)

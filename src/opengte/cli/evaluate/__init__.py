@@ -2,20 +2,33 @@
 
 import click
 
-from opengte.cli.evaluate import compare, needle, run
+from opengte.cli.common.groups import LazyGroup
+
+COMMANDS = {
+    "check": (
+        "evaluate.compare:check_command",
+        "Exit with status 1 if quality fell by more than noise.",
+    ),
+    "compare": (
+        "evaluate.compare:compare_command",
+        "Test whether model B is better than model A on your own data.",
+    ),
+    "needle": (
+        "evaluate.needle:needle_command",
+        "Find the document length from which a model misses facts.",
+    ),
+    "run": (
+        "evaluate.run:run_command",
+        "Run MTEB tasks with mteb's own scoring; compare published scores.",
+    ),
+    "sweep": (
+        "evaluate.compare:sweep_command",
+        "Measure a model in many settings: quality against time and space.",
+    ),
+}
 
 
-class _Evaluations(click.Group):
-    """A group that accepts a model in place of a subcommand."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read `gte eval MODEL ...` as `gte eval run MODEL ...`."""
-        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group("eval", cls=_Evaluations, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("eval", cls=LazyGroup, table=COMMANDS, default="run")
 def command() -> None:
     """Evaluate models on MTEB and on your own data.
 
@@ -27,7 +40,3 @@ def command() -> None:
       gte eval minilm --data mteb-data/ --report report.html
       gte eval compare minilm thenlper/gte-small --data my-beir-folder/
     """
-
-
-for _command in (run.run_command, *compare.COMMANDS, needle.needle_command):
-    command.add_command(_command)

@@ -258,6 +258,3 @@ def _encoding_bar(
     runs = len({system.vectors for system in systems})
     texts = len(data.documents) + len(data.queries)
     return progress_bar(" texts", total=runs * texts, label="encoding")
-
-
-COMMANDS = (compare_command, sweep_command, check_command)

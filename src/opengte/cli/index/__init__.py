@@ -2,20 +2,39 @@
 
 import click
 
-from opengte.cli.index import calibrate, run, status, switch
+from opengte.cli.common.groups import LazyGroup
+
+COMMANDS = {
+    "calibrate": (
+        "index.calibrate:command",
+        "Calibrate confidences, and the threshold for unanswerable queries.",
+    ),
+    "duplicates": (
+        "index.status:duplicates_command",
+        "List near-duplicate documents, one group per line.",
+    ),
+    "export": ("index.status:export_command", "Export an index to a Parquet file."),
+    "import": (
+        "index.status:import_command",
+        "Create an index from a file written by `gte index export`.",
+    ),
+    "rollback": (
+        "index.switch:rollback_command",
+        "Go back to the index that `gte index switch` replaced.",
+    ),
+    "run": ("index.run:command", "Bring an index up to date with files and folders."),
+    "status": (
+        "index.status:status_command",
+        "Show the contents of an index and the recall of its fast search.",
+    ),
+    "switch": (
+        "index.switch:switch_command",
+        "Re-embed an index with another model, compare both, and switch.",
+    ),
+}
 
 
-class _Indexing(click.Group):
-    """A group that accepts paths in place of a subcommand."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read `gte index PATHS ...` as `gte index run PATHS ...`."""
-        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group("index", cls=_Indexing, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("index", cls=LazyGroup, table=COMMANDS, default="run")
 def command() -> None:
     """Build, inspect and maintain an index of documents.
 
@@ -30,16 +49,3 @@ def command() -> None:
       gte index switch kb/ --model thenlper/gte-small --queries questions.txt
       gte index calibrate kb/ --labelled questions.jsonl
     """
-
-
-for _command in (
-    run.command,
-    status.status_command,
-    status.duplicates_command,
-    status.export_command,
-    status.import_command,
-    switch.switch_command,
-    switch.rollback_command,
-    calibrate.command,
-):
-    command.add_command(_command)
