@@ -77,7 +77,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("ingest", "access"),
         ("stores",),
         ("parse",),
-        ("filters", "minhash", "model_identity"),
+        ("filters", "minhash", "model_identity", "segmentation"),
     ),
 }
 MOST_MODULES = 20

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opengte.errors import InputError
+from opengte.search import segmentation
 from opengte.search.access import LimitedStore
 from opengte.search.filters import Filter
 from opengte.search.ingest.embedder import Embedder
@@ -92,6 +93,7 @@ class Index:
             "dimension": dimension,
             **settings,
             "passages": embedder.passages,
+            "words": segmentation.VERSION,
         }
         store.save_settings(stored)
         live = live_generation(place, storage_options)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opengte.errors import InputError
-from opengte.search import minhash
+from opengte.search import minhash, segmentation
 from opengte.search.calibration import confidence
 from opengte.search.filters import Filter, parse_filter
 from opengte.search.handle import IndexHandle
@@ -281,6 +281,7 @@ class KnowledgeBase(IndexHandle):
             result = confidence.search_with_confidence(
                 index.store, query, chosen, reranker, calibration, min_confidence
             )
+            result = replace(result, notes=(*result.notes, *_words_note(index, text)))
             seconds = {"embed": embedded - start, "all": time.perf_counter() - start}
             return replace(result, seconds={**seconds, **result.seconds})
 
@@ -421,3 +422,14 @@ class KnowledgeBase(IndexHandle):
         from opengte.search.maintenance.migrate import Migration
 
         return Migration.back(self.latest())
+
+
+def _words_note(index: Index, text: str) -> tuple[str, ...]:
+    """Say that the words of an index do not fit a query: an earlier version made them."""
+    old = index.settings.get("words") != segmentation.VERSION and segmentation.extra_terms(text)
+    if not old or (index.store.settings() or {}).get("words") == segmentation.VERSION:
+        return ()
+    return (
+        "an earlier version made this index, and words of this script are not all found; "
+        "`gte index run` with its files renews them, and embeds nothing again",
+    )

@@ -225,6 +225,7 @@ def _summarise(
     counts += [f"{report.unchanged:,} unchanged", f"{report.removed:,} {would}removed"]
     engine = f" {engine_summary(base.encoder)}" if report.embedded else ""
     parts = [f"{report.files:,} files: {', '.join(counts)}{engine}"]
+    parts += [f"words of {report.renewed:,} renewed"] * bool(report.renewed)
     parts += [f"{report.truncated:,} truncated"] * bool(report.truncated)
     parts += _skipped(report)
     parts += [f"{len(report.warnings):,} with warnings"] * bool(report.warnings)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from opengte.errors import InputError
+from opengte.search.ingest.words import renew_words
 from opengte.search.ingest.writer import (
     CommitBatch,
     Document,
@@ -59,7 +60,7 @@ def index_files(
         gone = [name for name in known if name not in seen and not walk.is_inside(name, blind)]
         _remove(store, gone, report, dry_run=options.dry_run)
     if not options.dry_run:
-        report.upkeep = list(store.optimize())
+        _tidy(store, report)
     return report
 
 
@@ -72,8 +73,13 @@ def index_documents(
     for document in documents:
         batch.take(document)
     batch.flush()
-    report.upkeep = list(store.optimize())
+    _tidy(store, report)
     return report
+
+
+def _tidy(store: Store, report: IngestReport) -> None:
+    report.renewed = renew_words(store)
+    report.upkeep = list(store.optimize())
 
 
 def documents_of_texts(

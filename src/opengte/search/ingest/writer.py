@@ -54,6 +54,7 @@ class IngestReport:
     problems: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[tuple[str, str]] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)  # files whose documents were removed
+    renewed: int = 0  # whose words an earlier version had made
     upkeep: list[str] = field(default_factory=list)  # what the store could not tidy up
 
 

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from opengte.errors import InputError
+from opengte.search import segmentation
 from opengte.search.index import Index
 from opengte.search.ingest.embedder import Embedder, PassageMode
 from opengte.search.ingest.writer import BATCH_CHARACTERS, BATCH_DOCUMENTS, COMMIT_SECONDS
@@ -29,7 +30,7 @@ LISTED = 500  # ids that are compared at once
 FETCHED = 64  # documents that are held at once beside those of a commit
 FEW = 32  # differences that are carried over while writers wait
 PASSES = 4  # over the live index before writers are made to wait, at most
-OWN = ("calibration",)  # settings that do not make a generation another one
+OWN = ("calibration", "words")  # settings that do not make a generation another one
 
 ProgressCallback = Callable[[int], object]  # so many documents more are done
 
@@ -276,7 +277,7 @@ def _settings(
         "first_pass": first if first and first < card.dimension else None,
         "passages": embedder.passages,
     }
-    return {**kept, **model}
+    return {**kept, **model, "words": segmentation.VERSION}
 
 
 def _key(settings: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from opengte.errors import InputError, MissingExtraError
+from opengte.search import segmentation
 from opengte.search.index import INDEX_FORMAT, UNFINISHED, Index, claim_folder
 from opengte.search.stores.base import Store, StoredDocument
 from opengte.search.stores.lancedb.generations import live_generation
@@ -74,6 +75,7 @@ def import_index(
     store.save_settings({**settings, "format": UNFINISHED})
     store.delete([one.id for one in store.scan()] if existing else [])
     import_documents(file, store)
+    settings["words"] = segmentation.VERSION
     store.save_settings(settings)
     store.optimize()
     return Index(shown, store, settings, live=live_generation(place, storage_options))

@@ -21,6 +21,7 @@ from opengte.search.minhash import first_near_duplicate
 from opengte.search.parse.base import Scalar
 from opengte.search.retrieval.fusion import Fusion, fuse
 from opengte.search.retrieval.mmr import mmr
+from opengte.search.segmentation import script_terms
 from opengte.search.stores.base import ScoredIds, SparseVector, Store, StoredDocument
 from opengte.search.stores.listing import fetch_for_display
 from opengte.types import Floats
@@ -351,14 +352,32 @@ def _with_body(one: StoredDocument, start: int, end: int) -> int:
 def content_stems(text: str) -> frozenset[str]:
     """Return the stems of the content words of a text."""
     found = (word.lower() for word in WORDS.findall(text))
-    return frozenset(_stem(word) for word in found if len(word) >= SHORT_WORD or not word.isascii())
+    stems = {_stem(word) for word in found if len(word) >= SHORT_WORD or not word.isascii()}
+    return frozenset(stems.union(term for _, _, term in script_terms(text)))
 
 
 def highlight(text: str, words: frozenset[str]) -> tuple[tuple[int, int], ...]:
     """Return where a text has words of the query, given as `query_words`, in other forms too."""
     wanted = words - STOPWORDS
-    found = (m for m in WORDS.finditer(text) if _stem(m[0].lower()) in wanted)
-    return tuple(match.span() for match in found)
+    found = [match.span() for match in WORDS.finditer(text) if _stem(match[0].lower()) in wanted]
+    longest = max((len(term) for _, _, term in script_terms(" ".join(wanted))), default=0)
+    found += (
+        (start, end)
+        for start, end, term in script_terms(text)
+        if term in wanted and len(term) >= min(2, longest)
+    )
+    return _joined(sorted(found))
+
+
+def _joined(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Return sorted spans with those that overlap or touch as one."""
+    joined: list[tuple[int, int]] = []
+    for start, end in spans:
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return tuple(joined)
 
 
 STOPWORDS = frozenset(

@@ -11,23 +11,29 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from opengte.errors import InputError, MissingExtraError
+from opengte.search.segmentation import with_terms
 
 K1, B = 1.2, 0.75  # of BM25
 LONGEST = 64  # characters of a word that are kept
+VOICING = 8  # combining class of what makes kana other kana, and is no accent
 _WORDS = re.compile(r"\w+")
 
 
 def term_counts(text: str, language: str | None) -> Counter[str]:
-    """Return how often each word of a text is in it; language None keeps the endings of words."""
+    """Return how often each word of a text, and each further term, is in it.
+
+    language None keeps the endings of words.
+    """
     stem = stemmer(language)
-    return Counter(stem(word[:LONGEST]) for word in _WORDS.findall(_folded(text)))
+    return Counter(stem(word[:LONGEST]) for word in _WORDS.findall(_folded(with_terms(text))))
 
 
 def _folded(text: str) -> str:
     if text.isascii():
         return text.lower()
     parts = unicodedata.normalize("NFKD", text.lower())
-    return "".join(c for c in parts if not unicodedata.combining(c))
+    kept = (c for c in parts if unicodedata.combining(c) in (0, VOICING))
+    return unicodedata.normalize("NFC", "".join(kept))
 
 
 @lru_cache(maxsize=8)

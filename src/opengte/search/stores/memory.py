@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from opengte.search.filters import Filter, matches
+from opengte.search.segmentation import with_terms
 from opengte.search.stores.base import (
     DocumentHashes,
     ScoredIds,
@@ -159,8 +160,8 @@ class MemoryStore:
 
 
 def split_words(text: str) -> list[str]:
-    """Return the words of a text, in lower case."""
-    return WORDS.findall(text.lower())
+    """Return the words of a text, in lower case, and its further terms."""
+    return WORDS.findall(with_terms(text).lower())
 
 
 def _top(scores: Mapping[str, float], k: int) -> ScoredIds:

@@ -12,6 +12,7 @@ import numpy as np
 from opengte.embedding_ops import l2_normalise
 from opengte.errors import MissingExtraError
 from opengte.search.parse.base import Section
+from opengte.search.segmentation import indexed_text
 from opengte.search.stores.base import SpanVectors, SparseVector, StoredDocument, StoredWindow
 from opengte.types import Floats
 
@@ -29,7 +30,7 @@ def arrow_schema(dimension: int, short: int | None) -> Any:
         pa.field("source", pa.string()),
         pa.field("line", pa.int64()),
         pa.field("title", pa.string()),
-        pa.field("indexed_text", pa.large_string()),  # title and text, of the first window only
+        pa.field("indexed_text", pa.large_string()),  # title, terms, text; of the first window only
         pa.field("text_from", pa.int32()),  # where the text begins in it
         pa.field("start", pa.int32()),
         pa.field("end", pa.int32()),
@@ -102,10 +103,10 @@ def _rows(document: StoredDocument) -> Iterator[dict[str, Any]]:
         "signature": document.signature,
         "indexed": document.indexed,
     }
-    head = f"{document.title}\n\n" if document.title else ""
+    indexed, start = indexed_text(document.title, document.text)
     first = {
-        "indexed_text": head + document.text,
-        "text_from": len(head),
+        "indexed_text": indexed,
+        "text_from": start,
         "sections": json.dumps([[one.start, one.title] for one in document.sections]),
         "warnings": list(document.warnings),
     }

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from opengte.search.filters import Filter
+from opengte.search.segmentation import with_terms
 from opengte.search.stores.base import ScoredIds
 from opengte.search.stores.lancedb import filters
 from opengte.search.stores.lancedb.maintenance import PARTITION
@@ -81,7 +82,7 @@ def probes(rows: int) -> int:
 
 async def bm25(held: TableSnapshot, query: str, k: int, where: Filter | None) -> ScoredIds:
     """Return the k best documents by BM25."""
-    search = held.table.query().nearest_to_text(query, columns="indexed_text")
+    search = held.table.query().nearest_to_text(with_terms(query), columns="indexed_text")
     return best_score_per_document(*await _found(held, search, "_score", k, where))
 
 

@@ -255,7 +255,8 @@ class LanceStore:
 
     def portraits(self, ids: Sequence[str]) -> Iterator[DocumentSummary]:
         """Yield the portraits of those documents that are there."""
-        head = f"left(indexed_text, {HEAD_CHARACTERS})"
+        text = "substr(indexed_text, cast(text_from as bigint) + 1)"
+        head = f"left({text}, {HEAD_CHARACTERS})"
         columns = {name: name for name in ("id", "window", "vector", "metadata")} | {"head": head}
         for part in _parts(ids, 2048):
             held: dict[str, list[Any]] = {}

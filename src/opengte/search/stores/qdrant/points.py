@@ -12,6 +12,7 @@ import numpy as np
 
 from opengte.embedding_ops import l2_normalise
 from opengte.search.parse.base import Section
+from opengte.search.segmentation import indexed_text
 from opengte.search.stores.base import SpanVectors, SparseVector, StoredDocument, StoredWindow
 from opengte.search.stores.qdrant.filters import filter_fields
 from opengte.types import Floats
@@ -36,11 +37,11 @@ def point_id(*parts: object) -> str:
 
 def document_points(one: StoredDocument, commit: str, short: int | None) -> Iterator[QdrantPoint]:
     """Yield the points of a document; the first has its text too."""
-    head = f"{one.title}\n\n" if one.title else ""
+    indexed, start = indexed_text(one.title, one.text)
     shared = {"id": one.id, "commit": commit, **filter_fields(one.metadata)}
     first = {
-        WORDS: head + one.text,
-        "text_from": len(head),
+        WORDS: indexed,
+        "text_from": start,
         "source": one.source,
         "line": one.line,
         "title": one.title,

@@ -16,6 +16,7 @@ import numpy as np
 
 from opengte.errors import InputError
 from opengte.search.filters import Filter
+from opengte.search.segmentation import with_terms
 from opengte.search.stores.base import (
     DocumentHashes,
     ScoredIds,
@@ -243,7 +244,8 @@ class QdrantStore:
         if not query.strip():
             return []
         chosen = self._filters.first_windows(where)
-        return _documents(lambda limit: self._engine.words(query, chosen, limit), k)
+        asked = with_terms(query)
+        return _documents(lambda limit: self._engine.words(asked, chosen, limit), k)
 
     def sparse(self, query: SparseVector, k: int, where: Filter | None) -> ScoredIds:
         """Return the k best documents by learned sparse weights."""
