@@ -11,7 +11,7 @@ import pytest
 
 from opengte.search.ingest.pipeline import IngestOptions
 from opengte.search.parse.base import ParseLimits
-from tests.search.parse.test_parse import assembled, docx, pdf
+from tests.search.parse.test_formats import assembled, docx, pdf
 from tests.support import kb as helpers
 from tests.support import kb_kill
 from tests.support.installed import needs

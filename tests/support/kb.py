@@ -2,9 +2,12 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from click.testing import CliRunner
 
+import opengte
 from opengte.search.kb import KnowledgeBase
 from opengte.search.minhash import signature
 from opengte.search.parse.base import Section
@@ -113,3 +116,29 @@ def same(a: StoredDocument, b: StoredDocument) -> None:
         np.testing.assert_array_equal(x.spans.vectors, y.spans.vectors)
         np.testing.assert_array_equal(x.spans.scales, y.spans.scales)
         assert dict(x.sparse) == dict(y.sparse)
+
+
+def check_commands(place, other, folder: Path, monkeypatch) -> None:
+    """Index, search, export and import from the command line; `other` is where the copy goes."""
+    monkeypatch.setattr(opengte, "Encoder", WordEncoder)
+    from opengte.cli import main
+
+    (folder / "notes").mkdir()
+    (folder / "notes" / "cat.txt").write_text("the cat sleeps in the house")
+    (folder / "notes" / "dog.txt").write_text("a dog runs")
+
+    def gte(*arguments):
+        done = CliRunner().invoke(main, list(map(str, arguments)))
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "2 new" in gte("index", folder / "notes", "--to", place)
+    assert "2 unchanged" in gte("index", folder / "notes", "--to", place)
+    assert "cat.txt" in gte("search", "cats sleeping", "--in", place, "-k", "1")
+    assert "documents     2" in gte("index", "status", place, "--sample", "2")
+    gte("index", "export", place, folder / "kb.parquet")
+    gte("index", "import", folder / "kb.parquet", "--to", other)
+    copy, base = (KnowledgeBase.open(one, encoder()) for one in (other, place))
+    for one, two in zip(copy.store.scan(), base.store.scan(), strict=True):
+        same(one, two)
+    assert copy.identity == base.identity

@@ -1,35 +1,12 @@
 """Columns given or recognised by name."""
 
-import json
-from pathlib import Path
-
 import pytest
 
-from opengte.data.examples import Example, UnusableRow
 from opengte.data.reading.column_mapping import ColumnMapping
-from opengte.data.reading.sources import detect_columns, read_examples
+from opengte.data.reading.sources import detect_columns
 from opengte.errors import InputError
+from tests.support.example_files import bad, good, read
 from tests.support.training_data import write_lines
-
-ROWS = [{"query": "what is a cat", "positive": "an animal"}, {"query": "été", "positive": "a\nb"}]
-
-
-def read(path: Path, columns: ColumnMapping | None = None) -> list[Example | UnusableRow]:
-    return list(read_examples((path,), columns or detect_columns((path,), ColumnMapping())))
-
-
-def good(path: Path, columns: ColumnMapping | None = None) -> list[tuple]:
-    found = read(path, columns)
-    assert all(isinstance(one, Example) for one in found), found
-    return [(one.query, one.positives) for one in found]
-
-
-def bad(path: Path, columns: ColumnMapping | None = None) -> list[tuple[int, str]]:
-    found = read(path, columns)
-    return [(one.origin.row, one.reason) for one in found if isinstance(one, UnusableRow)]
-
-
-LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 
 
 @pytest.mark.parametrize(

@@ -4,43 +4,21 @@ import bz2
 import gzip
 import json
 import lzma
-from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from opengte.data.examples import Example, UnusableRow
 from opengte.data.reading.column_mapping import ColumnMapping
-from opengte.data.reading.sources import detect_columns, list_files, read_examples
+from opengte.data.reading.sources import detect_columns, list_files
 from opengte.errors import InputError
+from tests.support.example_files import LINES, ROWS, bad, good, read
 from tests.support.training_data import write_lines
 
 PAIR = ColumnMapping(query="query", positive=("positive",))
 
 
-ROWS = [{"query": "what is a cat", "positive": "an animal"}, {"query": "été", "positive": "a\nb"}]
-
-
-def read(path: Path, columns: ColumnMapping | None = None) -> list[Example | UnusableRow]:
-    return list(read_examples((path,), columns or detect_columns((path,), ColumnMapping())))
-
-
-def good(path: Path, columns: ColumnMapping | None = None) -> list[tuple]:
-    found = read(path, columns)
-    assert all(isinstance(one, Example) for one in found), found
-    return [(one.query, one.positives) for one in found]
-
-
-def bad(path: Path, columns: ColumnMapping | None = None) -> list[tuple[int, str]]:
-    found = read(path, columns)
-    return [(one.origin.row, one.reason) for one in found if isinstance(one, UnusableRow)]
-
-
 EXPECTED = [("what is a cat", ("an animal",)), ("été", ("a\nb",))]
-
-
-LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 
 
 CSV = '\ufeffquery,positive\r\nwhat is a cat,an animal\r\nété,"a\nb"\r\n'.encode()

@@ -5,40 +5,10 @@ import time
 import pytest
 
 from opengte.errors import AccessError, LimitError
-from opengte.serve.auth import keys
-from opengte.serve.auth.authorizer import KeyAuthorizer
-from opengte.serve.auth.keys import KeyFile, KeyRing, RateLimits
-from opengte.serve.auth.rate_limits import RateLimiter, rate_limit_memory
-from opengte.serve.auth.usage import UsageLog, read_usage
+from opengte.serve.auth.keys import RateLimits
+from opengte.serve.auth.usage import read_usage
 from opengte.serve.config.inference import ModelSettings
 from opengte.serve.types import Caller
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch):
-    monkeypatch.setattr(keys, "REFRESH_SECONDS", -1.0)
-
-
-@pytest.fixture
-def file(tmp_path):
-    return KeyFile(tmp_path)
-
-
-@pytest.fixture
-def gate(tmp_path):
-    made = []
-
-    def make(usage=False, **more):
-        table = RateLimiter(rate_limit_memory())
-        log = UsageLog(tmp_path) if usage else None
-        made.append(KeyAuthorizer(KeyRing(tmp_path, more.pop("static", None)), table, log, **more))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.keys.close()
-        if one.usage is not None:
-            one.usage.close()
 
 
 def test_who_holds_a_key_is_admitted(file, gate):

@@ -12,6 +12,7 @@ import pytest
 from opengte.errors import FallbackWarning, InputError, TruncationWarning
 from opengte.serve.observability import logs
 from opengte.serve.observability.request_record import RequestRecord
+from tests.support.serve_logs import logging_to_memory
 
 SECRET = "the patient's name is Ada"
 
@@ -19,24 +20,8 @@ SECRET = "the patient's name is Ada"
 @pytest.fixture
 def lines():
     """Set up logging; returns a function that gives the lines so far."""
-    root = logging.getLogger()
-    before, level, show = root.handlers[:], root.level, warnings.showwarning
-    levels = {name: logging.getLogger(name).level for name in ("opengte", "uvicorn")}
-    stream = io.StringIO()
-
-    def set_up(format="json", level="info"):
-        logs.configure(format, level, stream)
-        return lambda: stream.getvalue().splitlines()
-
-    yield set_up
-    for handler in root.handlers[:]:
-        root.removeHandler(handler)
-    for handler in before:
-        root.addHandler(handler)
-    root.setLevel(level)
-    warnings.showwarning = show
-    for name, value in levels.items():
-        logging.getLogger(name).setLevel(value)
+    with logging_to_memory() as set_up:
+        yield set_up
 
 
 def failing():

@@ -1,12 +1,13 @@
 """`gte eval compare`, `sweep` and `check`: decisions on one's own data."""
 
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from opengte.cli.common import errors, output
-from opengte.cli.common.options import combine_options, json_option
+from opengte.cli.common.options import combine_options, json_option, options_record
 from opengte.cli.common.progress import progress_bar
 from opengte.cli.evaluate.options import (
     checked_reports,
@@ -24,7 +25,37 @@ if TYPE_CHECKING:
     from opengte.evaluate.systems import ModelLoaders, RetrievalSystem
 
 
-own_data_options = combine_options(
+@dataclass(frozen=True)
+class OwnData:
+    """The user's collection, and the measure that decides."""
+
+    data: Path
+    split: str
+    columns: str | None
+    segment: str | None
+    measure: str
+
+    def load(self) -> "RetrievalDataset":
+        """Load the collection, and print what was left out before encoding begins."""
+        from opengte.evaluate import dataset
+
+        names = tuple(split_names(self.columns))
+        if names and len(names) != 2:
+            raise click.UsageError(
+                f"--columns is {self.columns}, expected two names separated by a comma."
+            )
+        pair: Any = names or None
+        found = dataset.load_dataset(
+            self.data, split=self.split, columns=pair, segment=self.segment
+        )
+        for note in found.notes:
+            click.echo(f"warning: {note}", err=True)
+        return found
+
+
+own_data_options = options_record(
+    OwnData,
+    "own",
     click.option(
         "--data",
         required=True,
@@ -75,11 +106,7 @@ shared_options = combine_options(
 def compare_command(
     a: str,
     b: str,
-    data: Path,
-    split: str,
-    columns: str | None,
-    segment: str | None,
-    measure: str,
+    own: OwnData,
     as_json: bool,
     reports: tuple[Path, ...],
     **shared: Any,
@@ -100,11 +127,11 @@ def compare_command(
     from opengte.evaluate import compare, systems
 
     pair = [systems.parse_system(text, **shared) for text in (a, b)]
-    found = _collection(data, split, columns, segment)
+    found = own.load()
     start = time.perf_counter()
     with _encoding_bar(pair, found) as advance:
         first, second = systems.evaluate_systems(pair, found, _loaders(), advance=advance)
-    comparison = compare.compare_systems(first, second, found, measure=measure)
+    comparison = compare.compare_systems(first, second, found, measure=own.measure)
     made = compare.comparison_report(comparison, found, time.perf_counter() - start)
     print_report(made, as_json)
     write_reports(reports, made)
@@ -134,11 +161,7 @@ def sweep_command(
     max_length: str | None,
     reranker: str | None,
     depth: str | None,
-    data: Path,
-    split: str,
-    columns: str | None,
-    segment: str | None,
-    measure: str,
+    own: OwnData,
     as_json: bool,
     reports: tuple[Path, ...],
     **shared: Any,
@@ -150,8 +173,6 @@ def sweep_command(
       gte eval sweep minilm --data beir/ --dimensions 64,128,256,384 --report sweep.html
       gte eval sweep minilm --data faq.csv --reranker BAAI/bge-reranker-base --depth 0,10,50
     """
-    from dataclasses import replace
-
     from opengte.evaluate import sweep, systems
 
     base = replace(systems.parse_system(model, **shared), reranker=reranker)
@@ -164,10 +185,10 @@ def sweep_command(
         dimensions=split_numbers("--dimensions", dimensions),
         depth=split_numbers("--depth", depth, least=0),
     )
-    found = _collection(data, split, columns, segment)
+    found = own.load()
     with _encoding_bar(every, found) as advance:
         outcomes = list(systems.evaluate_systems(every, found, _loaders(), advance=advance))
-    made = sweep.sweep_report(outcomes, found, measure)
+    made = sweep.sweep_report(outcomes, found, own.measure)
     print_report(made, as_json)
     write_reports(reports, made)
 
@@ -199,8 +220,6 @@ def check_command(results: Path, baseline: Path, tolerance: float, as_json: bool
       gte eval check now.json --baseline baseline.json --tolerance 0.5
       gte eval check results/minilm/run.json --baseline before.json
     """
-    from dataclasses import asdict
-
     from opengte.evaluate import regression
 
     changes = regression.compare_results(results, baseline, tolerance)
@@ -213,22 +232,6 @@ def check_command(results: Path, baseline: Path, tolerance: float, as_json: bool
     click.echo(regression.regression_verdict(changes), err=as_json)
     if any(change.fell for change in changes):
         raise click.exceptions.Exit(errors.FAILED)
-
-
-def _collection(
-    data: Path, split: str, columns: str | None, segment: str | None
-) -> "RetrievalDataset":
-    """Load the dataset, and print what was left out before encoding begins."""
-    from opengte.evaluate import dataset
-
-    names = tuple(split_names(columns))
-    if names and len(names) != 2:
-        raise click.UsageError(f"--columns is {columns}, expected two names separated by a comma.")
-    pair: Any = names or None
-    found = dataset.load_dataset(data, split=split, columns=pair, segment=segment)
-    for note in found.notes:
-        click.echo(f"warning: {note}", err=True)
-    return found
 
 
 def _loaders() -> "ModelLoaders":

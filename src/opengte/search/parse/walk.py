@@ -4,7 +4,6 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
 
 IGNORED = frozenset({"__pycache__", "node_modules", "$RECYCLE.BIN", "System Volume Information"})
 HIDDEN, TOOLS = "hidden", "a folder of a tool"
@@ -103,11 +102,6 @@ def path_to_id(path: str) -> str:
         odd = character in "%#\x7f" or character < " " or "\ud800" <= character <= "\udfff"
         parts.append("".join(f"%{b:02X}" for b in os.fsencode(character)) if odd else character)
     return "".join(parts)
-
-
-def path_of(identity: str) -> str:
-    """Return the path that `identifier` made this of."""
-    return os.fsdecode(unquote_to_bytes(identity)) if "%" in identity else identity
 
 
 def is_inside(identity: str, scopes: Iterable[str]) -> bool:

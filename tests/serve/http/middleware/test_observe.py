@@ -1,10 +1,7 @@
 """What is logged and counted of each request."""
 
 import asyncio
-import io
 import json
-import logging
-import warnings
 
 import pytest
 
@@ -14,6 +11,7 @@ from opengte.serve.observability import logs, metric_store
 from opengte.serve.observability.metrics import Metrics
 from opengte.serve.observability.request_record import RequestRecord
 from opengte.serve.types import Timing
+from tests.support.serve_logs import logging_to_memory
 
 SECRET = "the patient's name is Ada"
 
@@ -21,24 +19,8 @@ SECRET = "the patient's name is Ada"
 @pytest.fixture
 def lines():
     """Set up logging; returns a function that gives the lines so far."""
-    root = logging.getLogger()
-    before, level, show = root.handlers[:], root.level, warnings.showwarning
-    levels = {name: logging.getLogger(name).level for name in ("opengte", "uvicorn")}
-    stream = io.StringIO()
-
-    def set_up(format="json", level="info"):
-        logs.configure(format, level, stream)
-        return lambda: stream.getvalue().splitlines()
-
-    yield set_up
-    for handler in root.handlers[:]:
-        root.removeHandler(handler)
-    for handler in before:
-        root.addHandler(handler)
-    root.setLevel(level)
-    warnings.showwarning = show
-    for name, value in levels.items():
-        logging.getLogger(name).setLevel(value)
+    with logging_to_memory() as set_up:
+        yield set_up
 
 
 NAMES = frozenset({"minilm"})

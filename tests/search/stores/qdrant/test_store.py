@@ -11,12 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-import opengte
 from opengte.errors import InputError
 from opengte.search.filters import parse_filter
-from opengte.search.kb import KnowledgeBase
 from opengte.search.stores.memory import MemoryStore
 from opengte.search.stores.qdrant import store as qdrant
 from opengte.search.stores.qdrant.store import QdrantStore
@@ -173,26 +170,5 @@ def test_a_server_that_does_not_answer_is_an_error(tmp_path):
 
 
 def test_from_the_command_line(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(opengte, "Encoder", kb.WordEncoder)
-    from opengte.cli import main
-
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "cat.txt").write_text("the cat sleeps in the house")
-    (tmp_path / "notes" / "dog.txt").write_text("a dog runs")
-
-    def gte(*arguments):
-        done = CliRunner().invoke(main, list(map(str, arguments)))
-        assert done.exit_code == 0, done.output
-        return done.output
-
-    assert "2 new" in gte("index", tmp_path / "notes", "--to", place)
-    assert "2 unchanged" in gte("index", tmp_path / "notes", "--to", place)
-    assert "cat.txt" in gte("search", "cats sleeping", "--in", place, "-k", "1")
-    assert "documents     2" in gte("index", "status", place, "--sample", "2")
-    gte("index", "export", place, tmp_path / "kb.parquet")
     other = stores.new_place("qdrant-edge", tmp_path / "other")
-    gte("index", "import", tmp_path / "kb.parquet", "--to", other)
-    copy, base = (KnowledgeBase.open(one, kb.encoder()) for one in (other, place))
-    for one, two in zip(copy.store.scan(), base.store.scan(), strict=True):
-        kb.same(one, two)
-    assert copy.identity == base.identity
+    kb.check_commands(place, other, tmp_path, monkeypatch)

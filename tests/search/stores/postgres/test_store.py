@@ -13,9 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-import opengte
 from opengte.errors import InputError
 from opengte.search.filters import parse_filter
 from opengte.search.kb import KnowledgeBase
@@ -261,29 +259,7 @@ def test_connections_that_the_server_closed_are_made_again(place):
 
 
 def test_from_the_command_line(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(opengte, "Encoder", kb.WordEncoder)
-    from opengte.cli import main
-
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "cat.txt").write_text("the cat sleeps in the house")
-    (tmp_path / "notes" / "dog.txt").write_text("a dog runs")
-
-    def run(*arguments):
-        done = CliRunner().invoke(main, list(map(str, arguments)))
-        assert done.exit_code == 0, done.output
-        return done.output
-
-    assert "2 new" in run("index", tmp_path / "notes", "--to", place)
-    assert "2 unchanged" in run("index", tmp_path / "notes", "--to", place)
-    assert "cat.txt" in run("search", "cats sleeping", "--in", place, "-k", "1")
-    assert "documents     2" in run("index", "status", place, "--sample", "2")
-    run("index", "export", place, tmp_path / "kb.parquet")
-    run("index", "import", tmp_path / "kb.parquet", "--to", tmp_path / "lance")
-    copy = KnowledgeBase.open(tmp_path / "lance", kb.encoder())
-    base = KnowledgeBase.open(place, kb.encoder())
-    for one, two in zip(copy.store.scan(), base.store.scan(), strict=True):
-        kb.same(one, two)
-    assert copy.identity == base.identity
+    kb.check_commands(place, tmp_path / "lance", tmp_path, monkeypatch)
     with pytest.raises(InputError, match="is an index already"):
         KnowledgeBase.restore(tmp_path / "kb.parquet", place)
 
