@@ -125,8 +125,9 @@ def test_a_web_page_gives_its_main_part(tmp_path):
     assert all(found.text[s.start :].startswith(s.title) for s in found.sections)
 
 
-def test_a_small_page_is_read_whole(tmp_path):
-    assert "Menu entry" in one(tmp_path / "a.html", PAGE % "").text
+def test_a_small_page_is_read_without_its_menu_too(tmp_path):
+    text = one(tmp_path / "a.html", PAGE % "").text
+    assert text == "Head\n\nOne bold word.\n\nSecond\n\nTwo\nlines é\n\n- a\n- b"
 
 
 def test_a_page_that_names_its_encoding(tmp_path):

@@ -1,29 +1,20 @@
-"""Web pages: what a reader of the page sees, with its headings."""
+"""Web pages: what a reader of the page sees, without its menus, with its headings."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import accumulate
 
-from opengte.search.parse.base import ParsedDocument, ParsedItem, Section
+from opengte.search.parse.base import ParsedDocument, ParsedItem
 from opengte.search.parse.text import MOST_TITLE, decode_text
 
-HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-SHORT = 250  # characters below which the main part of a page is not trusted to be all of it
+PARAGRAPHS = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6"})
 
 
 def parse_html(content: bytes) -> Iterator[ParsedItem]:
-    """Yield a web page without the menus around its main part, where that part can be told."""
+    """Yield the text of a web page without what is plainly navigation, banner or footer."""
     markup, warnings = decode_page(content)
-    whole = extract_page(markup)
-    main = _main_part(markup)
-    found = whole if main is None or len(main.text) < SHORT else main
-    yield ParsedDocument(
-        found.text,
-        title=(whole.title or found.title)[:MOST_TITLE],
-        sections=found.sections,
-        metadata=whole.metadata,
-        warnings=warnings,
-    )
+    found = extract_page(markup, boilerplate=False)
+    yield replace(found, warnings=(*warnings, *found.warnings))
 
 
 def decode_page(content: bytes) -> tuple[str, tuple[str, ...]]:
@@ -31,36 +22,52 @@ def decode_page(content: bytes) -> tuple[str, tuple[str, ...]]:
     text, warnings = decode_text(content)
     if not warnings:
         return text, ()
-    from lxml.html import HTMLParser as Sniffer
-    from lxml.html import document_fromstring
+    from lxml import etree
 
     try:
-        named = document_fromstring(content[:4096], parser=Sniffer()).getroottree().docinfo.encoding
+        named = etree.fromstring(content[:4096], etree.HTMLParser()).getroottree().docinfo.encoding
         return content.decode(named or "utf-8"), ()
-    except (ValueError, LookupError):  # an encoding that does not exist, or does not fit
+    except (etree.ParseError, ValueError, LookupError):  # no such encoding, or not this one
         return text, warnings
 
 
-def extract_page(markup: str) -> ParsedDocument:
-    """Return all the text of a page."""
-    reader = _PageReader()
+def extract_page(markup: str, boilerplate: bool = True) -> ParsedDocument:
+    """Return the text of a page: all of it, or without its menus, banners and footers.
+
+    >>> extract_page("<h1>Gadgets</h1><p>Press <b>two</b> keys.</p>").text
+    'Gadgets\\n\\nPress two keys.'
+    """
+    from lxml import etree
+
+    from opengte.search.parse.html_boilerplate import find_boilerplate
+    from opengte.search.parse.html_text import render_tree
+
+    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_pis=True)
+    content = markup.replace("\0", "").encode("utf-8", "replace")
+    try:
+        page = etree.fromstring(content, parser)
+    except etree.XMLSyntaxError:  # empty
+        page = None
+    if page is None or parser.error_log.filter_from_fatals():  # thousands deep: not all was read
+        return _plain_page(markup)
+    body = page.find("body")
+    body = page if body is None else body
+    text, sections = render_tree(body, () if boilerplate else find_boilerplate(body))
+    title = " ".join((page.findtext(".//title") or "").split())
+    title = title or (sections[0].title if sections else "")
+    language = page.get("lang") or page.get("{http://www.w3.org/XML/1998/namespace}lang") or ""
+    metadata = {"language": language[:32]} if language else {}
+    return ParsedDocument(text, "", title[:MOST_TITLE], None, sections, metadata)
+
+
+def _plain_page(markup: str) -> ParsedDocument:
+    """Return the text of a page whose tree cannot be built."""
+    reader = TextExtractor()
     reader.feed(markup)
     reader.close()
-    return reader.result()
-
-
-def _main_part(markup: str) -> ParsedDocument | None:
-    import trafilatura
-
-    found = trafilatura.extract(
-        markup,
-        output_format="html",
-        favor_recall=True,
-        include_comments=False,
-        include_tables=True,
-        include_formatting=True,
-    )
-    return extract_page(found) if found else None
+    text = "".join(reader.parts).strip()
+    note = ("cannot be read as HTML: its text has menus, and no sections",)
+    return ParsedDocument(text, warnings=note if text else ())
 
 
 class TextExtractor(HTMLParser):
@@ -95,56 +102,4 @@ class TextExtractor(HTMLParser):
     def break_line(self, tag: str) -> None:
         """Begin a new line, or a paragraph, unless the element is inline."""
         if tag not in self.inline:
-            self.parts.append("\n\n" if tag == "p" or tag in HEADINGS else "\n")
-
-
-class _PageReader(TextExtractor):
-    """Also collects the title, the headings and the language of a page."""
-
-    hidden = TextExtractor.hidden | {"title", "svg"}
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.in_title = False
-        self.title = ""
-        self.heading: int | None = None  # part where a heading begins
-        self.sections: list[tuple[int, str]] = []  # part and heading
-        self.language = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note where titles and headings begin."""
-        self.in_title = tag == "title" and not self.title
-        if tag == "html":
-            self.language = dict(attrs).get("lang") or ""
-        super().handle_starttag(tag, attrs)
-        if tag in HEADINGS:
-            self.heading = len(self.parts)
-
-    def handle_endtag(self, tag: str) -> None:
-        """Take the text of a heading that ends."""
-        self.in_title = False
-        if tag in HEADINGS and self.heading is not None:
-            title = " ".join("".join(self.parts[self.heading :]).split())[:MOST_TITLE]
-            if title:
-                self.sections.append((self.heading, title))
-            self.heading = None
-        super().handle_endtag(tag)
-
-    def handle_data(self, data: str) -> None:
-        """Add text that is not hidden, or the title."""
-        if self.in_title:
-            self.title += data
-        super().handle_data(data)
-
-    def break_line(self, tag: str) -> None:
-        """Begin a new line unless it would be in a hidden element."""
-        if not self.depth:
-            super().break_line(tag)
-
-    def result(self) -> ParsedDocument:
-        """Return what was read."""
-        starts = [0, *accumulate(map(len, self.parts))]
-        sections = tuple(Section(starts[part], title) for part, title in self.sections)
-        title = " ".join(self.title.split()) or (sections[0].title if sections else "")
-        metadata = {"language": self.language[:32]} if self.language else {}
-        return ParsedDocument("".join(self.parts), "", title, None, sections, metadata)
+            self.parts.append("\n\n" if tag in PARAGRAPHS else "\n")
