@@ -13,19 +13,27 @@ from opengte.serve.inference.types import InputResult
 from tests.support.inference import CountingObserver, Loader, embed, running
 
 
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 400)), max_size=60))
-def test_memory_keeps_the_latest_within_its_bytes(rows):
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 20), st.integers(1, 700)), max_size=60))
+def test_memory_keeps_the_latest_within_its_bytes(steps):
     memory = MemoryCache(8000)
-    for number, size in rows:
+    kept: list[tuple[bytes, int]] = []  # what must be there, the one used last at the end
+    for writes, number, size in steps:
         key = bytes([number])
         row = InputResult(1, 1, np.zeros(size, np.float32))
-        before = memory.get(key)
-        kept = memory.put(key, row)
-        assert memory.bytes <= 8000
-        if before is None and row.nbytes <= 2000:
-            assert kept and memory.get(key) is not None
-    left = [memory.get(key) for key in {bytes([number]) for number, _ in rows}]
-    assert memory.bytes == sum(row.nbytes for row in left if row is not None)
+        held = [one for one in kept if one[0] == key]
+        if writes:
+            fits = row.nbytes <= 2000  # a quarter
+            assert memory.put(key, row) == (fits and not held)
+            kept += [(key, row.nbytes)] * (fits and not held)
+            while sum(size for _, size in kept) > 8000:
+                kept.pop(0)
+        else:
+            assert (memory.get(key) is not None) == bool(held)
+            kept = [one for one in kept if one[0] != key] + held
+        assert memory.bytes == sum(size for _, size in kept)
+        assert len(memory) == len(kept)
+    left = {key for key in map(bytes, ([n] for n in range(21))) if memory.get(key) is not None}
+    assert left == {key for key, _ in kept}
     assert MemoryCache(0).put(b"x", InputResult(1, 1)) is False
 
 
