@@ -305,15 +305,6 @@ def test_quantised_tensors_are_called_that(bert):
         checkpoint.read_checkpoint(bert)
 
 
-def test_adapters_are_called_that(bert):
-    change(bert / "adapter_config.json", peft_type="LORA", base_model_name_or_path="org/base")
-    with pytest.raises(UnsupportedModelError, match=r"is a LoRA adapter beside the weights"):
-        checkpoint.read_checkpoint(bert)
-    (bert / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="holds a LoRA adapter of `org/base` alone"):
-        checkpoint.read_checkpoint(bert)
-
-
 def test_other_kinds_of_models_are_called_what_they_are(bert):
     kind = "sentence_transformers.models."
     modules = [{"type": f"{kind}Transformer", "path": ""}, {"type": f"{kind}Dense", "path": "1_D"}]

@@ -20,6 +20,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("encoder",),
         ("engine", "train"),
         ("reference", "checkpoint", "data"),
+        ("adapters",),
         (
             "weights",
             "batching",

@@ -14,15 +14,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from opengte import arch, hub, weights
+from opengte import adapters, arch, hub, weights
+from opengte.adapters import Adapter
 from opengte.arch import decoder
-from opengte.arch.config_values import ACTIVATIONS
+from opengte.arch.config_values import ACTIVATIONS, is_classifier
 from opengte.arch.plan import Activation, Dense, Plan, PoolingKind
 from opengte.arch.tensors import TensorNaming, resolve_slots, unexpected_tensors
 from opengte.checkpoint_checks import check_folder, check_module_types, refuse_quantised_tensors
-from opengte.checkpoint_files import front_matter, read_json_config, read_optional_json
+from opengte.checkpoint_files import (
+    front_matter,
+    is_of_new_layout,
+    read_json_config,
+    read_length,
+    read_optional_json,
+)
 from opengte.checkpoint_keys import ReadConfig, check_keys
 from opengte.errors import CheckpointError, CheckpointWarning, InputError, UnsupportedModelError
+from opengte.hub import ModelLocation
 from opengte.published_models import WEB_SEARCH, PublishedModel, find_published_model
 from opengte.tokenization.loading import load_tokenizer
 from opengte.tokenization.prompts import Prompts, read_prompts
@@ -61,6 +69,7 @@ class Checkpoint:
     sides: dict[str, Path]  # side files by the prefix of their tensors
     licence: str | None
     revision: str | None = None  # the commit, or the package's version
+    adapter: Adapter | None = None  # merged into the weights
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -73,7 +82,13 @@ class Checkpoint:
 
     @cached_property
     def _weights(self) -> Weights:
-        return weights.open_weights(self.folder, self.sides)
+        return self._opened()
+
+    def _opened(self, read_pickle: PickleReader | None = None) -> Weights:
+        opened = weights.open_weights(self.folder, self.sides, read_pickle)
+        if self.adapter is None:
+            return opened
+        return adapters.merge(opened, self.adapter, self.naming, read_pickle)
 
     @property
     def stored_dtype(self) -> str:
@@ -101,7 +116,7 @@ class Checkpoint:
                     f"`{self.name}` keeps weights in pickles ({', '.join(self.pickles)}), which "
                     "only the torch engine reads. Load it with engine='torch'."
                 )
-            opened = weights.open_weights(self.folder, self.sides, read_pickle)
+            opened = self._opened(read_pickle)
         refuse_quantised_tensors(self.folder, opened.tensors)
         sources = resolve_slots(self.plan, self.naming, opened.tensors)
         weights.check_tensors(
@@ -161,6 +176,8 @@ class Checkpoint:
 
         Only to recognise what they made: models whose weights differ in few places may share it.
         """
+        if self.adapter is not None:
+            return self.fingerprint()  # earlier versions merged none
         return self._fingerprint(weights.sampled_fingerprint(self._weights))
 
     def _fingerprint(self, of_weights: str, dimensions: int | None = None) -> str:
@@ -201,14 +218,14 @@ def read_checkpoint(
     6
     """
     location = hub.fetch_model(str(model), revision=revision, offline=offline)
-    folder, published = (
-        location.folder,
-        find_published_model(location.name) or find_published_model(location.folder.name),
-    )
+    folder, published = location.folder, _published(location)
     config = ReadConfig(read_json_config(folder / "config.json"))
     check_folder(folder, config)
+    adapter = adapters.read_adapter(folder)
+    if adapter is not None and adapter.classifies and not is_classifier(config):
+        config = ReadConfig(adapters.as_classifier(config))
     plan, naming = _describe(config)
-    check_keys(folder / "config.json", config, used=config.read)
+    check_keys(hub.origin(folder / "config.json"), config, used=config.read)
     if kind is None:
         kind = (
             "reranker" if plan.score or (published and published.kind == "reranker") else "encoder"
@@ -222,7 +239,7 @@ def read_checkpoint(
     limit = _max_length(folder, plan, published, max_length)
     return Checkpoint(
         name=location.name,
-        source=location.source,
+        source=_source(location),
         folder=folder,
         kind=kind,
         plan=plan,
@@ -233,7 +250,18 @@ def read_checkpoint(
         sides=sides,
         licence=_licence(folder) or (published.licence if published else None),
         revision=location.revision,
+        adapter=adapter,
     )
+
+
+def _published(location: ModelLocation) -> PublishedModel | None:
+    """Return the row of a published model, or of the one that an adapter was trained on."""
+    found = find_published_model(location.name) or find_published_model(location.folder.name)
+    return found or (_published(location.base) if location.base is not None else None)
+
+
+def _source(location: ModelLocation) -> str:
+    return f"{location.source} on {location.base.source}" if location.base else location.source
 
 
 def _describe(config: dict[str, Any]) -> tuple[Plan, TensorNaming]:
@@ -250,10 +278,11 @@ def _encoder(
         folder / "sentence_bert_config.json",
         folder / "config_sentence_transformers.json",
     ):
-        check_keys(path, read_optional_json(path))
+        check_keys(hub.origin(path), read_optional_json(path))
     for path in (pooling_folder, *modules):
         kind = "Pooling" if path == pooling_folder else "Dense"
-        check_keys(path / "config.json", read_optional_json(path / "config.json"), kind=kind)
+        path = path / "config.json"
+        check_keys(hub.origin(path), read_optional_json(path), kind=kind)
     pooling = plan.pooling or _pooling(pooling_folder) or (published.pooling if published else None)
     if pooling is None:
         raise CheckpointError(
@@ -288,7 +317,6 @@ def _modules(folder: Path) -> tuple[Path, list[Path]]:
         raise CheckpointError(f"`{path}` is not a list of modules: {error!r}") from None
     pooling, dense = folder / "1_Pooling", []
     check_module_types(path, types)
-    _check_order(path, [kind for kind, _ in kinds])
     for kind, name in kinds:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise CheckpointError(f"`{path}` names a folder outside the checkpoint: {name!r}")
@@ -297,18 +325,6 @@ def _modules(folder: Path) -> tuple[Path, list[Path]]:
         elif kind == "Dense":
             dense.append(folder / name)
     return pooling, dense
-
-
-def _check_order(path: Path, kinds: list[str]) -> None:
-    if not re.fullmatch("(Transformer )?(Pooling )?(Dense )*(Normalize )?", _spaced(kinds)):
-        raise UnsupportedModelError(
-            f"`{path}` lists the modules {', '.join(kinds)}, expected Transformer, Pooling, any "
-            "number of Dense and at most one Normalize, in this order"
-        )
-
-
-def _spaced(words: list[str]) -> str:
-    return "".join(f"{word} " for word in words)
 
 
 def _pooling(folder: Path) -> PoolingKind | None:
@@ -398,31 +414,15 @@ def _max_length(
                 "the positions that the model has"
             )
         return wanted
-    module = _length(folder / "sentence_bert_config.json", "max_seq_length")
-    tokenizer = _length(folder / "tokenizer_config.json", "model_max_length")
+    module = read_length(folder / "sentence_bert_config.json", "max_seq_length")
+    tokenizer = read_length(folder / "tokenizer_config.json", "model_max_length")
     known = published.max_length if published else None
     if module is None and published and tokenizer and known:
-        if tokenizer < known or _is_of_new_layout(folder) and tokenizer != known:
+        if tokenizer < known or is_of_new_layout(folder) and tokenizer != known:
             _warn_of_length(folder, tokenizer, published)
             known = None
     found = module or known or tokenizer or plan.max_positions
     return min(found, plan.max_positions)
-
-
-def _length(path: Path, name: str) -> int | None:
-    value = read_optional_json(path).get(name)
-    return int(value) if isinstance(value, int | float) and 1 <= value < 10**7 else None
-
-
-def _is_of_new_layout(folder: Path) -> bool:
-    """Return whether sentence-transformers 6 or later wrote the folder.
-
-    It keeps the maximum length as the tokenizer's, which in older folders may be anything larger.
-    """
-    version = read_optional_json(folder / "config_sentence_transformers.json").get("__version__")
-    named = version.get("sentence_transformers") if isinstance(version, dict) else None
-    major = str(named).partition(".")[0]
-    return major.isdigit() and int(major) >= 6
 
 
 def _warn_of_length(folder: Path, length: int, published: PublishedModel) -> None:

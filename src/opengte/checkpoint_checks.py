@@ -30,17 +30,11 @@ REMEDY = "Load the original checkpoint; the compiled engine makes its own int8 w
 
 
 def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse an adapter and quantised weights; warn of code that is not run.
+    """Refuse quantised weights; warn of code that is not run, and of adapters in subfolders.
 
     Raises UnsupportedModelError.
     """
-    adapter = folder / "adapter_config.json"
-    if adapter.is_file():
-        raise UnsupportedModelError(
-            f"`{adapter}` is a LoRA adapter beside the weights, and adapters are not applied. "
-            "Merge it (`merge_and_unload` of peft) and save the model, or remove the adapter's "
-            "files to load the base model."
-        )
+    _warn_of_adapters(folder)
     for key in QUANTISED:
         if settings := config.get(key):
             method = settings.get("quant_method") if isinstance(settings, dict) else None
@@ -57,6 +51,17 @@ def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
     _warn_of_code(folder, config)
 
 
+def _warn_of_adapters(folder: Path) -> None:
+    names = sorted(path.parent.name for path in folder.glob("*/adapter_config.json"))
+    if names and not (folder / "adapter_config.json").is_file():
+        warnings.warn(
+            f"`{folder}` has adapters that are not applied: {', '.join(names)}. To apply one, put "
+            "its files beside the weights, or give its own folder",
+            CheckpointWarning,
+            stacklevel=5,
+        )
+
+
 def refuse_quantised_tensors(folder: Path, names: Collection[str]) -> None:
     """Raise WeightsError if a tensor is one that only quantised checkpoints have."""
     if found := next(filter(QUANTISED_TENSOR.fullmatch, sorted(names)), None):
@@ -67,7 +72,10 @@ def refuse_quantised_tensors(folder: Path, names: Collection[str]) -> None:
 
 
 def check_module_types(path: Path, types: Collection[str]) -> None:
-    """Refuse modules of somebody's own code, and late interaction; path is modules.json."""
+    """Refuse modules of somebody's own code, late interaction, and modules in another order.
+
+    path is that of modules.json. Raises UnsupportedModelError.
+    """
     for name in types:
         if not name.startswith("sentence_transformers."):
             raise UnsupportedModelError(
@@ -80,6 +88,12 @@ def check_module_types(path: Path, types: Collection[str]) -> None:
             f"`{path}` lists the modules {', '.join(kinds)} without Pooling: a late-interaction "
             "model (ColBERT, PyLate), which has a vector for each token. It is not supported; "
             "BAAI/bge-m3 is, with outputs=['tokens']."
+        )
+    spaced = "".join(f"{kind} " for kind in kinds)
+    if not re.fullmatch("(Transformer )?(Pooling )?(Dense )*(Normalize )?", spaced):
+        raise UnsupportedModelError(
+            f"`{path}` lists the modules {', '.join(kinds)}, expected Transformer, Pooling, any "
+            "number of Dense and at most one Normalize, in this order"
         )
 
 

@@ -36,6 +36,23 @@ def read_optional_json(path: Path) -> dict[str, Any]:
     return read_json_config(path) if path.is_file() else {}
 
 
+def read_length(path: Path, name: str) -> int | None:
+    """Return a length in tokens that a file names; one of millions means that there is no limit."""
+    value = read_optional_json(path).get(name)
+    return int(value) if isinstance(value, int | float) and 1 <= value < 10**7 else None
+
+
+def is_of_new_layout(folder: Path) -> bool:
+    """Return whether sentence-transformers 6 or later wrote the folder.
+
+    It keeps the maximum length as the tokenizer's, which in older folders may be anything larger.
+    """
+    version = read_optional_json(folder / "config_sentence_transformers.json").get("__version__")
+    named = version.get("sentence_transformers") if isinstance(version, dict) else None
+    major = str(named).partition(".")[0]
+    return major.isdigit() and int(major) >= 6
+
+
 def front_matter(folder: Path, key: str) -> str | None:
     """Return a value, or the first of a list, that the front matter of README.md names."""
     card = folder / "README.md"

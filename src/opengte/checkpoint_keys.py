@@ -47,6 +47,14 @@ NO_EFFECT: Mapping[str, frozenset[str]] = {
     "config_sentence_transformers.json": frozenset(
         ("__version__", "prompts", "default_prompt_name", "similarity_fn_name", "model_type")
     ),
+    # which modules are adapted, the tensors say; training decided the rest
+    "adapter_config.json": frozenset(
+        (
+            "auto_mapping exclude_modules fan_in_fan_out inference_mode layers_pattern "
+            "layers_to_transform loftq_config eva_config corda_config lora_ga_config lora_dropout "
+            "megatron_core peft_version qalora_group_size runtime_config"
+        ).split()
+    ),
     "Pooling": frozenset(("word_embedding_dimension", "embedding_dimension", "include_prompt")),
     "Dense": frozenset(("in_features", "out_features", "bias", "activation_function")),
 }
@@ -78,6 +86,21 @@ NEUTRAL: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "tokenizer_args": ({}, None),
     },
     "config_sentence_transformers.json": {"truncate_dim": (None,)},
+    "adapter_config.json": {
+        "alora_invocation_tokens": (None,),
+        "arrow_config": (None,),
+        "ensure_weight_tying": (False, None),
+        "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
+        "kasa_config": (None,),
+        "layer_replication": (None,),
+        "megatron_config": (None,),
+        "monteclora_config": (None,),
+        "target_parameters": (None, []),
+        "trainable_token_indices": (None, []),
+        "use_bdlora": (None, False),
+        "use_qalora": (False, None),
+        "velora_config": (None,),
+    },
     "Dense": {
         "module_input_name": ("sentence_embedding", None),
         "module_output_name": ("sentence_embedding", None),
@@ -104,18 +127,22 @@ class ReadConfig(dict[str, Any]):
         return super().get(key, default)
 
 
+def is_neutral(kind: str, key: str, value: Any) -> bool:
+    """Return whether a key changes no vector with this value."""
+    return any(value == one for one in NEUTRAL.get(kind, {}).get(key, ()))
+
+
 def check_keys(
     path: Path, settings: Mapping[str, Any], *, kind: str | None = None, used: Collection[str] = ()
 ) -> None:
     """Warn of each key that is not applied; kind is the name of the file, or that of a module."""
     kind = kind or path.name
-    neutral = NEUTRAL.get(kind, {})
     told = [
         f"`{key}` = {str(value)[:60]}"
         for key, value in settings.items()
         if key not in used
         and key not in NO_EFFECT[kind]
-        and not (key in neutral and any(value == one for one in neutral[key]))
+        and not is_neutral(kind, key, value)
         and not (kind == "Pooling" and _POOLING_MODE.fullmatch(key))
     ]
     if told:

@@ -65,10 +65,24 @@ class WeightChunk:
 
     def as_float32(self) -> npt.NDArray[np.float32]:
         """Return the values as float32."""
-        if self.dtype == "BF16":
-            wide = self.values.astype(np.uint32) << 16
-            return wide.view(np.float32)
-        return self.values.astype(np.float32)
+        return as_floats(self.values, self.dtype)
+
+
+def as_floats(values: Array, dtype: str) -> npt.NDArray[np.float32]:
+    """Return stored values as float32."""
+    if dtype == "BF16":
+        wide = values.astype(np.uint32) << 16
+        return wide.view(np.float32)
+    return values.astype(np.float32)
+
+
+def as_dtype(values: npt.NDArray[np.float32], dtype: str) -> Array:
+    """Return float32 values as they are stored in a dtype, rounded to the nearest value."""
+    if dtype != "BF16":
+        return values.astype(DTYPES[dtype])
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isfinite(values), rounded, 0x7FC0).astype(np.uint16)
 
 
 @dataclass(eq=False)
@@ -226,17 +240,26 @@ def open_weights(
     for path in paths.values():
         _refuse_pointer(path)
     for label, path in paths.items():
-        prefix = label.rpartition("|")[2]
-        if path.suffix == ".safetensors":
-            found = open_safetensors(path)
-        elif read_pickle is None:
+        if is_pickle(path) and read_pickle is None:
             pickles[label] = path
-            continue
         else:
-            found = _from_arrays(path, read_pickle(path))
-        _merge(tensors, found, prefix, path)
+            _merge(tensors, open_tensors(path, read_pickle), label.rpartition("|")[2], path)
     _check_index(folder, tensors)
     return Weights(tensors, files, pickles)
+
+
+def is_pickle(path: Path) -> bool:
+    """Return whether a weight file is a pickle, which only PyTorch reads."""
+    return path.suffix != ".safetensors"
+
+
+def open_tensors(path: Path, read_pickle: PickleReader | None) -> dict[str, StoredTensor]:
+    """Return the tensors of one file: of a safetensors file mapped, of a pickle with its reader."""
+    _refuse_pointer(path)
+    if not is_pickle(path):
+        return open_safetensors(path)
+    assert read_pickle is not None
+    return _from_arrays(path, read_pickle(path))
 
 
 def _refuse_pointer(path: Path) -> None:

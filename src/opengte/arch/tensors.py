@@ -61,6 +61,22 @@ class TensorNaming:
     prefixes: tuple[str, ...]
     unused: tuple[str, ...]
 
+    def is_unused(self, name: str) -> bool:
+        """Return whether no output needs a tensor, whatever prefix its name has."""
+        spare = re.compile("|".join(self.unused) or r"(?!)")
+        return any(spare.fullmatch(name.removeprefix(prefix)) for prefix in ("", *self.prefixes))
+
+
+def base_tensor(name: str, naming: TensorNaming, names: Collection[str]) -> str | None:
+    """Return the tensor of a checkpoint that a name means which may have another prefix."""
+    prefixes = ("", *naming.prefixes)
+    stems = [name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)]
+    found = [name, *(prefix + stem for stem in stems for prefix in prefixes)]
+    for each in [*found, *map(_older_norm_name, found)]:
+        if each in names:
+            return each
+    return None
+
 
 def resolve_slots(
     plan: Plan, naming: TensorNaming, names: Collection[str]
@@ -137,10 +153,12 @@ def _alternatives(name: str, naming: TensorNaming, prefix: str) -> Iterator[Alte
 
 def _older_norm(alternative: Alternative) -> Alternative:
     """Return the names that the first BERT checkpoints, from TensorFlow, have for a LayerNorm."""
+    return _rename(alternative, _older_norm_name)
+
+
+def _older_norm_name(name: str) -> str:
     ends = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-    return _rename(
-        alternative, lambda n: re.sub(r"LayerNorm\.\w+$", lambda m: ends.get(m[0], m[0]), n)
-    )
+    return re.sub(r"LayerNorm\.\w+$", lambda match: ends.get(match[0], match[0]), name)
 
 
 def _split(slot: str) -> tuple[str, str]:

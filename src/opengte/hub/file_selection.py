@@ -12,11 +12,12 @@ _SHARD = r"-\d+-of-\d+"
 _WANTED = re.compile(
     r"(config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|modules"
     r"|config_sentence_transformers|sentence_bert_config|adapter_config)\.json"
-    r"|vocab\.txt|merges\.txt|README\.md|.+\.model"
+    r"|vocab\.txt|merges\.txt|README\.md|.+\.model|adapter_model\.(safetensors|bin)"
     rf"|model({_SHARD})?\.safetensors|model\.safetensors\.index\.json"
     rf"|pytorch_model({_SHARD})?\.bin|pytorch_model\.bin\.index\.json"
-    r"|(sparse|colbert)_linear\.pt"
+    r"|(sparse|colbert)_linear\.(pt|safetensors)"
 )
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _SINGLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
@@ -46,15 +47,44 @@ def is_model_weights(name: str) -> bool:
     return name.startswith(("model", "pytorch_model")) and is_weight_file(name) and "/" not in name
 
 
+def is_adapter_weights(name: str) -> bool:
+    """Return whether a file holds the tensors of an adapter."""
+    return name in ADAPTER_WEIGHTS
+
+
+def model_folder(names: Iterable[str]) -> str | None:
+    """Return where a repository has its configuration and weights: "" or, as in "0_Transformer/".
+
+    An adapter counts: it has a base with the rest. None if it is nowhere.
+    """
+    files = set(names)
+    inner = sorted({name.partition("/")[0] + "/" for name in files if name.startswith("0_")})
+    for folder in ("", *inner):
+        here = {name.removeprefix(folder) for name in files if name.startswith(folder)}
+        if "config.json" in here and any(map(is_model_weights, here)):
+            return folder
+        if "adapter_config.json" in here and any(map(is_adapter_weights, here)):
+            return folder
+    return None
+
+
 def missing_files(folder: Path) -> list[str]:
     """Return the files that a checkpoint folder lacks, judged by its own files.
 
-    Without `modules.json`, pooling files are not expected.
+    Without `modules.json`, pooling files are not expected. An adapter may leave out anything but
+    its tensors.
     """
-    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
-    if not any(any(folder.glob(pattern)) for pattern in _TOKENIZERS):
+    place = folder / (model_folder(_names(folder)) or "")
+    if (place / "adapter_config.json").is_file():
+        return _missing_modules(folder)
+    lacking = [] if (place / "config.json").is_file() else ["config.json"]
+    if not any(any(place.glob(pattern)) for pattern in _TOKENIZERS):
         lacking.append("tokenizer.json")
-    return lacking + _missing_modules(folder) + _missing_weights(folder)
+    return lacking + _missing_modules(folder) + _missing_weights(place)
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
 
 
 def _is_wanted(name: str) -> bool:
@@ -65,6 +95,8 @@ def _is_wanted(name: str) -> bool:
 def _is_superseded(path: PurePosixPath, wanted: list[PurePosixPath]) -> bool:
     """Return whether the folder has the same weights in a preferred format."""
     names = {other.name for other in wanted if other.parent == path.parent}
+    if path.name == "adapter_model.bin":
+        return "adapter_model.safetensors" in names
     if path.name.startswith("pytorch_model"):
         better = {name for name in names if name.endswith(".safetensors")}
         return bool(better) or _is_part_beside(path.name, "pytorch_model.bin", names)

@@ -49,7 +49,7 @@ def _fall_back(
         f"The Hub could not be reached ({errors.first_line(error)}); using the cached copy of "
         f"{repository}, revision {revision}, commit {kept.commit}, which may be outdated.",
         FallbackWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
     return snapshots.use_snapshot(repository, kept)
 
@@ -97,7 +97,7 @@ def _list(repository: str, revision: str) -> tuple[str, list[RemoteFile]]:
     )
     found = {sibling.rfilename: sibling for sibling in info.siblings or []}
     names = file_selection.select_files(found)
-    if "config.json" not in names or not any(map(file_selection.is_model_weights, names)):
+    if file_selection.model_folder(names) is None:
         raise _not_a_model(repository, revision, sorted(found))
     announced = [(found[name], found[name].lfs) for name in names]
     wanted = [
@@ -112,8 +112,8 @@ def _not_a_model(repository: str, revision: str, names: list[str]) -> Checkpoint
     return CheckpointError(
         f"{repository} (revision {revision}) has no checkpoint that can be read: expected "
         "config.json and model*.safetensors (or pytorch_model*.bin) at its top, found "
-        f"{shown or 'no files'}. ONNX, GGUF, TensorFlow and adapter-only repositories cannot be "
-        "used; look for the original repository of the model."
+        f"{shown or 'no files'}. ONNX, GGUF and TensorFlow repositories cannot be used; look for "
+        "the original repository of the model."
     )
 
 

@@ -136,7 +136,7 @@ def _fall_back(target: str, kept: Path, error: Exception) -> ModelLocation:
         f"The package index could not be reached ({error}) Using version {_note(kept)['version']} "
         f"of `{target}` from the cache, which may be outdated.",
         FallbackWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
     return _located(kept)
 

@@ -105,7 +105,7 @@ def _warn_if_unknown(repository: str, snapshot: HubSnapshot) -> None:
             "left out modules.json and the pooling settings; they are used as they are. "
             f"`gte pull {repository}` completes them.",
             FallbackWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
