@@ -14,7 +14,6 @@ from opengte.embedding_ops import l2_normalise
 from opengte.errors import InputError, MissingExtraError
 from opengte.integrations import common
 from opengte.integrations.common import ResultContent
-from opengte.search.filters import parse_filter
 from opengte.search.index import Index
 from opengte.search.kb import KnowledgeBase
 from opengte.search.retrieval import search as searching
@@ -255,10 +254,10 @@ class OpenGTEVectorStore(VectorStore):
         **options: Any,
     ) -> list[Document]:
         """Return k of the fetch_k documents closest to a vector that differ from each other."""
-        store = self.kb.latest().store
+        index = self.kb.latest()
         vector = np.asarray(embedding, dtype=np.float32)
-        ranking, _ = _dense(store, vector, max(k, fetch_k), filter, options)
-        found = store.fetch([name for name, _ in ranking])
+        ranking, _ = _dense(index, vector, max(k, fetch_k), filter, options)
+        found = index.store.fetch([name for name, _ in ranking])
         ranking = [(name, score) for name, score in ranking if name in found]
         means = [
             np.mean([window.vector for window in found[name].windows], axis=0)
@@ -276,7 +275,7 @@ class OpenGTEVectorStore(VectorStore):
         where: Where | None,
         options: Mapping[str, Any],
     ) -> list[tuple[Document, float]]:
-        ranking, _ = _dense(index.store, vector, k, where, options)
+        ranking, _ = _dense(index, vector, k, where, options)
         found = index.store.fetch([name for name, _ in ranking])
         return [(_whole(found[name]), score) for name, score in ranking if name in found]
 
@@ -285,13 +284,13 @@ class OpenGTEVectorStore(VectorStore):
 
 
 def _dense(
-    store: Any, vector: Floats, k: int, where: Where | None, options: Mapping[str, Any]
+    index: Index, vector: Floats, k: int, where: Where | None, options: Mapping[str, Any]
 ) -> tuple[Any, bool]:
     if not np.linalg.norm(vector) > 0:
         raise InputError("embedding is all zeros, expected a vector with a direction")
     unit = l2_normalise(vector[None])[0]
-    chosen = searching.SearchOptions(k=k, where=parse_filter(where), **options)
-    return searching.dense_leg(store, EncodedQuery("", unit).vector, k, chosen)
+    chosen = searching.SearchOptions(k=k, where=index.filter(where), **options)
+    return searching.dense_leg(index.store, EncodedQuery("", unit).vector, k, chosen)
 
 
 def _whole(one: Any) -> Document:

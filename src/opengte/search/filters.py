@@ -7,7 +7,7 @@ text compares texts as they are written. A document without the field matches on
 
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -87,6 +87,18 @@ def all_of(*filters: Filter | None) -> Filter | None:
     """Return a filter that matches where all of these match; None matches everything."""
     parts = tuple(one for one in filters if one is not None)
     return And(parts) if len(parts) > 1 else next(iter(parts), None)
+
+
+def conditions(where: Filter | None) -> Iterator[Condition]:
+    """Yield every condition of a filter."""
+    match where:
+        case And(parts) | Or(parts):
+            for part in parts:
+                yield from conditions(part)
+        case Not(part):
+            yield from conditions(part)
+        case Condition():
+            yield where
 
 
 def parse_conditions(texts: Sequence[str]) -> Filter | None:

@@ -16,13 +16,19 @@ from typing import TYPE_CHECKING, Any
 from opengte.errors import InputError
 from opengte.search import segmentation
 from opengte.search.access import LimitedStore
-from opengte.search.filters import Filter
+from opengte.search.filters import Filter, conditions, parse_filter
 from opengte.search.ingest.embedder import Embedder
 from opengte.search.model_identity import ModelIdentity, adopt_settings
 from opengte.search.parse import walk
 from opengte.search.retrieval.search import EncodedQuery
+from opengte.search.roots import PLACES, Roots
 from opengte.search.stores.base import Store
-from opengte.search.stores.lancedb.generations import LiveGeneration, live_generation
+from opengte.search.stores.lancedb.generations import (
+    LiveGeneration,
+    live_generation,
+    settings_lock,
+)
+from opengte.search.stores.listing import store_revision
 from opengte.search.stores.url import hide_password
 
 if TYPE_CHECKING:
@@ -32,7 +38,8 @@ log = logging.getLogger(__name__)
 
 LoadEncoder = Callable[[ModelIdentity], "Encoder"]
 
-INDEX_FORMAT = 1  # version of what an index stores
+INDEX_FORMAT = 2  # version of what an index stores
+FORMATS = (1, INDEX_FORMAT)  # that are read; 1: ids are absolute paths
 UNFINISHED = "import that was not finished"
 
 
@@ -59,6 +66,7 @@ class Index:
         self.identity = ModelIdentity.from_settings(settings["model"])
         self.load = load
         self.live = live
+        self._roots: tuple[object, Roots] | None = None
         self._model = _Model(self.identity, place, load or _load_encoder, self._adopt)
         if encoder is not None:
             self._model.use(encoder)
@@ -127,10 +135,10 @@ class Index:
             return cls.open(path, encoder, load=load, storage_options=storage_options)
         if settings is None:
             raise InputError(f"`{shown}` holds no index: it was not finished; remove it")
-        if settings.get("format") != INDEX_FORMAT:
+        if settings.get("format") not in FORMATS:
             raise InputError(
                 f"`{shown}` has the format {settings.get('format')!r}, this version reads "
-                f"{INDEX_FORMAT}: use the version of OpenGTE that made it, or index again"
+                f"{FORMATS}: use the version of OpenGTE that made it, or index again"
             )
         return cls(shown, store, settings, load, encoder=encoder, live=live)
 
@@ -177,9 +185,41 @@ class Index:
 
     def with_calibration(self, calibration: dict[str, Any] | None) -> "Index":
         """Write a calibration to the store, None to remove it, and return the index with it."""
-        settings = {**(self.store.settings() or self.settings), "calibration": calibration}
-        self.store.save_settings(settings)
-        return self._replace(settings=settings)
+        other = self._replace()
+        other.change_settings(lambda settings: {**settings, "calibration": calibration})
+        return other
+
+    @property
+    def roots(self) -> Roots:
+        """The folders that documents come from, as the store knows them now."""
+        revision = store_revision(self.store)
+        if self._roots is None or self._roots[0] != revision:
+            found = Roots.of(self.store.settings() or self.settings, self.place)
+            self._roots = revision, found
+        return self._roots[1]
+
+    def change_roots(self, change: Callable[[Roots], Roots]) -> Roots:
+        """Change the folders that documents come from, and return them."""
+
+        def changed(settings: dict[str, Any]) -> dict[str, Any]:
+            roots = change(Roots.of(settings, self.place)).settings(self.place)
+            return {**settings, "roots": roots, "format": INDEX_FORMAT}
+
+        self.change_settings(changed)
+        return self.roots
+
+    def change_settings(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Change the settings of the index; others that change them wait meanwhile."""
+        with settings_lock(self.place):
+            self.settings = change(self.store.settings() or self.settings)
+            self.store.save_settings(self.settings)
+        self._roots = None
+
+    def filter(self, where: Mapping[str, Any] | Filter | None) -> Filter | None:
+        """Return the filter of a mapping; absolute paths in it mean the documents at them."""
+        found = parse_filter(where)
+        place = any(x.field in PLACES and "/" in str(x.value) for x in conditions(found))
+        return self.roots.translate(found) if found is not None and place else found
 
     def _adopt(self, encoder: "Encoder") -> None:
         """Store the fingerprint that the model has now, if its former one made the index."""
@@ -189,7 +229,8 @@ class Index:
         self.settings = adopt_settings(self.settings, encoder)
         self.identity = identity
         try:
-            self.store.save_settings(adopt_settings(self.store.settings() or {}, encoder))
+            with settings_lock(self.place):
+                self.store.save_settings(adopt_settings(self.store.settings() or {}, encoder))
         except Exception as error:  # any store's: the index is only read
             log.warning("the new fingerprint cannot be kept in %s: %s", self.place, error)
 

@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from opengte.errors import InputError
 from opengte.search import minhash, segmentation
 from opengte.search.calibration import confidence
-from opengte.search.filters import Filter, parse_filter
+from opengte.search.filters import Filter
 from opengte.search.handle import IndexHandle
 from opengte.search.index import Index, LoadEncoder
 from opengte.search.ingest import pipeline
@@ -21,8 +20,10 @@ from opengte.search.ingest.embedder import PassageMode
 from opengte.search.ingest.pipeline import FileCallback
 from opengte.search.ingest.windows import SPAN_TOKENS
 from opengte.search.ingest.writer import IngestReport
+from opengte.search.parse import walk
 from opengte.search.parse.base import Scalar
 from opengte.search.retrieval.search import SearchOptions, SearchResult
+from opengte.search.roots import Root
 from opengte.text_input import check_ids
 
 if TYPE_CHECKING:
@@ -137,8 +138,9 @@ class KnowledgeBase(IndexHandle):
         >>> kb.limited({"name": "git.md"}).store.count()
         1
         """
-        condition = parse_filter(where)
-        return self if condition is None else KnowledgeBase(self.current.limited(condition))
+        index = self.current
+        condition = index.filter(where)
+        return self if condition is None else KnowledgeBase(index.limited(condition))
 
     # --- documents -------------------------------------------------------------------------------
 
@@ -150,10 +152,11 @@ class KnowledgeBase(IndexHandle):
     ) -> IngestReport:
         """Bring the index up to date with files and folders.
 
-        Only new and changed documents are embedded; those whose files are gone are removed. A run
-        that was stopped continues where it was. notify is called with the path and the bytes of
-        each file that is done. Raises InputError if a path does not exist; a file that cannot be
-        read is in the report's `problems`.
+        Only new and changed documents are embedded; those whose files are gone are removed, but not
+        all those of a folder that is empty or gone. A run that was stopped continues where it was.
+        notify is called with the path and the bytes of each file that is done. Raises InputError if
+        a path does not exist and never had documents, or looks like a folder that was moved; a file
+        that cannot be read is in the report's `problems`.
 
         >>> _ = Path("notes/tax.md").write_text("Taxes are due in May.")
         >>> report = kb.index(["notes/tax.md"])
@@ -162,13 +165,13 @@ class KnowledgeBase(IndexHandle):
         """
         chosen = options or pipeline.IngestOptions()
         places = [os.fspath(path) for path in paths]
-        for place in places:
-            if not os.path.exists(place):
-                raise InputError(f"`{place}` does not exist")
 
         def work(index: Index) -> IngestReport:
+            from opengte.search.maintenance.relocate import enter_roots
+
+            roots = enter_roots(index, places, chosen.name, dry_run=chosen.dry_run)
             embedder = None if chosen.dry_run else lambda: index.embedder
-            return pipeline.index_files(index.store, embedder, places, chosen, notify)
+            return pipeline.index_files(index.store, embedder, places, chosen, notify, roots)
 
         return self._write(work)
 
@@ -229,7 +232,52 @@ class KnowledgeBase(IndexHandle):
         """
         from opengte.search.maintenance.status import file_problems
 
-        return file_problems(self.current.store)
+        roots = self.current.roots
+        found = file_problems(self.current.store)
+        return (one._replace(place=roots.path_of(one.place)) for one in found)
+
+    def locate(self, source: str) -> str:
+        """Return where the file of a document is now; source is that of a hit or a document.
+
+        >>> kb.search("undo a commit").hits[0].source
+        'notes/git.md'
+        >>> os.path.isabs(kb.locate("notes/git.md"))
+        True
+        """
+        return walk.path_of(self.current.roots.path_of(source))
+
+    @property
+    def roots(self) -> tuple[Root, ...]:
+        """The folders that documents come from: name, path, and where each was before.
+
+        >>> [root.name for root in kb.roots]
+        ['notes']
+        """
+        return self.current.roots.roots
+
+    def move_root(self, root: str, path: str | Path, *, force: bool = False) -> Root:
+        """Change where a folder of the collection is; nothing is read or embedded again.
+
+        root is its name, or its former path. Raises InputError if there is no such root, or the
+        folder at path has none of its files (force: it may).
+
+        >>> _ = Path("notes").rename("papers")
+        >>> kb.move_root("notes", "papers").name, kb.index(["papers"]).unchanged
+        ('notes', 3)
+        """
+        from opengte.search.maintenance.relocate import move_root
+
+        return move_root(self.latest(), root, os.fspath(path), force=force)
+
+    def remove_root(self, root: str) -> int:
+        """Remove a folder of the collection with all its documents; return how many.
+
+        >>> kb.remove_root("notes"), kb.store.count()
+        (3, 0)
+        """
+        from opengte.search.maintenance.relocate import remove_root
+
+        return remove_root(self.latest(), root)[1]
 
     def export(self, path: str | Path) -> int:
         """Write texts, vectors, metadata and settings to a Parquet file; return the documents.
@@ -271,9 +319,9 @@ class KnowledgeBase(IndexHandle):
         >>> result.hits[0].title, sorted(result.candidates)
         ('Parental leave', ['dense', 'lexical'])
         """
-        chosen = SearchOptions(k=k, where=parse_filter(where), **options)
 
         def work(index: Index) -> SearchResult:
+            chosen = SearchOptions(k=k, where=index.filter(where), **options)
             start = time.perf_counter()
             query = index.encode_query(text)
             embedded = time.perf_counter()
@@ -310,8 +358,11 @@ class KnowledgeBase(IndexHandle):
         """
         from opengte.search.maintenance.explain import explain
 
-        chosen = SearchOptions(k=k, where=parse_filter(where), **options)
-        return self._read(lambda index: explain(index, text, expected, chosen, reranker))
+        def work(index: Index) -> "Explanation":
+            chosen = SearchOptions(k=k, where=index.filter(where), **options)
+            return explain(index, text, expected, chosen, reranker)
+
+        return self._read(work)
 
     # --- maintenance -----------------------------------------------------------------------------
 

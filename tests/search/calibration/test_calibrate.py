@@ -289,10 +289,10 @@ def test_documents_are_named_by_id_or_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = [Question("x", {"one.txt": 1.0, "gone": 1.0}), Question("y", {"rows.jsonl": 2.0})]
     asked += [Question("z", {"nowhere": 1.0}), Question("w", {})]
-    found, missing = questions.resolve_documents(asked, base.store)
-    rows = f"{tmp_path}/rows.jsonl"
+    found, missing = questions.resolve_documents(asked, base.latest())
+    rows = f"{tmp_path.name}/rows.jsonl"
     assert [dict(one.relevant) for one in found] == [
-        {f"{tmp_path}/one.txt": 1.0},
+        {f"{tmp_path.name}/one.txt": 1.0},
         {f"{rows}#a": 2.0, f"{rows}#b": 2.0},
         {},
     ]

@@ -18,6 +18,15 @@ COMMANDS = {
         "index.status:import_command",
         "Create an index from a file written by `gte index export`.",
     ),
+    "move-root": ("index.roots:move_command", "Record that a folder of an index is elsewhere now."),
+    "remove-root": (
+        "index.roots:remove_command",
+        "Remove a folder of an index, with all documents of it.",
+    ),
+    "roots": (
+        "index.roots:roots_command",
+        "List the folders that the documents of an index come from.",
+    ),
     "rollback": (
         "index.switch:rollback_command",
         "Go back to the index that `gte index switch` replaced.",
@@ -46,6 +55,7 @@ def command() -> None:
       gte index notes/ handbook.pdf --to kb/
       gte index notes/ --to kb/ --dry-run
       gte index status kb/
+      gte index move-root kb/ notes /srv/notes
       gte index switch kb/ --model thenlper/gte-small --queries questions.txt
       gte index calibrate kb/ --labelled questions.jsonl
     """

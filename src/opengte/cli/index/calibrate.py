@@ -81,7 +81,7 @@ def command(
         _show(found, as_json=as_json)
         return
     if asked is not None:
-        asked, missing = questions.resolve_documents(asked, base.store)
+        asked, missing = questions.resolve_documents(asked, base.latest())
         for text, name in missing:
             click.echo(f"warning: {text!r}: `{name}` is not in the index", err=True)
     made = base.calibrate(

@@ -27,7 +27,7 @@ REASONS = 5  # for which files were skipped, in a summary
     "paths",
     nargs=-1,
     required=True,
-    type=click.Path(exists=True, path_type=Path),
+    type=click.Path(path_type=Path),
     metavar="PATHS...",
 )
 @click.option(
@@ -41,6 +41,14 @@ REASONS = 5  # for which files were skipped, in a summary
 @click.option("--keep", is_flag=True, help="Keep documents whose files no longer exist.")
 @click.option(
     "--retry", is_flag=True, help="Retry files that failed before, even if they have not changed."
+)
+@click.option(
+    "--allow-empty",
+    is_flag=True,
+    help="Remove all documents of a folder that is empty or gone.",
+)
+@click.option(
+    "--as", "name", metavar="NAME", help="Name of the folder in ids.  [default: its own name]"
 )
 @click.option(
     "--passages",
@@ -90,19 +98,24 @@ def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
 
     Reads text, Markdown, HTML, PDF, Word, source code, e-mail, and each row of JSON Lines, CSV and
     Parquet. Unchanged documents are not embedded again; documents whose files no longer exist in
-    PATHS are removed. Files that cannot be read are listed, and the others are indexed. An
-    interrupted run resumes. The settings of an index are fixed when it is created.
+    PATHS are removed, unless all of them are gone, as after a disk was not mounted. Files that
+    cannot be read are listed, and the others are indexed. An interrupted run resumes. The settings
+    of an index are fixed when it is created.
 
     \b
     Examples:
       gte index run notes/ handbook.pdf --to kb/
       gte index run rows.jsonl --to kb/ --text-field body --id-field url
       gte index run notes/ --to kb/ --dry-run
+      gte index run /mnt/disk/notes --to kb/ --as old-notes
     """
+    from opengte.search.index import index_exists
     from opengte.search.ingest.pipeline import file_sizes
 
     as_json, options = values.pop("as_json"), values.pop("options")
     chosen = _run_options(values)
+    if not index_exists(kb) and (missing := [path for path in paths if not path.exists()]):
+        raise InputError(f"`{missing[0]}` does not exist")
     base = _opened(kb, options, values, dry_run=chosen.dry_run)
     total = sum(file_sizes([str(path) for path in paths])) if sys.stderr.isatty() else None
     with progress_bar("B", total=total) as advance:
@@ -127,7 +140,7 @@ def _run_options(values: dict[str, Any]) -> Any:
     )
     most = values.pop("max_bytes")
     limits = ParseLimits(file_bytes=most) if most else ParseLimits()
-    flags = {name: values.pop(name) for name in ("dry_run", "keep", "retry")}
+    flags = {name: values.pop(name) for name in ("dry_run", "keep", "retry", "allow_empty", "name")}
     return IngestOptions(limits=limits, fields=fields, **flags)
 
 

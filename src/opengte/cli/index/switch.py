@@ -91,7 +91,7 @@ def switch_command(
     base = KnowledgeBase.open(kb, load=index_encoder_loader(options))
     encoder = _new_encoder(base, options)
     switch = base.migrate(encoder, passages=passages, instruction=instruction)
-    asked, missing = questions.resolve_documents(asked, base.store)
+    asked, missing = questions.resolve_documents(asked, base.latest())
     for text, name in missing:
         click.echo(f"warning: {text!r}: `{name}` is not in the index", err=True)
     if dry_run:

@@ -107,7 +107,7 @@ index_options = options_record(
     click.option(
         "--explain",
         metavar="DOCUMENT",
-        help="Explain at which stage this document (id or path) was dropped.",
+        help="Explain at which stage this document (id, path, or the end of one) was dropped.",
     ),
 )
 
@@ -132,7 +132,7 @@ def run_search(
         text, top, reranker=reranker, min_confidence=least, **_search_options(index)
     )
     for hit in answer.hits:
-        _print_json(hit) if as_json else _print(hit)
+        _print_json(hit) if as_json else _print(hit, base)
     if not answer.hits and not as_json:
         click.echo("no document answers this query")
     _summarise(answer, base)
@@ -176,8 +176,8 @@ def _weight(text: str) -> tuple[str, float]:
         raise InputError(f"--weight is {text!r}, expected a number after {leg}=") from None
 
 
-def _print(hit: "SearchHit") -> None:
-    place = hit.metadata.get("path", hit.id)
+def _print(hit: "SearchHit", base: "KnowledgeBase") -> None:
+    place = base.latest().roots.path_of(hit.source) if "path" in hit.metadata else hit.id
     shown = f"{place}:{hit.line}" if hit.line else str(place)
     click.echo(f"{hit.rank:3}  {hit.title or hit.id}")
     legs = [f"{name} {leg.rank} ({leg.score:.3f})" for name, leg in hit.legs.items()]

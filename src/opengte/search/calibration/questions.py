@@ -7,7 +7,6 @@ document says that nothing answers.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any
 
 from opengte.delimited import BadRow, read_delimited
 from opengte.errors import InputError
-from opengte.search.parse import walk
-from opengte.search.stores.base import Store
+from opengte.search.index import Index
+from opengte.search.names import named_documents
 
 TABLES = (".csv", ".tsv")
 MAX_QUESTIONS = 100_000  # questions of a file
@@ -122,7 +121,7 @@ def _table(path: Path) -> Iterator[Question]:
 
 
 def resolve_documents(
-    questions: list[Question], store: Store
+    questions: list[Question], index: Index
 ) -> tuple[list[Question], list[tuple[str, str]]]:
     """Return questions whose documents are named by their ids in the index, and what is not there.
 
@@ -133,18 +132,10 @@ def resolve_documents(
     for one in questions:
         found: dict[str, float] = {}
         for name, grade in (one.relevant or {}).items():
-            ids = _ids(name, store)
+            ids = named_documents(index.store, index.roots, name)
             found |= dict.fromkeys(ids, grade)
             if not ids:
                 missing.append((one.text, name))
         if found or not one.relevant:
             kept.append(one if one.relevant is None else replace(one, relevant=found))
     return kept, missing
-
-
-def _ids(name: str, store: Store) -> list[str]:
-    names = list(dict.fromkeys([name, walk.path_to_id(os.path.abspath(name))]))
-    found = list(store.known(names))
-    if found:
-        return found[:1]
-    return [one for several in store.documents_of(names).values() for one in several]

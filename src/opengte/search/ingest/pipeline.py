@@ -18,6 +18,7 @@ from opengte.search.parse import walk
 from opengte.search.parse.base import ParsedDocument, ParseLimits, ParseProblem, RowFields, Scalar
 from opengte.search.parse.formats import STREAMED, format_of
 from opengte.search.parse.process import ParserProcess
+from opengte.search.roots import Roots
 from opengte.search.stores.base import SourceFile, Store
 from opengte.text_input import check_ids, check_texts
 
@@ -32,6 +33,8 @@ class IngestOptions:
     dry_run: bool = False
     keep: bool = False  # documents of files that are gone
     retry: bool = False  # files that failed before and did not change
+    allow_empty: bool = False  # remove all documents of a folder that is empty or gone
+    name: str | None = None  # of the one folder that is given, in ids; None: its own
     limits: ParseLimits = ParseLimits()
     fields: RowFields = RowFields()
 
@@ -45,20 +48,31 @@ def index_files(
     paths: Sequence[str],
     options: IngestOptions,
     notify: FileCallback = lambda path, size: None,
+    roots: Roots | None = None,
 ) -> IngestReport:
     """Bring the documents of files and folders up to date; embedder is None for a dry run.
 
-    The embedder is called when the first document needs it.
+    The embedder is called when the first document needs it. Raises InputError if a path neither
+    exists nor ever had documents.
     """
-    report, scopes = IngestReport(), [walk.path_to_id(os.path.abspath(path)) for path in paths]
-    known = {source.id: source for source in store.sources() if walk.is_inside(source.id, scopes)}
+    roots, report = roots or Roots(), IngestReport()
+    scopes = [x for one in paths for x in roots.inside(walk.path_to_id(os.path.abspath(one)))]
+    sources = {roots.id_of(source.id): source for source in store.sources()}
+    known = {name: one for name, one in sources.items() if walk.is_inside(name, scopes)}
+    for path in paths:
+        scope = roots.inside(walk.path_to_id(os.path.abspath(path)))
+        if not os.path.lexists(path) and not any(walk.is_inside(name, scope) for name in known):
+            raise InputError(f"`{path}` does not exist")
     batch = CommitBatch(store, embedder, report)
     with ParserProcess(options.limits, options.fields) as parser:
-        seen, blind = _files(paths, known, parser, batch, options, notify)
+        seen, blind, files = _files(paths, known, parser, batch, options, notify, roots)
         batch.flush()
     if not options.keep:
+        if not options.allow_empty:
+            blind += _emptied(scopes, known, files, blind, report)
         gone = [name for name in known if name not in seen and not walk.is_inside(name, blind)]
-        _remove(store, gone, report, dry_run=options.dry_run)
+        _remove(store, [known[name].id for name in gone], report, dry_run=options.dry_run)
+    _locate(report, roots)
     if not options.dry_run:
         _tidy(store, report)
     return report
@@ -123,18 +137,24 @@ def _files(
     batch: "CommitBatch",
     options: IngestOptions,
     notify: FileCallback,
-) -> tuple[set[str], list[str]]:
-    """Read every file that is new or changed; return those seen, and folders not looked into."""
+    roots: Roots,
+) -> tuple[set[str], list[str], set[str]]:
+    """Read every file that is new or changed.
+
+    Return what was seen, folders that were not looked into, and the files that are there.
+    """
     seen: set[str] = set()
+    files: set[str] = set()
     blind: list[str] = []
     for item in walk.walk_files(paths):
-        name = walk.path_to_id(item.path)
+        name = roots.id_of(walk.path_to_id(item.path))
         if isinstance(item, walk.SkippedPath):
             if item.failed:
                 blind.append(name)
             if name not in seen:  # a folder that was entered keeps no record
                 batch.skip(name, item.reason, known.get(name), failed=item.failed)
         elif name not in seen:
+            files.add(name)
             kind = format_of(item.path) or ("text" if item.named else None)
             if kind is None:
                 reason = f"unknown format ({os.path.splitext(name)[1].lower() or 'no suffix'})"
@@ -143,7 +163,41 @@ def _files(
                 size = _file(item.path, name, kind, known.get(name), parser, batch, options)
                 notify(item.path, size)
         seen.add(name)
-    return seen, blind
+    return seen, blind, files
+
+
+def _emptied(
+    scopes: Sequence[str],
+    known: Mapping[str, SourceFile],
+    files: set[str],
+    blind: Sequence[str],
+    report: IngestReport,
+) -> list[str]:
+    """Return the folders that had documents and have no file now; each is a problem of the run."""
+    found = []
+    for scope in dict.fromkeys(scopes):
+        had = [known[name] for name in known if walk.is_inside(name, [scope])]
+        documents = sum(one.documents for one in had)
+        lost = documents and not any(walk.is_inside(name, [scope]) for name in files)
+        if lost and not walk.is_inside(scope, blind):
+            found.append(scope)
+            report.problems.append(
+                (
+                    scope,
+                    f"is empty or gone, and had {documents:,} documents in {len(had):,} files: "
+                    "nothing is removed. If that is right: --allow-empty; if the folder was moved: "
+                    "gte index move-root",
+                )
+            )
+    return found
+
+
+def _locate(report: IngestReport, roots: Roots) -> None:
+    """Name files by where they are."""
+    report.problems = [(roots.path_of(name), reason) for name, reason in report.problems]
+    report.skipped = [(roots.path_of(name), reason) for name, reason in report.skipped]
+    report.warnings = [(roots.path_of(name), reason) for name, reason in report.warnings]
+    report.vanished = [roots.path_of(name) for name in report.vanished]
 
 
 def _file(

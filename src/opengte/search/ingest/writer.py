@@ -7,13 +7,13 @@ document, so a run that is killed at any point continues from what was committed
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 from opengte.search.ingest.embedder import Embedder
 from opengte.search.minhash import signature
-from opengte.search.parse.base import ParsedDocument, ParseProblem
+from opengte.search.parse.base import ParsedDocument, ParseProblem, Scalar, Section
 from opengte.search.parse.walk import HIDDEN, TOOLS
 from opengte.search.stores.base import (
     DocumentHashes,
@@ -296,12 +296,25 @@ def part_id(name: str, part: str) -> str:
 def document_hashes(document: Document) -> DocumentHashes:
     """Return the hash of what is embedded of a document, and of all else."""
     parsed = document.parsed
-    sections = [[one.start, one.title] for one in parsed.sections]
-    content = json.dumps([parsed.title, parsed.text, [start for start, _ in sections]])
-    row = json.dumps(
-        [document.source, parsed.line, sections, dict(parsed.metadata), parsed.warnings]
-    )
-    return DocumentHashes(_sha256(content), _sha256(row))
+    row = row_hash(document.source, parsed.line, parsed.sections, parsed.metadata, parsed.warnings)
+    return DocumentHashes(content_hash(parsed.title, parsed.text, parsed.sections), row)
+
+
+def content_hash(title: str, text: str, sections: Sequence[Section]) -> str:
+    """Return the hash of what is embedded of a document."""
+    return _sha256(json.dumps([title, text, [one.start for one in sections]]))
+
+
+def row_hash(
+    source: str,
+    line: int | None,
+    sections: Sequence[Section],
+    metadata: Mapping[str, Scalar],
+    warnings: Sequence[str],
+) -> str:
+    """Return the hash of what is stored of a document, but not embedded."""
+    headings = [[one.start, one.title] for one in sections]
+    return _sha256(json.dumps([source, line, headings, dict(metadata), list(warnings)]))
 
 
 def _sha256(text: str) -> str:

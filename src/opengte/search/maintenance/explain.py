@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from opengte.search.filters import matches
 from opengte.search.index import Index
+from opengte.search.names import nearest_names, typed_document, typed_names
 from opengte.search.parse import walk
 from opengte.search.retrieval import search
 from opengte.search.retrieval.fusion import fuse
 from opengte.search.stores.base import ScoredIds, StoredDocument
+from opengte.search.stores.listing import list_documents
 
 if TYPE_CHECKING:
     from opengte.encoder import Reranker
@@ -83,18 +85,20 @@ def explain(
 
 def _find(index: Index, expected: str) -> tuple[StoredDocument | None, str]:
     """Return the document, or why it is not there."""
-    names = [expected, walk.path_to_id(os.path.abspath(expected))]
-    found = index.store.fetch(names)
-    inside = [one for several in index.store.documents_of(names).values() for one in several]
-    found = found or index.store.fetch(inside[:1])
-    if found:
-        return next(iter(found.values())), ""
-    for source in index.store.sources():
-        if source.id in names:
-            skipped = [reason for _, reason in source.skipped]
-            reasons = "; ".join(dict.fromkeys([*source.problems, *skipped]))
-            return None, f"the file gave no document: {reasons or 'no text'}"
-    return None, "no document of this id, and no file of this path, was ever indexed"
+    name = typed_document(index.store, index.roots, expected)
+    found = None if name is None else index.store.fetch([name]).get(name)
+    if found is not None:
+        return found, ""
+    path = walk.path_to_id(os.path.abspath(expected))
+    names = [expected, path, *index.roots.ids_of(path)]
+    sources = {one.id: one for one in index.store.sources()}
+    for source in [x for x in names if x in sources] or typed_names(sources, expected):
+        skipped = [reason for _, reason in sources[source].skipped]
+        reasons = "; ".join(dict.fromkeys([*sources[source].problems, *skipped]))
+        return None, f"the file `{source}` gave no document: {reasons or 'no text'}"
+    near = nearest_names((one.id for one in list_documents(index.store)), expected)
+    meant = f"; similar: {', '.join(f'`{one}`' for one in near)}" if near else ""
+    return None, f"no document of this id, and no file of this path, was ever indexed{meant}"
 
 
 def _stored(document: StoredDocument) -> list[ExplanationStep]:

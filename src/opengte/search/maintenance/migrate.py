@@ -30,7 +30,8 @@ LISTED = 500  # ids that are compared at once
 FETCHED = 64  # documents that are held at once beside those of a commit
 FEW = 32  # differences that are carried over while writers wait
 PASSES = 4  # over the live index before writers are made to wait, at most
-OWN = ("calibration", "words")  # settings that do not make a generation another one
+OWN = ("calibration", "roots")  # settings that a new generation does not begin with
+NOT_TOLD = (*OWN, "words", "format")  # settings that do not make a generation another one
 
 ProgressCallback = Callable[[int], object]  # so many documents more are done
 
@@ -179,6 +180,7 @@ class Migration:
                     raise InputError(f"another process switched the index `{place}` meanwhile")
                 if not generations.is_remote(place):
                     self._carry(lambda count: None)
+                self._carry_roots()
                 kept = before.current if keep_old else None
                 after = generations.Pointer(self.name, kept)
                 generations.write_pointer(place, after, options)
@@ -204,6 +206,12 @@ class Migration:
                 new.delete(gone)
                 self.done.removed += len(gone)
         _put_sources(sources, new)
+
+    def _carry_roots(self) -> None:
+        """Give the new generation the folders of the live one, which its ids begin with."""
+        live, new = self.old.store.settings() or {}, self.new.store
+        mine: dict[str, Any] = {x: live[x] for x in ("roots", "format") if x in live}
+        new.save_settings({**(new.settings() or self.settings), **mine})
 
     def _changed(self, notify: ProgressCallback) -> Iterator[StoredDocument]:
         """Yield the documents of the live index that the new one has not, or not so."""
@@ -282,7 +290,7 @@ def _settings(
 
 def _key(settings: Mapping[str, Any]) -> str:
     """Return what tells one generation from another: all settings that vectors depend on."""
-    told = {name: value for name, value in settings.items() if name not in OWN}
+    told = {name: value for name, value in settings.items() if name not in NOT_TOLD}
     told["model"] = {k: v for k, v in told["model"].items() if k not in ("model", "source")}
     return json.dumps(told, sort_keys=True)
 

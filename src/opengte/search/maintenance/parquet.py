@@ -12,7 +12,7 @@ from typing import Any
 
 from opengte.errors import InputError, MissingExtraError
 from opengte.search import segmentation
-from opengte.search.index import INDEX_FORMAT, UNFINISHED, Index, claim_folder
+from opengte.search.index import FORMATS, UNFINISHED, Index, claim_folder
 from opengte.search.stores.base import Store, StoredDocument
 from opengte.search.stores.lancedb.generations import live_generation
 from opengte.search.stores.url import hide_password
@@ -65,8 +65,8 @@ def import_index(
     from opengte.search.stores.open import open_store
 
     settings, place = exported_settings(file), os.fspath(path)
-    if settings.get("format") != INDEX_FORMAT:
-        raise InputError(f"`{file}` has the format {settings.get('format')!r}, not {INDEX_FORMAT}")
+    if settings.get("format") not in FORMATS:
+        raise InputError(f"`{file}` has the format {settings.get('format')!r}, not {FORMATS}")
     claim_folder(place)
     store, shown = open_store(place, storage_options), hide_password(place)
     existing = store.settings()

@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 IGNORED = frozenset({"__pycache__", "node_modules", "$RECYCLE.BIN", "System Volume Information"})
 HIDDEN, TOOLS = "hidden", "a folder of a tool"
@@ -30,14 +31,15 @@ def walk_files(paths: Iterable[str]) -> Iterator[FoundFile | SkippedPath]:
     """Yield the files of files and folders, in the order of their names, as absolute paths.
 
     Hidden files and folders, and those of tools, are skipped, as is the folder of an index. A
-    folder that is reached twice, through a link or a cycle, is entered once.
+    folder that is reached twice, through a link or a cycle, is entered once. A path that does
+    not exist has no files.
     """
     entered: dict[tuple[int, int], str] = {}
     for path in paths:
         whole = os.path.abspath(path)
         if os.path.isdir(whole):
             yield from _folder(whole, entered)
-        else:
+        elif os.path.lexists(whole):
             yield FoundFile(whole, named=True)
 
 
@@ -102,6 +104,11 @@ def path_to_id(path: str) -> str:
         odd = character in "%#\x7f" or character < " " or "\ud800" <= character <= "\udfff"
         parts.append("".join(f"%{b:02X}" for b in os.fsencode(character)) if odd else character)
     return "".join(parts)
+
+
+def path_of(identity: str) -> str:
+    """Return the path that `path_to_id` wrote as this."""
+    return os.fsdecode(unquote_to_bytes(identity)) if "%" in identity else identity
 
 
 def is_inside(identity: str, scopes: Iterable[str]) -> bool:

@@ -177,7 +177,7 @@ class SearchService:
         vector = mean_direction(
             np.array([window.vector for window in document.windows], np.float32)
         )
-        options = SearchOptions(where=parse_filter(dict(request.where)))
+        options = SearchOptions(where=index.filter(dict(request.where)))
         found, _ = dense_leg(index.store, vector, request.k + 1, options)
         ranking = [(name, score) for name, score in found if name != document.id][: request.k]
         documents = index.store.fetch([name for name, _ in ranking])
@@ -197,7 +197,7 @@ class SearchService:
         found = facets.facets(request.where)
         return schemas.FacetsResponse(
             kb=self.name,
-            documents=index.store.count(parse_filter(dict(request.where))),
+            documents=index.store.count(index.filter(dict(request.where))),
             counted=len(facets),
             total=facets.total,
             facets=[_facet(one) for one in found],

@@ -24,6 +24,7 @@ except ImportError:  # Windows: the pointer alone is looked at
 
 FIRST = "lance"  # of an index that was never switched
 POINTER_FILE, MIGRATION_LOCK, DROPPED = "generation.json", "switch.lock", "dropped-"
+SETTINGS_LOCK = "settings.lock"
 BUCKETS = ("s3", "gs", "az")
 StorageOptions = Mapping[str, str] | None
 
@@ -134,6 +135,19 @@ def exclusive_lock(place: str) -> contextlib.AbstractContextManager[None]:
     if is_remote(place):
         return contextlib.nullcontext()
     return _locked(os.path.join(place, INDEX_MARKER), exclusive=True)
+
+
+@contextlib.contextmanager
+def settings_lock(place: str) -> Iterator[None]:
+    """Exclude others that change the settings of an index in a folder; elsewhere there is none."""
+    if is_remote(place):
+        yield
+        return
+    path = os.path.join(place, SETTINGS_LOCK)
+    with open(path, "a"):
+        pass
+    with _locked(path, exclusive=True):
+        yield
 
 
 @contextlib.contextmanager
