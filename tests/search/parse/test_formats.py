@@ -91,8 +91,10 @@ def test_encodings_that_announce_themselves(tmp_path, codec):
 
 def test_bytes_that_are_not_utf8_are_reported(tmp_path):
     found = one(tmp_path / "a.txt", b"one\ncaf\xe9")
-    assert found.text == "one\ncaf\ufffd"
-    assert found.warnings == ("not UTF-8 from line 2; such bytes are read as U+FFFD",)
+    assert (found.text, found.metadata) == ("one\ncafé", {"encoding": "windows-1252"})
+    assert found.warnings == (
+        "its encoding is not UTF-8 and not named; read as windows-1252, a guess from its bytes",
+    )
 
 
 def test_mojibake_is_reported(tmp_path):

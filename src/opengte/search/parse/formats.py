@@ -17,9 +17,9 @@ from opengte.search.parse.base import (
     RowFields,
     UnreadableFileError,
 )
+from opengte.search.parse.encodings import TextEncoding, as_utf8, find_encoding
 
 SURROGATES = re.compile("[\ud800-\udfff]")
-SNIFFED = 8192  # bytes in which a NUL marks a text file as binary
 CHANGED = "changed while it was read; the next run reads it again"
 
 CODE = (
@@ -44,7 +44,8 @@ _KINDS = {
 }
 SUFFIXES = {suffix: kind for kind, names in _KINDS.items() for suffix in names.split()}
 STREAMED = ("jsonl", "csv", "parquet", "mbox")  # read row by row, however large they are
-TEXTUAL = ("text", "markdown", "html", "code", "json", "mail")
+TEXTUAL = ("text", "markdown", "html", "code", "json")
+DECLARING = ("html", "code")  # can name their encoding
 
 
 def format_of(name: str) -> str | None:
@@ -72,9 +73,7 @@ def parse_file(
             yield ""
             return
     if kind not in STREAMED:
-        if kind in TEXTUAL and b"\0" in content[:SNIFFED] and not _is_utf16(content):
-            raise UnreadableFileError("binary, though its name says that it is text")
-        yield from _bounded(_whole(content, kind, limits, fields), limits)
+        yield from _bounded(_decoded(content, kind, limits, fields), limits)
     yield digest
 
 
@@ -89,13 +88,11 @@ def _changed(before: os.stat_result, after: os.stat_result) -> bool:
     return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
 
 
-def _is_utf16(content: bytes) -> bool:
-    return content.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff"))
-
-
 def _streamed(
     file: BinaryIO, path: str, kind: str, limits: ParseLimits, fields: RowFields
 ) -> Iterator[ParsedItem]:
+    if kind in ("jsonl", "csv"):
+        file, encoding = as_utf8(file)
     match kind:
         case "jsonl":
             found = tables.parse_json_lines(file, fields, limits.row_bytes)
@@ -106,7 +103,32 @@ def _streamed(
             found = tables.parse_parquet(file, fields)
         case _:
             found = mail.parse_mbox(path, limits.row_bytes)
+    if kind in ("jsonl", "csv"):
+        found = _noted(found, encoding)
     yield from _bounded(found, limits)
+
+
+def _decoded(
+    content: bytes, kind: str, limits: ParseLimits, fields: RowFields
+) -> Iterator[ParsedItem]:
+    """Yield what is in a file that is held as a whole; a text is UTF-8 from here on."""
+    if kind not in TEXTUAL:
+        return _whole(content, kind, limits, fields)
+    encoding = find_encoding(content, declares=kind in DECLARING)
+    if encoding.codec != "utf-8" or encoding.note:
+        content = encoding.decode(content).encode("utf-8", "replace")
+    return _noted(_whole(content, kind, limits, fields), encoding)
+
+
+def _noted(items: Iterator[ParsedItem], encoding: TextEncoding) -> Iterator[ParsedItem]:
+    """Record the encoding on every document, and what is doubtful about it on the first."""
+    note = encoding.note
+    for item in items:
+        if isinstance(item, ParsedDocument) and (note or encoding.codec != "utf-8"):
+            metadata = {"encoding": encoding.codec, **item.metadata}
+            warnings = (note, *item.warnings) if note else item.warnings
+            item, note = replace(item, metadata=metadata, warnings=warnings), ""
+        yield item
 
 
 def _whole(

@@ -12,23 +12,9 @@ PARAGRAPHS = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6"})
 
 def parse_html(content: bytes) -> Iterator[ParsedItem]:
     """Yield the text of a web page without what is plainly navigation, banner or footer."""
-    markup, warnings = decode_page(content)
+    markup, warnings = decode_text(content, declares=True)
     found = extract_page(markup, boilerplate=False)
     yield replace(found, warnings=(*warnings, *found.warnings))
-
-
-def decode_page(content: bytes) -> tuple[str, tuple[str, ...]]:
-    """Return a page as text; what the page says of its encoding counts where it is not UTF-8."""
-    text, warnings = decode_text(content)
-    if not warnings:
-        return text, ()
-    from lxml import etree
-
-    try:
-        named = etree.fromstring(content[:4096], etree.HTMLParser()).getroottree().docinfo.encoding
-        return content.decode(named or "utf-8"), ()
-    except (etree.ParseError, ValueError, LookupError):  # no such encoding, or not this one
-        return text, warnings
 
 
 def extract_page(markup: str, boilerplate: bool = True) -> ParsedDocument:

@@ -11,6 +11,7 @@ from opengte.search.parse.base import (
     Section,
     scalar_fields,
 )
+from opengte.search.parse.encodings import find_encoding
 
 FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 MOST_FRONT_MATTER = 2**16
@@ -24,32 +25,13 @@ UNDERLINED = re.compile(r"^(\S.*)\r?\n([=\-~^\"'#*+.:_`])\2{2,}[ \t]*\r?$", re.M
 MOST_TITLE = 200
 
 
-def decode_text(content: bytes) -> tuple[str, tuple[str, ...]]:
-    """Return a file as text, and what was wrong with it.
-
-    UTF-8 first, UTF-16 and UTF-32 where they announce themselves; otherwise the bytes that are not
-    UTF-8 are read as Windows-1252, if they are few and it knows them all, or else replaced.
-    """
-    for mark, codec in _MARKS:
-        if content.startswith(mark):
-            text = content.decode(codec, "replace")
-            return text, _mojibake(text)
-    try:
-        text = content.decode("utf-8-sig")
-        return text, _mojibake(text)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        text = content.decode("utf-8-sig", "replace")
-    note = f"not UTF-8 from line {line}; such bytes are read as U+FFFD"
-    return text, (note, *_mojibake(text))
+def decode_text(content: bytes, declares: bool = False) -> tuple[str, tuple[str, ...]]:
+    """Return a file as text, and what is doubtful about it; declares: as for `find_encoding`."""
+    found = find_encoding(content, declares)
+    text = found.decode(content)
+    return text, (*filter(None, [found.note]), *_mojibake(text))
 
 
-_MARKS = (
-    (b"\xff\xfe\x00\x00", "utf-32"),
-    (b"\x00\x00\xfe\xff", "utf-32"),
-    (b"\xff\xfe", "utf-16"),
-    (b"\xfe\xff", "utf-16"),
-)
 _DOUBLE = re.compile("[\u00c2-\u00c3][\u0080-\u00bf]|\u00e2\u20ac[\u0153\u2122\u201c\u201d\u2019]")
 
 
