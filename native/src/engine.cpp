@@ -89,6 +89,10 @@ void Engine::check(const Batch& batch, int tokens, const Outputs& out) const {
       reject("sequence " + to_string(i) + " has " + to_string(length) + " tokens, the model takes " +
              to_string(e.positions - e.position_offset));
     }
+    if (!model_.position_bias.values.empty() && length > model_.position_bias.positions) {
+      reject("sequence " + to_string(i) + " has " + to_string(length) + " tokens, the model takes " +
+             to_string(model_.position_bias.positions));
+    }
     const bool pooled = out.dense != nullptr || out.score != nullptr;
     if (pooled && (batch.pool_from[i] < 0 || batch.pool_from[i] >= length)) {
       reject("pool_from[" + to_string(i) + "] is " + to_string(batch.pool_from[i]) +

@@ -93,6 +93,7 @@ class Forward {
     const std::size_t id = batch_.ids[first_token_ + token];
     to_float(static_cast<const std::uint8_t*>(e.word) + id * width_ * dtype_bytes(e.word_dtype),
              e.word_dtype, width_, x);
+    if (e.scale != 1.0f) k_.scale(x, e.scale, width_);
     if (e.type != nullptr) {
       const std::size_t type = batch_.types[first_token_ + token];
       k_.add(x, e.type + type * width_, width_);
@@ -293,7 +294,8 @@ class Forward {
     args.q_stride = args.out_stride = layer.qkv_width();
     args.out = const_cast<void*>(args.q);
     args.head_dim = layer.head_dim;
-    args.scale = 1.0f / std::sqrt(static_cast<float>(layer.head_dim));
+    args.scale = layer.score_scale;
+    args.bias = m_.position_bias.centre(head);
     args.causal = layer.causal;
     args.window = layer.window;
     args.scratch = own_.attention.as<float>();
@@ -366,10 +368,29 @@ class Forward {
   void mix(Crew& crew, Scratch& s, const Layer& layer, Range r) {
     const Operand a = operand(crew, s, layer.out, state(layer, r.first, 0), c_.narrow,
                               layer.qkv_width(), r.count);
-    multiply(crew, layer.out, a, r.count, residual(row(r.first)));
+    multiply_into(crew, s, layer.out, a, layer.attention_out_norm, row(r.first), r.count);
     if (layer.post_norm && layer.attention_norm.present) {
       norm_rows(crew, layer.attention_norm, row(r.first), row(r.first), r.count);
     }
+  }
+
+  // x += norm(linear(a)), or without the norm
+  void multiply_into(Crew& crew, Scratch& s, const Linear& linear, const Operand& a,
+                     const Norm& norm, float* x, int rows) {
+    if (!norm.present) {
+      multiply(crew, linear, a, rows, residual(x));
+      return;
+    }
+    float* product = s.normed.as<float>();
+    Epilogue then;
+    then.out = product;
+    then.stride = width_;
+    multiply(crew, linear, a, rows, then);
+    norm_rows(crew, norm, product, product, rows);
+    crew.each(rows, [&](int i) {
+      const auto at = static_cast<std::ptrdiff_t>(i) * width_;
+      k_.add(x + at, product + at, width_);
+    });
   }
 
   Epilogue residual(float* x) const {
@@ -387,15 +408,16 @@ class Forward {
       in = s.normed.as<float>();
     }
     widen_and_narrow(crew, s, layer.up, layer.down, layer.inner, layer.activation, in,
-                     row(r.first), r.count);
+                     layer.ffn_out_norm, row(r.first), r.count);
     if (layer.post_norm) {
       norm_rows(crew, layer.ffn_norm, row(r.first), row(r.first), r.count);
     }
   }
 
-  // x += down(act(up(in)))
+  // x += norm(down(act(up(in)))), or without the norm
   void widen_and_narrow(Crew& crew, Scratch& s, const Linear& up, const Linear& down, int inner,
-                        Activation activation, const float* in, float* x, int rows) {
+                        Activation activation, const float* in, const Norm& norm, float* x,
+                        int rows) {
     const Operand a = operand(crew, s, up, in, false, width_, rows);
     const Layout next = layout_of(c_, down);
     Epilogue then;
@@ -407,7 +429,7 @@ class Forward {
     then.stride = inner;
     multiply(crew, up, a, rows, then);
     const Operand b = operand(crew, s, down, then.out, then.to_bf16, inner, rows);
-    multiply(crew, down, b, rows, residual(x));
+    multiply_into(crew, s, down, b, norm, x, rows);
   }
 
   // --- heads ---
@@ -531,7 +553,7 @@ class Forward {
       attend_latents(crew, s, r);
       norm_rows(crew, m_.latent.ffn_norm, row(r.first), s.normed.as<float>(), r.count);
       widen_and_narrow(crew, s, m_.latent.up, m_.latent.down, m_.latent.inner, Activation::gelu,
-                       s.normed.as<float>(), row(r.first), r.count);
+                       s.normed.as<float>(), Norm{}, row(r.first), r.count);
     });
   }
 
@@ -601,8 +623,8 @@ void RopeTable::grow(const Rope& rope, int to) {
       // the angle in single precision, as the models were trained; its cosine in double
       const float angle = static_cast<float>(p) * rope.inverse[i];
       const std::size_t at = static_cast<std::size_t>(p) * half + i;
-      cosine[at] = static_cast<float>(std::cos(double{angle}));
-      sine[at] = static_cast<float>(std::sin(double{angle}));
+      cosine[at] = static_cast<float>(std::cos(double{angle}) * rope.magnitude);
+      sine[at] = static_cast<float>(std::sin(double{angle}) * rope.magnitude);
     }
   }
   positions = to;

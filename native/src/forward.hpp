@@ -60,8 +60,9 @@ struct Context {
   std::size_t state_bytes() const { return narrow ? 2 : 4; }
   AttentionKind attention() const { return narrow ? AttentionKind::bf16 : AttentionKind::f32; }
   AttentionKind attention(const Layer& layer) const {
-    return attention_int8 && layer.qkv.precision == Precision::int8 ? AttentionKind::int8
-                                                                   : attention();
+    const bool bytes = attention_int8 && layer.qkv.precision == Precision::int8 &&
+                       model->position_bias.values.empty();
+    return bytes ? AttentionKind::int8 : attention();
   }
 };
 

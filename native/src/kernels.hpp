@@ -109,6 +109,9 @@ struct AttendArgs {
   int length;                 // keys in the sequence
   int head_dim;
   float scale;                // of the scores
+  // added to a scaled score, divided by `scale`: of distance 0, keys after the query follow; null:
+  // nothing. Not for bytes.
+  const float* bias;
   bool causal;
   int window;                 // tokens to either side; negative: all
   void* out;                  // as q: row `first` of this head; may be q itself

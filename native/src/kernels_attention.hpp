@@ -120,6 +120,9 @@ struct Attention {
     for (int at = low; at < high; at += block) {
       const int keys = least(block, args.length - at);
       multiply_keys(args, s, q, n, at, keys);
+      if (args.bias != nullptr) {
+        for (int r = 0; r < n; ++r) add_bias(s.scores + r * block, args.bias + at - first - r, keys);
+      }
       for (int r = 0; r < n; ++r) weigh_row(args, s, first + r, r, at, keys);
       multiply_values(args, s, n, at, keys, padded, at == low);
     }
@@ -135,6 +138,13 @@ struct Attention {
       multiply(reinterpret_cast<const char*>(q), args.q_stride * sizeof(A), k, groups,
                s.scores + j, block);
       k += static_cast<std::ptrdiff_t>(groups) * T::block;
+    }
+  }
+
+  // Reads up to a vector beyond the keys.
+  OGTE_INLINE void add_bias(float* scores, const float* bias, int keys) {
+    for (int j = 0; j < keys; j += lanes) {
+      Isa::store(scores + j, Isa::add(Isa::load(scores + j), Isa::load(bias + j)));
     }
   }
 

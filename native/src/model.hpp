@@ -17,9 +17,27 @@ struct Norm {
   NormArgs args{};
 };
 
-// Angular frequencies of one rotary embedding; the engine keeps the tables.
+// Angular frequencies of one rotary embedding; the engine keeps the tables. `magnitude` multiplies
+// sines and cosines.
 struct Rope {
   std::vector<float> inverse;
+  float magnitude = 1.0f;
+};
+
+// What is added to attention scores by the distance of a key from its query, the same in all
+// layers: for each head, distances from 1 - positions to positions - 1, then padding that is read
+// but never used. Empty: nothing.
+struct PositionBias {
+  static constexpr int padding = 64;
+  std::vector<float> values;
+  int positions = 0;
+
+  int stride() const { return 2 * positions - 1 + padding; }
+  // Of distance 0.
+  const float* centre(int head) const {
+    return values.empty() ? nullptr
+                          : values.data() + static_cast<std::ptrdiff_t>(head) * stride() + positions - 1;
+  }
 };
 
 struct Embedding {
@@ -29,14 +47,17 @@ struct Embedding {
   Dtype word_dtype = Dtype::f32;
   const float* position = nullptr;
   const float* type = nullptr;
+  float scale = 1.0f;  // of word vectors
   Norm norm;
 };
 
 struct Layer {
   bool post_norm = true;
   Norm attention_norm, ffn_norm, q_norm, k_norm;
+  Norm attention_out_norm, ffn_out_norm;  // of what is added to the residual stream
   Linear qkv, out, up, down;
   int heads = 0, kv_heads = 0, head_dim = 0;
+  float score_scale = 1.0f;
   bool causal = false;
   int window = -1;
   int rope = -1;  // index into Model::ropes
@@ -78,6 +99,7 @@ struct Model {
   Embedding embedding;
   std::vector<Layer> layers;
   std::vector<Rope> ropes;
+  PositionBias position_bias;
   Norm final_norm;
   Pooling pooling = Pooling::none;
   Latent latent;

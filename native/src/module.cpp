@@ -5,6 +5,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -102,6 +104,7 @@ Embedding read_embedding(Reader& r, const nb::dict& d, const std::string& dtype)
   e.positions = r.get<int>(d, "positions");
   e.position_offset = r.get<int>(d, "position_offset");
   e.types = r.get<int>(d, "types");
+  e.scale = r.get<float>(d, "scale");
   e.word_dtype = dtype_of(dtype);
   const std::size_t width = e.width;
   e.word = r.bytes("embedding.word", e.vocabulary * width * dtype_bytes(e.word_dtype));
@@ -123,6 +126,10 @@ Layer read_layer(Reader& r, const nb::dict& d, const nb::dict& precisions, const
   if (l.heads <= 0 || l.kv_heads <= 0 || l.head_dim <= 0 || l.heads % l.kv_heads != 0) {
     throw std::invalid_argument("`" + slot + "` has no valid head counts");
   }
+  l.score_scale = r.has(attention, "scale")
+                      ? r.get<float>(attention, "scale")
+                      : 1.0f / std::sqrt(static_cast<float>(l.head_dim));
+  if (!(l.score_scale > 0.0f)) throw std::invalid_argument("`" + slot + "` has no valid scale");
   l.causal = r.get<bool>(attention, "causal");
   l.window = r.has(attention, "window") ? r.get<int>(attention, "window") : -1;
   l.rope = r.has(attention, "rope") ? r.get<int>(attention, "rope") : -1;
@@ -140,10 +147,49 @@ Layer read_layer(Reader& r, const nb::dict& d, const nb::dict& precisions, const
   l.q_norm = r.norm(attention, "qk_norm", slot + ".q_norm", l.head_dim);
   l.k_norm = r.norm(attention, "qk_norm", slot + ".k_norm", l.head_dim);
   l.out = r.linear(slot + ".out", precisions, false, width, l.heads * l.head_dim);
+  l.attention_out_norm = r.norm(d, "attention_out_norm", slot + ".attention_out_norm", width);
   l.ffn_norm = r.norm(d, "ffn_norm", slot + ".ffn_norm", width);
   l.up = r.linear(slot + ".up", precisions, gated, gated ? 2 * l.inner : l.inner, width);
   l.down = r.linear(slot + ".down", precisions, false, width, l.inner);
+  l.ffn_out_norm = r.norm(d, "ffn_out_norm", slot + ".ffn_out_norm", width);
   return l;
+}
+
+// The bias of each head and distance, either learned for each bucket of distances, or by a slope.
+// Divided by the scale of scores, which the kernels multiply with afterwards.
+PositionBias read_position_bias(Reader& r, const nb::dict& d, const Layer& layer) {
+  PositionBias bias;
+  bias.positions = r.get<int>(d, "positions");
+  if (bias.positions <= 0) throw std::invalid_argument("a position bias needs positions");
+  const int distances = 2 * bias.positions - 1;
+  bias.values.assign(static_cast<std::size_t>(layer.heads) * bias.stride(), 0.0f);
+  std::vector<int> buckets;
+  std::vector<float> slopes;
+  const float* learned = nullptr;
+  if (r.has(d, "buckets")) {
+    buckets = r.get<std::vector<int>>(d, "buckets");
+    const int count = r.get<int>(d, "count");
+    learned = r.floats("position_bias", static_cast<std::size_t>(count) * layer.heads);
+    for (const int bucket : buckets) {
+      if (bucket < 0 || bucket >= count) throw std::invalid_argument("no such position bucket");
+    }
+  } else {
+    slopes = r.get<std::vector<float>>(d, "slopes");
+  }
+  if (buckets.size() != static_cast<std::size_t>(learned ? distances : 0) ||
+      slopes.size() != static_cast<std::size_t>(learned ? 0 : layer.heads)) {
+    throw std::invalid_argument("the position bias does not fit the heads and positions");
+  }
+  for (int h = 0; h < layer.heads; ++h) {
+    float* values = &bias.values[static_cast<std::size_t>(h) * bias.stride()];
+    for (int i = 0; i < distances; ++i) {
+      const int away = std::abs(i - (bias.positions - 1));
+      const float value = learned ? learned[static_cast<std::size_t>(buckets[i]) * layer.heads + h]
+                                  : -slopes[h] * static_cast<float>(away);
+      values[i] = value / layer.score_scale;
+    }
+  }
+  return bias;
 }
 
 Latent read_latent(Reader& r, const nb::dict& d, const nb::dict& precisions, int width) {
@@ -204,8 +250,9 @@ Model read_model(Reader& r, const nb::dict& plan, const nb::dict& precisions) {
   m.precision = precision_of(r.get<std::string>(plan, "precision"));
   m.embedding = read_embedding(r, r.get<nb::dict>(plan, "embedding"),
                                r.get<std::string>(plan, "word_dtype"));
-  for (nb::handle rope : r.get<nb::list>(plan, "ropes")) {
-    m.ropes.push_back({nb::cast<std::vector<float>>(rope)});
+  for (nb::handle item : r.get<nb::list>(plan, "ropes")) {
+    const auto rope = nb::cast<nb::dict>(item);
+    m.ropes.push_back({r.get<std::vector<float>>(rope, "inverse"), r.get<float>(rope, "magnitude")});
   }
   int i = 0;
   for (nb::handle layer : r.get<nb::list>(plan, "layers")) {
@@ -216,6 +263,15 @@ Model read_model(Reader& r, const nb::dict& plan, const nb::dict& precisions) {
         (l.rope >= 0 && 2 * m.ropes[l.rope].inverse.size() != static_cast<std::size_t>(l.head_dim))) {
       throw std::invalid_argument("rotary frequencies do not fit the head dimension");
     }
+  }
+  if (r.has(plan, "position_bias")) {
+    for (const Layer& l : m.layers) {
+      if (l.heads != m.layers[0].heads || l.score_scale != m.layers[0].score_scale) {
+        throw std::invalid_argument("layers that share a position bias must have equal heads");
+      }
+    }
+    m.position_bias =
+        read_position_bias(r, r.get<nb::dict>(plan, "position_bias"), m.layers.at(0));
   }
   m.final_norm = r.norm(plan, "final_norm", "final_norm", m.width());
   m.pooling = pooling_of(r.get<std::string>(plan, "pooling"));

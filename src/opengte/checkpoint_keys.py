@@ -26,16 +26,21 @@ _NUMERICS += "output_attentions output_hidden_states output_past use_return_dict
 _TRAINING = "attention_dropout attention_probs_dropout_prob classifier_dropout hidden_dropout_prob "
 _TRAINING += "embedding_dropout mlp_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop "
 _TRAINING += "initializer_range initializer_cutoff_factor sparse_prediction decoder_bias "
-_TRAINING += "sparse_pred_ignore_index problem_type seq_classifier_dropout_prob"
+_TRAINING += (
+    "sparse_pred_ignore_index problem_type seq_classifier_dropout_prob dropout dropout_rate "
+)
+_TRAINING += "qa_dropout seq_classif_dropout initializer_factor"
 _TOKENS = "bos_token_id cls_token_id eos_token_id mask_token_id pad_token_id sep_token_id "
 _TOKENS += "unk_token_id decoder_start_token_id"
 _HEADS = "classifier_activation classifier_bias classifier_pooling id2label label2id num_labels "
 _HEADS += "directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers "
-_HEADS += "pooler_size_per_head pooler_type summary_activation summary_use_proj"
+_HEADS += "pooler_size_per_head pooler_type summary_activation summary_use_proj summary_type "
+_HEADS += "summary_last_dropout"
 # what another key switches off, or an architecture has by another name
 _IDLE = "hidden_size layer_norm_eps layer_types max_window_layers position_embedding_type "
 _IDLE += "use_sliding_window local_attention local_rope_theta global_attn_every_n_layers "
-_IDLE += "global_rope_theta rope_theta"
+_IDLE += "global_rope_theta rope_theta dense_act_fn is_gated_act num_decoder_layers "
+_IDLE += "scale_decoder_outputs sinusoidal_pos_embds"
 
 NO_EFFECT: Mapping[str, frozenset[str]] = {
     "config.json": frozenset(

@@ -381,7 +381,10 @@ def stream_chunks(
                 stop = min(start + step, piece.stop)
                 values = tensor.file.read(tensor, start, stop)
                 _check_finite(values, tensor, piece.tensor, start)
-                yield WeightChunk(slot, row, values, tensor.dtype)
+                chunk = WeightChunk(slot, row, values, tensor.dtype)
+                if piece.offset:
+                    chunk = WeightChunk(slot, row, chunk.as_float32() + piece.offset, "F32")
+                yield chunk
                 row += stop - start
                 tensor.file.drop_pages(tensor.start + start * width, tensor.start + stop * width)
     for file in weights.files.values():

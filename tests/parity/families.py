@@ -7,10 +7,14 @@ from typing import Any
 from transformers import (
     BertConfig,
     BertModel,
+    Gemma3TextConfig,
+    Gemma3TextModel,
     MistralConfig,
     MistralModel,
     ModernBertConfig,
     ModernBertModel,
+    MPNetConfig,
+    MPNetModel,
     Qwen2Config,
     Qwen2Model,
     Qwen3Config,
@@ -80,6 +84,19 @@ def _mistral(folder: Path) -> None:
     checkpoints.add_modules(folder, "last")
 
 
+def _mpnet(folder: Path) -> None:
+    checkpoints.transformers_model(folder, MPNetModel(MPNetConfig(**ENCODER)))
+    checkpoints.add_modules(folder, "mean")
+
+
+def _gemma3(folder: Path) -> None:
+    config = Gemma3TextConfig(
+        **DECODER, head_dim=16, sliding_window=16, use_bidirectional_attention=True
+    )
+    checkpoints.transformers_model(folder, Gemma3TextModel(config), norms_around=0.0)
+    checkpoints.add_modules(folder, "mean")
+
+
 def _nvembed(folder: Path) -> None:
     checkpoints.nvembed_model(folder)
 
@@ -93,4 +110,6 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
     "qwen3": _qwen3,
     "mistral": _mistral,
     "nvembed": _nvembed,
+    "mpnet": _mpnet,
+    "gemma3_text": _gemma3,
 }

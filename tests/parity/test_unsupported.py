@@ -16,10 +16,10 @@ NV = "nvidia/NV-Embed-v1"
 MISTRAL = "intfloat/e5-mistral-7b-instruct"
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
-OLDER_YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+DYNAMIC = {"type": "dynamic", "factor": 4.0}
 
 CASES = [
-    (BERT, {"model_type": "t5"}, "model_type", "t5"),
+    (BERT, {"model_type": "gpt2"}, "model_type", "gpt2"),
     (BERT, {"model_type": ...}, "model_type", "None"),
     (BERT, {"position_embedding_type": "relative_key"}, "position_embedding_type", "relative_key"),
     (BERT, {"hidden_act": "snake"}, "hidden_act", "snake"),
@@ -32,10 +32,11 @@ CASES = [
     (NEW, {"position_embedding_type": "alibi"}, "position_embedding_type", "alibi"),
     (MODERNBERT, {"hidden_activation": "snake"}, "hidden_activation", "snake"),
     (QWEN2, {"hidden_act": "snake"}, "hidden_act", "snake"),
-    (QWEN2, {"rope_scaling": OLDER_YARN}, "rope_scaling", "yarn"),
-    (QWEN3, {"rope_scaling": YARN}, "rope_scaling", "yarn"),
-    (QWEN3, {"rope_parameters": YARN | {"rope_theta": 1e6}}, "rope_parameters", "yarn"),
-    (MISTRAL, {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling", "linear"),
+    (QWEN2, {"rope_scaling": DYNAMIC}, "rope_type", "dynamic"),
+    (QWEN3, {"rope_parameters": DYNAMIC | {"rope_theta": 1e6}}, "rope_type", "dynamic"),
+    (QWEN3, {"rope_scaling": {"rope_type": "longrope"}}, "rope_type", "longrope"),
+    (QWEN3, {"rope_scaling": YARN | {"factor": "four"}}, "factor", "four"),
+    (MISTRAL, {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor", "0.5"),
     (MISTRAL, {"hidden_act": "snake"}, "hidden_act", "snake"),
     (QWEN3, {"use_bidirectional_attention": "all"}, "use_bidirectional_attention", "all"),
     (QWEN3, {"use_bidirectional_attention": True, "is_causal": True}, "is_causal", "True"),

@@ -1,6 +1,7 @@
 """Packed attention and pooling against their slow, obvious twins."""
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opengte.arch.plan import Attention, LogN
+from opengte.arch.plan import Attention, BucketBias, LinearBias, LogN
 from opengte.reference import layers
 from opengte.types import PackedBatch
 
@@ -55,6 +56,32 @@ def test_packed_attention_is_naive_attention(
     )
     found = layers.attend(q, k, v, packed, plan)
     torch.testing.assert_close(found, layers.attend_naive(q, k, v, packed, plan))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    heads=st.sampled_from([1, 2, 3, 5, 8]),
+    kind=st.sampled_from([BucketBias(32, 128), BucketBias(8, 20), LinearBias()]),
+    causal=st.booleans(),
+    window=st.sampled_from([None, 0, 3]),
+    scale=st.sampled_from([None, 1.0, 0.2]),
+    seed=st.integers(0, 99),
+)
+def test_biased_and_scaled_attention_is_naive_attention(
+    lengths, heads, kind, causal, window, scale, seed
+):
+    packed = layers.to_device(batch_of(lengths), torch.device("cpu"))
+    plan = replace(attention(heads, heads, 6, causal=causal, window=window), scale=scale)
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (
+        torch.randn(sum(lengths), heads, 6, generator=generator, dtype=torch.float64)
+        for _ in range(3)
+    )
+    learned = torch.randn(32, heads, generator=generator, dtype=torch.float64)
+    table = layers.bias_table(kind, learned, heads, packed.longest, q)
+    found = layers.attend(q, k, v, packed, plan, table)
+    torch.testing.assert_close(found, layers.attend_naive(q, k, v, packed, plan, table))
 
 
 def varlen_of_an_older_pytorch(q, k, v, cu_q, cu_k, max_q, max_k, *, window_size=(-1, -1)):

@@ -32,24 +32,28 @@ VOCABULARY = 512  # more than the tokenizers of `tokenizers_for_tests` have
 _TABLES = ("_embeddings.weight", "embed_tokens.weight", "latents")
 
 
-def random_weight(name: str, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+def random_weight(
+    name: str, shape: Sequence[int], generator: torch.Generator, norms_around: float = 1.0
+) -> torch.Tensor:
     """Return a weight that keeps states near unit size, with no neutral norm and no zero bias."""
     noise = torch.randn(*shape, generator=generator)
     if name.endswith(".bias"):
         return 0.3 * noise
     if len(shape) == 1:
-        return 1.0 + 0.3 * noise
+        return norms_around + 0.3 * noise
     if name.endswith(_TABLES):
         return noise
+    if name.endswith("SelfAttention.q.weight"):
+        noise *= 0.3  # T5 does not divide scores by the square root of the head dimension
     return noise / math.sqrt(shape[-1])
 
 
-def randomise(module: torch.nn.Module, seed: int) -> None:
+def randomise(module: torch.nn.Module, seed: int, norms_around: float = 1.0) -> None:
     """Replace every parameter of the module."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            parameter.copy_(random_weight(name, parameter.shape, generator))
+            parameter.copy_(random_weight(name, parameter.shape, generator, norms_around))
 
 
 # --- tokenizers -----------------------------------------------------------------------------------
@@ -65,6 +69,18 @@ _TOKENIZERS = {
     "qwen3": tokenizers_for_tests.save_qwen3,
     "mistral": tokenizers_for_tests.save_mistral,
     "nvembed": tokenizers_for_tests.save_mistral,
+    "camembert": tokenizers_for_tests.save_unigram,
+    "distilbert": tokenizers_for_tests.save_wordpiece,
+    "electra": tokenizers_for_tests.save_wordpiece,
+    "eurobert": tokenizers_for_tests.save_bpe,
+    "gemma3_text": tokenizers_for_tests.save_mistral,
+    "llama": tokenizers_for_tests.save_mistral,
+    "llama_bidirec": tokenizers_for_tests.save_mistral,
+    "ministral": tokenizers_for_tests.save_mistral,
+    "ministral3": tokenizers_for_tests.save_mistral,
+    "mpnet": tokenizers_for_tests.save_wordpiece,
+    "nomic_bert": tokenizers_for_tests.save_wordpiece,
+    "t5": tokenizers_for_tests.save_unigram,
 }
 
 
@@ -92,14 +108,20 @@ def add_tokens(folder: Path, *texts: str) -> list[int]:
 
 
 def transformers_model(
-    folder: Path, model: Any, *, seed: int = 0, pooling: str | None = "mean", **changes: Any
+    folder: Path,
+    model: Any,
+    *,
+    seed: int = 0,
+    pooling: str | None = "mean",
+    norms_around: float = 1.0,
+    **changes: Any,
 ) -> Any:
     """Give the model random weights, save it with its own `save_pretrained`, and return it.
 
     `changes` replace keys of the written config.json, see `edit_config`. With `pooling` None there
     are no module files.
     """
-    randomise(model, seed)
+    randomise(model, seed, norms_around)
     model.eval().save_pretrained(folder)
     add_tokenizer(folder, model.config.model_type)
     edit_config(folder, **changes)
@@ -286,7 +308,8 @@ def add_modules(
     max_seq_length: int = 8192,
 ) -> None:
     """Write modules.json and the files of its modules."""
-    width = read_json(folder / "config.json")["hidden_size"]
+    config = read_json(folder / "config.json")
+    width = next(config[key] for key in ("hidden_size", "dim", "d_model") if key in config)
     modules = [_module(0, "", "Transformer"), _module(1, "1_Pooling", "Pooling")]
     write_json(folder / "1_Pooling" / "config.json", pooling_config(width, pooling))
     if dense is not None:

@@ -8,11 +8,13 @@ import numpy as np
 
 from opengte.arch.plan import (
     Attention,
+    BucketBias,
     Dense,
     Embedding,
     FeedForward,
     LatentAttention,
     Layer,
+    LinearBias,
     LogN,
     Norm,
     Plan,
@@ -85,7 +87,7 @@ def decoder(**attention: Any) -> Plan:
         pooling="last",
     )
     plan = with_ffn(plan, inner=88, gated=True, activation="silu", up_bias=False, down_bias=False)
-    return with_attention(plan, kv_heads=2, out_bias=False, **attention)
+    return with_attention(plan, **({"kv_heads": 2, "out_bias": False} | attention))
 
 
 def modernbert() -> Plan:
@@ -99,6 +101,18 @@ def modernbert() -> Plan:
     layers[1] = replace(layers[1], attention=replace(layers[1].attention, **local))
     plan = replace(plan, layers=tuple(layers), final_norm=norm, pooling="cls")
     return with_ffn(plan, gated=True, up_bias=False, down_bias=False)
+
+
+def t5(heads: int = 3) -> Plan:
+    plan = decoder(heads=heads, kv_heads=heads, causal=False, rope=None, scale=0.4, qkv_bias=False)
+    return replace(plan, max_positions=300, position_bias=BucketBias(32, 128))
+
+
+def gemma(causal: bool) -> Plan:
+    plan = decoder(causal=causal, qk_norm=RMS, qkv_bias=False, scale=0.3)
+    layers = [replace(x, attention_out_norm=RMS, ffn_out_norm=LAYER_NORM) for x in plan.layers]
+    layers[1] = replace(layers[1], attention=replace(layers[1].attention, window=9))
+    return replace(plan, layers=tuple(layers), embedding=replace(plan.embedding, scale=1.5))
 
 
 PLANS: dict[str, Plan] = {
@@ -136,6 +150,16 @@ PLANS: dict[str, Plan] = {
             latents=37, latent_width=40, heads=2, head_dim=64, inner=72, eps=1e-5
         ),
     ),
+    "position buckets": bert(position_bias=BucketBias(32, 128)),
+    "position buckets, few": bert(96, 6, position_bias=BucketBias(8, 20)),
+    "alibi": rope_only(bert(64, 4, position_bias=LinearBias()), Rope(1e4)),
+    "alibi of five heads": with_attention(
+        bert(40, 5, position_bias=LinearBias()), causal=True, window=50
+    ),
+    "t5": t5(),
+    "gemma": gemma(causal=False),
+    "causal gemma": gemma(causal=True),
+    "magnitude": rope_only(bert(64, 2), Rope(1e4, frequencies=(0.5,) * 16, magnitude=1.2)),
     "projections": bert(dense=(Dense(70, True, "tanh"), Dense(20, False, "identity"))),
 }
 

@@ -7,7 +7,22 @@ write a module with one plan function and one `TensorNaming`, and list it here.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from opengte.arch import bert, decoder, modernbert, new, nvembed
+from opengte.arch import (
+    bert,
+    decoder,
+    distilbert,
+    gemma,
+    jinabert,
+    llama,
+    mistral,
+    modernbert,
+    mpnet,
+    new,
+    nomic,
+    nvembed,
+    qwen,
+    t5,
+)
 from opengte.arch.config_values import Config
 from opengte.arch.plan import Dense, MaskedHead, Norm, Plan
 from opengte.arch.tensors import TensorNaming
@@ -24,15 +39,27 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": Architecture(bert.bert_plan, bert.BERT),
-    "roberta": Architecture(bert.roberta_plan, bert.ROBERTA),
-    "xlm-roberta": Architecture(bert.roberta_plan, bert.ROBERTA),
-    "new": Architecture(new.new_plan, new.NEW),
+    "camembert": Architecture(bert.roberta_plan, bert.ROBERTA),
+    "distilbert": Architecture(distilbert.distilbert_plan, distilbert.DISTILBERT),
+    "electra": Architecture(bert.electra_plan, bert.ELECTRA),
+    "eurobert": Architecture(llama.eurobert_plan, llama.EUROBERT),
+    "gemma3_text": Architecture(gemma.gemma3_plan, gemma.GEMMA),
     "gte": Architecture(new.new_plan, new.NEW),
+    "llama": Architecture(llama.llama_plan, decoder.DECODER),
+    "llama_bidirec": Architecture(llama.llama_plan, decoder.DECODER),
+    "ministral": Architecture(mistral.ministral_plan, decoder.DECODER),
+    "ministral3": Architecture(mistral.ministral3_plan, decoder.DECODER),
+    "mistral": Architecture(mistral.mistral_plan, decoder.DECODER),
     "modernbert": Architecture(modernbert.modernbert_plan, modernbert.MODERNBERT),
-    "qwen2": Architecture(decoder.qwen2_plan, decoder.DECODER),
-    "qwen3": Architecture(decoder.qwen3_plan, decoder.DECODER),
-    "mistral": Architecture(decoder.mistral_plan, decoder.DECODER),
+    "mpnet": Architecture(mpnet.mpnet_plan, mpnet.MPNET),
+    "new": Architecture(new.new_plan, new.NEW),
+    "nomic_bert": Architecture(nomic.nomic_plan, nomic.NOMIC),
     "nvembed": Architecture(nvembed.nvembed_plan, nvembed.NVEMBED),
+    "qwen2": Architecture(qwen.qwen2_plan, decoder.DECODER),
+    "qwen3": Architecture(qwen.qwen3_plan, decoder.DECODER),
+    "roberta": Architecture(bert.roberta_plan, bert.ROBERTA),
+    "t5": Architecture(t5.t5_plan, t5.T5),
+    "xlm-roberta": Architecture(bert.roberta_plan, bert.ROBERTA),
 }
 
 
@@ -44,6 +71,8 @@ def architecture_of(config: Config) -> Architecture:
             f"config.json: `model_type` is {name!r}, expected one of {', '.join(ARCHITECTURES)}. "
             "See CONTRIBUTING.md for how to add an architecture."
         )
+    if name == "bert" and jinabert.is_jinabert(config):
+        return Architecture(jinabert.jinabert_plan, jinabert.JINABERT)
     return ARCHITECTURES[name]
 
 

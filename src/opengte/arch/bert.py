@@ -1,4 +1,4 @@
-"""BERT (arXiv 1810.04805), RoBERTa and XLM-R (arXiv 1911.02116): gte v1, BGE, E5, MiniLM."""
+"""BERT (arXiv 1810.04805), RoBERTa, XLM-R (arXiv 1911.02116), ELECTRA: gte v1, BGE, E5, MiniLM."""
 
 from dataclasses import replace
 
@@ -64,23 +64,56 @@ ROBERTA = replace(
 )
 
 
+ELECTRA = replace(
+    ROBERTA,
+    prefixes=("electra.", ""),
+    unused=(*BERT.unused, r"(discriminator|generator)_.*"),
+)
+
+
 def bert_plan(config: Config) -> Plan:
     """Return the plan of a BERT encoder, or of its sequence classifier with a tanh pooler."""
-    return _plan(config, "bert", position_offset=0)
+    return bert_body(config, "bert", position_offset=0)
 
 
 def roberta_plan(config: Config) -> Plan:
-    """Return the plan of a RoBERTa or XLM-R encoder, or of its sequence classifier.
+    """Return the plan of a RoBERTa, XLM-R or CamemBERT encoder, or of its sequence classifier.
 
     Positions start after the padding index.
     """
-    return _plan(
-        config, "xlm-roberta", config_values.whole_number(config, "pad_token_id", 1, at_least=0) + 1
-    )
+    first = config_values.whole_number(config, "pad_token_id", 1, at_least=0) + 1
+    return bert_body(config, "xlm-roberta", first)
 
 
-def _plan(config: Config, name: str, position_offset: int) -> Plan:
-    config_values.one_of(config, "position_embedding_type", ("absolute",))
+def electra_plan(config: Config) -> Plan:
+    """Return the plan of an ELECTRA encoder (arXiv 2003.10555), or of its sequence classifier."""
+    width = config_values.whole_number(config, "hidden_size", 256)
+    if config_values.whole_number(config, "embedding_size", 128) != width:
+        raise config_values.unsupported_value(
+            config,
+            "embedding_size",
+            config.get("embedding_size", 128),
+            f"{width}, the `hidden_size`: embeddings that are projected are not supported",
+        )
+    plan = bert_body(config, "electra", position_offset=0)
+    if plan.score is None or plan.score.dense is None:
+        return plan
+    dense = replace(plan.score.dense, activation="gelu")
+    return replace(plan, score=replace(plan.score, dense=dense))
+
+
+def bert_body(
+    config: Config,
+    name: str,
+    position_offset: int,
+    types: int | None = None,
+    position_kind: str = "absolute",
+) -> Plan:
+    """Return the plan of a network with BERT's settings.
+
+    types overrides `type_vocab_size`; position_kind is what `position_embedding_type` must be.
+    """
+    config_values.one_of(config, "position_embedding_type", (position_kind,))
     config_values.one_of(config, "is_decoder", (False,))
     config_values.one_of(config, "is_causal", (False,))
     width = config_values.whole_number(config, "hidden_size", 768)
@@ -94,7 +127,9 @@ def _plan(config: Config, name: str, position_offset: int) -> Plan:
             width=width,
             positions=positions,
             position_offset=position_offset,
-            types=config_values.whole_number(config, "type_vocab_size", 2, at_least=0),
+            types=config_values.whole_number(config, "type_vocab_size", 2, at_least=0)
+            if types is None
+            else types,
             norm=norm,
         ),
         layers=(layer,) * config_values.whole_number(config, "num_hidden_layers", 12),

