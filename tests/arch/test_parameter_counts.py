@@ -21,6 +21,11 @@ EXACT = {
     "Alibaba-NLP/gte-Qwen1.5-7B-instruct": 7_098_994_688,  # without lm_head, like the next two
     "Alibaba-NLP/gte-Qwen2-1.5B-instruct": 1_543_268_864,
     "Alibaba-NLP/gte-Qwen2-7B-instruct": 7_069_121_024,
+    "distilbert/distilbert-base-uncased": 66_362_880,
+    "nomic-ai/nomic-embed-text-v1.5": 136_731_648,
+    "google/embeddinggemma-300m": 302_863_104,  # without its two projections
+    "sentence-transformers/gtr-t5-base": 109_628_544,  # without its projection
+    "nvidia/llama-embed-nemotron-8b": 7_504_924_672,  # Llama 3.1 8B without lm_head
     "Qwen/Qwen3-Embedding-0.6B": 595_776_512,  # lm_head is the word embedding, like the next two
     "Qwen/Qwen3-Embedding-4B": 4_021_774_336,
     "Qwen/Qwen3-Embedding-8B": 7_567_295_488,
@@ -28,6 +33,7 @@ EXACT = {
 
 # Published totals that include BERT's pooler.
 WITH_POOLER = {
+    "sentence-transformers/all-mpnet-base-v2": 109_486_464,
     "thenlper/gte-small": 33_360_000,  # the Hub shows 512 more: the buffer position_ids
     "thenlper/gte-base": 109_482_240,
     "thenlper/gte-large": 335_141_888,

