@@ -11,10 +11,11 @@ import pytest
 
 from opengte.search.ingest.pipeline import IngestOptions
 from opengte.search.parse.base import ParseLimits
-from tests.search.parse.test_formats import assembled, docx, pdf
+from tests.search.parse.test_formats import docx, pdf
 from tests.support import kb as helpers
 from tests.support import kb_kill
 from tests.support.installed import needs
+from tests.support.pdf_writer import assembled
 
 needs("lancedb")
 GOOD = {"good.txt": "A red cat eats grass.", "other.md": "# Tax\n\nThe tax law of the house."}

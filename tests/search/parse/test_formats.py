@@ -25,6 +25,7 @@ from opengte.search.parse.base import (
     UnreadableFileError,
 )
 from opengte.search.parse.process import ParserProcess
+from tests.support.pdf_writer import assembled
 
 LIMITS = ParseLimits()
 
@@ -158,17 +159,6 @@ def pdf(*pages: str, title: str = "") -> bytes:
     return assembled(objects, f"/Info {len(objects)} 0 R")
 
 
-def assembled(objects: list[str], trailer: str = "") -> bytes:
-    body, places = b"%PDF-1.4\n", []
-    for number, content in enumerate(objects, 1):
-        places.append(len(body))
-        body += f"{number} 0 obj\n{content}\nendobj\n".encode()
-    table = "".join(f"{place:010d} 00000 n \n" for place in places)
-    size = len(objects) + 1
-    end = f"xref\n0 {size}\n0000000000 65535 f \n{table}trailer\n<< /Size {size} /Root 1 0 R "
-    return body + f"{end}{trailer} >>\nstartxref\n{len(body)}\n%%EOF\n".encode()
-
-
 def test_a_pdf_gives_pages_as_sections(tmp_path):
     found = one(tmp_path / "a.pdf", pdf("First page here", "Second page here", title="A report"))
     assert found.title == "A report"
@@ -176,11 +166,6 @@ def test_a_pdf_gives_pages_as_sections(tmp_path):
     assert found.metadata["pages"] == 2
     assert [section.title for section in found.sections] == ["page 1", "page 2"]
     assert found.text[found.sections[1].start :].startswith("Second page here")
-
-
-def test_pages_without_text_are_reported(tmp_path):
-    found = one(tmp_path / "a.pdf", pdf("First page here", "", ""))
-    assert found.warnings == ("2 of 3 pages have no text (2, 3): scans need OCR first",)
 
 
 def test_a_pdf_with_a_loop_of_pages_ends(tmp_path):

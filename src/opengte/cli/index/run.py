@@ -91,6 +91,13 @@ REASONS = 5  # for which files were skipped, in a summary
 @click.option(
     "--max-bytes", type=click.IntRange(1), metavar="N", help="Skip larger files (except tables)."
 )
+@click.option(
+    "--ocr",
+    default="auto",
+    show_default=True,
+    metavar="auto|off|LANGS",
+    help="Languages for pages of PDFs that are pictures, such as eng+deu; needs Tesseract.",
+)
 @json_option
 @encoder_options
 def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
@@ -134,12 +141,18 @@ def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
 def _run_options(values: dict[str, Any]) -> Any:
     from opengte.search.ingest.pipeline import IngestOptions
     from opengte.search.parse.base import ParseLimits, RowFields
+    from opengte.search.parse.pdf.ocr import installed_languages, missing_languages
 
     fields = RowFields(
         tuple(values.pop("text_field")), values.pop("title_field"), values.pop("id_field")
     )
-    most = values.pop("max_bytes")
-    limits = ParseLimits(file_bytes=most) if most else ParseLimits()
+    most, languages = values.pop("max_bytes"), values.pop("ocr")
+    if missing := missing_languages(languages):
+        raise InputError(
+            f"--ocr is {languages!r}, but Tesseract has no data for `{missing[0]}`: "
+            f"expected auto, off, or some of {', '.join(installed_languages()) or '(none)'}"
+        )
+    limits = ParseLimits(file_bytes=most or ParseLimits.file_bytes, ocr=languages)
     flags = {name: values.pop(name) for name in ("dry_run", "keep", "retry", "allow_empty", "name")}
     return IngestOptions(limits=limits, fields=fields, **flags)
 

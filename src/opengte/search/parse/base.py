@@ -53,6 +53,11 @@ ParsedItem = ParsedDocument | ParseProblem
 
 
 @dataclass(frozen=True)
+class ParseProgress:
+    """A part of a document that takes long is done: the time limit begins anew."""
+
+
+@dataclass(frozen=True)
 class ParseLimits:
     """What one file may cost. Sizes in bytes, times in seconds."""
 
@@ -62,6 +67,9 @@ class ParseLimits:
     unpacked_bytes: int = 512 << 20  # of a compressed document
     memory_bytes: int = 3 << 30  # of the parsing process
     seconds: float = 60.0  # without any document
+    ocr: str = "auto"  # languages of pages without text, such as "eng+deu"; "off": do not read them
+    ocr_pages: int = 200  # of one document
+    ocr_seconds: float = 900.0  # for one document
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from opengte.search.parse.base import (
     ParsedItem,
     ParseLimits,
     ParseProblem,
+    ParseProgress,
     RowFields,
     UnreadableFileError,
 )
@@ -55,7 +56,7 @@ def format_of(name: str) -> str | None:
 
 def parse_file(
     path: str, kind: str, limits: ParseLimits, fields: RowFields
-) -> Iterator[ParsedItem | str]:
+) -> Iterator[ParsedItem | ParseProgress | str]:
     """Yield what is in a file, then the SHA-256 of what was parsed ("" if it is not certain)."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with open(descriptor, "rb") as file:
@@ -90,7 +91,7 @@ def _changed(before: os.stat_result, after: os.stat_result) -> bool:
 
 def _streamed(
     file: BinaryIO, path: str, kind: str, limits: ParseLimits, fields: RowFields
-) -> Iterator[ParsedItem]:
+) -> Iterator[ParsedItem | ParseProgress]:
     if kind in ("jsonl", "csv"):
         file, encoding = as_utf8(file)
     match kind:
@@ -110,7 +111,7 @@ def _streamed(
 
 def _decoded(
     content: bytes, kind: str, limits: ParseLimits, fields: RowFields
-) -> Iterator[ParsedItem]:
+) -> Iterator[ParsedItem | ParseProgress]:
     """Yield what is in a file that is held as a whole; a text is UTF-8 from here on."""
     if kind not in TEXTUAL:
         return _whole(content, kind, limits, fields)
@@ -120,7 +121,9 @@ def _decoded(
     return _noted(_whole(content, kind, limits, fields), encoding)
 
 
-def _noted(items: Iterator[ParsedItem], encoding: TextEncoding) -> Iterator[ParsedItem]:
+def _noted(
+    items: Iterator[ParsedItem | ParseProgress], encoding: TextEncoding
+) -> Iterator[ParsedItem | ParseProgress]:
     """Record the encoding on every document, and what is doubtful about it on the first."""
     note = encoding.note
     for item in items:
@@ -133,7 +136,7 @@ def _noted(items: Iterator[ParsedItem], encoding: TextEncoding) -> Iterator[Pars
 
 def _whole(
     content: bytes, kind: str, limits: ParseLimits, fields: RowFields
-) -> Iterator[ParsedItem]:
+) -> Iterator[ParsedItem | ParseProgress]:
     simple: dict[str, Callable[[bytes], Iterator[ParsedItem]]] = {
         "text": text.parse_plain_text,
         "code": text.parse_code,
@@ -143,7 +146,7 @@ def _whole(
     }
     match kind:
         case "pdf":
-            return pdf.parse_pdf(content, limits.text_characters)
+            return pdf.parse_pdf(content, limits)
         case "docx":
             return docx.parse_docx(content, limits.unpacked_bytes)
         case "json":
@@ -151,7 +154,9 @@ def _whole(
     return simple[kind](content)
 
 
-def _bounded(items: Iterator[ParsedItem], limits: ParseLimits) -> Iterator[ParsedItem]:
+def _bounded(
+    items: Iterator[ParsedItem] | Iterator[ParsedItem | ParseProgress], limits: ParseLimits
+) -> Iterator[ParsedItem | ParseProgress]:
     """Hand documents on, but for those with too much text to hold."""
     for item in items:
         if isinstance(item, ParsedDocument) and len(item.text) > limits.text_characters:
@@ -161,7 +166,7 @@ def _bounded(items: Iterator[ParsedItem], limits: ParseLimits) -> Iterator[Parse
                 item.line,
             )
         else:
-            yield _valid(item)
+            yield item if isinstance(item, ParseProgress) else _valid(item)
 
 
 def _valid(item: ParsedItem) -> ParsedItem:

@@ -22,6 +22,7 @@ from opengte.search.parse.base import (
     ParsedItem,
     ParseLimits,
     ParseProblem,
+    ParseProgress,
     RowFields,
     UnreadableFileError,
 )
@@ -61,7 +62,7 @@ def _frames(path: str, kind: str, limits: ParseLimits, fields: RowFields) -> Ite
             break
         if isinstance(item, str):
             digest = item
-        else:
+        elif not isinstance(item, ParseProgress):
             yield _framed(item)
     yield {"end": digest}
 
