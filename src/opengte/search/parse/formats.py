@@ -94,6 +94,7 @@ def _streamed(
 ) -> Iterator[ParsedItem | ParseProgress]:
     if kind in ("jsonl", "csv"):
         file, encoding = as_utf8(file)
+    found: Iterator[ParsedItem | ParseProgress]
     match kind:
         case "jsonl":
             found = tables.parse_json_lines(file, fields, limits.row_bytes)
