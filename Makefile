@@ -87,7 +87,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE)
 
 $(VENV)/.dev: $(VENV)/.installed
 	@echo "Installing what development needs into $(VENV), once ..."
-	@$(PIP) install --constraint constraints.txt --group dev 'opengte[serve,otel]'
+	@$(PIP) install --constraint constraints.txt --group dev 'opengte[serve,otel,code]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev

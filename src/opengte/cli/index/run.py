@@ -103,11 +103,11 @@ REASONS = 5  # for which files were skipped, in a summary
 def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
     """Bring an index up to date with files and folders.
 
-    Reads text, Markdown, HTML, PDF, Word, source code, e-mail, and each row of JSON Lines, CSV and
-    Parquet. Unchanged documents are not embedded again; documents whose files no longer exist in
-    PATHS are removed, unless all of them are gone, as after a disk was not mounted. Files that
-    cannot be read are listed, and the others are indexed. An interrupted run resumes. The settings
-    of an index are fixed when it is created.
+    Reads text, Markdown, HTML, PDF, office documents, e-books, source code, e-mail, archives, and
+    each row of JSON Lines, CSV and Parquet. Unchanged documents are not embedded again; documents
+    whose files no longer exist in PATHS are removed, unless all of them are gone, as after a disk
+    was not mounted. Files that cannot be read are listed, and the others are indexed. An
+    interrupted run resumes. The settings of an index are fixed when it is created.
 
     \b
     Examples:

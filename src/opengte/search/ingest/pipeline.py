@@ -16,13 +16,15 @@ from opengte.search.ingest.writer import (
 )
 from opengte.search.parse import walk
 from opengte.search.parse.base import ParsedDocument, ParseLimits, ParseProblem, RowFields, Scalar
-from opengte.search.parse.formats import STREAMED, format_of
+from opengte.search.parse.formats import unknown_format
+from opengte.search.parse.kinds import STREAMED, format_of
 from opengte.search.parse.process import ParserProcess
 from opengte.search.roots import Roots
 from opengte.search.stores.base import SourceFile, Store
 from opengte.text_input import check_ids, check_texts
 
 CHUNK = 2**20  # bytes that are hashed at once
+READERS = "-2"  # changes when readers of files do, so that files are read again
 ADDED = "added:"  # source of documents that come from no file
 
 
@@ -157,8 +159,7 @@ def _files(
             files.add(name)
             kind = format_of(item.path) or ("text" if item.named else None)
             if kind is None:
-                reason = f"unknown format ({os.path.splitext(name)[1].lower() or 'no suffix'})"
-                batch.skip(name, reason, known.get(name), failed=False)
+                batch.skip(name, unknown_format(name), known.get(name), failed=False)
             else:
                 size = _file(item.path, name, kind, known.get(name), parser, batch, options)
                 notify(item.path, size)
@@ -243,12 +244,16 @@ def _digest(path: str, kind: str, options: IngestOptions) -> tuple[int, str]:
         while chunk := file.read(CHUNK):
             hashed.update(chunk)
             size += len(chunk)
-    return size, hashed.hexdigest() + (repr(options.fields) if kind in STREAMED else "")
+    how = repr(options.fields) if kind in STREAMED else ""
+    return size, hashed.hexdigest() + READERS + how
 
 
 def _document(path: str, name: str, kind: str, parsed: ParsedDocument) -> Document:
     folder, base = os.path.split(name)
-    place: dict[str, Scalar] = {"path": name, "folder": folder, "name": base, "format": kind}
+    place: dict[str, Scalar] = {"path": name, "folder": folder, "name": base}
+    place["format"] = parsed.format or kind
+    if parsed.parent is not None:
+        place["parent"] = part_id(name, parsed.parent)
     metadata = {**parsed.metadata, **place}
     return Document(part_id(name, parsed.row), name, replace(parsed, metadata=metadata))
 

@@ -22,7 +22,8 @@ class ParsedDocument:
 
     row tells the documents of one file apart ("" where there is only one); line is where it begins
     in the file, from 1; metadata holds what the file itself says; warnings say what makes the text
-    doubtful, such as empty pages.
+    doubtful, such as empty pages. Of a document inside another file, such as an attachment, format
+    is its own kind, and parent is the row of what it is attached to.
     """
 
     text: str
@@ -32,6 +33,8 @@ class ParsedDocument:
     sections: tuple[Section, ...] = ()
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    format: str = ""
+    parent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,24 @@ ParsedItem = ParsedDocument | ParseProblem
 @dataclass(frozen=True)
 class ParseProgress:
     """A part of a document that takes long is done: the time limit begins anew."""
+
+
+@dataclass(frozen=True)
+class EmbeddedFile:
+    """A file inside another one, still to be parsed; alone: there is no other, as in a .gz.
+
+    parent is the row of the message that it is attached to.
+    """
+
+    name: str
+    content: bytes
+    parent: str | None = None
+    alone: bool = False
+
+    @property
+    def row(self) -> str:
+        """The name within the file, which tells its parts apart."""
+        return "" if self.alone else f"{self.parent}/{self.name}" if self.parent else self.name
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Plain text, Markdown and source code: the file's own characters, so that places in it hold."""
+"""Plain text and Markdown: the file's own characters, so that places in it hold."""
 
 import re
 from collections.abc import Iterator
@@ -15,12 +15,6 @@ from opengte.search.parse.encodings import find_encoding
 
 FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 MOST_FRONT_MATTER = 2**16
-DEFINITION = re.compile(
-    r"^(?:@\w|(?:export |pub(?:lic)? |private |static |async |abstract |final )*"
-    r"(?:class|def|fn|func|function|interface|struct|enum|trait|impl|type|module|namespace|sub)\b)"
-    r".*",
-    re.MULTILINE,
-)
 UNDERLINED = re.compile(r"^(\S.*)\r?\n([=\-~^\"'#*+.:_`])\2{2,}[ \t]*\r?$", re.MULTILINE)
 MOST_TITLE = 200
 
@@ -51,20 +45,13 @@ def parse_plain_text(content: bytes) -> Iterator[ParsedItem]:
     yield ParsedDocument(text, title=title, sections=sections, warnings=warnings)
 
 
-def parse_code(content: bytes) -> Iterator[ParsedItem]:
-    """Yield source code; a definition that is not indented begins a section."""
-    text, warnings = decode_text(content)
-    found = [(match.start(), match[0].strip()[:MOST_TITLE]) for match in DEFINITION.finditer(text)]
-    yield ParsedDocument(text, sections=tuple(Section(*one) for one in found), warnings=warnings)
-
-
 def parse_markdown(content: bytes) -> Iterator[ParsedItem]:
     """Yield a Markdown text: headings are sections, front matter is metadata and not text."""
     text, warnings = decode_text(content)
     settings, body, problem = _front_matter(text)
     if problem:
         yield problem
-    sections = _headings(text, body)
+    sections = markdown_headings(text, body)
     title = settings.pop("title", "") or (sections[0].title if sections else "")
     yield ParsedDocument(
         " " * body + text[body:] if body else text,
@@ -90,7 +77,7 @@ def _front_matter(text: str) -> tuple[dict[str, Any], int, ParseProblem | None]:
     return (dict(values) if isinstance(values, dict) else {}), match.end(), None
 
 
-def _headings(text: str, body: int) -> tuple[Section, ...]:
+def markdown_headings(text: str, body: int) -> tuple[Section, ...]:
     """Return the headings that a Markdown reader sees; one inside a block of code is none."""
     from markdown_it import MarkdownIt
 

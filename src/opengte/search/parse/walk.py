@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-IGNORED = frozenset({"__pycache__", "node_modules", "$RECYCLE.BIN", "System Volume Information"})
+IGNORED = frozenset(
+    {"__pycache__", "node_modules", "$RECYCLE.BIN", "__MACOSX", "System Volume Information"}
+)
 HIDDEN, TOOLS = "hidden", "a folder of a tool"
 
 
@@ -83,6 +85,12 @@ def _kind(path: str) -> str:
     if stat.S_ISDIR(mode):
         return "folder"
     return "file" if stat.S_ISREG(mode) else "not a regular file"
+
+
+def ignored_path(path: str) -> str:
+    """Return why a path inside an archive is not looked at, "" if it is."""
+    parts = [one for one in path.split("/") if one not in ("", ".", "..")]
+    return next(filter(None, map(_ignored, parts)), "")
 
 
 def _ignored(name: str) -> str:

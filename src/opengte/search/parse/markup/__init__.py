@@ -1,0 +1,1 @@
+"""Formats that are text with marks: XML, manual pages, notebooks, subtitles, code, settings."""
