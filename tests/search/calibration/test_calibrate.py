@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -143,21 +144,64 @@ def test_questions_out_of_the_documents(base):
 
 
 def test_a_generated_question_is_words_of_one_sentence():
-    rng = np.random.default_rng(0)
     text = "The quick brown fox jumps over the lazy hen. It rains cats! 漢字は日本語の文字であり。"
     plain = re.findall(r"\w+", text)
-    document = helpers.document("x", rng, text=text)
     for seed in range(40):
-        question = calibrate.generate_question(document, {}, random.Random(seed))
+        question = calibrate.generate_question(text, {}, random.Random(seed))
         words = question.split()
         assert calibrate.WORDS[0] <= len(words) <= calibrate.WORDS[1]
         if words[0].isascii():
             places = [plain.index(word) for word in words]
             assert places == sorted(places)
-    assert (
-        calibrate.generate_question(helpers.document("x", rng, text="Ok."), {}, random.Random(0))
-        is None
-    )
+    assert calibrate.generate_question("Ok.", {}, random.Random(0)) is None
+
+
+@given(st.text(st.sampled_from("ab1 .。漢\t\n-"), max_size=80), st.integers(0, 9))
+def test_a_generated_question_is_never_blank(text, seed):
+    for given_text in (text, f"{text}                                       {text}"):
+        made = calibrate.generate_question(given_text, {}, random.Random(seed))
+        assert made is None or re.search(r"\w", made)
+
+
+def test_pages_of_few_words_and_many_blanks_are_learned_from(tmp_path):
+    made = helpers.kb(tmp_path)
+    texts = [f"ab{n}{' ' * 60}cd{n}\n\nThe entry {n} names a value of the list." for n in range(25)]
+    made.add(texts, map(str, range(25)))
+    assert made.calibrate().accuracy.questions >= 20
+
+
+def test_what_is_off_topic_is_less_sure_than_what_is_answered(base):
+    for asked in (None, labelled()):
+        made = base.calibrate(asked, generate=84)
+        assert made.accuracy.off_topic > 40 and made.accuracy.auc_off_topic > 0.9
+        off = base.search("how to make elephants happy in a zoo").confidence
+        assert off < base.search("ant bites bear").confidence
+        assert base.search("elephants zoo happy", min_confidence="auto").hits == ()
+
+
+def test_questions_about_what_the_index_is_about_are_not_off_topic(tmp_path):
+    made = helpers.kb(tmp_path)
+    file = resources.files("opengte.search.calibration").joinpath(calibrate.OFF_TOPIC)
+    lines = file.read_text("utf-8").splitlines()
+    made.add(lines, map(str, range(len(lines))))
+    assert made.calibrate(generate=len(lines)).accuracy.off_topic < len(lines) / 2
+
+
+def test_confidence_is_not_worse_than_the_best_feature_alone():
+    chance = np.random.default_rng(0)
+    examples = []
+    for number in range(240):
+        sort = ("answered", "hidden", "off topic")[number % 3]
+        rows = chance.standard_normal((3, len(confidence.FEATURES)))
+        rows[:, 0] += {"answered": 4, "hidden": 3, "off topic": 0}[sort]
+        right = (sort == "answered", False, False)
+        examples.append(calibrate._Example(str(number), rows, right, right[0], sort == "off topic"))
+    for wordless in (True, False):
+        _, kind = calibrate._kinds(examples, 0, wordless=wordless)
+        told = calibrate._told(examples, calibrate._held_out(examples, kind, 0))
+        alone = calibrate._Kind(calibrate._overall, np.arange(len(kind.used)) == 0)
+        best = calibrate._told(examples, calibrate._held_out(examples, alone, 0))
+        assert all(a >= b - 0.01 for a, b in zip(told, best, strict=True))
 
 
 def test_hidden_documents_are_not_found(base):
@@ -317,6 +361,7 @@ def test_the_command(base, gte, tmp_path):
     result = gte("index", "calibrate", base.place, "--labelled", file)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("calibrated on 84 labelled queries, 42 of them unanswera")
+    assert "against off topic" in result.stdout
     assert "Brier 0." in result.stdout
     assert "of the answerable queries and accepts" in result.stdout
     (row,) = map(

@@ -1,5 +1,7 @@
 """Legs, fusion, passages, filters, diversity, explanations, against plain computation."""
 
+import statistics
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from opengte.errors import InputError
 from opengte.search.filters import parse_filter
 from opengte.search.minhash import NEAR, near_duplicate_groups, signature, signature_similarity
 from opengte.search.retrieval import search
-from opengte.search.retrieval.fusion import Fusion, fuse, standardise
+from opengte.search.retrieval.fusion import MOST, Fusion, fuse, standardise
 from opengte.search.retrieval.mmr import mmr
 from opengte.search.stores.memory import MemoryStore
 from opengte.search.stores.sparse_index import SparseIndex
@@ -24,7 +26,7 @@ RANKINGS = st.dictionaries(
 
 @given(RANKINGS, st.integers(1, 80))
 def test_reciprocal_ranks(legs, k):
-    fused = dict(fuse(legs, Fusion(k=k, weights={"a": 2.0, "b": 0.0})))
+    fused = dict(fuse(legs, Fusion("rrf", k=k, weights={"a": 2.0, "b": 0.0})))
     for name in "uvwxyz":
         total, found = 0.0, False
         for leg, weight in (("a", 2.0), ("c", 1.0)):
@@ -39,12 +41,35 @@ def test_reciprocal_ranks(legs, k):
 @given(RANKINGS)
 def test_weighted_sums_put_the_missing_last(legs):
     fused = dict(fuse(legs, Fusion("weighted")))
-    for leg, ranking in legs.items():
-        parts = standardise(ranking)
-        assert np.mean(parts or [0]) == pytest.approx(0, abs=1e-6)
-        if list(legs) == [leg]:
-            assert all(value >= 0 for value in fused.values())
+    most = max(map(len, legs.values()), default=0)
+    for ranking in legs.values():
+        parts = standardise(ranking, most - len(ranking))
+        assert all(part >= 0 for part in parts)
+        assert [*parts] == sorted(parts, reverse=True) or ranking != _sorted(ranking)
+    assert all(value >= 0 for value in fused.values())
     assert set(fused) == {name for ranking in legs.values() for name, _ in ranking}
+
+
+def _sorted(ranking):
+    return sorted(ranking, key=lambda one: -one[1])
+
+
+def test_standardised_scores_against_plain_python():
+    scores = [7.0, 4.0, 1.0]
+    ranking = [(str(i), score) for i, score in enumerate(scores)]
+    deviation = statistics.pstdev(scores)
+    assert standardise(ranking) == pytest.approx([(x - 1) / deviation for x in scores])
+    deviation = statistics.pstdev([*scores, 0.0, 0.0])
+    assert standardise(ranking, 2) == pytest.approx([x / deviation for x in scores])
+    assert standardise([("a", 3.0)], 199) == [MOST] and standardise([("a", 3.0)]) == [0.0]
+
+
+def test_a_word_that_only_one_document_has_counts():
+    dense = [(name, 0.5 - 0.01 * i) for i, name in enumerate("abcdefghij")]
+    found = fuse({"dense": dense, "lexical": [("c", 4.0)]}, Fusion())
+    assert found[0][0] == "c"
+    found = fuse({"dense": dense, "lexical": []}, Fusion())
+    assert [name for name, _ in found] == list("abcdefghij")
 
 
 def test_ties_are_in_the_order_of_names():
@@ -309,7 +334,8 @@ def test_a_document_longer_than_the_model_reads_has_windows_and_loses_nothing(ba
 
 def test_sums_of_scores_take_more_candidates_than_ranks():
     weighted = Fusion("weighted", {"dense": 0.5, "lexical": 0.5})
-    assert search.SearchOptions().candidates == 100
+    assert search.SearchOptions(fusion=Fusion("rrf")).candidates == 100
+    assert search.SearchOptions().candidates == 200
     assert search.SearchOptions(fusion=weighted).candidates == 200
     assert search.SearchOptions(fusion=weighted, depth=7).candidates == 7
     with pytest.raises(InputError, match="k is 10, depth 0 and reranked 50: expected at least 1"):

@@ -48,9 +48,10 @@ def command(
 ) -> None:
     """Calibrate confidences, and the threshold for unanswerable queries.
 
-    Learns from labelled queries, or from queries generated from the documents; generated queries
-    whose document is hidden count as unanswerable. Afterwards `gte search --in KB` shows a
-    confidence, and --min-confidence uses it. The printed figures are measured on held-out queries.
+    Learns from labelled queries, or from queries generated from the documents; queries whose
+    document is hidden, and queries about something else, count as unanswerable. Afterwards
+    `gte search --in KB` shows a confidence, and --min-confidence uses it. The printed figures are
+    measured on held-out queries.
 
     \b
     FILE has an object on each line, such as
@@ -98,13 +99,21 @@ def _show(found: "Calibration", *, as_json: bool) -> None:
         return
     click.echo(
         f"calibrated on {accuracy.questions:,} {found.learned_from} queries, "
-        f"{accuracy.unanswerable:,} of them unanswerable; on held-out folds:"
+        f"{accuracy.unanswerable:,} of them unanswerable, and {accuracy.off_topic:,} about "
+        "something else; on held-out folds:"
     )
     click.echo(_line("hit is relevant", accuracy.hit))
     click.echo(_line("answer exists", accuracy.there))
+    for what, found_auc in (
+        ("document missing", accuracy.auc_hidden),
+        ("off topic", accuracy.auc_off_topic),
+    ):
+        if found_auc is not None:
+            click.echo(f"  against {what:<17} AUC {found_auc:.3f}")
+    others = "off-topic" if accuracy.off_topic else "unanswerable"
     click.echo(
         f"threshold {accuracy.threshold:.2f}: rejects {accuracy.missed:.0%} of the answerable "
-        f"queries and accepts {accuracy.passed:.0%} of the unanswerable ones"
+        f"queries and accepts {accuracy.passed:.0%} of the {others} ones"
     )
     if found.learned_from == "generated":
         click.echo("note: real queries differ from generated ones", err=True)

@@ -77,8 +77,8 @@ index_options = options_record(
     click.option(
         "--fusion",
         type=click.Choice(["rrf", "weighted"]),
-        help="Combine rankings by reciprocal rank fusion, or by weighted standardised "
-        "scores.  [default: rrf]",
+        help="Combine rankings by weighted standardised scores, or by reciprocal rank "
+        "fusion.  [default: weighted]",
     ),
     click.option(
         "--weight",
@@ -157,7 +157,7 @@ def _search_options(index: IndexOptions) -> dict[str, Any]:
     weights = dict(map(_weight, index.weight))
     chosen: dict[str, Any] = {
         "where": parse_conditions(index.where),
-        "fusion": Fusion(method=index.fusion or "rrf", weights=weights),  # type: ignore[arg-type]
+        "fusion": Fusion(method=index.fusion or "weighted", weights=weights),  # type: ignore[arg-type]
         "exact": index.exact,
         "diversity": index.diversity or 0.0,
     }

@@ -20,7 +20,7 @@ from opengte.search.stores.base import Store
 if TYPE_CHECKING:
     from opengte.encoder import Reranker
 
-VERSION = 1  # of the features: a calibration of another one is not used
+VERSION = 2  # of the features: a calibration of another one is not used
 EVIDENCE_HITS = 10  # hits that evidence is taken from, however few are shown
 FEATURES = (
     "dense",  # cosine of the document's best window
@@ -91,7 +91,9 @@ class CalibrationAccuracy:
 
     hit: a hit answers; there: an answer is among the hits. Below threshold a query counts as
     unanswered: `missed` is the share of answerable questions below it (false negatives), `passed`
-    the share of unanswerable ones above it (false positives).
+    the share of unanswerable ones above it (false positives): of those that are about something
+    else where there are such, `off_topic` of them. The two AUCs say how well answerable questions
+    are told from those, and from those whose documents are hidden.
     """
 
     questions: int
@@ -101,6 +103,9 @@ class CalibrationAccuracy:
     threshold: float
     missed: float
     passed: float
+    off_topic: int = 0
+    auc_off_topic: float | None = None
+    auc_hidden: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

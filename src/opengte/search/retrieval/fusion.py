@@ -1,4 +1,4 @@
-"""Fuse rankings of documents: reciprocal rank fusion (Cormack et al. 2009), or weighted scores.
+"""Fuse rankings of documents: weighted scores, or reciprocal rank fusion (Cormack et al. 2009).
 
 Fused scores order documents and have no other meaning: a reciprocal-rank sum is about 0.03 for a
 perfect answer, so no threshold on it makes sense.
@@ -14,14 +14,15 @@ from opengte.errors import InputError
 from opengte.search.stores.base import ScoredIds
 
 FusionMethod = Literal["rrf", "weighted"]
+MOST = 6.0  # deviations between the best and the worst of a leg that found few documents
 K = 60  # of reciprocal ranks, as published: the top counts, and so does agreement
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """How legs are joined: reciprocal ranks, or the sum of standardised scores; weights by leg."""
+    """How legs are joined: the sum of standardised scores, or reciprocal ranks; weights by leg."""
 
-    method: FusionMethod = "rrf"
+    method: FusionMethod = "weighted"
     weights: Mapping[str, float] | None = None  # a leg that is not named has weight 1
     k: int = K
 
@@ -47,10 +48,13 @@ def fuse(legs: Mapping[str, ScoredIds], fusion: Fusion) -> list[tuple[str, float
         weight = fusion.weight(leg)
         if weight == 0:
             continue
-        parts = _reciprocal(ranking, fusion.k) if fusion.method == "rrf" else standardise(ranking)
-        floor = 0.0 if fusion.method == "rrf" else min(parts, default=0.0)
+        if fusion.method == "rrf":
+            parts = _reciprocal(ranking, fusion.k)
+        else:
+            missing = 0 if leg == "dense" else max(map(len, legs.values())) - len(ranking)
+            parts = standardise(ranking, missing)
         for (name, _), part in zip(ranking, parts, strict=True):
-            total[name] = total.get(name, 0.0) + weight * (part - floor)
+            total[name] = total.get(name, 0.0) + weight * part
     return sorted(total.items(), key=lambda one: (-one[1], one[0]))
 
 
@@ -58,14 +62,17 @@ def _reciprocal(ranking: ScoredIds, k: int) -> list[float]:
     return [1.0 / (k + rank) for rank in range(1, len(ranking) + 1)]
 
 
-def standardise(ranking: ScoredIds) -> list[float]:
-    """Return the scores of a leg with mean 0 and deviation 1 over its own candidates.
+def standardise(ranking: ScoredIds, missing: int = 0) -> list[float]:
+    """Return the scores of a leg, in deviations over its own candidates, above its worst.
 
-    A document that the leg did not return counts as the worst that it did: see `fuse`.
+    missing documents share no word with the query: their score is 0, and counts. Other documents
+    that the leg did not return count as the worst that it did. Where some are missing, the best is
+    at most MOST deviations above the worst: one word that is nowhere else does not decide alone.
     """
-    scores = np.array([score for _, score in ranking], dtype=np.float64)
+    scores = np.array([score for _, score in ranking] + [0.0] * missing, dtype=np.float64)
     if len(scores) == 0:
         return []
-    spread = float(scores.std())
-    values: list[float] = ((scores - scores.mean()) / (spread if spread > 1e-9 else 1.0)).tolist()
-    return values
+    above = scores - scores.min()
+    spread = max(float(scores.std()), float(above.max()) / MOST if missing else 0.0)
+    values: list[float] = (above / (spread if spread > 1e-9 else 1.0)).tolist()
+    return values[: len(ranking)]

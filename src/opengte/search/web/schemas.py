@@ -55,7 +55,7 @@ class SearchRequest(Struct, frozen=True):
     k: ResultCount = 10
     where: Where = {}
     legs: tuple[Leg, ...] | None = None
-    fusion: FusionMethod = "rrf"
+    fusion: FusionMethod = "weighted"
     weights: Mapping[str, float] = {}
     exact: bool = False
     diversity: Annotated[float, Meta(ge=0, le=1)] = 0.0
