@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
+from unicodedata import category
 
 from opengte.search.parse.base import UnreadableFileError
 
@@ -41,7 +42,7 @@ _WIDER = {
     "shift_jis": "cp932",
     "euc_kr": "cp949",
 }
-_LATIN = ("windows-1250", "windows-1254", "windows-1257", "iso-8859-2", "iso-8859-4", "iso-8859-13")
+_RARE = ("windows-1254", "windows-1257", "iso-8859-4", "iso-8859-13")
 _CONTROLS = bytes(code for code in range(32) if code not in b"\b\t\n\f\r\x1b")
 _ACCENTS_ALONE = re.compile("[\x80-\uffff]{4,}")  # no word of a Western language has so many
 _ESCAPED = re.compile(rb"\x1b\$[@B]")  # ISO-2022-JP
@@ -121,11 +122,25 @@ def _evident(start: bytes, size: int) -> TextEncoding | None:
     for mark, codec in MARKS:
         if start.startswith(mark):
             return None if codec == "utf-8-sig" else TextEncoding(codec)
-    if b"\0" in start[:SNIFFED]:
+    head = start[:SNIFFED]
+    share = _controls(head) / max(1, len(head))
+    if b"\0" in head or share > 1 / 5 or (share > 1 / 50 and not _is_utf8(head)):
         codec = _wide(start, size)
     else:
         codec = "iso2022_jp" if start.isascii() and _ESCAPED.search(start) else ""
     return TextEncoding(codec, note=_guess(codec)) if codec else None
+
+
+def _controls(content: bytes) -> int:
+    return len(content) - len(content.translate(None, _CONTROLS))
+
+
+def _is_utf8(start: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _guess(codec: str) -> str:
@@ -169,8 +184,7 @@ class _Survey:
 
     def is_binary(self, start: bytes) -> bool:
         """Return whether what is not UTF-8 has controls that no text has."""
-        controls = len(start) - len(start.translate(None, _CONTROLS))
-        return bool(self.first) and controls > len(start) / 50
+        return bool(self.first) and _controls(start) > len(start) / 50
 
     def found(self) -> TextEncoding:
         """Return the encoding without anything that names it."""
@@ -180,8 +194,8 @@ class _Survey:
             note = f"not UTF-8 from line {self.first}; such bytes are read as U+FFFD"
             return TextEncoding(note=note)
         codec = _detect(bytes(self.sample))
-        single = codec.startswith(("windows", "iso8859", "koi8", "cp874"))  # never UTF-8 by chance
-        if not self.utf8 or (self.utf8 < self.legacy and not single):
+        western = codec == "windows-1252"  # whose words are never UTF-8 by chance
+        if not self.utf8 or (self.utf8 < self.legacy and not western):
             return TextEncoding(codec, note=_guess(codec))
         lines = f"{self.legacy:,} lines are not UTF-8 (the first is line {self.first:,})"
         return TextEncoding(codec, True, f"{lines}; read as {codec}, a guess from their bytes")
@@ -214,7 +228,7 @@ def _detect(sample: bytes) -> str:
 
     found = detect(sample).lower()
     beyond = len(sample) - len(sample.translate(None, bytes(range(128, 256))))
-    if beyond < 3 and found in _LATIN:  # too little to tell it from the most frequent
+    if beyond < 3 and found in _RARE:  # too little to tell it from the most frequent
         return "windows-1252"
     return _codec(found) or "windows-1252"
 
@@ -237,7 +251,7 @@ def _codec(name: str) -> str:
 
 def _wide(start: bytes, size: int) -> str:
     """Return the encoding of a text of two or four bytes a character, empty if it is none."""
-    best, most = "", 0
+    best, most = "", -1
     for codec in _WIDE:
         if size % (4 if "32" in codec else 2):
             continue
@@ -253,7 +267,8 @@ def _wide(start: bytes, size: int) -> str:
 
 def _is_plausible(text: str) -> bool:
     """Return whether nearly all characters are of ASCII and of one more script, and none odd."""
-    if not all(one.isprintable() or one.isspace() for one in text):
+    odd = {one for one in set(text) if not one.isprintable() and not one.isspace()}
+    if any(category(one) != "Cf" for one in odd):
         return False
     blocks = Counter(map(_block, text))
     common = blocks.pop(0, 0) + max(blocks.values(), default=0)

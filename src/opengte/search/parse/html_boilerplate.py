@@ -27,7 +27,7 @@ LABEL = 120  # characters that a tool such as "Edit this page" may have
 _WORDS = {
     "menu": "nav|navbar|navbox|navheader|navfooter|navigation|navpath|navlinks|navlist|topnav|"
     "subnav|bottomnav|sidenav|menu|menubar|breadcrumbs?|crumbs?|pagination|pager|sidebar|"
-    "sphinxsidebar|sitemap|catlinks|related",
+    "sphinxsidebar|sitemap|catlinks|related|recommended|trending|popular|teasers?|sponsored|outbrain|taboola",
     "contents": "toc|tableofcontents|table of contents|contents|outline|on this page",
     "footer": "footer|printfooter",
     "banner": r"(?:cookies?|consent|gdpr|privacy)(?: \w+)*? (?:accept|alert|banner|bar|consent|"
@@ -74,12 +74,12 @@ def find_boilerplate(body: Any) -> set[Any]:
     elements = list(body.iter("*"))
     measures, dropped = _measure(elements)
     total = measures[0]
-    content = _content(elements, measures)
+    content, declared = _content(elements, measures)
     found, left, number = set(), total.size, 1
     while number < len(elements):
         element, measure = elements[number], measures[number]
         outside = number + measure.elements <= content.start or number >= content.stop
-        if number in dropped or (outside and _is_menu(element, measure, total)):
+        if number in dropped or (outside and _is_menu(element, measure, total, declared)):
             found.add(element)
             left -= 0 if number in dropped else measure.size
             number += measure.elements
@@ -125,15 +125,28 @@ def _measure_link(link: Any, measure: _Measure) -> None:
     measure.steps = int(link.get("accesskey") is not None or not STEPS.isdisjoint(leads))
 
 
-def _content(elements: list[Any], measures: list[_Measure]) -> range:
-    """Return the elements of the main part: the declared one, else the one with the prose."""
-    declared = [
-        number
-        for number, element in enumerate(elements)
-        if _is_main(element) and measures[number].size > 0.3 * measures[0].size
-    ]
-    place = declared[0] if len(declared) == 1 else _prose(measures)
-    return range(place, place + measures[place].elements)
+def _content(elements: list[Any], measures: list[_Measure]) -> tuple[range, bool]:
+    """Return the elements of the main part, and whether the page declares it.
+
+    It is `main`, or the one article with the title, or else the element with the prose.
+    """
+    place = 0
+    for is_declared in (_is_main, _is_titled):
+        last = place + measures[place].elements
+        found = [
+            number
+            for number in range(place + 1, last)
+            if is_declared(elements[number]) and measures[number].size > 0.3 * measures[place].size
+        ]
+        if len(found) == 1:
+            (place,) = found
+    declared = place > 0
+    place = place or _prose(measures)
+    return range(place, place + measures[place].elements), declared
+
+
+def _is_titled(element: Any) -> bool:
+    return element.tag == "article" and next(element.iter("h1"), None) is not None
 
 
 def _is_main(element: Any) -> bool:
@@ -224,12 +237,13 @@ def _asks_for_consent(element: Any, measure: _Measure) -> bool:
     return bool(_ASKS.search("".join(element.itertext())))
 
 
-def _is_menu(element: Any, measure: _Measure, page: _Measure) -> bool:
+def _is_menu(element: Any, measure: _Measure, page: _Measure, declared: bool) -> bool:
     """Return whether an element outside the main part is a list of links, and not most of it."""
+    plain = measure.size - measure.linked
     return (
         element.tag in BLOCKS - {"p"}
         and measure.links > 2
-        and measure.size - measure.linked < min(LABEL / 3, measure.linked)
-        and measure.size < 0.5 * page.size
+        and plain < measure.linked * (2 if declared else 0.2) + LABEL / 3
+        and (declared or (plain < measure.linked and measure.size < 0.5 * page.size))
         and next(element.iter("h1"), None) is None
     )
