@@ -195,7 +195,7 @@ def _looks_named(element: Any, measure: _Measure) -> bool:
     if (
         not kind
         or (kind not in ("tools", "contents") and tag in SMALL)
-        or _is_headed(element, word)
+        or _is_headed(element, word, plain)
     ):
         return False
     match kind:
@@ -221,10 +221,11 @@ def _kind(name: str) -> tuple[str, str]:
     return (found.lastgroup or "", found[0]) if found else ("", "")
 
 
-def _is_headed(element: Any, word: str) -> bool:
+def _is_headed(element: Any, word: str, plain: int) -> bool:
     """Return whether an element is a chapter about what its name says: its heading says so too."""
     first = next((child for child in element if child.tag in HEADINGS), None)
-    return first is not None and word in "".join(first.itertext()).lower() and word != "contents"
+    title = "" if first is None else "".join(first.itertext())
+    return word in title.lower() and word != "contents" and plain > len(title)
 
 
 def _is_within(element: Any) -> bool:
