@@ -37,10 +37,6 @@ from opengte.weights import (
 )
 
 CONFIG = "adapter_config.json"
-USED = frozenset(
-    "alpha_pattern base_model_name_or_path bias lora_alpha lora_bias modules_to_save peft_type r "
-    "rank_pattern revision target_modules task_type use_dora use_rslora".split()
-)
 REMEDY = (
     "Merge the adapter with its base (`merge_and_unload` of peft), save the result with "
     "`save_pretrained`, and load that."
@@ -141,7 +137,7 @@ def read_adapter(folder: Path) -> Adapter | None:
             raise adapter.error(key, settings[key], f"{expected}, as nothing else is merged here")
     if settings.get("bias", "none") not in ("none", "all", "lora_only"):
         raise adapter.error("bias", settings["bias"], "'none', 'all' or 'lora_only'")
-    check_keys(path, settings, used=USED)
+    check_keys(path, settings)
     if found is None:
         raise WeightsError(
             f"`{path}` has no tensors beside it: expected {' or '.join(ADAPTER_WEIGHTS)}"

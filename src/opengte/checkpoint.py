@@ -6,13 +6,12 @@ is a CheckpointWarning. Nothing here computes, and nothing imports torch.
 
 import hashlib
 import json
-import re
 import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from opengte import adapters, arch, hub, weights
 from opengte.adapters import Adapter
@@ -22,18 +21,21 @@ from opengte.arch.plan import Activation, Dense, Plan, PoolingKind
 from opengte.arch.tensors import TensorNaming, resolve_slots, unexpected_tensors
 from opengte.checkpoint_checks import check_folder, check_module_types, refuse_quantised_tensors
 from opengte.checkpoint_files import (
+    SENTENCE_CONFIGS,
     front_matter,
     is_of_new_layout,
+    licence_of,
     read_json_config,
     read_length,
     read_optional_json,
+    sentence_config,
 )
 from opengte.checkpoint_keys import ReadConfig, check_keys
 from opengte.errors import CheckpointError, CheckpointWarning, InputError, UnsupportedModelError
 from opengte.hub import ModelLocation
 from opengte.published_models import WEB_SEARCH, PublishedModel, find_published_model
 from opengte.tokenization.loading import load_tokenizer
-from opengte.tokenization.prompts import Prompts, read_prompts
+from opengte.tokenization.prompts import Prompts, read_prompts, split_template
 from opengte.tokenization.tokenizer import Tokenizer
 from opengte.types import ModelCard, Output, PromptMask
 from opengte.weights import PickleReader, WeightChunk, Weights
@@ -46,6 +48,12 @@ SIDE_FILES = {  # bge-m3's heads; a safetensors file, as training writes it, tak
     "sparse_linear.safetensors": "sparse",
     "colbert_linear.safetensors": "tokens",
 }
+TABLED = (  # files whose keys `checkpoint_keys` has by name
+    "config_sentence_transformers.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+)
 POOLING_MODES: dict[str, PoolingKind] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -224,8 +232,9 @@ def read_checkpoint(
     adapter = adapters.read_adapter(folder)
     if adapter is not None and adapter.classifies and not is_classifier(config):
         config = ReadConfig(adapters.as_classifier(config))
-    plan, naming = _describe(config)
-    check_keys(hub.origin(folder / "config.json"), config, used=config.read)
+    architecture = arch.architecture_of(config)
+    plan, naming = architecture.plan(config), architecture.naming
+    _check_files(folder, config)
     if kind is None:
         kind = (
             "reranker" if plan.score or (published and published.kind == "reranker") else "encoder"
@@ -248,7 +257,7 @@ def read_checkpoint(
         max_length=limit,
         published=published,
         sides=sides,
-        licence=_licence(folder) or (published.licence if published else None),
+        licence=licence_of(folder) or (published.licence if published else None),
         revision=location.revision,
         adapter=adapter,
     )
@@ -264,9 +273,12 @@ def _source(location: ModelLocation) -> str:
     return f"{location.source} on {location.base.source}" if location.base else location.source
 
 
-def _describe(config: dict[str, Any]) -> tuple[Plan, TensorNaming]:
-    architecture = arch.architecture_of(config)
-    return architecture.plan(config), architecture.naming
+def _check_files(folder: Path, config: ReadConfig) -> None:
+    """Warn of what the small files say and is not applied; config has been read."""
+    check_keys(hub.origin(folder / "config.json"), config)
+    for path in (sentence_config(folder), *(folder / name for name in TABLED)):
+        kind = "sentence_bert_config.json" if path.name in SENTENCE_CONFIGS else path.name
+        check_keys(hub.origin(path), read_optional_json(path), kind=kind)
 
 
 def _encoder(
@@ -274,15 +286,7 @@ def _encoder(
 ) -> tuple[Plan, TensorNaming, dict[str, Path]]:
     """Add pooling, projections and heads in side files to an encoder's plan."""
     pooling_folder, modules = _modules(folder)
-    for path in (
-        folder / "sentence_bert_config.json",
-        folder / "config_sentence_transformers.json",
-    ):
-        check_keys(hub.origin(path), read_optional_json(path))
-    for path in (pooling_folder, *modules):
-        kind = "Pooling" if path == pooling_folder else "Dense"
-        path = path / "config.json"
-        check_keys(hub.origin(path), read_optional_json(path), kind=kind)
+    _check_modules(folder, pooling_folder)
     pooling = plan.pooling or _pooling(pooling_folder) or (published.pooling if published else None)
     if pooling is None:
         raise CheckpointError(
@@ -325,6 +329,19 @@ def _modules(folder: Path) -> tuple[Path, list[Path]]:
         elif kind == "Dense":
             dense.append(folder / name)
     return pooling, dense
+
+
+def _check_modules(folder: Path, pooling: Path) -> None:
+    """Warn of what modules.json and the settings of modules say and is not applied."""
+    path = folder / "modules.json"
+    modules = json.loads(path.read_bytes()) if path.is_file() else []
+    places = [(str(m["type"]).rsplit(".", 1)[-1], folder / str(m.get("path", ""))) for m in modules]
+    for module in modules:
+        check_keys(hub.origin(path), module)
+    for kind, place in places or [("Pooling", pooling)]:
+        if kind in ("Pooling", "Dense", "Normalize"):
+            file = place / "config.json"
+            check_keys(hub.origin(file), read_optional_json(file), kind=kind)
 
 
 def _pooling(folder: Path) -> PoolingKind | None:
@@ -414,7 +431,7 @@ def _max_length(
                 "the positions that the model has"
             )
         return wanted
-    module = read_length(folder / "sentence_bert_config.json", "max_seq_length")
+    module = read_length(sentence_config(folder), "max_seq_length")
     tokenizer = read_length(folder / "tokenizer_config.json", "model_max_length")
     known = published.max_length if published else None
     if module is None and published and tokenizer and known:
@@ -439,7 +456,7 @@ def _prompts(folder: Path, published: PublishedModel | None) -> Prompts:
     named = read_prompts(folder)
     query = _first(named, "query", "web_search_query", "s2p_query")
     document = _first(named, "document", "passage")
-    template, default = _template(query)
+    template, default = split_template(query)
     if published is not None:
         _compare_prompts(query, published, folder)
         template = template or published.template
@@ -476,19 +493,3 @@ def _compare_prompts(query: str, published: PublishedModel, folder: Path) -> Non
 
 def _first(prompts: dict[str, str], *names: str) -> str:
     return next((prompts[name] for name in names if prompts.get(name)), "")
-
-
-def _template(query: str) -> tuple[str | None, str | None]:
-    """Split a query prompt that contains an instruction into the template and the instruction."""
-    match = re.fullmatch(r"(Instruct: )(.+)(\nQuery: ?)", query, re.DOTALL)
-    if match is None:
-        return None, None
-    return f"{match[1]}{{instruction}}{match[3]}", match[2]
-
-
-def _licence(folder: Path) -> str | None:
-    """Return the licence that a package's record or the front matter of README.md names."""
-    record = read_optional_json(folder / "SOURCE.json").get("licence")
-    if isinstance(record, str) and record:
-        return record
-    return front_matter(folder, "license")

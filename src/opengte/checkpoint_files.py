@@ -8,6 +8,11 @@ from typing import Any
 from opengte.errors import CheckpointError
 
 LFS_POINTER = b"version https://git-lfs"
+# the settings of the first module, by the names that sentence-transformers looks for, in its order
+SENTENCE_CONFIGS = tuple(
+    f"sentence_{name}_config.json"
+    for name in "bert roberta distilbert camembert albert xlm-roberta xlnet".split()
+)
 MAX_JSON = 64 << 20  # the largest configuration file, in bytes
 
 
@@ -36,6 +41,12 @@ def read_optional_json(path: Path) -> dict[str, Any]:
     return read_json_config(path) if path.is_file() else {}
 
 
+def sentence_config(folder: Path) -> Path:
+    """Return the settings of the first module of sentence-transformers, which need not be there."""
+    paths = [folder / name for name in SENTENCE_CONFIGS]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
 def read_length(path: Path, name: str) -> int | None:
     """Return a length in tokens that a file names; one of millions means that there is no limit."""
     value = read_optional_json(path).get(name)
@@ -51,6 +62,14 @@ def is_of_new_layout(folder: Path) -> bool:
     named = version.get("sentence_transformers") if isinstance(version, dict) else None
     major = str(named).partition(".")[0]
     return major.isdigit() and int(major) >= 6
+
+
+def licence_of(folder: Path) -> str | None:
+    """Return the licence that a package's record or the front matter of README.md names."""
+    record = read_optional_json(folder / "SOURCE.json").get("licence")
+    if isinstance(record, str) and record:
+        return record
+    return front_matter(folder, "license")
 
 
 def front_matter(folder: Path, key: str) -> str | None:

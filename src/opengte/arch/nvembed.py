@@ -1,5 +1,6 @@
 """NV-Embed-v1 (arXiv 2405.17428): Mistral without the causal mask, latent-attention pooling."""
 
+from collections import ChainMap
 from dataclasses import replace
 
 from opengte.arch import config_values
@@ -38,7 +39,7 @@ def nvembed_plan(config: Config) -> Plan:
         raise config_values.unsupported_value(
             config, "text_config", text, "an object, beside `latent_attention_config`"
         )
-    decoder = mistral_plan({**text, "is_causal": False, "sliding_window": None})
+    decoder = mistral_plan(ChainMap({"is_causal": False, "sliding_window": None}, text))
     latent = LatentAttention(
         latents=config_values.whole_number(pool, "num_latents_value", 512),
         latent_width=config_values.whole_number(pool, "latent_dim", 4096),

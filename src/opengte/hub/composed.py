@@ -36,7 +36,7 @@ _GROUPS = (
         r"tokenizer\.json|vocab\.(json|txt)|.+\.model",
     ),
     (
-        r"modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json|\d+_\w+/.+",
+        r"modules\.json|sentence_[a-z-]+_config\.json|config_sentence_transformers\.json|\d+_\w+/.+",
         r"modules\.json|\d+_\w+/.+",
     ),
 )

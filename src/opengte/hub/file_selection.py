@@ -11,7 +11,7 @@ MODULE_FOLDER = re.compile(r"\d+_\w+")
 _SHARD = r"-\d+-of-\d+"
 _WANTED = re.compile(
     r"(config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|modules"
-    r"|config_sentence_transformers|sentence_bert_config|adapter_config)\.json"
+    r"|config_sentence_transformers|sentence_[a-z-]+_config|adapter_config|generation_config)\.json"
     r"|vocab\.txt|merges\.txt|README\.md|.+\.model|adapter_model\.(safetensors|bin)"
     rf"|model({_SHARD})?\.safetensors|model\.safetensors\.index\.json"
     rf"|pytorch_model({_SHARD})?\.bin|pytorch_model\.bin\.index\.json"

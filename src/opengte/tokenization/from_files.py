@@ -5,6 +5,7 @@ The first of these is used: `tokenizer.json`, `vocab.txt` (WordPiece), a Sentenc
 guess.
 """
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +74,50 @@ def _from_tokenizer_json(path: Path) -> Tokenizer:
     if is_bert and isinstance(normalizer, normalizers.BertNormalizer):
         _configure(normalizer, path.parent / "tokenizer_config.json")
         tokenizer.normalizer = normalizer
+    _warn_of_tokens(path.parent, tokenizer)
+    _warn_of_space(path.parent / "tokenizer_config.json", tokenizer)
     return tokenizer
+
+
+def _warn_of_tokens(folder: Path, tokenizer: Tokenizer) -> None:
+    """Warn of whole-text tokens that other files name and tokenizer.json has not."""
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        path = folder / name
+        settings = read_json_if_there(path)
+        named: list[object] = list(settings) if name == "added_tokens.json" else []
+        for key in ("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"):
+            found = settings.get(key) or ()
+            named += found.values() if isinstance(found, dict) else found
+        texts = [token_text(token, path, "a token") for token in named]
+        if missing := [text for text in texts if text and text not in known]:
+            warnings.warn(
+                f"{path} names tokens that tokenizer.json does not have as added tokens "
+                f"({', '.join(map(repr, missing[:5]))}): a text that holds one is split as any "
+                "other text. Save the tokenizer again with the library that wrote it.",
+                CheckpointWarning,
+                stacklevel=2,
+            )
+
+
+def _warn_of_space(path: Path, tokenizer: Tokenizer) -> None:
+    """Warn where add_prefix_space contradicts tokenizer.json, which is followed."""
+    wanted = read_json_if_there(path).get("add_prefix_space")
+    if wanted is None or tokenizer.pre_tokenizer is None:
+        return
+    steps = json.loads(tokenizer.pre_tokenizer.__getstate__())
+    for step in steps.get("pretokenizers", [steps]):
+        found = step.get("add_prefix_space")
+        if step.get("type") == "Metaspace":
+            found = step.get("prepend_scheme") != "never"
+        if isinstance(found, bool) and found is not bool(wanted):
+            warnings.warn(
+                f"{path} says `add_prefix_space` = {wanted}, but tokenizer.json has {found}; the "
+                "latter is followed. If the model was trained with the former, the vectors of "
+                "texts change with their first word.",
+                CheckpointWarning,
+                stacklevel=2,
+            )
 
 
 def _configure(normalizer: normalizers.BertNormalizer, config_path: Path) -> None:

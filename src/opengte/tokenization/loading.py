@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opengte.checkpoint_files import sentence_config
 from opengte.errors import CheckpointError, CheckpointWarning
 from opengte.tokenization.backend import BackendFailure, call_backend
 from opengte.tokenization.checkpoint_files import read_json_if_there
@@ -49,7 +50,7 @@ def load_tokenizer(
                 without_token(templates[0], named[name]),
                 without_token(templates[1], named[name]),
             )
-    sentence = read_json_if_there(folder / "sentence_bert_config.json")
+    sentence = read_json_if_there(sentence_config(folder))
     return Tokenizer(backend, *templates, named, lowercase=sentence.get("do_lower_case") is True)
 
 

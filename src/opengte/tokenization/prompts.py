@@ -1,5 +1,6 @@
 """The prompts that a model expects in front of its inputs, by role and instruction."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,14 @@ class Prompts:
                 "Pass None for the model's default."
             )
         return self.template.replace(PLACE, instruction)
+
+
+def split_template(query: str) -> tuple[str | None, str | None]:
+    """Split a query prompt that contains an instruction into the template and the instruction."""
+    match = re.fullmatch(r"(Instruct: )(.+)(\nQuery: ?)", query, re.DOTALL)
+    if match is None:
+        return None, None
+    return f"{match[1]}{{instruction}}{match[3]}", match[2]
 
 
 def read_prompts(folder: Path) -> dict[str, str]:
