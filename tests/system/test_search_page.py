@@ -664,3 +664,21 @@ def test_several_knowledge_bases(opened, kb, tmp_path):
         page.wait_for_selector(".result")
         assert titles(page) == ["Trains"]
         assert page.input_value("#kb") == "rail"
+
+
+def test_files_that_are_not_indexed_are_listed(opened, tmp_path):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.txt").write_text("A cat sleeps.")
+    for name in ("b.jpg", f"{'long' * 40}.jpg", "broken.json"):
+        (tmp_path / "files" / name).write_text("broken")
+    base = KnowledgeBase.create(tmp_path / "kb", Encoder.load("minilm", threads=1))
+    base.index([tmp_path / "files"])
+    with ui(base.place) as address:
+        page = opened(address, width=390)
+        page.wait_for_selector("#problems > summary")
+        page.click("#problems > summary")
+        page.click("#problems .problem:last-of-type > summary")
+        assert "1 could not be read, 2 skipped" in page.inner_text("#problems > summary")
+        assert "unknown format (.jpg)" in page.inner_text("#problems .problem:last-of-type")
+        assert "b.jpg" in page.inner_text("#problems .problem:last-of-type li")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390

@@ -330,7 +330,7 @@ async function showProblems() {
   box.open = false;
   box.replaceChildren(
     el("summary", {}, "Not or not wholly in the index: ", counts.map(([count, label]) => `${number(count)} ${label}`).join(", ")),
-    found.groups.map((group) => el("details", { class: "problem" },
+    ...found.groups.map((group) => el("details", { class: "problem" },
       el("summary", {}, `${group.reason} `, el("span", { class: "count" }, `${number(group.files)} ${KINDS[group.kind]}`)),
       el("ul", {}, group.places.map((place) => el("li", {}, place)),
         group.files > group.places.length ? el("li", { class: "soft" }, `and ${number(group.files - group.places.length)} more`) : null))));
