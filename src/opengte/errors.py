@@ -10,6 +10,7 @@
     │   ├── OfflineError           offline mode is on and the files are not in the cache
     │   └── IntegrityError         a file does not have the announced size or checksum
     ├── InputError                 a text, argument or file from the caller (also a ValueError)
+    │   ├── DamagedIndexError      a file of an index is not as it was written
     │   └── TruncationError        an input is too long and truncation="error"
     ├── CapabilityError            the model cannot do what was asked (no sparse head)
     ├── EngineError                no engine can run the model here, or an engine failed
@@ -70,6 +71,10 @@ class IntegrityError(DownloadError):
 
 class InputError(OpenGTEError, ValueError):
     """A text, argument or file from the caller cannot be used."""
+
+
+class DamagedIndexError(InputError):
+    """A file of an index is not as it was written; the message names what mends it."""
 
 
 class TruncationError(InputError):

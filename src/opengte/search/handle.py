@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from opengte.search.index import Index
+from opengte.search.index import Index, damaged
 from opengte.search.ingest.writer import IngestReport
 from opengte.search.model_identity import ModelIdentity
 from opengte.search.stores.base import Store
@@ -103,8 +103,10 @@ class IndexHandle:
         index = self.current
         try:
             return work(index)
-        except Exception:
+        except Exception as error:
             if index.is_live():
+                if (found := damaged(error, index.store, index.place)) is not None:
+                    raise found from error
                 raise
             self.latest()
             return self._read(work)
@@ -115,8 +117,10 @@ class IndexHandle:
             index = self.latest()
             try:
                 report = work(index)
-            except Exception:  # refused, or the old generation was dropped while it was read
+            except Exception as error:  # refused, or the old generation was dropped meanwhile
                 if index.is_live():
+                    if (found := damaged(error, index.store, index.place)) is not None:
+                        raise found from error
                     raise
                 continue
             if index.is_live() or not index.live or not index.live.remote:

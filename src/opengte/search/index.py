@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opengte.errors import InputError
+from opengte.errors import DamagedIndexError, InputError, OpenGTEError
 from opengte.search import segmentation
 from opengte.search.access import LimitedStore
 from opengte.search.filters import Filter, conditions, parse_filter
@@ -24,6 +24,7 @@ from opengte.search.retrieval.search import EncodedQuery
 from opengte.search.roots import PLACES, Roots
 from opengte.search.stores.base import Store
 from opengte.search.stores.lancedb.generations import (
+    FIRST,
     LiveGeneration,
     live_generation,
     settings_lock,
@@ -124,17 +125,30 @@ class Index:
         from opengte.search.stores.open import open_store
 
         place = os.fspath(path)
+        if _has_tables(place) and not os.path.exists(os.path.join(place, walk.INDEX_MARKER)):
+            raise DamagedIndexError(
+                f"the index `{place}` is damaged: `{walk.INDEX_MARKER}` is missing; "
+                f"`gte index check {place}` mends it"
+            )
         if not index_exists(place):
             error = InputError(f"`{place}` is not an index")
             error.add_note(f"make one: gte index PATHS --to {place}")
             raise error
         live = live_generation(place, storage_options)
         store = open_store(place, storage_options)
-        settings, shown = store.settings(), hide_password(place)
+        shown = hide_password(place)
+        try:
+            settings = store.settings()
+        except Exception as raised:
+            if (found := damaged(raised, store, shown)) is not None:
+                raise found from raised
+            raise
         if settings is None and live is not None and not live.is_current():  # dropped meanwhile
             return cls.open(path, encoder, load=load, storage_options=storage_options)
         if settings is None:
-            raise InputError(f"`{shown}` holds no index: it was not finished; remove it")
+            error = InputError(f"`{shown}` holds no index: it was stopped before its first commit")
+            error.add_note(f"go on: gte index PATHS --to {shown}")
+            raise error
         if settings.get("format") not in FORMATS:
             raise InputError(
                 f"`{shown}` has the format {settings.get('format')!r}, this version reads "
@@ -285,7 +299,8 @@ def _load_encoder(identity: ModelIdentity) -> "Encoder":
 def index_exists(path: str | Path) -> bool:
     """Return whether a folder holds an index; True for any URI, which only opening can tell."""
     place = os.fspath(path)
-    return "://" in place or os.path.exists(os.path.join(place, walk.INDEX_MARKER))
+    marked = "://" in place or os.path.exists(os.path.join(place, walk.INDEX_MARKER))
+    return marked or _has_tables(place)
 
 
 def claim_folder(place: str) -> None:
@@ -297,6 +312,26 @@ def claim_folder(place: str) -> None:
         raise InputError(f"`{place}` is a file, expected a folder or a name that is free")
     if os.path.isdir(place) and os.listdir(place) and not os.path.exists(marker):
         raise InputError(f"`{place}` holds other files; choose an empty folder for the index")
+    mark_folder(place)
+
+
+def mark_folder(place: str) -> None:
+    """Write the file that says that a folder is an index."""
     os.makedirs(place, exist_ok=True)
-    with open(marker, "w", encoding="utf-8") as file:
+    with open(os.path.join(place, walk.INDEX_MARKER), "w", encoding="utf-8") as file:
         file.write('{"made by": "OpenGTE", "what": "an index; see `gte index status`"}\n')
+
+
+def _has_tables(place: str) -> bool:
+    """Return whether a folder is an index, though it may have lost its mark."""
+    try:
+        names = [x for x in os.listdir(place) if x.startswith(FIRST)]
+    except OSError:
+        return False
+    return any(os.path.isdir(os.path.join(place, x, "windows.lance")) for x in names)
+
+
+def damaged(error: BaseException, store: Store, place: str) -> OpenGTEError | None:
+    """Return the error that names what is damaged, None where an error has another cause."""
+    explain = getattr(store, "damage_of", None)
+    return explain(error, place) if explain else None

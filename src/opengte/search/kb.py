@@ -29,6 +29,7 @@ from opengte.text_input import check_ids
 if TYPE_CHECKING:
     from opengte.encoder import Encoder, Reranker
     from opengte.search.calibration.questions import Question
+    from opengte.search.maintenance.check import CheckReport
     from opengte.search.maintenance.explain import Explanation
     from opengte.search.maintenance.migrate import Migration
     from opengte.search.maintenance.status import FileProblem, IndexStatus
@@ -169,6 +170,8 @@ class KnowledgeBase(IndexHandle):
         def work(index: Index) -> IngestReport:
             from opengte.search.maintenance.relocate import enter_roots
 
+            if (check_sizes := getattr(index.store, "check_sizes", None)) is not None:
+                check_sizes(index.place)
             roots = enter_roots(index, places, chosen.name, dry_run=chosen.dry_run)
             embedder = None if chosen.dry_run else lambda: index.embedder
             return pipeline.index_files(index.store, embedder, places, chosen, notify, roots)
@@ -421,6 +424,27 @@ class KnowledgeBase(IndexHandle):
         with self._lock:
             if self._index is index:
                 self._index = updated
+
+    @staticmethod
+    def check(
+        path: str | Path,
+        *,
+        load: LoadEncoder | None = None,
+        repair: bool = True,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> "CheckReport":
+        """Check every file and document of an index; mend it unless repair is False.
+
+        Search indexes are made again; what cannot be read is taken from the documents again. Raises
+        DamagedIndexError where nothing is left to mend it from.
+
+        >>> report = KnowledgeBase.check(kb.place)
+        >>> report.documents, report.damage
+        (3, [])
+        """
+        from opengte.search.maintenance.check import check_index
+
+        return check_index(os.fspath(path), load, storage_options, repair=repair)
 
     def status(self, sample: int = 20) -> "IndexStatus":
         """Return the state of the index: sizes, problems, and the recall of approximate search.

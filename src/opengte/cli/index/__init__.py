@@ -9,6 +9,7 @@ COMMANDS = {
         "index.calibrate:command",
         "Calibrate confidences, and the threshold for unanswerable queries.",
     ),
+    "check": ("index.check:command", "Check every file and document of an index, and mend it."),
     "duplicates": (
         "index.status:duplicates_command",
         "List near-duplicate documents, one group per line.",
@@ -55,6 +56,7 @@ def command() -> None:
       gte index notes/ handbook.pdf --to kb/
       gte index notes/ --to kb/ --dry-run
       gte index status kb/
+      gte index check kb/
       gte index move-root kb/ notes /srv/notes
       gte index switch kb/ --model thenlper/gte-small --queries questions.txt
       gte index calibrate kb/ --labelled questions.jsonl

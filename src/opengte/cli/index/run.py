@@ -166,7 +166,7 @@ def _opened(
     from opengte.search.kb import KnowledgeBase
 
     given = {name: value for name, value in values.items() if value is not None}
-    if index_exists(place) and ("://" not in place or _is_there(place)):
+    if index_exists(place) and _is_there(place):
         base = KnowledgeBase.open(place, load=encoder_loader(options))
         _check_settings(base, given)
         return base
@@ -185,9 +185,13 @@ def _opened(
 
 
 def _is_there(place: str) -> bool:
+    """Return whether there is a commit; a run that was killed before it begins anew."""
     from opengte.search.stores.open import open_store
 
-    return open_store(place).settings() is not None
+    try:
+        return open_store(place).settings() is not None
+    except Exception:  # damaged: opening it says how
+        return True
 
 
 def _nothing(place: str, options: ModelOptions) -> "KnowledgeBase":

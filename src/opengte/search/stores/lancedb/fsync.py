@@ -1,6 +1,9 @@
 """Flush the files of a table to disk after a commit: LanceDB itself never calls fsync."""
 
+import contextlib
 import os
+
+from opengte.search.stores.lancedb import checksums
 
 
 class FsyncTracker:
@@ -9,9 +12,13 @@ class FsyncTracker:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self._done: set[str] = set()
+        self._recorded: set[str] | None = None  # files with a checksum, or without one for good
 
     def sync(self) -> None:
-        """Flush the files that appeared since the last call, then the folders they are in."""
+        """Flush the files that appeared since the last call, then the folders they are in.
+
+        Their checksums are recorded.
+        """
         seen: set[str] = set()
         for root, _, names in os.walk(self.folder):
             paths = [os.path.join(root, name) for name in names]
@@ -22,6 +29,32 @@ class FsyncTracker:
                 _flush(root)
             seen.update(paths)
         self._done = seen
+        self._record()
+
+    def restart(self) -> None:
+        """Forget the checksums that a run recorded which was killed before its first commit."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.folder, checksums.CHECKSUMS))
+        self._recorded = set()
+
+    def _record(self) -> None:
+        if self._recorded is None:
+            self._recorded = set(checksums.read_checksums(self.folder))
+        there = list(checksums.table_files(self.folder))
+        new = [name for name in there if name not in self._recorded]
+        checksums.record(self.folder, new)
+        newest: dict[str, str] = {}
+        for name in new:
+            if name.endswith(".manifest"):
+                table = name.partition(os.sep)[0]
+                newest[table] = max(newest.get(table, name), name, key=_version)
+        for name in newest.values():
+            checksums.keep_manifest(self.folder, name)
+        self._recorded = set(there)
+
+
+def _version(name: str) -> int:
+    return checksums.version_of(os.path.basename(name))
 
 
 def _flush(path: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from opengte.errors import InputError, MissingExtraError
+from opengte.errors import InputError, MissingExtraError, OpenGTEError
 from opengte.search.filters import Filter
 from opengte.search.stores.base import (
     DocumentHashes,
@@ -26,7 +26,14 @@ from opengte.search.stores.base import (
     StoredDocument,
     StoreHealth,
 )
-from opengte.search.stores.lancedb import filters, fsync, generations, maintenance
+from opengte.search.stores.lancedb import (
+    checksums,
+    damage,
+    filters,
+    fsync,
+    generations,
+    maintenance,
+)
 from opengte.search.stores.lancedb import search as legs
 from opengte.search.stores.lancedb.snapshot import SnapshotReader, TableSnapshot, run_coroutine
 from opengte.search.stores.listing import (
@@ -89,6 +96,8 @@ class LanceStore:
         """Return what `save_settings` kept, None in a store that is empty."""
         table = self._table(SETTINGS)
         if table is None:
+            if self._folder is not None and checksums.kept_settings(self._folder) is not None:
+                raise damage.damaged_error(os.path.dirname(self.uri), "its settings are missing")
             return None
         rows = table.search().limit(2).to_list()
         return json.loads(rows[0]["value"]) if rows else None
@@ -99,6 +108,8 @@ class LanceStore:
 
         from opengte.search.stores.lancedb.rows import arrow_schema
 
+        if self._synced is not None and self._table(SETTINGS) is None:
+            self._synced.restart()
         text = [pa.field("key", pa.string()), pa.field("value", pa.large_string())]
         self._make(WINDOWS, arrow_schema(settings["dimension"], settings.get("first_pass")))
         self._make(SOURCES, pa.schema([pa.field("id", pa.string()), *text[1:]]))
@@ -106,6 +117,8 @@ class LanceStore:
         row = pa.table({"key": ["settings"], "value": [json.dumps(dict(settings))]})
         row = row.cast(pa.schema(text))
         self._commit(lambda: _replace(table, "key").execute(row))
+        if self._folder is not None:
+            checksums.keep_settings(self._folder, settings)
         words, language = self._need(WINDOWS), settings.get("language")
         self._commit(
             lambda: maintenance.ensure_text_index(words, language)
@@ -347,7 +360,51 @@ class LanceStore:
                 self._commit(step)
             except Exception as error:  # an index that fails must not lose documents
                 failed.append(f"{name}: {_reason(error)}")
+        if self._folder is not None:
+            checksums.rewrite(self._folder)
         return failed
+
+    # --- damage ----------------------------------------------------------------------------------
+
+    def remake_indexes(self) -> list[str]:
+        """Drop all indexes and make them again; return what could not be done."""
+        table = self._need(WINDOWS)
+        for name in maintenance.index_names(table):
+            self._commit(partial(table.drop_index, name))
+        language = (self.settings() or {}).get("language")
+        self._commit(lambda: maintenance.ensure_text_index(table, language))
+        return self.optimize()
+
+    def copy_readable(
+        self, folder: str, name: str, bad: set[str]
+    ) -> Iterator[list[dict[str, Any]] | int]:
+        """Add the rows of a table of a damaged generation; yield those that cannot be trusted.
+
+        Of rows that cannot be read, yield how many they are.
+        """
+        old, new = LanceStore(folder, durable=False)._table(name), self._need(name)
+        if old is None:
+            return
+        for rows, sound in damage.readable_rows(folder, name, old, bad):
+            if sound:
+                self._commit(partial(new.add, rows.cast(new.schema)))
+            else:
+                yield rows if isinstance(rows, int) else rows.to_pylist()
+
+    def drop_headless(self) -> None:
+        """Remove documents whose first window, which has the text, is not there."""
+        ids = {row["id"] for row in self._scan(WINDOWS, ["id"])}
+        self.delete(sorted(ids - {name for name, _ in self.entries()}))
+
+    def damage_of(self, error: BaseException, place: str) -> OpenGTEError | None:
+        """Return the error that a person can use of one that a damaged file raised."""
+        return damage.explain_damage(error, place, self._folder)
+
+    def check_sizes(self, place: str) -> None:
+        """Raise DamagedIndexError if a file has another size than was written."""
+        wrong = checksums.wrong_sizes(self._folder) if self._folder else []
+        if wrong:
+            raise damage.damaged_error(place, f"`{wrong[0]}` is cut off")
 
     def health(self) -> StoreHealth:
         """Return the state of the store."""
