@@ -1,5 +1,6 @@
 """`gte index run`: bring an index up to date with files and folders."""
 
+import contextlib
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -46,6 +47,9 @@ REASONS = 5  # for which files were skipped, in a summary
     "--allow-empty",
     is_flag=True,
     help="Remove all documents of a folder that is empty or gone.",
+)
+@click.option(
+    "--watch", is_flag=True, help="Go on: index what changes, within seconds, until interrupted."
 )
 @click.option(
     "--as", "name", metavar="NAME", help="Name of the folder in ids.  [default: its own name]"
@@ -114,16 +118,21 @@ def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
       gte index run notes/ handbook.pdf --to kb/
       gte index run rows.jsonl --to kb/ --text-field body --id-field url
       gte index run notes/ --to kb/ --dry-run
+      gte index run notes/ --to kb/ --watch
       gte index run /mnt/disk/notes --to kb/ --as old-notes
     """
     from opengte.search.index import index_exists
     from opengte.search.ingest.pipeline import file_sizes
 
     as_json, options = values.pop("as_json"), values.pop("options")
+    watch = values.pop("watch")
     chosen = _run_options(values)
     if not index_exists(kb) and (missing := [path for path in paths if not path.exists()]):
         raise InputError(f"`{missing[0]}` does not exist")
     base = _opened(kb, options, values, dry_run=chosen.dry_run)
+    if watch:
+        _watch(base, [str(path) for path in paths], chosen)
+        return
     total = sum(file_sizes([str(path) for path in paths])) if sys.stderr.isatty() else None
     with progress_bar("B", total=total) as advance:
         try:
@@ -136,6 +145,20 @@ def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
     _summarise(report, base, dry_run=chosen.dry_run, as_json=as_json)
     if report.problems or report.upkeep:
         raise click.exceptions.Exit(errors.FAILED)
+
+
+def _watch(base: "KnowledgeBase", paths: list[str], chosen: Any) -> None:
+    """Watch until interrupted, and print a line for each run that changed something."""
+    from opengte.search.maintenance.watch import Watcher
+
+    def told(report: "IngestReport") -> None:
+        _summarise(report, base, dry_run=False, as_json=False)
+
+    if chosen.dry_run:
+        raise click.UsageError("--watch changes the index; give it without --dry-run.")
+    click.echo(f"watching {', '.join(paths)}; Ctrl-C ends it", err=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        Watcher(base, paths, chosen, told).run()
 
 
 def _run_options(values: dict[str, Any]) -> Any:

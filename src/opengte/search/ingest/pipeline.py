@@ -36,6 +36,7 @@ class IngestOptions:
     keep: bool = False  # documents of files that are gone
     retry: bool = False  # files that failed before and did not change
     allow_empty: bool = False  # remove all documents of a folder that is empty or gone
+    watched: bool = False  # paths are what changed below folders, not named by a person
     name: str | None = None  # of the one folder that is given, in ids; None: its own
     limits: ParseLimits = ParseLimits()
     fields: RowFields = RowFields()
@@ -63,7 +64,9 @@ def index_files(
     known = {name: one for name, one in sources.items() if walk.is_inside(name, scopes)}
     for path in paths:
         scope = roots.inside(walk.path_to_id(os.path.abspath(path)))
-        if not os.path.lexists(path) and not any(walk.is_inside(name, scope) for name in known):
+        if options.watched or os.path.lexists(path):
+            continue
+        if not any(walk.is_inside(name, scope) for name in known):
             raise InputError(f"`{path}` does not exist")
     batch = CommitBatch(store, embedder, report)
     with ParserProcess(options.limits, options.fields) as parser:
@@ -71,6 +74,9 @@ def index_files(
         batch.flush()
     if not options.keep:
         if not options.allow_empty:
+            if options.watched:  # what changed may be the last file of a folder
+                touched = {name.partition("/")[0] for name in known}
+                scopes = [x for x in touched if not walk.has_files(walk.path_of(roots.path_of(x)))]
             blind += _emptied(scopes, known, files, blind, report)
         gone = [name for name in known if name not in seen and not walk.is_inside(name, blind)]
         _remove(store, [known[name].id for name in gone], report, dry_run=options.dry_run)
@@ -148,7 +154,7 @@ def _files(
     seen: set[str] = set()
     files: set[str] = set()
     blind: list[str] = []
-    for item in walk.walk_files(paths):
+    for item in walk.walk_files(paths, named=not options.watched):
         name = roots.id_of(walk.path_to_id(item.path))
         if isinstance(item, walk.SkippedPath):
             if item.failed:

@@ -116,7 +116,7 @@ def _with(now: Roots, root: Root) -> Roots:
 def _propose_move(index: Index, roots: Roots, files: Sequence[SourceFile], folder: str) -> None:
     """Raise InputError if a folder that is gone had the files that a new one has."""
     for root in (*roots.roots, *_unnamed(files)):
-        if _has_files(walk.path_of(root.path)):
+        if walk.has_files(walk.path_of(root.path)):
             continue
         mine = [one for one in files if one.digest and walk.is_inside(one.id, [root.name])]
         mine = mine[:: max(1, len(mine) // COMPARED)]
@@ -141,10 +141,6 @@ def _unnamed(files: Sequence[SourceFile]) -> list[Root]:
 
 def _at(identity: str, beginning: str, folder: str) -> str:
     return walk.path_of(folder.rstrip("/") + identity[len(beginning.rstrip("/")) :])
-
-
-def _has_files(path: str) -> bool:
-    return any(isinstance(one, walk.FoundFile) for one in walk.walk_files([path]))
 
 
 def _is_same(path: str, digest: str) -> bool:

@@ -29,7 +29,7 @@ class SkippedPath:
     failed: bool
 
 
-def walk_files(paths: Iterable[str]) -> Iterator[FoundFile | SkippedPath]:
+def walk_files(paths: Iterable[str], *, named: bool = True) -> Iterator[FoundFile | SkippedPath]:
     """Yield the files of files and folders, in the order of their names, as absolute paths.
 
     Hidden files and folders, and those of tools, are skipped, as is the folder of an index. A
@@ -42,7 +42,12 @@ def walk_files(paths: Iterable[str]) -> Iterator[FoundFile | SkippedPath]:
         if os.path.isdir(whole):
             yield from _folder(whole, entered)
         elif os.path.lexists(whole):
-            yield FoundFile(whole, named=True)
+            yield FoundFile(whole, named=named)
+
+
+def has_files(path: str) -> bool:
+    """Return whether a walk of a path comes to any file."""
+    return any(isinstance(one, FoundFile) for one in walk_files([path]))
 
 
 def _folder(top: str, entered: dict[tuple[int, int], str]) -> Iterator[FoundFile | SkippedPath]:
@@ -67,7 +72,7 @@ def _folder(top: str, entered: dict[tuple[int, int], str]) -> Iterator[FoundFile
         inside = []
         for name in names:
             path = os.path.join(folder, name)
-            kind = _ignored(name) or _kind(path)
+            kind = skip_reason(name) or _kind(path)
             if kind == "folder":
                 inside.append(path)
             elif kind == "file":
@@ -90,12 +95,12 @@ def _kind(path: str) -> str:
 def ignored_path(path: str) -> str:
     """Return why a path inside an archive is not looked at, "" if it is."""
     parts = [one for one in path.split("/") if one not in ("", ".", "..")]
-    return next(filter(None, map(_ignored, parts)), "")
+    return next(filter(None, map(skip_reason, parts)), "")
 
 
-def _ignored(name: str) -> str:
+def skip_reason(name: str) -> str:
     """Return why a file or folder is not looked at, "" if it is."""
-    return HIDDEN if name.startswith(".") else TOOLS if name in IGNORED else ""
+    return HIDDEN if name.startswith((".", "~$")) else TOOLS if name in IGNORED else ""
 
 
 INDEX_MARKER = "opengte-kb.json"  # a file in the folder of every index on a disk
