@@ -75,7 +75,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("handle",),
         ("index",),
         ("retrieval", "adhoc"),
-        ("ingest", "access", "names"),
+        ("ingest", "access", "names", "filter_check"),
         ("stores",),
         ("roots",),
         ("parse",),

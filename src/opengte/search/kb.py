@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from opengte.search import minhash, segmentation
 from opengte.search.calibration import confidence
+from opengte.search.filter_check import check_filter
 from opengte.search.filters import Filter
 from opengte.search.handle import IndexHandle
 from opengte.search.index import Index, LoadEncoder
@@ -324,7 +325,9 @@ class KnowledgeBase(IndexHandle):
         """
 
         def work(index: Index) -> SearchResult:
-            chosen = SearchOptions(k=k, where=index.filter(where), **options)
+            condition = index.filter(where)
+            check_filter(index.store, condition)
+            chosen = SearchOptions(k=k, where=condition, **options)
             start = time.perf_counter()
             query = index.encode_query(text)
             embedded = time.perf_counter()
@@ -362,7 +365,9 @@ class KnowledgeBase(IndexHandle):
         from opengte.search.maintenance.explain import explain
 
         def work(index: Index) -> "Explanation":
-            chosen = SearchOptions(k=k, where=index.filter(where), **options)
+            condition = index.filter(where)
+            check_filter(index.store, condition)
+            chosen = SearchOptions(k=k, where=condition, **options)
             return explain(index, text, expected, chosen, reranker)
 
         return self._read(work)
