@@ -17,7 +17,7 @@ from opengte.data.mining.hard_negatives import (
     max_negative_score,
     mine_candidates,
 )
-from opengte.errors import InputError
+from opengte.errors import InputError, OpenGTEWarning
 from tests.support.mining import embed, random_rows, score, slow_candidates
 
 
@@ -123,3 +123,8 @@ def test_rows_draw_their_own_negatives_and_always_the_same(tmp_path):
 def test_settings_that_make_no_sense(options):
     with pytest.raises(InputError, match="expected"):
         MiningSettings(**options)
+
+
+def test_a_margin_that_is_a_distance_is_told() -> None:
+    with pytest.warns(OpenGTEWarning, match=r"margin=0.05 leaves out .* pass 0.95"):
+        MiningSettings(count=1, margin=0.05)

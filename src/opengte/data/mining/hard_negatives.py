@@ -11,6 +11,7 @@ the way from there to the best positive; `margin` is the greatest share that a n
 """
 
 import hashlib
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from opengte.data.cleaning.filters import ExampleHashes
 from opengte.data.examples import Example, joint_hash, text_hash
 from opengte.data.mining import disk_store
 from opengte.data.mining.exact_search import nearest_rows
-from opengte.errors import InputError
+from opengte.errors import InputError, OpenGTEWarning
 from opengte.types import Floats
 
 QUERIES = 512  # that are compared at once
@@ -75,6 +76,15 @@ class MiningSettings:
             )
         if self.margin is not None and not 0 < self.margin <= 1:
             raise InputError(f"margin={self.margin}; expected a number in (0, 1], or None")
+        if self.margin is not None and self.margin < 0.5:
+            warnings.warn(
+                f"margin={self.margin:g} leaves out nearly every candidate: it is the highest "
+                "score of a negative, where 0 is the query's mean over the corpus and 1 that of "
+                f"its positive, not a distance. For {self.margin:g} below the positive, "
+                f"pass {1 - self.margin:g}",
+                OpenGTEWarning,
+                stacklevel=3,
+            )
 
 
 @dataclass(frozen=True)
