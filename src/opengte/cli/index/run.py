@@ -41,7 +41,9 @@ REASONS = 5  # for which files were skipped, in a summary
 @click.option("--dry-run", is_flag=True, help="Show what would be done, without changing anything.")
 @click.option("--keep", is_flag=True, help="Keep documents whose files no longer exist.")
 @click.option(
-    "--retry", is_flag=True, help="Retry files that failed before, even if they have not changed."
+    "--retry",
+    is_flag=True,
+    help="Read files again that failed or had warnings, even if they have not changed.",
 )
 @click.option(
     "--allow-empty",

@@ -34,7 +34,7 @@ class IngestOptions:
 
     dry_run: bool = False
     keep: bool = False  # documents of files that are gone
-    retry: bool = False  # files that failed before and did not change
+    retry: bool = False  # files that failed or were doubtful before, and did not change
     allow_empty: bool = False  # remove all documents of a folder that is empty or gone
     watched: bool = False  # paths are what changed below folders, not named by a person
     name: str | None = None  # of the one folder that is given, in ids; None: its own
@@ -222,7 +222,11 @@ def _file(
     except OSError as error:
         batch.skip(name, error.strerror or str(error), before, failed=True)
         return 0
-    if before and before.digest == digest and not (options.retry and before.problems):
+    if (
+        before
+        and before.digest == digest
+        and not (options.retry and (before.problems or before.warnings))
+    ):
         batch.repeat(before)
         return size
     batch.begin(name)

@@ -116,4 +116,4 @@ def _distance(word: TextBox, piece: TextBox) -> float:
             return piece.left - word.right
         return 1.5 * abs(word.left - piece.right)
     above = word.bottom - piece.top
-    return (3 * above if above > -1 else 1e4 - above) + 0.5 * abs(word.left - piece.left)
+    return (300 + 3 * above if above > -1 else 1e4 - above) + 0.5 * abs(word.left - piece.left)

@@ -23,11 +23,12 @@ def is_drawn_in_order(boxes: Sequence[Box]) -> bool:
     (True, False)
     """
     edge = widest = line = 0.0  # of the column so far; where the line begins
+    spaces: list[Box] = []  # wide ones in a line; two of them may part columns
     before: Box | None = None
     for box in boxes:
         left, bottom, right, top = box
         if before is not None:
-            height = before[3] - before[1] or 1.0
+            height = max(before[3] - before[1], top - bottom, 1.0)
             if bottom > before[1] + UP_A_LINE * height:
                 if bottom <= before[1] + JUMP * height:
                     if left < line + 0.5 * height:
@@ -37,8 +38,12 @@ def is_drawn_in_order(boxes: Sequence[Box]) -> bool:
                 else:
                     edge = widest = 0.0
             elif top > before[1]:
-                if left - before[2] > WIDE * height or right < before[0]:
+                if right < before[0]:
                     return False
+                if left - before[2] > WIDE * height:
+                    spaces.append((before[2], bottom, left, top))
+                    if any(_goes_on(space, spaces[-1]) for space in spaces[-9:-1]):
+                        return False
             else:
                 line = left
         else:
@@ -46,6 +51,12 @@ def is_drawn_in_order(boxes: Sequence[Box]) -> bool:
         edge, widest = max(edge, right), max(widest, right - left)
         before = box
     return True
+
+
+def _goes_on(space: Box, below: Box) -> bool:
+    """Return whether a space in a line is next to another above it."""
+    near = space[1] - below[3] < 4 * (below[3] - below[1])
+    return near and space[0] < below[2] and below[0] < space[2]
 
 
 def read_in_order(words: Sequence[TextBox], *, rebuilt: bool) -> str | None:
