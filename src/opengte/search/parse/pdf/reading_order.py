@@ -42,15 +42,17 @@ def is_drawn_in_order(boxes: Sequence[Box]) -> bool:
                     return False
                 if left - before[2] > WIDE * height:
                     spaces.append((before[2], bottom, left, top))
-                    if any(_goes_on(space, spaces[-1]) for space in spaces[-9:-1]):
-                        return False
             else:
                 line = left
         else:
             line = left
         edge, widest = max(edge, right), max(widest, right - left)
         before = box
-    return True
+    return not any(
+        _goes_on(above, space)
+        for number, space in enumerate(spaces)
+        for above in spaces[max(number - 8, 0) : number]
+    )
 
 
 def _goes_on(space: Box, below: Box) -> bool:
