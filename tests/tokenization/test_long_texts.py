@@ -125,9 +125,14 @@ def test_no_vector_changes(
 
 
 @pytest.mark.parametrize("name", SAVERS)
+@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("text", ["the cat ", "x", "北京", "https://a.example/b?c=%20"])
 def test_thirty_megabytes_are_not_read(
-    tokenizers: dict[str, Tokenizer], name: str, text: str, monkeypatch: pytest.MonkeyPatch
+    tokenizers: dict[str, Tokenizer],
+    name: str,
+    side: TruncationSide,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if name == "unigram" and text == "北京":
         pytest.skip("unknown to this vocabulary: a single token")
@@ -139,7 +144,7 @@ def test_thirty_megabytes_are_not_read(
         lambda backend, texts, cut: read.extend(texts) or encode(backend, texts, cut),
     )
     huge = text * (30_000_000 // len(text.encode()))
-    found = one.encode([huge], max_length=256)
+    found = one.encode([huge], max_length=256, truncation=side)
     assert max(map(len, read)) < 100_000
     if (name, text) == ("wordpiece", "x"):
         assert not found.truncated  # one unknown word

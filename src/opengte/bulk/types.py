@@ -65,12 +65,17 @@ class EmbeddedRows:
     embeddings: "Embeddings"
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """Return the id, the token count and the truncation of one row."""
+        """Return the id, the token count and the truncation of one row.
+
+        at_least is there where `truncated_from` is a lower bound, of a text not read to its end.
+        """
         row: dict[str, Any] = {"id": self.ids[index]}
         row["token_count"] = int(self.embeddings.token_counts[index])
         for cut in self.embeddings.truncated:
             if cut.index == index:
                 row["truncated_from"] = cut.found
+                if cut.at_least:
+                    row["at_least"] = True
         return row
 
 

@@ -100,6 +100,11 @@ class EmbedAnswer:
     cached: int = 0
     timing: Timing = field(default_factory=Timing)
 
+    @property
+    def tokens_read(self) -> int:
+        """How many tokens were read, those that truncation removed included: what is charged."""
+        return _tokens_read(self)
+
 
 @dataclass(frozen=True, eq=False)
 class ScoreAnswer:
@@ -112,6 +117,16 @@ class ScoreAnswer:
     failures: tuple[InputFailure, ...] = ()
     cached: int = 0
     timing: Timing = field(default_factory=Timing)
+
+    @property
+    def tokens_read(self) -> int:
+        """How many tokens were read, those that truncation removed included: what is charged."""
+        return _tokens_read(self)
+
+
+def _tokens_read(answer: EmbedAnswer | ScoreAnswer) -> int:
+    removed = sum(each.found - each.kept for each in answer.truncated)
+    return int(sum(answer.token_counts)) + removed
 
 
 @dataclass(frozen=True)

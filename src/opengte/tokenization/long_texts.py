@@ -8,7 +8,7 @@ texts up to each of these places begin with the same tokens, the whole text does
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from opengte.tokenization.backend import CHUNK, PIECE, Cut, call_backend, encode_texts
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 LONG = 2 * PIECE  # characters of a text that is read whole
 CHARACTERS_PER_TOKEN = 4  # assumed at first; then the part grows
 GROWTH = 4
+MARGIN = 8  # characters that may be normalised in another way at the start of a part
+BYTES = 4  # of a character, each of which may be a token
 REPEATED = 200  # longer than any word that BERT does not turn into its unknown token
 
 # Runs of which BERT's tokenizer reads the beginning only: letters (a word of more than 100
@@ -66,13 +68,16 @@ def beginning(backend: "Tokenizer", text: str, cut: Cut, most: int, longest: int
     return text
 
 
-def ending(backend: "Tokenizer", text: str, cut: Cut, most: int) -> str:
+def ending(backend: "Tokenizer", text: str, cut: Cut, most: int, longest: int) -> str:
     """Return a part up to the end of a text that has the last `most` tokens of the whole."""
     size = PIECE
-    while cut and len(text) > max(size, LONG):
-        place = cut.search(text, len(text) - size)
+    while len(text) > max(size, LONG):
+        place = cut.search(text, len(text) - size) if cut else None
         if place and _count(backend, text[place.start() :], cut) >= most:
             return text[place.start() :]
+        part = None if place else _settled_end(backend, text[-size:], most, longest)
+        if part:
+            return part
         size *= GROWTH
     return text
 
@@ -87,6 +92,74 @@ def _settled(backend: "Tokenizer", text: str, cut: Cut, most: int, longest: int)
             return text[:found]
         size *= GROWTH
     return text
+
+
+def _settled_end(backend: "Tokenizer", text: str, most: int, longest: int) -> str | None:
+    """Return a part whose last `most` tokens are the same whatever comes before it, or None.
+
+    A token of the whole text begins within the first `longest` characters of the part, and what
+    follows it are the tokens of the rest alone. So from where all these rests have a border between
+    two tokens, all have the same tokens.
+    """
+    size = CHARACTERS_PER_TOKEN * most + 8 * longest
+    while size < GROWTH * len(text):
+        part = text[-size:]
+        count = _count(backend, part, None)
+        if count > most:
+            word = _first_word(backend, part) if _prefixes(backend) else None
+            ends = _borders(backend, part) if word is None else _word_borders(backend, word)
+            length = len(part if word is None else word)
+            found = _common_border(ends, longest + MARGIN, length)
+            if found is not None and count >= most + BYTES * found + MARGIN:
+                return part
+        size *= GROWTH
+    return None
+
+
+def _common_border(ends: Callable[[int], set[int]], window: int, length: int) -> int | None:
+    """Return the first border that all tokenisations from starts in a window have, if any."""
+    if length <= window:
+        return None
+    common = ends(0)
+    for start in range(1, window + 1):
+        common &= ends(start)
+    return min(common, default=None)
+
+
+def _borders(backend: "Tokenizer", text: str) -> Callable[[int], set[int]]:
+    """Return a function from a start to the borders between the tokens of the text from there."""
+
+    def ends(start: int) -> set[int]:
+        encoding = call_backend(lambda: backend.encode(text[start:], add_special_tokens=False))
+        spans = encoding.offsets
+        after = [begin for begin, _ in spans[1:]]  # a character may be several tokens
+        return {start + end for (_, end), next_ in zip(spans, after, strict=False) if next_ >= end}
+
+    return ends
+
+
+def _word_borders(backend: "Tokenizer", word: str) -> Callable[[int], set[int]]:
+    """Return the same for a normalised word, of which the model's tokens are asked, in bytes."""
+    size = len(word.encode())
+
+    def ends(start: int) -> set[int]:
+        rest = word[start:]
+        tokens = call_backend(lambda: backend.model.tokenize(rest))
+        return {size - len(rest.encode()) + token.offsets[1] for token in tokens}
+
+    return ends
+
+
+def _first_word(backend: "Tokenizer", text: str) -> str:
+    """Return the first word of a text, as the model reads it."""
+    normal = backend.normalizer.normalize_str(text) if backend.normalizer else text
+    words = backend.pre_tokenizer.pre_tokenize_str(normal) if backend.pre_tokenizer else [(normal,)]
+    return words[0][0] if words else ""
+
+
+def _prefixes(backend: "Tokenizer") -> bool:
+    """Return whether the tokenizer puts a space before a text that has none."""
+    return len(_first_word(backend, "a")) > 1
 
 
 def _window(backend: "Tokenizer", text: str, longest: int) -> int:

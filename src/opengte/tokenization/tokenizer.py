@@ -231,7 +231,7 @@ class Tokenizer:
         if len(text) <= LONG:
             return text
         if side == "left":
-            return ending(self.backend, text, self._cut, tokens + 1)
+            return ending(self.backend, text, self._cut, tokens + 1, self._longest)
         return beginning(self.backend, text, self._cut, tokens + 1, self._longest)
 
     def _parts(

@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 DEADLINE_GRACE = 0.25  # seconds beyond a deadline for the service to report it itself
 UNLIMITED_TOKENS = 1 << 30
+READ_WHOLE = 65_536  # characters; a longer text is read as far as its kept tokens depend on
 TOKEN_BYTES = 3  # of a body, for each token in it, at least: tokens of a model not loaded yet
 WATCH_CLIENT_AFTER = 0.02  # seconds; most answers are ready before, so that no watcher is needed
 MAX_CONCURRENT_PARTS = 64  # parts of one request that the service computes at the same time
@@ -396,7 +397,11 @@ def _size(request: Request) -> int:
 
 
 def _estimate(request: Request, longest: int) -> int:
-    """Return about how many tokens a request has: one for four characters, and special tokens."""
+    """Return about how many tokens are read: one for four characters, and special tokens.
+
+    longest is the most that the model computes of one input; of a long text, more is read.
+    """
+    longest = max(longest, READ_WHOLE // 4)
     if isinstance(request, EmbedRequest):
         sizes = [len(item) // 4 if isinstance(item, str) else len(item) for item in request.inputs]
     elif isinstance(request, ScoreRequest):
@@ -408,7 +413,7 @@ def _estimate(request: Request, longest: int) -> int:
 
 def _tokens(answer: Answer) -> int:
     if isinstance(answer, EmbedAnswer | ScoreAnswer):
-        return int(sum(answer.token_counts))
+        return answer.tokens_read
     return 0
 
 

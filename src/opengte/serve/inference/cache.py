@@ -54,14 +54,10 @@ class MemoryCache:
 
 def detached(result: InputResult) -> InputResult:
     """Return a result whose arrays are read-only and no views of a batch's arrays."""
-    return InputResult(
-        result.original_length,
-        result.length,
-        _detached(result.dense),
-        result.sparse,
-        _detached(result.tokens),
-        _detached(result.states),
-        result.score,
+    return result._replace(
+        dense=_detached(result.dense),
+        tokens=_detached(result.tokens),
+        states=_detached(result.states),
     )
 
 

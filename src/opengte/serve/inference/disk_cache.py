@@ -173,7 +173,7 @@ class DiskCache:
 
 HEADER = struct.Struct("<IqqB")  # checksum, original length, length, flags of the fields present
 ARRAYS = ("dense", "tokens", "states")
-SPARSE_FLAG, SCORE_FLAG = 8, 16
+SPARSE_FLAG, SCORE_FLAG, AT_LEAST_FLAG = 8, 16, 32
 
 
 def serialize(result: InputResult) -> bytes:
@@ -193,6 +193,8 @@ def serialize(result: InputResult) -> bytes:
     if result.score is not None:
         flags |= SCORE_FLAG
         parts.append(struct.pack("<d", result.score))
+    if result.at_least:
+        flags |= AT_LEAST_FLAG
     header = HEADER.pack(0, result.original_length, result.length, flags)
     body = header[4:] + b"".join(parts)
     return struct.pack("<I", zlib.crc32(body)) + body
@@ -221,4 +223,7 @@ def deserialize(value: bytes) -> InputResult | None:
         offset += 4 + 16 * count
     if flags & SCORE_FLAG:
         (score,) = struct.unpack_from("<d", value, offset)
-    return InputResult(original_length, length, sparse=sparse, score=score, **arrays)
+    at_least = bool(flags & AT_LEAST_FLAG)
+    return InputResult(
+        original_length, length, sparse=sparse, score=score, at_least=at_least, **arrays
+    )

@@ -62,7 +62,7 @@ class PendingRequest:
     def set_result(self, index: int, result: InputResult) -> None:
         """Set the result of one distinct input."""
         if self.strict and result.original_length > result.length:
-            self.set_failure(index, too_long(result.original_length, self.max_length))
+            self.set_failure(index, too_long(result, self.max_length))
             return
         self.results[index] = result
         self._count_down()
@@ -159,7 +159,7 @@ class InFlightInputs:
         pending.waiters = [waiter for waiter in pending.waiters if not waiter[0].strict]
         for request, index in strict:
             request.inputs.pop(pending, None)
-            request.set_failure(index, too_long(pending.original_length, request.max_length))
+            request.set_failure(index, too_long(pending, request.max_length))
             request.add_in_flight(-pending.tokens)
         if not pending.waiters:
             self._remove(pending)
@@ -189,11 +189,12 @@ class InFlightInputs:
             del self._by_key[pending.key]
 
 
-def too_long(length: int, limit: int) -> TruncationError:
+def too_long(read: InputResult | PendingInput, limit: int) -> TruncationError:
     """Return the error for an input that is too long where truncation is an error."""
+    bound = "at least " if read.at_least else ""
     return TruncationError(
-        f"the input has {length} tokens, more than max_length = {limit}. Shorten or split it, or "
-        "let it be truncated at the right or the left."
+        f"the input has {bound}{read.original_length} tokens, more than max_length = {limit}. "
+        "Shorten or split it, or let it be truncated at the right or the left."
     )
 
 

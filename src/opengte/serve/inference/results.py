@@ -55,7 +55,7 @@ def _common(request: PendingRequest) -> dict[str, Any]:
     return {
         "token_counts": [0 if result is None else result.length for result in results],
         "truncated": tuple(
-            Truncated(index, result.original_length, result.length)
+            Truncated(index, result.original_length, result.length, result.at_least)
             for index, result in enumerate(results)
             if result is not None and result.original_length > result.length
         ),

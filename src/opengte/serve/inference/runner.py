@@ -310,6 +310,7 @@ class ModelRunner:
         for request, _ in pending.waiters:
             request.add_in_flight(tokens - pending.tokens)
         pending.tokens, pending.original_length = tokens, tokenized.original_lengths[index]
+        pending.at_least = index in tokenized.partial
         short = tokens <= self.short_tokens and pending.priority == "interactive"
         pending.kind = pending.options.outputs, short  # short inputs are not batched with long ones
         pending.ids, pending.type_ids = batch.ids[first:last], batch.type_ids[first:last]

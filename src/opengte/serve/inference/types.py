@@ -62,7 +62,10 @@ def is_pair(content: ModelInput) -> bool:
 
 
 class InputResult(NamedTuple):
-    """The result of one input; the lengths are its tokens before and after truncation."""
+    """The result of one input; the lengths are its tokens before and after truncation.
+
+    With at_least, original_length is a lower bound: the text was not read to its end.
+    """
 
     original_length: int
     length: int
@@ -71,6 +74,7 @@ class InputResult(NamedTuple):
     tokens: Floats | None = None
     states: Floats | None = None
     score: float | None = None
+    at_least: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -82,11 +86,15 @@ class InputResult(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenizedInputs:
-    """Tokenized inputs; `original_lengths` are their tokens before truncation."""
+    """Tokenized inputs; `original_lengths` are their tokens before truncation.
+
+    partial: the indices of inputs whose original length is a lower bound.
+    """
 
     batch: PackedBatch
     original_lengths: list[int]
     repaired: frozenset[int] = frozenset()
+    partial: frozenset[int] = frozenset()
 
 
 _no_tokens = np.zeros(0, np.int32)
@@ -119,6 +127,7 @@ class PendingInput(QueuedItem):
     type_ids: Ints = field(default_factory=lambda: _no_tokens)
     pool_from: int = 0
     original_length: int = 0
+    at_least: bool = False  # original_length is a lower bound
     waiters: list[tuple[Any, int]] = field(default_factory=list)  # (PendingRequest, index)
     done: bool = False
     suspect: bool = False  # the engine hung on a batch that contained it

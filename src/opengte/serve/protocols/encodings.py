@@ -120,7 +120,10 @@ def dense_vectors(answer: EmbedAnswer) -> Sequence[Floats | None]:
 
 
 def _input_details(answer: EmbedAnswer | ScoreAnswer) -> list[dict[str, Any]]:
-    """Return each input's tokens before and after truncation, or why it failed."""
+    """Return each input's tokens before and after truncation, or why it failed.
+
+    at_least is there where `tokens` is a lower bound, of a text that was not read to its end.
+    """
     rows: list[dict[str, Any]] = [
         {
             "index": index,
@@ -132,6 +135,8 @@ def _input_details(answer: EmbedAnswer | ScoreAnswer) -> list[dict[str, Any]]:
     ]
     for cut in answer.truncated:
         rows[cut.index].update(tokens=cut.found, embedded_tokens=cut.kept, truncated=True)
+        if cut.at_least:
+            rows[cut.index]["at_least"] = True
     for failed in answer.failures:
         rows[failed.index]["error"] = str(failed.error)
     return rows
@@ -176,8 +181,8 @@ def rerank_results(
 
 
 def tokens_of(answer: EmbedAnswer | ScoreAnswer) -> int:
-    """Return how many tokens were computed."""
-    return int(sum(answer.token_counts))
+    """Return how many tokens were read, those that truncation removed included."""
+    return answer.tokens_read
 
 
 def echo_document(document: str | dict[str, Any]) -> Any:

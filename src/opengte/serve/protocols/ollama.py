@@ -19,7 +19,6 @@ from opengte.serve.protocols.encodings import (
     dense_vectors,
     require_values,
     texts_of,
-    tokens_of,
 )
 from opengte.serve.protocols.roles import InputType, role_of, truncation_side
 from opengte.serve.protocols.schema import Count, Texts
@@ -182,7 +181,7 @@ def _embed_reply(body: EmbedBody, answers: tuple[EmbedAnswer, ...], info: Reques
         "embeddings": LazyArray(dense_vectors(answer)),
         "total_duration": int(info.seconds() * 1e9),
         "load_duration": 0,
-        "prompt_eval_count": tokens_of(answer),
+        "prompt_eval_count": int(sum(answer.token_counts)),
     }
 
 

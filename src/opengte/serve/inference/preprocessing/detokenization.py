@@ -11,6 +11,9 @@ from opengte.tokenization.tokenizer import SURROGATES, Tokenizer
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
+# Of one `/tokenize` request: more than any model reads, and about 60 MB of tokens.
+MAX_CHARACTERS = 2**18
+
 
 def token_offsets(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
     """Return the start and end of each token of each text, in characters."""
@@ -20,7 +23,16 @@ def token_offsets(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[tuple
 def text_tokens(
     tokenizer: Tokenizer, texts: Sequence[str], add_special: bool, prefix: str
 ) -> list[list[Token]]:
-    """Return the tokens of each text with its prompt; offsets are relative to the text."""
+    """Return the tokens of each text with its prompt; offsets are relative to the text.
+
+    Raises InputError for texts of more than MAX_CHARACTERS together: each token is answered.
+    """
+    size = sum(len(prefix) + len(text) for text in texts)
+    if size > MAX_CHARACTERS:
+        raise InputError(
+            f"the texts have {size} characters together; expected up to {MAX_CHARACTERS}, because "
+            "every token is listed. Send them in parts."
+        )
     encodings = _encode(tokenizer, [prefix + text for text in texts])
     return [_tokens(tokenizer, encoding, add_special, len(prefix)) for encoding in encodings]
 

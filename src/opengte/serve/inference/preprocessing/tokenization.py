@@ -10,7 +10,7 @@ from opengte.serve.inference.preprocessing.detokenization import token_offsets
 from opengte.serve.inference.types import ModelInput, RequestOptions, TokenizedInputs, is_pair
 from opengte.tokenization.ragged import Ragged, pack_sequences, truncate
 from opengte.tokenization.template import Template
-from opengte.types import Ints, PackedBatch, Tokenized
+from opengte.types import Ints, PackedBatch, Tokenized, TruncationSide
 
 FAST_PATH_CHARACTERS = 2000  # longest text for `tokenize_plain_text`
 CHARACTERS_PER_TOKEN = 4  # assumed before a text is tokenized
@@ -115,7 +115,8 @@ def _tokenized(tokenized: Tokenized) -> TokenizedInputs:
     lengths = tokenized.batch.lengths.tolist()
     for record in tokenized.truncated:
         lengths[record.index] = record.found
-    return TokenizedInputs(tokenized.batch, lengths, frozenset(tokenized.repaired))
+    partial = frozenset(record.index for record in tokenized.truncated if record.at_least)
+    return TokenizedInputs(tokenized.batch, lengths, frozenset(tokenized.repaired), partial)
 
 
 # --- token ids ---
@@ -200,17 +201,21 @@ def _tokenize_pairs(
             raise InputError(f"a pair is {content!r:.60}, expected two texts")
         pairs.append(content)  # type: ignore[arg-type]
     limit = options.max_document_tokens
-    removed = [0] * len(pairs)
+    removed, partial = [0] * len(pairs), frozenset[int]()
     if limit is not None:
         documents = [document for _, document in pairs]
-        cut = _cut_texts(model, documents, limit, options.side == "left")
+        side: TruncationSide = "left" if options.side == "left" else "right"
+        parts = [model.tokenizer.part(text, limit, side) for text in documents]
+        partial = frozenset(i for i, text in enumerate(documents) if len(parts[i]) < len(text))
+        cut = _cut_texts(model, parts, limit, side == "left")
         pairs = [(query, text) for (query, _), (text, _) in zip(pairs, cut, strict=True)]
         removed = [count for _, count in cut]
     tokenized = _tokenized(
         model.tokenize(pairs, instruction=options.instruction, truncation=options.side)
     )
     lengths = [a + b for a, b in zip(tokenized.original_lengths, removed, strict=True)]
-    return TokenizedInputs(tokenized.batch, lengths, tokenized.repaired)
+    partial |= tokenized.partial
+    return TokenizedInputs(tokenized.batch, lengths, tokenized.repaired, partial)
 
 
 def _cut_texts(
@@ -218,7 +223,6 @@ def _cut_texts(
 ) -> list[tuple[str, int]]:
     """Return each text cut to limit tokens, and how many tokens were removed."""
     result = []
-    texts = [model.tokenizer.part(text, limit, "left" if left else "right") for text in texts]
     for text, offsets in zip(texts, token_offsets(model.tokenizer, texts), strict=True):
         removed = len(offsets) - limit
         if removed <= 0:

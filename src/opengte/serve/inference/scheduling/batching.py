@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,7 @@ def compute_batch(
         assert scores is not None
         check_finite(scores, "score")
         return [
-            InputResult(pending.original_length, pending.tokens, score=score)
+            _result(pending)._replace(score=score)
             for pending, score in zip(inputs, scores.tolist(), strict=True)
         ]
     result = engine.run(batch, outputs)
@@ -107,16 +108,16 @@ def _results(
         dense = result.dense[:, : options.size]
         dense = embedding_ops.l2_normalise(dense) if options.normalize else dense
         check_finite(dense, "vector")
-        return [
-            InputResult(pending.original_length, pending.tokens, vector)
-            for pending, vector in zip(inputs, dense, strict=True)
-        ]
+        return [_result(pending, vector) for pending, vector in zip(inputs, dense, strict=True)]
     collector = ResultCollector(len(inputs), options.outputs, options.size, options.normalize)
     collector.add(np.arange(len(inputs)), batch, result, model.tokenizer.special_ids)
-    return [
-        InputResult(pending.original_length, pending.tokens, *collector.row(i))
-        for i, pending in enumerate(inputs)
-    ]
+    return [_result(pending, *collector.row(i)) for i, pending in enumerate(inputs)]
+
+
+def _result(pending: PendingInput, *vectors: Any) -> InputResult:
+    """Return the result of an input with its dense, sparse, token and state vectors."""
+    found = InputResult(pending.original_length, pending.tokens, *vectors)
+    return found._replace(at_least=True) if pending.at_least else found
 
 
 def _select(
