@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,10 @@ class FakeAuthorizer:
         if secret == "bulk" and model not in (None, "fake"):
             raise AccessError(f"The key `k2` may not use the model {model!r}.", True)
         return Caller("k1") if secret == "good" else Caller("k2", "bulk")
+
+    def sees(self, secret: str | None) -> Callable[[str], bool]:
+        caller = self.authenticate(secret, None)
+        return lambda model: self.may_use(caller, model)
 
     def may_use(self, caller: Caller, model: str) -> bool:
         return caller.key != "k2" or model == "fake"

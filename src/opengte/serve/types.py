@@ -3,7 +3,7 @@
 Also the interfaces between http/ and the rooms below it: Service, Authorizer, Observer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
@@ -263,6 +263,10 @@ class Authorizer(Protocol):
 
         Raises AccessError, or LimitError when the requests of the minute are used up.
         """
+        ...
+
+    def sees(self, secret: str | None) -> Callable[[str], bool]:
+        """Return whether a key is for a model, without counting a request; raises AccessError."""
         ...
 
     def may_use(self, caller: Caller, model: str) -> bool:

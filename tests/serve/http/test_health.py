@@ -8,7 +8,7 @@ import pytest
 
 from opengte.serve.inference import loading_queue
 from tests.support.inference import Blocked
-from tests.support.serve_fakes import ENCODER, RERANKER, FakeService, ask, client
+from tests.support.serve_fakes import ENCODER, RERANKER, FakeAuthorizer, FakeService, ask, client
 from tests.support.serve_running import starting
 from tests.support.serve_sockets import until
 
@@ -137,3 +137,34 @@ def test_what_the_model_decides_is_decided_once_it_is_loaded(card, inputs):
     assert waited and response.json() == expected.json()
     assert response.status_code == expected.status_code == 200
     assert len(service.asked) == 1
+
+
+@pytest.mark.parametrize("path", READINESS)
+@pytest.mark.parametrize(
+    ("key", "seen"),
+    [(None, set()), ("wrong", set()), ("bulk", {"fake"}), ("good", {"fake", "fake-reranker"})],
+)
+@pytest.mark.parametrize("state", ["ready", "loading", "failed"])
+def test_probes_name_the_models_that_the_key_is_for(path, key, seen, state):
+    service = FakeService()
+    service.states = dict.fromkeys(("fake", "fake-reranker"), state)
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    with client(service, FakeAuthorizer()) as http:
+        answer = http.get(path, headers=headers)
+    assert set(answer.json()["models"]) == seen
+    for hidden in {"fake-reranker"} - seen:
+        assert hidden not in answer.text
+    if not seen:
+        assert "fake" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("GET", "/info", None), ("POST", "/api/show", {"model": "minilm"})],
+)
+def test_facts_of_a_model_that_is_loading(load, url, method, path, body):
+    answer = httpx.request(method, url + path, json=body)
+    assert answer.status_code == 503
+    assert "loading" in answer.text and answer.headers["retry-after"]
+    load.go.set()
+    until(lambda: httpx.request(method, url + path, json=body).status_code == 200)

@@ -115,6 +115,12 @@ def test_since_may_be_nonsense(since):
         assert one.get(f"/page/state?since={since}").status_code == 200
 
 
+def test_the_state_has_the_models_that_the_request_may_see():
+    with client(authorize=lambda request: lambda model: model == "fake") as one:
+        models = one.get("/page/state").json()["models"]
+        assert [model["name"] for model in models] == ["fake"]
+
+
 @pytest.mark.parametrize(("known", "status"), [(False, 401), (True, 403)])
 def test_the_state_needs_a_key_where_the_server_does(known, status):
     def authorize(request):

@@ -1,7 +1,7 @@
 """Authenticates callers by API key, and enforces their rate limits, quotas and models."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from opengte.errors import AccessError
@@ -71,6 +71,11 @@ class KeyAuthorizer:
         if state != "active":
             raise AccessError(f"the API key `{key.id}` is {state}", authenticated=False)
         return key
+
+    def sees(self, secret: str | None) -> Callable[[str], bool]:
+        """Return whether the key is for a model, without counting a request; AccessError if bad."""
+        key = self.find_key(secret)
+        return lambda model: key is None or self._is_for(key, model)
 
     def may_use(self, caller: Caller, model: str) -> bool:
         """Return whether a caller's key is for this model, among others."""

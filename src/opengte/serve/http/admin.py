@@ -60,6 +60,11 @@ def admin_routes(server: ServerControl) -> list[BaseRoute]:
     return routes
 
 
+def visible_models(authorizer: KeyAuthorizer) -> Callable[[Request], Callable[[str], bool]]:
+    """Return a function that says which models a request may see, or raises AccessError."""
+    return lambda request: authorizer.sees(request_api_key(request))
+
+
 def require_key(authorizer: KeyAuthorizer) -> KeyCheck:
     """Return a check that raises AccessError for a request without a valid key."""
 

@@ -81,7 +81,7 @@ def build_app(service: Service, authorizer: Authorizer | None, options: AppOptio
         Route(endpoint.path, Handler(endpoint, context), methods=[endpoint.method])
         for endpoint in endpoints()
     ]
-    routes += HealthChecks(service, options.draining, __version__).routes()
+    routes += HealthChecks(service, authorizer, options.draining, __version__).routes()
     routes.append(
         Route(
             "/openapi.json",

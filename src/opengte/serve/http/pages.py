@@ -25,21 +25,20 @@ PAGES = {"index.html": "/", "docs.html": "/docs"}
 def page_routes(
     service: Service,
     history: LoadHistory,
-    check_key: Callable[[Request], None] | None = None,
+    visible: Callable[[Request], Callable[[str], bool]] | None = None,
     links: Mapping[str, str] | None = None,
 ) -> list[BaseRoute]:
     """Return the routes of the pages.
 
-    check_key raises AccessError for a request that must not see the state of the server; links are
-    further pages, name -> address.
+    visible returns which models a request may see, and raises AccessError for one that may not see
+    the state of the server; links are further pages, name -> address.
     """
     history.watch_queue(lambda: sum(model.queued_tokens for model in service.models()))
 
     async def state(request: Request) -> Response:
         headers = {**HEADERS, "cache-control": "no-store"}
         try:
-            if check_key is not None:
-                check_key(request)
+            sees = _everything if visible is None else visible(request)
         except AccessError as error:
             status = STATUSES[to_failure(error).kind]
             return JSONResponse({"error": str(error)}, status, headers)
@@ -49,7 +48,7 @@ def page_routes(
                 "version": __version__,
                 "workers": history.workers,
                 "links": dict(links or {}),
-                "models": [_model(status) for status in service.models()],
+                "models": [_model(each) for each in service.models() if sees(each.name)],
                 "seconds": history.seconds(int(since) if re.fullmatch("[0-9]+", since) else 0),
             },
             headers=headers,
@@ -59,6 +58,10 @@ def page_routes(
         *page_files("opengte.serve", "pages", PAGES),
         Route("/page/state", state, methods=["GET"], include_in_schema=False),
     ]
+
+
+def _everything(model: str) -> bool:
+    return True
 
 
 def _model(status: ModelStatus) -> Mapping[str, object]:

@@ -21,7 +21,7 @@ from opengte.serve.auth.usage import UsageLog
 from opengte.serve.config.inference import CacheSettings, ModelSettings
 from opengte.serve.config.paths import keys_folder, state_folder
 from opengte.serve.config.settings import ServerSettings
-from opengte.serve.http.admin import admin_routes, require_key
+from opengte.serve.http.admin import admin_routes, visible_models
 from opengte.serve.http.app import AppOptions, build_app
 from opengte.serve.http.middleware.fast_path import FastPath
 from opengte.serve.http.middleware.observe import ObserveMiddleware, ObserveOptions
@@ -217,7 +217,7 @@ class Components:
                 *page_routes(
                     self.service,
                     self.load_history,
-                    require_key(self.authorizer),
+                    visible_models(self.authorizer),
                     self._extension.links,
                 ),
                 *self._extension.routes,
