@@ -85,7 +85,7 @@ def same(cut: Tokenized, whole: Tokenized) -> None:
 
 
 @pytest.mark.parametrize("name", SAVERS)
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     batch=st.lists(texts, min_size=1, max_size=2),
     prompt=st.sampled_from(["", "query: "]),
