@@ -76,12 +76,6 @@ def check_module_types(path: Path, types: Collection[str]) -> None:
 
     path is that of modules.json. Raises UnsupportedModelError.
     """
-    for name in types:
-        if not name.startswith("sentence_transformers."):
-            raise UnsupportedModelError(
-                f"`{path}` lists a module of type {name!r}, which is code of its own and is not "
-                "run; expected modules of sentence_transformers"
-            )
     kinds = [name.rsplit(".", 1)[-1] for name in types]
     if "Dense" in kinds and "Pooling" not in kinds:
         raise UnsupportedModelError(
@@ -89,6 +83,12 @@ def check_module_types(path: Path, types: Collection[str]) -> None:
             "model (ColBERT, PyLate), which has a vector for each token. It is not supported; "
             "BAAI/bge-m3 is, with outputs=['tokens']."
         )
+    for name in types:
+        if not name.startswith("sentence_transformers."):
+            raise UnsupportedModelError(
+                f"`{path}` lists a module of type {name!r}, which is code of its own and is not "
+                "run; expected modules of sentence_transformers"
+            )
     spaced = "".join(f"{kind} " for kind in kinds)
     if not re.fullmatch("(Transformer )?(Pooling )?(Dense )*(Normalize )?", spaced):
         raise UnsupportedModelError(
