@@ -6,10 +6,9 @@ from collections.abc import Callable
 from functools import cache
 
 # PDFium marks hyphens at the ends of lines with U+FFFE or U+0002, and drops the end of the line
-CUT = re.compile(
-    "([^\\W_]+(?:['’\\-‐][^\\W_]+)*)"
-    "(?:([\ufffe\u0002])[ \t]*(?:\r?\n)?|([-‐\u00ad])[ \t]*\r?\n)[ \t]*([^\\W_]+)"
-)
+CUT = re.compile("(?:([\ufffe\u0002])[ \t]*(?:\r?\n)?|([-‐\u00ad])[ \t]*\r?\n)[ \t]*([^\\W_]+)")
+LAST_WORD = re.compile("[^\\W_]+(?:['’\\-‐][^\\W_]+)*\\Z")
+LONGEST = 60  # characters before a cut in which its word is looked for
 WORDS = re.compile("[^\\W\\d_]+(?:[-‐][^\\W\\d_]+)*")
 LEFT_OVER = re.compile("[\ufffe\u0002]")
 
@@ -35,28 +34,22 @@ def join_cut_words(text: str) -> str:
     >>> join_cut_words("The configu-\\nration of a well-\\nknown device is for the user.")
     'The configuration of a well-known device is for the user.'
     """
-    if not CUT.search(text):
+    cuts = list(CUT.finditer(text))
+    if not cuts:
         return LEFT_OVER.sub("-", text)
-    seen = Counter(word.lower() for word in WORDS.findall(CUT.sub(" ", text)))
-    language = _language(seen)
-    known = _lexicon(language)
-
-    def joined(match: re.Match[str]) -> str:
-        before, after = match[1], match[4]
-        hyphen = "" if match[3] == "\u00ad" or _is_one_word(before, after, seen, known) else "-"
-        if hyphen and match[3] and not _may_belong(before, after):
-            return match[0]
-        return before + hyphen + after
-
-    for _ in range(3):  # a word that is cut twice
-        text, count = CUT.subn(joined, text)
-        if not count:
-            break
-    return LEFT_OVER.sub("-", text)
-
-
-def _may_belong(before: str, after: str) -> bool:
-    return before[-1].isalnum() and after[0].isalnum()
+    seen = Counter(word.lower() for word in WORDS.findall(text))
+    known = _lexicon(_language(seen))
+    parts: list[str] = []
+    end = 0
+    for cut in cuts:
+        parts.append(text[end : cut.start()])
+        before = LAST_WORD.search("".join(parts[-4:])[-LONGEST:])
+        end = cut.start(3)
+        if before is None:
+            parts.append(text[cut.start() : end])
+        elif cut[2] != "\u00ad" and not _is_one_word(before[0], cut[3], seen, known):
+            parts.append("-")
+    return LEFT_OVER.sub("-", "".join([*parts, text[end:]]))
 
 
 def _is_one_word(

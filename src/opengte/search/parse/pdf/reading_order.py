@@ -25,7 +25,7 @@ def is_drawn_in_order(boxes: Sequence[Box]) -> bool:
     edge = widest = line = 0.0  # of the column so far; where the line begins
     spaces: list[Box] = []  # wide ones in a line; two of them may part columns
     before: Box | None = None
-    for box in boxes:
+    for number, box in enumerate(boxes):
         left, bottom, right, top = box
         if before is not None:
             height = max(before[3] - before[1], top - bottom, 1.0)
@@ -40,7 +40,7 @@ def is_drawn_in_order(boxes: Sequence[Box]) -> bool:
             elif top > before[1]:
                 if right < before[0]:
                     return False
-                if left - before[2] > WIDE * height:
+                if left - before[2] > WIDE * height and not _is_page_number(boxes, number):
                     spaces.append((before[2], bottom, left, top))
             else:
                 line = left
@@ -53,6 +53,13 @@ def is_drawn_in_order(boxes: Sequence[Box]) -> bool:
         for number, space in enumerate(spaces)
         for above in spaces[max(number - 8, 0) : number]
     )
+
+
+def _is_page_number(boxes: Sequence[Box], number: int) -> bool:
+    """Return whether a run is short and the last of its line, as in a table of contents."""
+    left, bottom, right, top = boxes[number]
+    is_last = number + 1 == len(boxes) or boxes[number + 1][3] <= top - 0.5 * (top - bottom)
+    return right - left < 3 * (top - bottom) and is_last
 
 
 def _goes_on(space: Box, below: Box) -> bool:
