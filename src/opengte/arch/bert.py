@@ -1,4 +1,4 @@
-"""BERT (arXiv 1810.04805), RoBERTa, XLM-R (arXiv 1911.02116), ELECTRA: gte v1, BGE, E5, MiniLM."""
+"""BERT (arXiv 1810.04805), RoBERTa and XLM-R (arXiv 1911.02116): gte v1, BGE, E5, MiniLM."""
 
 from dataclasses import replace
 
@@ -64,13 +64,6 @@ ROBERTA = replace(
 )
 
 
-ELECTRA = replace(
-    ROBERTA,
-    prefixes=("electra.", ""),
-    unused=(*BERT.unused, r"(discriminator|generator)_.*"),
-)
-
-
 def bert_plan(config: Config) -> Plan:
     """Return the plan of a BERT encoder, or of its sequence classifier with a tanh pooler."""
     return bert_body(config, "bert", position_offset=0)
@@ -83,23 +76,6 @@ def roberta_plan(config: Config) -> Plan:
     """
     first = config_values.whole_number(config, "pad_token_id", 1, at_least=0) + 1
     return bert_body(config, "xlm-roberta", first)
-
-
-def electra_plan(config: Config) -> Plan:
-    """Return the plan of an ELECTRA encoder (arXiv 2003.10555), or of its sequence classifier."""
-    width = config_values.whole_number(config, "hidden_size", 256)
-    if config_values.whole_number(config, "embedding_size", 128) != width:
-        raise config_values.unsupported_value(
-            config,
-            "embedding_size",
-            config.get("embedding_size", 128),
-            f"{width}, the `hidden_size`: embeddings that are projected are not supported",
-        )
-    plan = bert_body(config, "electra", position_offset=0)
-    if plan.score is None or plan.score.dense is None:
-        return plan
-    dense = replace(plan.score.dense, activation="gelu")
-    return replace(plan, score=replace(plan.score, dense=dense))
 
 
 def bert_body(
@@ -119,6 +95,8 @@ def bert_body(
     width = config_values.whole_number(config, "hidden_size", 768)
     norm = Norm("layer", config_values.number(config, "layer_norm_eps", 1e-12), bias=True)
     positions = config_values.whole_number(config, "max_position_embeddings", 512)
+    if types is None:
+        types = config_values.whole_number(config, "type_vocab_size", 2, at_least=0)
     layer = _layer(config, width, norm)
     return Plan(
         architecture=name,
@@ -127,9 +105,7 @@ def bert_body(
             width=width,
             positions=positions,
             position_offset=position_offset,
-            types=config_values.whole_number(config, "type_vocab_size", 2, at_least=0)
-            if types is None
-            else types,
+            types=types,
             norm=norm,
         ),
         layers=(layer,) * config_values.whole_number(config, "num_hidden_layers", 12),
@@ -171,5 +147,4 @@ def _score(config: Config, width: int) -> ScoreHead | None:
     if not config_values.is_classifier(config):
         return None
     dense = Dense(width, bias=True, activation="tanh")
-    labels = config_values.labels(config)
-    return ScoreHead(pooling="cls", dense=dense, norm=None, outputs=labels, bias=True)
+    return ScoreHead("cls", dense, norm=None, outputs=config_values.labels(config), bias=True)
