@@ -23,6 +23,7 @@ class Piece:
     shape: tuple[int, ...]
     start: int
     stop: int
+    offset: float = 0.0
 
 
 def whole(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[Piece, ...]]:

@@ -47,6 +47,8 @@ def gemma3_plan(config: Config) -> Plan:
         activation=("hidden_activation", "gelu_pytorch_tanh"),
         rope=False,
     )
+    for slides in (True, False):  # read also where no layer is of that kind
+        _rope(config, slides, plan.layers[0].attention.head_dim)
     layers = tuple(_layer(config, layer, i) for i, layer in enumerate(plan.layers))
     # transformers rounds the factor to the dtype of the weights, which matters in bfloat16 only
     embedding = replace(plan.embedding, scale=math.sqrt(plan.width))

@@ -48,6 +48,8 @@ def modernbert_plan(config: Config) -> Plan:
     config_values.one_of(config, "is_causal", (False,))
     width = config_values.whole_number(config, "hidden_size", 768)
     layers = config_values.whole_number(config, "num_hidden_layers", 22)
+    for is_global in (True, False):  # read also where no layer is of that kind
+        _rope(config, is_global)
     eps = config_values.number(config, "norm_eps", 1e-5)
     norm = Norm("layer", eps, config_values.flag(config, "norm_bias", False))
     return Plan(

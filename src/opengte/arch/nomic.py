@@ -108,6 +108,7 @@ def _layer(config: Config, settings: Config, width: int, norm: Norm) -> Layer:
     heads = config_values.whole_number(settings, "num_attention_heads", 12)
     bias = config_values.flag(config, "qkv_proj_bias", False)
     parameters = config.get("rope_parameters") or {}
+    config_values.one_of(parameters, "rope_type", ("default",))
     theta = parameters.get("rope_theta", config.get("rotary_emb_base"))
     activation = str(settings["hidden_act"] or "swiglu")
     # transformers names the activation of the gate, the published files the whole form

@@ -95,7 +95,7 @@ def _pairs(run: str, start: int) -> Iterator[Term]:
 
 def _hebrew(run: str, start: int) -> Iterator[Term]:
     word = _HEBREW_POINTS.sub("", run)
-    if len(word) < len(run):
+    if 0 < len(word) < len(run):
         yield start, start + len(run), word
     for length in range(1, min(4, len(word) - _REST + 1)):
         if _HEBREW.fullmatch(word[:length]):
@@ -107,7 +107,7 @@ def _arabic(run: str, start: int) -> Iterator[Term]:
     word = _ARABIC_PREFIX.sub("", word, count=1) if _ARABIC_PREFIX.match(word) else word
     while (shorter := _ARABIC_SUFFIX.sub("", word)) != word:
         word = shorter
-    if word != run:
+    if word and word != run:
         yield start, start + len(run), word
 
 

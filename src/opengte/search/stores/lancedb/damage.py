@@ -225,7 +225,7 @@ def explain_damage(error: BaseException, place: str, folder: str | None) -> Open
     """Return the error that a person can use of one that Lance raised, None of any other."""
     text = " ".join(str(error).split())
     ours = isinstance(error, OpenGTEError) or not re.search(r"lance|arrow", text, re.IGNORECASE)
-    if ours or re.search("No space left|os error 28|Permission denied", text):
+    if ours or re.search("No space left|Permission denied|Read-only|os error (28|30)", text):
         return None
     wrong = checksums.wrong_sizes(folder) if folder else []
     named = re.search(r"[\w./-]+\.(?:lance|manifest|arrow|bin|txn)\b", text)
