@@ -101,27 +101,32 @@ def decoder_plan(
         up_bias=mlp_bias,
         down_bias=mlp_bias,
     )
-    layers = range(config_values.whole_number(config, "num_hidden_layers"))
-    if not causal and any(windows(i) is not None for i in layers):
+    reach = [windows(i) for i in range(config_values.whole_number(config, "num_hidden_layers"))]
+    if not causal and any(window is not None for window in reach):
         raise config_values.unsupported_value(
             config, "sliding_window", config["sliding_window"], "null where attention is not causal"
         )
     return Plan(
         architecture=name,
-        embedding=Embedding(
-            vocabulary=config_values.whole_number(config, "vocab_size"),
-            width=width,
-            positions=0,
-            position_offset=0,
-            types=0,
-            norm=None,
-        ),
+        embedding=_words(config, width),
         layers=tuple(
-            Layer(False, norm, replace(attention, window=windows(i)), norm, ffn) for i in layers
+            Layer(False, norm, replace(attention, window=window), norm, ffn) for window in reach
         ),
         final_norm=norm,
         max_positions=config_values.whole_number(config, "max_position_embeddings", 32768),
         score=score or last_token_score(config),
+    )
+
+
+def _words(config: Config, width: int) -> Embedding:
+    """Return word vectors alone: positions rotate, and there are no token types."""
+    return Embedding(
+        vocabulary=config_values.whole_number(config, "vocab_size"),
+        width=width,
+        positions=0,
+        position_offset=0,
+        types=0,
+        norm=None,
     )
 
 
