@@ -34,7 +34,7 @@ train instruct --model qwen2 --from-nothing tiny --vocabulary 4096 --data data/p
 train rerank --model finetuned/model --data data/pairs.jsonl --held-out 0.15 \
     --output reranker --tokens 3M --batch 16 --learning-rate 1e-3 --mine 4 --max-length 128
 train distill --model finetuned/model --layers 1 --data data/pairs.jsonl --dev data/dev.jsonl \
-    --output distilled --tokens 400k --batch 64 --learning-rate 5e-4 --mine 3 \
+    --output distilled --tokens 1500k --batch 64 --learning-rate 1e-3 --mine 3 \
     --document-tokens 128
 train merge contrastive/model finetuned/model --slerp 0.7 --output merged
 
