@@ -199,7 +199,7 @@ PUBLISHED_MODELS: tuple[PublishedModel, ...] = (
         "mean",
         "Apache-2.0",
         109,
-        "English, better than the default and five times its cost; needs a package index only",
+        "English, better than the default at eight times its operations; on the package index",
     ),
     _gte("gte-small", 384, 33, "English, small"),
     _gte("gte-base", 768, 109, "English"),

@@ -24,7 +24,7 @@ def ministral3_plan(config: Config) -> Plan:
     Its queries are scaled from position `original_max_position_embeddings` on, which is not
     computed here: that position is the longest text.
     """
-    plan = replace(_plan(config, "ministral3"), architecture="ministral3")
+    plan = _plan(config, "ministral3")
     scaling = config.get("rope_parameters") or {}
     if scaling.get("llama_4_scaling_beta"):
         limit = config_values.whole_number(scaling, "original_max_position_embeddings")
