@@ -67,16 +67,14 @@ def decoder_plan(
     qk_norm: bool = False,
     activation: tuple[str, str] = ("hidden_act", "silu"),
     eps: float = 1e-6,
-    theta: float = 1e4,
     rope: bool = True,
     score: ScoreHead | None = None,
 ) -> Plan:
     """Return the plan of a decoder of the family of Llama.
 
     windows gives the number of tokens that a layer attends to at either side, or None. activation
-    is a key of the config and its default, eps and theta are the defaults of `rms_norm_eps` and
-    `rope_theta`. score is the head of a
-    sequence classifier, by default one row on the last token.
+    is a key of the config and its default, eps is the default of `rms_norm_eps`. score is the head
+    of a sequence classifier, by default one row on the last token.
     """
     width = config_values.whole_number(config, "hidden_size")
     heads = config_values.whole_number(config, "num_attention_heads")
@@ -89,7 +87,7 @@ def decoder_plan(
         qkv_bias=qkv_bias,
         out_bias=out_bias,
         causal=causal,
-        rope=rope_of(config, theta, head_dim) if rope else None,
+        rope=rope_of(config, head_dim) if rope else None,
         window=None,
         qk_norm=norm if qk_norm else None,
         logn=None,

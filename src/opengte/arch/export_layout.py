@@ -23,6 +23,12 @@ CLASSES = {
     "qwen2": ("Qwen2", "model."),
     "qwen3": ("Qwen3", "model."),
     "mistral": ("Mistral", "model."),
+    "camembert": ("Camembert", "roberta."),
+    "distilbert": ("DistilBert", "distilbert."),
+    "electra": ("Electra", "electra."),
+    "eurobert": ("EuroBert", "model."),
+    "llama": ("Llama", "model."),
+    "mpnet": ("MPNet", "mpnet."),
 }
 
 
@@ -78,6 +84,8 @@ def export_config(plan: Plan, base: Mapping[str, Any], dtype: str) -> dict[str, 
         written = {k: v for k, v in written.items() if k not in ("rope_scaling", "rope_theta")}
     elif plan.architecture == "new":
         written |= {"pack_qkv": True, "auto_map": base.get("auto_map", {})}
+    if plan.architecture == "jinabert":  # of type `bert`, which has no ALiBi
+        raise UnsupportedModelError("JinaBERT v2 cannot be written: transformers has no class")
     stem, _ = _class(str(written.get("model_type")))
     written["architectures"] = [stem + (_head(plan) or "Model")]
     written["torch_dtype"] = dtype

@@ -45,7 +45,6 @@ def eurobert_plan(config: Config) -> Plan:
         out_bias=bias,
         mlp_bias=config_values.flag(config, "mlp_bias", False),
         eps=1e-5,
-        theta=250000.0,
         score=_score(config),
     )
 

@@ -11,12 +11,12 @@ from opengte.arch.plan import Rope
 Parameters = Mapping[str, Any]
 
 
-def rope_of(config: Config, default_theta: float, head_dim: int) -> Rope:
+def rope_of(config: Config, head_dim: int) -> Rope:
     """Return the rotary embedding of a decoder, from an old or a new style of config."""
     parameters = config.get("rope_parameters") or {}
     scaling = config.get("rope_scaling") or parameters
     theta = parameters.get("rope_theta", config.get("rope_theta"))
-    theta = config_values.number({"rope_theta": theta}, "rope_theta", default_theta)
+    theta = config_values.number({"rope_theta": theta}, "rope_theta", 1e4)
     positions = config_values.whole_number(config, "max_position_embeddings", 32768)
     return scaled_rope(config, theta, scaling, head_dim, positions)
 

@@ -18,7 +18,7 @@ from opengte.reference.model import ReferenceModel
 from opengte.tokenization.loading import load_tokenizer
 from opengte.tokenization.prompts import Prompts
 from opengte.train.models.loading import load_trainable
-from opengte.train.saving.export import ExportPackage, export_model
+from opengte.train.saving.export import ExportPackage, export_files, export_model
 from opengte.train.saving.model_card import TrainedModelCard, TrainingDataSource
 from opengte.types import PackedBatch
 from tests.support import checkpoints
@@ -37,6 +37,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "qwen2": {"intermediate_size": 40, "num_key_value_heads": 1, "is_causal": False},
     "qwen3": {"intermediate_size": 40, "num_key_value_heads": 1, "head_dim": 8},
+    "camembert": {"intermediate_size": 40, "max_position_embeddings": 66, "type_vocab_size": 1},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 40},
+    "electra": {"intermediate_size": 40, "max_position_embeddings": 64, "embedding_size": 32},
+    "eurobert": {"intermediate_size": 40},
+    "llama": {"intermediate_size": 40, "num_key_value_heads": 1, "rms_norm_eps": 1e-6},
+    "mpnet": {"intermediate_size": 40, "max_position_embeddings": 66, "layer_norm_eps": 1e-12},
+}
+# read, but not written: refused before training
+NOT_WRITTEN: dict[str, dict[str, Any]] = {
+    "bert": {"position_embedding_type": "alibi", "feed_forward_type": "geglu"},
+    "gemma3_text": {"intermediate_size": 40, "head_dim": 16},
+    "nomic_bert": {"intermediate_size": 40},
 }
 CARD = TrainedModelCard(
     "toy",
@@ -50,11 +62,13 @@ CARD = TrainedModelCard(
 
 
 def config_of(kind: str) -> dict[str, Any]:
-    ids = {"pad_token_id": 1} if kind == "xlm-roberta" else {"pad_token_id": 0}
+    ids = {"pad_token_id": int(kind in ("xlm-roberta", "camembert", "mpnet"))}
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     tokens = {"bos_token_id": 0, "eos_token_id": 1, "cls_token_id": 2, "sep_token_id": 3}
-    if kind not in ("modernbert", "qwen2", "qwen3"):
+    if kind not in ("modernbert", "qwen2", "qwen3", "eurobert", "llama"):
         tokens = {}
+    if kind == "distilbert":
+        size = {}
     return {"model_type": kind, "vocab_size": 512, **size, **ids, **tokens, **CONFIGS[kind]}
 
 
@@ -96,6 +110,14 @@ def test_all_loaders_give_the_trained_vectors(kind: str, tmp_path: Path) -> None
     theirs = sentence_transformer(folder)
     np.testing.assert_allclose(theirs.encode(TEXTS), expected, atol=2e-5)
     np.testing.assert_allclose(theirs.encode_query(TEXTS), queries, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", NOT_WRITTEN)
+def test_what_cannot_be_written_is_refused_by_its_plan(kind: str) -> None:
+    config = {"model_type": kind, "vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 2}
+    config |= {"num_attention_heads": 2, **NOT_WRITTEN[kind]}
+    with pytest.raises(UnsupportedModelError, match="cannot be written"):
+        export_files(arch.plan_of(config), config)
 
 
 def sentence_transformer(folder: Path) -> Any:

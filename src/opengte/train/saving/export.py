@@ -14,6 +14,7 @@ from torch import Tensor
 from opengte import arch
 from opengte.arch import export_layout
 from opengte.arch.export_layout import ExportedTensor
+from opengte.arch.plan import Plan
 from opengte.errors import InputError
 from opengte.reference import save
 from opengte.reference.model import ReferenceModel
@@ -86,13 +87,8 @@ def export_model(
     world = world or World()
     plan = model.plan
     _check(model, package)
-    config = export_layout.export_config(
-        plan, package.config, str(DTYPES[package.dtype]).removeprefix("torch.")
-    )
-    naming = arch.architecture_of(config).naming
-    dense = tuple((f"{2 + i}_Dense", part) for i, part in enumerate(plan.dense))
-    naming = arch.with_dense_modules(naming, dense)
-    written = export_layout.export_tensors(plan, naming, str(config["model_type"]))
+    dtype = str(DTYPES[package.dtype]).removeprefix("torch.")
+    config, written = export_files(plan, package.config, dtype)
     partial = folder.with_name(f".partial-{folder.name}")
     if world.is_first:
         shutil.rmtree(partial, ignore_errors=True)
@@ -108,6 +104,20 @@ def export_model(
         write_model_card(partial, package.card, model)
         _replace(partial, folder)
     world.wait()
+
+
+def export_files(
+    plan: Plan, base: Mapping[str, Any], dtype: str = "float32"
+) -> tuple[dict[str, Any], dict[str, ExportedTensor]]:
+    """Return config.json and the tensors to write for a plan; base is its model's config.json.
+
+    Raises UnsupportedModelError for a model that cannot be written.
+    """
+    config = export_layout.export_config(plan, base, dtype)
+    naming = arch.architecture_of(config).naming
+    dense = tuple((f"{2 + i}_Dense", part) for i, part in enumerate(plan.dense))
+    naming = arch.with_dense_modules(naming, dense)
+    return config, export_layout.export_tensors(plan, naming, str(config["model_type"]))
 
 
 def _check(model: ReferenceModel, package: ExportPackage) -> None:

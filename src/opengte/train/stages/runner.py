@@ -21,7 +21,7 @@ from opengte.train.models import lora
 from opengte.train.models.trainable import TrainableModel
 from opengte.train.objectives import Objective
 from opengte.train.saving.checkpoints import list_checkpoints, load_weights, recorded_identity
-from opengte.train.saving.export import ExportPackage, export_model
+from opengte.train.saving.export import ExportPackage, export_files, export_model
 from opengte.train.saving.model_card import TrainedModelCard, TrainingDataSource
 from opengte.train.settings import FREE_ON_RESUME
 from opengte.train.stages.base_models import write_pooling
@@ -131,6 +131,7 @@ def run_stage(
 
     part names one of several consecutive runs; all but the last write `model-PART`.
     """
+    export_files(made.plan, made.config)  # what cannot be written is refused before the work
     made = replace(made, prompts=trained_prompts(made.prompts, data))
     trainable = TrainableModel(model, objective.outputs, recipe.precision)
     if adapters is not None:
