@@ -247,7 +247,7 @@ def test_the_commands_report_it(bert, command, file, settings):
 def test_the_log_of_the_server_has_it(bert, caplog, monkeypatch, file, settings):
     plant(bert, file, settings)
     (key,) = settings
-    monkeypatch.setattr(warnings, "showwarning", logs._log_warning)  # as `logs.configure` does
+    monkeypatch.setattr(warnings, "showwarning", logs.log_warning)  # as `logs.configure` does
     with warnings.catch_warnings():
         warnings.simplefilter("always", CheckpointWarning)
         load_model(ModelSettings(str(bert), engine="torch"))

@@ -123,13 +123,13 @@ def test_a_model_that_answers_worse_is_refused(place, tmp_path, monkeypatch):
     rows = [{"query": f"document {n} of tax", "relevant": [str(n)]} for n in range(20)]
     rows[0]["relevant"].append("gone")
     file.write_text("\n".join(map(json.dumps, rows)))
-    original = compare._ranking
+    original = compare.ranking
 
     def worse(base, text):
         found = original(base, text)
         return found if base.identity.model == "fake" else ("15", "16", "17")
 
-    monkeypatch.setattr(compare, "_ranking", worse)
+    monkeypatch.setattr(compare, "ranking", worse)
     result = gte("index", "switch", place, "--model", "other", "--queries", file)
     assert result.exit_code == 1
     assert "warning: 'document 0 of tax': `gone` is not in the index" in result.stderr
@@ -230,7 +230,7 @@ def test_the_most_changed_comes_first(place):
     assert [one.values is None for one in found.changes].count(True) == 1
     old, new = found.values
     assert old == new
-    changed = compare._change(Question("x"), ("a", "b"), ("b", "c"))
+    changed = compare.ranking_change(Question("x"), ("a", "b"), ("b", "c"))
     assert (changed.overlap, changed.values) == (0.5, None)
 
 

@@ -10,7 +10,7 @@ from opengte.errors import InputError
 from opengte.evaluate import needle, report
 from tests.support.evaluation import HashEncoder
 
-NAMES = {name.lower() for name in (*needle._FIRST, *needle._LAST)}
+NAMES = {name.lower() for name in (*needle.FIRST_NAMES, *needle.LAST_NAMES)}
 
 
 def counter(texts: Sequence[str]) -> list[int]:

@@ -22,13 +22,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Every file that was read to the end."""
-    read, original = [], digests._read
+    read, original = [], digests.read_digest
 
     def counted(path: Path) -> digests.FileDigest:
         read.append(path)
         return original(path)
 
-    monkeypatch.setattr(digests, "_read", counted)
+    monkeypatch.setattr(digests, "read_digest", counted)
     return read
 
 

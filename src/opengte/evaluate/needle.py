@@ -23,10 +23,10 @@ POSITIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 KINDS = ("passkey", "needle")
 BLIND_ACCURACY = 0.5  # below this accuracy, a position counts as a blind spot
 
-_FIRST = (
+FIRST_NAMES = (
     "Alma Bruno Clara Dario Elena Felix Greta Hugo Irene Jonas Klara Linus Marta Nils Olga".split()
 )
-_LAST = (
+LAST_NAMES = (
     "Abel Berg Conti Duval Egger Frank Gruber Huber Ivanov Jansen Keller Lang Meyer Novak".split()
 )
 _THINGS = "harbour garden library bakery station market bridge museum orchard workshop".split()
@@ -59,9 +59,9 @@ def check_sizes(lengths: Sequence[int], documents: int) -> None:
     """
     if not lengths or any(not 64 <= length <= 131_072 for length in lengths):
         raise InputError(f"lengths are {list(lengths)}, expected 64 to 131072 tokens each")
-    if not 2 <= documents <= len(_FIRST) * len(_LAST):
+    if not 2 <= documents <= len(FIRST_NAMES) * len(LAST_NAMES):
         raise InputError(
-            f"documents is {documents}, expected 2 to {len(_FIRST) * len(_LAST)} a cell"
+            f"documents is {documents}, expected 2 to {len(FIRST_NAMES) * len(LAST_NAMES)} a cell"
         )
 
 
@@ -126,7 +126,7 @@ def generate_facts(kind: str, count: int, rng: random.Random) -> list[tuple[str,
     >>> question.startswith("What is the pass key of ")
     True
     """
-    people = rng.sample([f"{first} {last}" for first in _FIRST for last in _LAST], count)
+    people = rng.sample([f"{first} {last}" for first in FIRST_NAMES for last in LAST_NAMES], count)
     if kind == "passkey":
         return [
             (

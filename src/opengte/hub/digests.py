@@ -63,7 +63,7 @@ def file_digests(paths: Sequence[Path]) -> list[FileDigest]:
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
-            found |= zip(missing, pool.map(_read, missing), strict=True)
+            found |= zip(missing, pool.map(read_digest, missing), strict=True)
         _remember({path: found[path] for path in missing})
     return [found[path] for path in paths]
 
@@ -77,7 +77,8 @@ def _known_digest(path: Path, state: FileState, known: dict[str, Any]) -> str | 
     return str(entry[0])
 
 
-def _read(path: Path) -> FileDigest:
+def read_digest(path: Path) -> FileDigest:
+    """Read a file to its end and return its SHA-256 with the state that it had."""
     before = FileState.of(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

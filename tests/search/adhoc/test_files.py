@@ -99,7 +99,7 @@ def test_json_lines_give_a_document_a_line(tmp_path):
     assert bad.reason.startswith("not JSON: ")
 
 
-@given(st.binary(), st.sampled_from(sorted(files._PARSERS)))
+@given(st.binary(), st.sampled_from(sorted(files.PARSERS)))
 def test_no_content_stops_the_search(tmp_path_factory, content, suffix):
     path = tmp_path_factory.getbasetemp() / f"any{suffix}"
     path.write_bytes(content)

@@ -83,13 +83,13 @@ def test_no_documents_no_hits(encoder):
 
 def test_texts_of_other_documents_are_let_go(encoder, monkeypatch):
     monkeypatch.setattr(folder, "WINDOW", 2)
-    sizes, original = [], folder._keep
+    sizes, original = [], folder.keep_best
 
     def keep(best, candidates):
         kept = original(best, candidates)
         sizes.append(len(kept))
         return kept
 
-    monkeypatch.setattr(folder, "_keep", keep)
+    monkeypatch.setattr(folder, "keep_best", keep)
     search_files(encoder, "a", documents(*"abcdefghij"), k=2)
     assert sizes == [2] * 5

@@ -428,7 +428,7 @@ def test_three_processes_write_and_two_read(tmp_path):
 
 def test_a_folder_that_may_not_be_written_is_an_error_and_still_answers(base, files, monkeypatch):
     base.index([files])
-    table = base.store._need("windows")
+    table = base.store.table("windows")
 
     class ReadOnly:
         """A table whose disk is full."""
@@ -448,6 +448,6 @@ def test_a_folder_that_may_not_be_written_is_an_error_and_still_answers(base, fi
 
 
 def test_a_run_reports_as_json(base, files):
-    from opengte.cli.index.run import _report_row
+    from opengte.cli.index.run import report_row
 
-    assert json.loads(json.dumps(_report_row(base.index([files]))))["new"] == 3
+    assert json.loads(json.dumps(report_row(base.index([files]))))["new"] == 3

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from opengte.search.ingest.windows import (
     SLACK,
-    _owner,
-    _ranges,
     heading_at,
+    owner_of,
     split_spans,
     split_windows,
+    window_ranges,
 )
 from opengte.search.parse.base import Section
 
@@ -60,13 +60,13 @@ def test_windows_fit_and_own_every_span_once(pieces, room, span_tokens):
 @example(sizes=[1, 1, 12], room=12)
 @given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=60), room=st.integers(12, 40))
 def test_windows_cover_all_spans_and_overlap(sizes, room):
-    ranges = _ranges(sizes, room, room // 8)
+    ranges = window_ranges(sizes, room, room // 8)
     assert ranges[0][0] == 0
     assert ranges[-1][1] == len(sizes)
     for (first, last), (after, end) in zip(ranges, ranges[1:], strict=False):
         assert first < after <= last < end
     for number in range(len(sizes)):
-        owner = _owner(number, ranges)
+        owner = owner_of(number, ranges)
         assert ranges[owner][0] <= number < ranges[owner][1]
         assert distance(number, owner, ranges) == max(
             distance(number, w, ranges) for w, (a, b) in enumerate(ranges) if a <= number < b

@@ -274,7 +274,7 @@ def test_documents_are_checked_in_every_store(kind, tmp_path):
     store.put(made)
     store.put_sources([check.SourceFile("f/x", "digest", 3)])
     report = check.CheckReport()
-    assert check._check_documents(store, report, repair=True)
+    assert check.check_documents(store, report, repair=True)
     assert report.damage == [("d2", "document: its text is not what was indexed")]
     assert sorted(one.id for one in store.scan()) == ["d0", "d1", "d3"]
     (source,) = store.sources()
@@ -286,14 +286,14 @@ def test_manifests_are_read_as_lance_writes_them(whole):
     store = LanceStore(folder)
     manifest = damage.newest_manifest(folder, "windows")
     found = damage.fragments(folder, manifest)
-    rows = store._need("windows").count_rows()
+    rows = store.table("windows").count_rows()
     assert sum(one.rows for one in found) >= rows
     for one in found:
         for name in one.files:
             assert os.path.exists(os.path.join(folder, name)), name
     copied = sum(
         len(rows)
-        for rows, sound in damage.readable_rows(folder, "windows", store._need("windows"), set())
+        for rows, sound in damage.readable_rows(folder, "windows", store.table("windows"), set())
         if sound
     )
     assert copied == rows

@@ -221,7 +221,7 @@ def test_old_ids_are_moved_below_a_root_in_every_store(kind, tmp_path):
     names = [f"{n}.txt" for n in range(5)]
     store, before = old_store(kind, tmp_path, names, rng)
     index = index_of(store)
-    relocate._adopt(store, Roots((Root("f", "/files"),)), list(store.sources()))
+    relocate.adopt_old_ids(store, Roots((Root("f", "/files"),)), list(store.sources()))
     found = {one.id: one for one in store.scan()}
     assert sorted(found) == sorted(f"f/{name}{row}" for name in names for row in ("", "#row 2"))
     for one in found.values():
@@ -302,7 +302,7 @@ def make_old(base, files):
     base.index([files])
     index, back = base.latest(), Roots((Root(str(files), "d"),))
     sources = list(base.store.sources())
-    relocate._adopt(base.store, back, sources)
+    relocate.adopt_old_ids(base.store, back, sources)
 
     def old(settings):
         return {**{k: v for k, v in settings.items() if k != "roots"}, "format": 1}

@@ -216,7 +216,7 @@ def test_the_status(client, base):
     [("minilm", "minilm"), ("a/b", "a/b"), ("/home/me/model/", "model"), ("./x", "x")],
 )
 def test_folders_of_models_are_not_told(given, told):
-    assert desks._public(given) == told
+    assert desks.public_name(given) == told
 
 
 def test_several_knowledge_bases(base, tmp_path):

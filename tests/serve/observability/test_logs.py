@@ -97,7 +97,7 @@ def test_warnings_are_logged_by_kind_and_those_about_models_in_full(lines):
     said = lines()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        logs_of = logs._log_warning
+        logs_of = logs.log_warning
         logs_of(TruncationWarning(SECRET), TruncationWarning, "x.py", 3)
         logs_of(FallbackWarning("torch is used"), FallbackWarning, "x.py", 4)
     first, second = map(json.loads, said())

@@ -27,7 +27,7 @@ def test_ranks_share_ties():
 
     values = np.array([3, 1, 2, 2, 5, 5, 5], np.float32)
     gold = np.array([1, 4, 2, 2, 9, 3, 3], np.float32)
-    ours = np.corrcoef(dev_evaluation._ranks(values), dev_evaluation._ranks(gold))[0, 1]
+    ours = np.corrcoef(dev_evaluation.tied_ranks(values), dev_evaluation.tied_ranks(gold))[0, 1]
     assert ours == pytest.approx(spearmanr(values, gold).statistic)
 
 

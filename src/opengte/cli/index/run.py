@@ -143,7 +143,7 @@ def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
             interruption.add_note("what was indexed is saved; repeat the command to continue")
             raise
     if as_json:
-        output.print_json(_report_row(report))
+        output.print_json(report_row(report))
     _summarise(report, base, dry_run=chosen.dry_run, as_json=as_json)
     if report.problems or report.upkeep:
         raise click.exceptions.Exit(errors.FAILED)
@@ -251,7 +251,8 @@ def _check_settings(base: "KnowledgeBase", given: dict[str, Any]) -> None:
             )
 
 
-def _report_row(report: "IngestReport") -> dict[str, Any]:
+def report_row(report: "IngestReport") -> dict[str, Any]:
+    """Return what `--json` prints of a run."""
     return asdict(report)
 
 

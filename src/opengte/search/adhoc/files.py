@@ -83,7 +83,7 @@ def _ignored(name: str) -> bool:
 
 
 def _read_found(path: Path, max_bytes: int) -> Iterator[FileItem]:
-    if path.suffix.lower() not in _PARSERS:
+    if path.suffix.lower() not in PARSERS:
         yield SkippedText(path, None, "not a known kind of text", failed=False)
     elif path.is_file():
         yield from read_text_file(path, max_bytes)
@@ -99,7 +99,7 @@ def _parse(path: Path, content: bytes) -> Iterator[FileItem]:
         line = content.count(b"\n", 0, error.start) + 1
         yield SkippedText(path, line, "not UTF-8; such bytes are read as U+FFFD", failed=True)
         text = content.decode("utf-8-sig", errors="replace")
-    yield from _PARSERS.get(path.suffix.lower(), _plain)(path, text)
+    yield from PARSERS.get(path.suffix.lower(), _plain)(path, text)
 
 
 def _plain(path: Path, text: str) -> Iterator[FileItem]:
@@ -154,7 +154,7 @@ def _rows(path: Path, rows: Iterator[DelimitedRow | BadRow]) -> Iterator[FileIte
             yield FileText(path, row.line, "\n".join(filter(None, row.values.values())))
 
 
-_PARSERS: dict[str, Callable[[Path, str], Iterator[FileItem]]] = {
+PARSERS: dict[str, Callable[[Path, str], Iterator[FileItem]]] = {
     ".txt": _plain,
     ".text": _plain,
     ".md": _plain,

@@ -70,7 +70,7 @@ def search_files(
         assert vectors.dense is not None
         numbers = np.array([(one.number, one.group) for one in window])
         best = merge_top_k(best, asked.dense, vectors.dense, numbers[:, 0], numbers[:, 1], k)
-        kept = _keep(best, itertools.chain(kept.values(), window))
+        kept = keep_best(best, itertools.chain(kept.values(), window))
         truncated, seen = truncated + len(vectors.truncated), seen + len(window)
         advance(len(window))
     return FileSearchResult(_hits(best, kept), next(groups), seen, truncated)
@@ -96,7 +96,7 @@ def _text(candidate: _Candidate) -> str:
     return candidate.document.text[passage.start : passage.end]
 
 
-def _keep(best: TopK, candidates: Iterable[_Candidate]) -> dict[int, _Candidate]:
+def keep_best(best: TopK, candidates: Iterable[_Candidate]) -> dict[int, _Candidate]:
     """Let go of all documents but those among the best."""
     rows = set(best.rows[0].tolist())
     return {one.number: one for one in candidates if one.number in rows}

@@ -38,10 +38,10 @@ def split_windows(
     found = split_spans(text, sections, measure, limit)
     if not found:
         return []
-    ranges = _ranges(measure(found), max(1, room - SLACK), int(room * OVERLAP))
+    ranges = window_ranges(measure(found), max(1, room - SLACK), int(room * OVERLAP))
     owned: list[list[CharRange]] = [[] for _ in ranges]
     for number, span in enumerate(found):
-        owned[_owner(number, ranges)].append(span)
+        owned[owner_of(number, ranges)].append(span)
     return [
         DocumentWindow(found[first][0], found[last - 1][1], tuple(own))
         for (first, last), own in zip(ranges, owned, strict=True)
@@ -89,7 +89,7 @@ def _previous_end(found: list[CharRange], start: int) -> int:
     return found[bisect.bisect_left(found, (start, start)) - 1][1]
 
 
-def _ranges(sizes: Sequence[int], room: int, overlap: int) -> list[tuple[int, int]]:
+def window_ranges(sizes: Sequence[int], room: int, overlap: int) -> list[tuple[int, int]]:
     """Return which spans, from and to, each window holds."""
     ranges, first = [], 0
     while True:
@@ -109,7 +109,7 @@ def _ranges(sizes: Sequence[int], room: int, overlap: int) -> list[tuple[int, in
         first = back
 
 
-def _owner(number: int, ranges: list[tuple[int, int]]) -> int:
+def owner_of(number: int, ranges: list[tuple[int, int]]) -> int:
     """Return the window in which a span stands furthest from a cut."""
     last = len(ranges) - 1
 

@@ -53,11 +53,11 @@ def check_index(
         if report.damage and not repair:
             return report
     index = Index.open(place, load=load, storage_options=options)
-    stale = _check_documents(index.store, report, repair=repair)
+    stale = check_documents(index.store, report, repair=repair)
     before = index.store.health().windows
     if repair and doubtful:
         _embed_again(index, doubtful, report)
-        stale = _check_documents(index.store, CheckReport(), repair=True)
+        stale = check_documents(index.store, CheckReport(), repair=True)
     if repair and stale:
         _read_again(index, report)
     missing = report.unread - (index.store.health().windows - before)
@@ -229,7 +229,7 @@ def _texts(rows: list[dict[str, Any]]) -> Iterator[StoredDocument]:
 # --- documents -----------------------------------------------------------------------------------
 
 
-def _check_documents(store: Store, report: CheckReport, *, repair: bool) -> bool:
+def check_documents(store: Store, report: CheckReport, *, repair: bool) -> bool:
     """Remove documents that are not as their hashes say; return whether files must be read."""
     wrong: list[StoredDocument] = []
     known = bool(report.damage)  # of files: what is missing now comes from it

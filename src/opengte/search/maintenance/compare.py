@@ -66,11 +66,14 @@ class IndexComparison:
 
 def compare_indexes(old: Index, new: Index, questions: Sequence[Question]) -> IndexComparison:
     """Ask two indexes; the rankings are those that a search returns by default."""
-    changes = [_change(one, _ranking(old, one.text), _ranking(new, one.text)) for one in questions]
+    changes = [
+        ranking_change(one, ranking(old, one.text), ranking(new, one.text)) for one in questions
+    ]
     return IndexComparison(tuple(sorted(changes, key=lambda one: (one.overlap, one.correlation))))
 
 
-def _ranking(index: Index, text: str) -> tuple[str, ...]:
+def ranking(index: Index, text: str) -> tuple[str, ...]:
+    """Return the ids of the best documents for a query, best first."""
     # near-duplicates stay apart: which of them stands for the others is no difference of models
     options = search.SearchOptions(k=AMONG, collapse=False)
     return tuple(
@@ -78,7 +81,8 @@ def _ranking(index: Index, text: str) -> tuple[str, ...]:
     )
 
 
-def _change(question: Question, old: tuple[str, ...], new: tuple[str, ...]) -> RankingChange:
+def ranking_change(question: Question, old: tuple[str, ...], new: tuple[str, ...]) -> RankingChange:
+    """Return how a ranking changed: overlap, rank correlation, and nDCG where it is known."""
     longest = max(len(old), len(new))
     overlap = len(set(old) & set(new)) / longest if longest else 1.0
     values = None

@@ -47,7 +47,7 @@ def enter_roots(
         else:
             roots = index.change_roots(partial(_entered, folder=folder, name=name))
     if not dry_run:
-        _adopt(index.store, roots, files)
+        adopt_old_ids(index.store, roots, files)
     return roots
 
 
@@ -76,7 +76,7 @@ def move_root(index: Index, old: str, new: str, *, force: bool = False) -> Root:
             f"`{new}` has none of the {len(mine):,} files of `{root.path}`; --force moves it anyway"
         )
     index.change_roots(lambda now: now if now.get(root.name) else _with(now, root))
-    _adopt(index.store, index.roots, files)
+    adopt_old_ids(index.store, index.roots, files)
     roots = index.change_roots(lambda now: now.moved(root.name, path))
     found = roots.get(root.name)
     assert found is not None
@@ -154,7 +154,7 @@ def _is_same(path: str, digest: str) -> bool:
 # --- ids of earlier versions ---------------------------------------------------------------------
 
 
-def _adopt(store: Store, roots: Roots, files: Iterable[SourceFile]) -> None:
+def adopt_old_ids(store: Store, roots: Roots, files: Iterable[SourceFile]) -> None:
     """Give files whose ids are paths, and that are in a root by now, their ids below it.
 
     New rows are written before old ones are removed: after a kill the next run goes on.

@@ -91,7 +91,7 @@ class SearchService:
         return schemas.KnowledgeBaseStatus(
             name=self.name,
             documents=index.store.count(),
-            model=_public(index.identity.model),
+            model=public_name(index.identity.model),
             legs=["dense", *sparse, "lexical"],
             reranker=self._load_reranker is not None,
             language=index.settings.get("language"),
@@ -357,7 +357,7 @@ def _part(length: int, at: int) -> tuple[int, int]:
     return start, start + DOCUMENT_CHARACTERS
 
 
-def _public(model: str) -> str:
+def public_name(model: str) -> str:
     """Return the name of a model; for a folder on this machine only its last part."""
     looks_local = model.startswith(("/", ".", "~")) or os.path.isdir(model)
     return os.path.basename(model.rstrip("/")) if looks_local else model

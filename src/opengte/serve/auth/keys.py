@@ -33,7 +33,7 @@ REMEDY = "Restore it from a copy, or make new keys with `gte keys create` in ano
 NEW_SECONDS = 1.0  # in which another process may still be creating the file
 REFRESH_SECONDS = 0.5  # between two checks whether the file changed
 
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS keys (
     slot INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: its place in the rate limiter's memory
     id TEXT NOT NULL UNIQUE,
@@ -235,7 +235,7 @@ class KeyFile:
                 database.row_factory = None
             database.execute("PRAGMA journal_mode = WAL")
             with database:
-                database.execute(_SCHEMA)
+                database.execute(SCHEMA)
                 columns = [row[1] for row in database.execute("PRAGMA table_info(keys)")]
                 if "documents" not in columns:
                     database.execute(_ADD_DOCUMENTS)

@@ -53,7 +53,7 @@ def configure(
     root.setLevel(logging.WARNING)
     for name in ("opengte", "uvicorn"):
         logging.getLogger(name).setLevel(_LEVELS[level])
-    warnings.showwarning = _log_warning
+    warnings.showwarning = log_warning
     # no line contains these: do not look them up
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
@@ -198,7 +198,7 @@ def _is_wanted(record: logging.LogRecord) -> bool:
     return not (record.name == "uvicorn.error" and record.getMessage().startswith(_UVICORN_NOISE))
 
 
-def _log_warning(
+def log_warning(
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -206,6 +206,7 @@ def _log_warning(
     file: Any = None,
     line: str | None = None,
 ) -> None:
+    """Log a warning by its kind; its text too where it cannot quote what a client sent."""
     fields: dict[str, Any] = {"kind": category.__name__, "place": f"{filename}:{lineno}"}
     if issubclass(category, _SAFE_WARNINGS):
         fields["says"] = str(message)

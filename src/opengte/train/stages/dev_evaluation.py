@@ -117,10 +117,12 @@ def spearman(trainable: TrainableModel, source: DatasetSource, limits: BatchLimi
         return None
     a = embed_texts(trainable, source.pack(own.queries, "query", limits["query_tokens"]))
     b = embed_texts(trainable, source.pack(own.positives, "document", limits["document_tokens"]))
-    return float(np.corrcoef(_ranks((a * b).sum(axis=1)), _ranks(own.positive_scores))[0, 1])
+    return float(
+        np.corrcoef(tied_ranks((a * b).sum(axis=1)), tied_ranks(own.positive_scores))[0, 1]
+    )
 
 
-def _ranks(values: Floats) -> npt.NDArray[np.float64]:
+def tied_ranks(values: Floats) -> npt.NDArray[np.float64]:
     """Return ranks, with equal values sharing their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)

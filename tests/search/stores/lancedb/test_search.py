@@ -47,7 +47,7 @@ def recall(made, centres, rng) -> float:
 
 def parts(made) -> int:
     """How many parts the index of vectors has, as a search sees it."""
-    search = made._need("windows").search([0.1] * WIDTH, vector_column_name="vector")
+    search = made.table("windows").search([0.1] * WIDTH, vector_column_name="vector")
     plan = search.distance_type("dot").nprobes(1).analyze_plan()
     return int(plan.split("partitions_ranked=")[1].split(",")[0])
 

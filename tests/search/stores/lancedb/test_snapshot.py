@@ -88,7 +88,7 @@ def test_an_answer_is_read_without_what_only_indexing_needs(store):
 
 
 def test_every_column_is_for_answers_or_for_indexing(store):
-    columns = store._need("windows").schema.names
+    columns = store.table("windows").schema.names
     assert sorted(DISPLAY_COLUMNS + INGEST_COLUMNS) == sorted(columns)
 
 

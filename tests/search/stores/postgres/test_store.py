@@ -53,7 +53,7 @@ def written(place, **values):
 
 def consistent(store):
     """Return the ids, after looking whether the tables agree with each other."""
-    rows = store._base.rows
+    rows = store.database.rows
     names = [one.id for one in store.scan()]
     words = rows("SELECT coalesce(sum(length), 0), count(*) FROM documents")[0]
     assert rows("SELECT words, documents FROM totals")[0] == words
@@ -137,14 +137,14 @@ def assert_used(store, monkeypatch, question):
         cursor.execute("SET LOCAL enable_sort = off; SELECT pg_stat_force_next_flush()")
 
     def used(name):
-        return store._base.rows(
+        return store.database.rows(
             "SELECT idx_scan FROM pg_stat_user_indexes WHERE schemaname = %s AND indexrelname = %s",
-            store._base.schema,
+            store.database.schema,
             name,
         )[0][0]
 
     with monkeypatch.context() as watched:
-        watched.setattr(postgres, "_tune", tune)
+        watched.setattr(postgres, "tune", tune)
         store.dense(question, 10, None)
         store.sparse({1: 1.0}, 10, None)
     assert used(schema.VECTORS) > 0 and used(schema.WEIGHTS) > 0
@@ -235,24 +235,24 @@ def test_a_language_that_is_not_known_is_an_error_before_there_is_an_index(place
 
 def test_tables_of_others_are_left_alone(place):
     other = PostgresStore(place)
-    with other._base.writing() as cursor:
+    with other.database.writing() as cursor:
         cursor.execute("CREATE TABLE IF NOT EXISTS public.settings (name text)")
         cursor.execute("INSERT INTO public.settings VALUES ('mine')")
     try:
         assert other.settings() is None
         assert written(place).count() == 0
-        assert other._base.rows("SELECT name FROM public.settings") == [("mine",)]
+        assert other.database.rows("SELECT name FROM public.settings") == [("mine",)]
     finally:
-        with other._base.writing() as cursor:
+        with other.database.writing() as cursor:
             cursor.execute("DROP TABLE public.settings")
 
 
 def test_connections_that_the_server_closed_are_made_again(place):
     store = written(place)
-    store._base.rows("SELECT 1")
+    store.database.rows("SELECT 1")
     other = PostgresStore(place)
-    pid = store._base._idle[0].info.backend_pid
-    other._base.rows("SELECT pg_terminate_backend(%s)", pid)
+    pid = store.database._idle[0].info.backend_pid
+    other.database.rows("SELECT pg_terminate_backend(%s)", pid)
     with pytest.raises(OSError, match="postgresql://"):
         store.count()
     assert store.count() == 0

@@ -119,7 +119,7 @@ class LanceStore:
         self._commit(lambda: _replace(table, "key").execute(row))
         if self._folder is not None:
             checksums.keep_settings(self._folder, settings)
-        words, language = self._need(WINDOWS), settings.get("language")
+        words, language = self.table(WINDOWS), settings.get("language")
         self._commit(
             lambda: maintenance.ensure_text_index(words, language)
         )  # from the start: it is searched
@@ -138,7 +138,7 @@ class LanceStore:
         values = pa.array([one.to_json() for one in sources], pa.large_string())
         columns = [pa.array([one.id for one in sources]), values]
         rows = pa.table(columns, names=["id", "value"])
-        table = self._need(SOURCES)
+        table = self.table(SOURCES)
         self._commit(lambda: _replace(table, "id").execute(rows))
 
     def delete_sources(self, ids: Sequence[str]) -> None:
@@ -155,7 +155,7 @@ class LanceStore:
         documents = [document for document in documents if document.windows]
         if not documents:
             return
-        table = self._need(WINDOWS)
+        table = self.table(WINDOWS)
         rows = to_table(documents, arrow_schema(_width(table, "vector"), _width(table, "short")))
         gone = filters.in_list("id", [document.id for document in documents])
         self._commit(
@@ -178,7 +178,7 @@ class LanceStore:
 
     def entries(self) -> Iterator[tuple[str, DocumentHashes]]:
         """Yield the id and the hashes of every document of one version of the store."""
-        search = self._need(WINDOWS).search().where("window = 0").limit(None)
+        search = self.table(WINDOWS).search().where("window = 0").limit(None)
         for batch in search.select(["id", "content", "row"]).to_batches(SCAN):
             for row in batch.to_pylist():
                 yield row["id"], DocumentHashes(row["content"], row["row"])
@@ -210,7 +210,7 @@ class LanceStore:
     ) -> dict[str, StoredDocument]:
         from opengte.search.stores.lancedb.rows import documents_from_rows, table_rows
 
-        self._need(WINDOWS)
+        self.table(WINDOWS)
 
         async def read(part: Sequence[str]) -> Any:
             return await (await version()).rows_of(part, columns)
@@ -229,7 +229,7 @@ class LanceStore:
     def count(self, where: Filter | None = None) -> int:
         """Return how many documents fit."""
         only = "window = 0" if where is None else f"window = 0 AND {filters.to_sql(where)}"
-        return int(self._need(WINDOWS).count_rows(only))
+        return int(self.table(WINDOWS).count_rows(only))
 
     def scan(self) -> Iterator[StoredDocument]:
         """Yield every document; rows of one document lie together, as one commit wrote them."""
@@ -243,7 +243,7 @@ class LanceStore:
 
     def sample(self, count: int) -> list[StoredDocument]:
         """Return so many documents from all over the store, the same ones each time."""
-        table = self._need(WINDOWS)
+        table = self.table(WINDOWS)
         total = int(table.count_rows())
         if not total or count < 1:
             return []
@@ -258,7 +258,7 @@ class LanceStore:
         only = "window = 0" if where is None else f"window = 0 AND {filters.to_sql(where)}"
         columns = ["id", "title", "metadata"]
         if ids is None:
-            search = self._need(WINDOWS).search().where(only).select(columns).limit(None)
+            search = self.table(WINDOWS).search().where(only).select(columns).limit(None)
             batches = search.to_batches(4096)
             rows: Iterator[Any] = (row for batch in batches for row in batch.to_pylist())
         else:
@@ -285,7 +285,7 @@ class LanceStore:
 
     def revision(self) -> int:
         """Return a number that changes with every commit."""
-        return int(self._need(WINDOWS).version)
+        return int(self.table(WINDOWS).version)
 
     # --- search ----------------------------------------------------------------------------------
 
@@ -298,7 +298,7 @@ class LanceStore:
         exact: bool = False,
     ) -> ScoredIds:
         """Return the k documents closest to a vector (d,); exact looks at every one."""
-        self._need(WINDOWS)
+        self.table(WINDOWS)
         return run_coroutine(self._dense(query, k, where, exact=exact))
 
     async def _dense(
@@ -315,7 +315,7 @@ class LanceStore:
 
     def lexical(self, query: str, k: int, where: Filter | None) -> ScoredIds:
         """Return the k best documents by BM25."""
-        self._need(WINDOWS)
+        self.table(WINDOWS)
 
         async def search() -> ScoredIds:
             return await legs.bm25(await self._reader.snapshot(), query, k, where)
@@ -327,13 +327,13 @@ class LanceStore:
         allowed = None
         if where is not None:
             only = f"window = 0 AND {filters.to_sql(where)}"
-            found = self._need(WINDOWS).search().where(only).select(["id"]).limit(None)
+            found = self.table(WINDOWS).search().where(only).select(["id"]).limit(None)
             allowed = frozenset(found.to_arrow()["id"].to_pylist())
         return self._postings().search(query, k, allowed)
 
     def _postings(self) -> SparseIndex:
         """Return the postings of the version that is there now."""
-        table = self._need(WINDOWS)
+        table = self.table(WINDOWS)
         with self._postings_lock:
             version = int(table.version)
             if self._inverted is None or self._inverted[0] != version:
@@ -344,13 +344,13 @@ class LanceStore:
 
     def optimize(self) -> list[str]:
         """Bring the indexes up to date and tidy up; return what could not be done, and why."""
-        table, language = self._need(WINDOWS), (self.settings() or {}).get("language")
+        table, language = self.table(WINDOWS), (self.settings() or {}).get("language")
         steps: dict[str, Callable[[], object]] = {
             "index of words": lambda: maintenance.ensure_text_index(table, language),
             "index of ids": lambda: maintenance.ensure_id_indexes(table),
             "index of vectors": lambda: maintenance.ensure_vector_index(table),
             "compaction": lambda: maintenance.compact(table, language),
-            "compaction of files": lambda: self._need(SOURCES).optimize(
+            "compaction of files": lambda: self.table(SOURCES).optimize(
                 cleanup_older_than=maintenance.KEEP
             ),
         }
@@ -368,7 +368,7 @@ class LanceStore:
 
     def remake_indexes(self) -> list[str]:
         """Drop all indexes and make them again; return what could not be done."""
-        table = self._need(WINDOWS)
+        table = self.table(WINDOWS)
         for name in maintenance.index_names(table):
             self._commit(partial(table.drop_index, name))
         language = (self.settings() or {}).get("language")
@@ -382,7 +382,7 @@ class LanceStore:
 
         Of rows that cannot be read, yield how many they are.
         """
-        old, new = LanceStore(folder, durable=False)._table(name), self._need(name)
+        old, new = LanceStore(folder, durable=False)._table(name), self.table(name)
         if old is None:
             return
         for rows, sound in damage.readable_rows(folder, name, old, bad):
@@ -409,7 +409,7 @@ class LanceStore:
     def health(self) -> StoreHealth:
         """Return the state of the store."""
         size = fsync.folder_bytes(self._folder) if self._folder else None
-        return maintenance.table_health(self._need(WINDOWS), self.count(), size)
+        return maintenance.table_health(self.table(WINDOWS), self.count(), size)
 
     # --- LanceDB ---------------------------------------------------------------------------------
 
@@ -423,7 +423,8 @@ class LanceStore:
                     return None
             return self._tables[name]
 
-    def _need(self, name: str) -> Any:
+    def table(self, name: str) -> Any:
+        """Return a table of LanceDB; InputError if it is missing."""
         table = self._table(name)
         if table is None:
             raise InputError(f"`{self.uri}` holds no index (its table `{name}` is missing)")
@@ -456,7 +457,7 @@ class LanceStore:
         return result
 
     def _delete(self, name: str, condition: str) -> None:
-        table = self._need(name)
+        table = self.table(name)
         self._commit(lambda: table.delete(condition))
 
     def _select(
@@ -467,7 +468,7 @@ class LanceStore:
         also: str = "",
     ) -> Iterator[dict[str, Any]]:
         """Yield the rows whose key is among the values."""
-        table = self._need(WINDOWS)
+        table = self.table(WINDOWS)
         for part in _parts(values):
             condition = filters.in_list(key, part) + (f" AND {also}" if also else "")
             search = table.search().where(condition).limit(None)
@@ -476,7 +477,7 @@ class LanceStore:
             yield from search.to_arrow().to_pylist()
 
     def _scan(self, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-        for batch in self._need(name).search().select(columns).limit(None).to_batches(SCAN):
+        for batch in self.table(name).search().select(columns).limit(None).to_batches(SCAN):
             yield from batch.to_pylist()
 
 

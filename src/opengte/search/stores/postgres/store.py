@@ -65,32 +65,32 @@ class PostgresStore:
     name = "postgres"
 
     def __init__(self, url: str) -> None:
-        self._base = ConnectionPool(url)
-        self.uri = self._base.uri
+        self.database = ConnectionPool(url)
+        self.uri = self.database.uri
         self._known: dict[str, Any] | None = None
 
     # --- settings and files ----------------------------------------------------------------------
 
     def settings(self) -> dict[str, Any] | None:
         """Return what `save_settings` kept, None in a schema that is empty."""
-        if not self._base.has("settings"):
+        if not self.database.has("settings"):
             return None
-        row = next(iter(self._base.rows("SELECT value FROM settings")), None)
+        row = next(iter(self.database.rows("SELECT value FROM settings")), None)
         return json.loads(row[0]) if row else None
 
     def save_settings(self, settings: Mapping[str, Any]) -> None:
         """Keep what the knowledge base must know of itself, and make its tables."""
         term_counts("", settings.get("language"))  # a language that is not known is told now
-        with self._base.writing() as cursor:
+        with self.database.writing() as cursor:
             schema.require_pgvector(cursor, self.uri)
-            schema.create_tables(cursor, self._base.schema, settings["dimension"])
+            schema.create_tables(cursor, self.database.schema, settings["dimension"])
             cursor.execute("DELETE FROM settings")
             cursor.execute("INSERT INTO settings VALUES (%s)", [json.dumps(dict(settings))])
         self._known = None
 
     def sources(self) -> Iterator[SourceFile]:
         """Yield every file that was looked at."""
-        with self._base.reading() as cursor:
+        with self.database.reading() as cursor:
             cursor.execute("SELECT id, value FROM sources")
             rows = cursor.fetchall()
         for name, value in rows:
@@ -99,7 +99,7 @@ class PostgresStore:
     def put_sources(self, sources: Sequence[SourceFile]) -> None:
         """Write what became of files, in place of what was written before."""
         rows = [[document_key(one.id), replace_nul(one.id), one.to_json()] for one in sources]
-        with self._base.writing() as cursor:
+        with self.database.writing() as cursor:
             cursor.executemany(
                 "INSERT INTO sources VALUES (%s, %s, %s) "
                 "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -108,7 +108,7 @@ class PostgresStore:
 
     def delete_sources(self, ids: Sequence[str]) -> None:
         """Forget files."""
-        with self._base.writing() as cursor:
+        with self.database.writing() as cursor:
             cursor.execute("DELETE FROM sources WHERE key = ANY(%s)", [_keys(ids)])
 
     # --- documents -------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ class PostgresStore:
             return
         language = self._need().get("language")
         counted = [(one, pgrows.document_terms(one, language)) for one in kept]
-        with self._base.writing() as cursor:
+        with self.database.writing() as cursor:
             _remove(cursor, [one.id for one in kept])
             _copy(cursor, "documents", pgrows.DOCUMENT, (pgrows.document_row(*x) for x in counted))
             _copy(
@@ -136,24 +136,24 @@ class PostgresStore:
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents in one transaction."""
-        with self._base.writing() as cursor:
+        with self.database.writing() as cursor:
             _remove(cursor, ids)
 
     def known(self, ids: Sequence[str]) -> dict[str, DocumentHashes]:
         """Return the hashes of those documents that are there."""
-        rows = self._base.rows(
+        rows = self.database.rows(
             "SELECT id, content, row FROM documents WHERE key = ANY(%s)", _keys(ids)
         )
         return {name: DocumentHashes(content, row) for name, content, row in rows}
 
     def entries(self) -> Iterator[tuple[str, DocumentHashes]]:
         """Yield the id and the hashes of every document."""
-        for name, content, row in self._base.rows("SELECT id, content, row FROM documents"):
+        for name, content, row in self.database.rows("SELECT id, content, row FROM documents"):
             yield name, DocumentHashes(content, row)
 
     def with_content(self, hashes: Sequence[str]) -> dict[str, StoredDocument]:
         """Return, for each content hash that is there, one document that has it."""
-        rows = self._base.rows(
+        rows = self.database.rows(
             "SELECT content, min(id) FROM documents WHERE content = ANY(%s) GROUP BY content",
             list(hashes),
         )
@@ -161,7 +161,7 @@ class PostgresStore:
 
     def fetch(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
         """Return those documents that are there, whole."""
-        with self._base.reading() as cursor:
+        with self.database.reading() as cursor:
             return _fetched(cursor, ids)
 
     def documents_of(self, sources: Sequence[str]) -> dict[str, list[str]]:
@@ -169,20 +169,22 @@ class PostgresStore:
         found: dict[str, list[str]] = {source: [] for source in sources}
         given = {replace_nul(source): source for source in sources}
         statement = "SELECT source, id FROM documents WHERE source = ANY(%s)"
-        for source, name in self._base.rows(statement, list(given)):
+        for source, name in self.database.rows(statement, list(given)):
             found[given[source]].append(name)
         return found
 
     def count(self, where: Filter | None = None) -> int:
         """Return how many documents fit."""
         if where is None:
-            return int(self._base.rows("SELECT documents FROM totals")[0][0])
+            return int(self.database.rows("SELECT documents FROM totals")[0][0])
         text, values = where_sql(where, "d")
-        return int(self._base.rows(f"SELECT count(*) FROM documents d WHERE {text}", *values)[0][0])
+        return int(
+            self.database.rows(f"SELECT count(*) FROM documents d WHERE {text}", *values)[0][0]
+        )
 
     def scan(self) -> Iterator[StoredDocument]:
         """Yield every document as it was when the scan began, by id."""
-        with self._base.reading() as cursor:
+        with self.database.reading() as cursor:
             cursor.execute('SELECT id FROM documents ORDER BY id COLLATE "C"')
             names = [row[0] for row in cursor.fetchall()]
             for start in range(0, len(names), PART):
@@ -190,7 +192,7 @@ class PostgresStore:
 
     def sample(self, count: int) -> list[StoredDocument]:
         """Return so many documents from all over the store, the same ones each time."""
-        names = [row[0] for row in self._base.rows("SELECT id FROM documents ORDER BY key")]
+        names = [row[0] for row in self.database.rows("SELECT id FROM documents ORDER BY key")]
         chosen = names[:: max(1, len(names) // max(1, count))][: max(0, count)]
         return list(self.fetch(chosen).values())
 
@@ -201,13 +203,15 @@ class PostgresStore:
         text, values = where_sql(where, "d")
         if ids is not None:
             text, values = f"{text} AND d.key = ANY(%s)", [*values, _keys(ids)]
-        rows = self._base.rows(f"SELECT id, title, metadata FROM documents d WHERE {text}", *values)
+        rows = self.database.rows(
+            f"SELECT id, title, metadata FROM documents d WHERE {text}", *values
+        )
         return (DocumentHeader(name, title, json.loads(metadata)) for name, title, metadata in rows)
 
     def portraits(self, ids: Sequence[str]) -> Iterator[DocumentSummary]:
         """Yield the portraits of those documents that are there."""
         for start in range(0, len(ids), 2048):
-            rows = self._base.rows(
+            rows = self.database.rows(
                 "SELECT id, vector_send(avg(w.vector)), min(left(text, %s)), min(metadata) "
                 "FROM documents d JOIN windows w ON w.document = d.key "
                 "WHERE d.key = ANY(%s) GROUP BY d.key",
@@ -220,7 +224,7 @@ class PostgresStore:
 
     def revision(self) -> int:
         """Return a number that changes with every commit."""
-        return int(self._base.rows("SELECT revision FROM totals")[0][0])
+        return int(self.database.rows("SELECT revision FROM totals")[0][0])
 
     # --- search ----------------------------------------------------------------------------------
 
@@ -262,8 +266,8 @@ class PostgresStore:
 
     def _best(self, near: str, values: list[Any], k: int) -> tuple[ScoredIds, int]:
         """Return the best k documents of a statement on windows, and how many windows it gave."""
-        with self._base.reading() as cursor:
-            _tune(cursor, k)
+        with self.database.reading() as cursor:
+            tune(cursor, k)
             statement = f"WITH near AS MATERIALIZED ({near}), {WINDOWS}"
             cursor.execute(statement, [*values, k, k])
             rows = cursor.fetchall()
@@ -277,7 +281,7 @@ class PostgresStore:
         text, values = where_sql(where, "d")
         only = f"WHERE w.document IN (SELECT key FROM documents d WHERE {text})" if where else ""
         asked = [list(found), list(map(float, found.values()))]
-        rows = self._base.rows(LEXICAL.format(where=only), *asked, *values, k, k)
+        rows = self.database.rows(LEXICAL.format(where=only), *asked, *values, k, k)
         return [(name, float(score)) for name, score, _ in rows]
 
     def sparse(self, query: SparseVector, k: int, where: Filter | None) -> ScoredIds:
@@ -290,7 +294,7 @@ class PostgresStore:
             return []
         wanted = max(OVERSAMPLING * k, MIN_CANDIDATES)
         order = "ORDER BY coalesce(heaviest, sparse) <#> %s::sparsevec LIMIT %s"
-        if self._base.has(schema.WEIGHTS):
+        if self.database.has(schema.WEIGHTS):
             found = self._weighed(query, k, where, order, [heaviest, wanted])
             if where is None or len(found) == k:
                 return found
@@ -314,15 +318,15 @@ class PostgresStore:
     def optimize(self) -> list[str]:
         """Make indexes of vectors in an index that is large enough; tell what cannot be."""
         settings = self._need()
-        self._base.analyze()
+        self.database.analyze()
         width, short = settings["dimension"], settings.get("first_pass")
-        windows = int(self._base.rows("SELECT count(*) FROM windows")[0][0])
+        windows = int(self.database.rows("SELECT count(*) FROM windows")[0][0])
         if windows < schema.INDEX_FROM:
             return []
         failed = []
         for name, statement in schema.index_statements(width, short).items():
             try:
-                self._base.make_index(name, statement)
+                self.database.make_index(name, statement)
             except (OSError, InputError) as error:  # an index that fails must not lose documents
                 failed.append(f"{name}: {error}")
         if schema.dense_index(width, short) is None:
@@ -334,11 +338,11 @@ class PostgresStore:
 
     def health(self) -> StoreHealth:
         """Return the state of the store."""
-        with self._base.reading() as cursor:
+        with self.database.reading() as cursor:
             cursor.execute(
                 "SELECT relname, pg_total_relation_size(oid) FROM pg_class WHERE relkind = 'r' "
                 "AND relnamespace = to_regnamespace(%s)",
-                [self._base.schema],
+                [self.database.schema],
             )
             size = sum(row[1] for row in cursor.fetchall())
             cursor.execute("SELECT count(*) FROM windows")
@@ -346,7 +350,7 @@ class PostgresStore:
             cursor.execute(
                 "SELECT relname FROM pg_index JOIN pg_class c ON c.oid = indexrelid "
                 "WHERE indisvalid AND relnamespace = to_regnamespace(%s) AND relname = ANY(%s)",
-                [self._base.schema, [schema.VECTORS, schema.WEIGHTS]],
+                [self.database.schema, [schema.VECTORS, schema.WEIGHTS]],
             )
             kinds = {row[0]: "HNSW" for row in cursor.fetchall()}
             cursor.execute("SELECT documents, revision FROM totals")
@@ -367,7 +371,7 @@ class PostgresStore:
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
-        self._base.close()
+        self.database.close()
 
 
 def _fetched(cursor: Any, ids: Sequence[str]) -> dict[str, StoredDocument]:
@@ -408,7 +412,7 @@ def _copy(cursor: Any, table: str, columns: Sequence[str], rows: Iterator[list[A
             copy.write_row(row)
 
 
-def _tune(cursor: Any, wanted: int) -> None:
+def tune(cursor: Any, wanted: int) -> None:
     """Let an index of vectors look at enough, and go on where a filter leaves too few."""
     cursor.execute(
         "SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), "
