@@ -5,7 +5,6 @@ is a CheckpointWarning. Nothing here computes, and nothing imports torch.
 """
 
 import hashlib
-import json
 import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
@@ -16,10 +15,18 @@ from typing import Literal
 from opengte import adapters, arch, hub, weights
 from opengte.adapters import Adapter
 from opengte.arch import decoder
-from opengte.arch.config_values import ACTIVATIONS, is_classifier
-from opengte.arch.plan import Activation, Dense, Plan, PoolingKind
+from opengte.arch.config_values import is_classifier
+from opengte.arch.plan import Plan
 from opengte.arch.tensors import TensorNaming, resolve_slots, unexpected_tensors
-from opengte.checkpoint_checks import check_folder, check_module_types, refuse_quantised_tensors
+from opengte.checkpoint.modules import (
+    POOLING_MODES,
+    check_modules,
+    module_weights,
+    read_dense,
+    read_modules,
+    read_pooling,
+)
+from opengte.checkpoint_checks import check_folder, refuse_quantised_tensors
 from opengte.checkpoint_files import (
     SENTENCE_CONFIGS,
     front_matter,
@@ -31,7 +38,7 @@ from opengte.checkpoint_files import (
     sentence_config,
 )
 from opengte.checkpoint_keys import ReadConfig, check_keys
-from opengte.errors import CheckpointError, CheckpointWarning, InputError, UnsupportedModelError
+from opengte.errors import CheckpointError, CheckpointWarning, InputError
 from opengte.hub import ModelLocation
 from opengte.published_models import WEB_SEARCH, PublishedModel, find_published_model
 from opengte.tokenization.loading import load_tokenizer
@@ -54,11 +61,6 @@ TABLED = (  # files whose keys `checkpoint_keys` has by name
     "special_tokens_map.json",
     "generation_config.json",
 )
-POOLING_MODES: dict[str, PoolingKind] = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "last",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,9 +287,11 @@ def _encoder(
     plan: Plan, naming: TensorNaming, folder: Path, published: PublishedModel | None
 ) -> tuple[Plan, TensorNaming, dict[str, Path]]:
     """Add pooling, projections and heads in side files to an encoder's plan."""
-    pooling_folder, modules = _modules(folder)
-    _check_modules(folder, pooling_folder)
-    pooling = plan.pooling or _pooling(pooling_folder) or (published.pooling if published else None)
+    pooling_folder, modules = read_modules(folder)
+    check_modules(folder, pooling_folder)
+    pooling = (
+        plan.pooling or read_pooling(pooling_folder) or (published.pooling if published else None)
+    )
     if pooling is None:
         raise CheckpointError(
             f"`{folder}` does not say how to pool: expected 1_Pooling/config.json with one of "
@@ -295,7 +299,7 @@ def _encoder(
         )
     side = {key: folder / file for file, key in SIDE_FILES.items() if (folder / file).is_file()}
     side = {key: path for key, path in side.items() if key in naming.heads}
-    dense = tuple((path.name, _dense(path)) for path in modules)
+    dense = tuple((path.name, read_dense(path)) for path in modules)
     plan = replace(
         plan,
         pooling=pooling,
@@ -304,78 +308,8 @@ def _encoder(
         token_width=plan.width if "tokens" in side else 0,
     )
     files = {path.name: path for path in side.values()}
-    files |= {path.name: _module_weights(path) for path in modules}
+    files |= {path.name: module_weights(path) for path in modules}
     return plan, arch.with_dense_modules(naming, dense), files
-
-
-def _modules(folder: Path) -> tuple[Path, list[Path]]:
-    """Return the folder of the pooling module and those of the projections after it."""
-    path = folder / "modules.json"
-    if not path.is_file():
-        return folder / "1_Pooling", []
-    try:
-        modules = json.loads(path.read_text(encoding="utf-8"))
-        types = [str(m["type"]) for m in modules]
-        kinds = [(str(m["type"]).rsplit(".", 1)[-1], str(m.get("path", ""))) for m in modules]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"`{path}` is not a list of modules: {error!r}") from None
-    pooling, dense = folder / "1_Pooling", []
-    check_module_types(path, types)
-    for kind, name in kinds:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise CheckpointError(f"`{path}` names a folder outside the checkpoint: {name!r}")
-        if kind == "Pooling":
-            pooling = folder / name
-        elif kind == "Dense":
-            dense.append(folder / name)
-    return pooling, dense
-
-
-def _check_modules(folder: Path, pooling: Path) -> None:
-    """Warn of what modules.json and the settings of modules say and is not applied."""
-    path = folder / "modules.json"
-    modules = json.loads(path.read_bytes()) if path.is_file() else []
-    places = [(str(m["type"]).rsplit(".", 1)[-1], folder / str(m.get("path", ""))) for m in modules]
-    for module in modules:
-        check_keys(hub.origin(path), module)
-    for kind, place in places or [("Pooling", pooling)]:
-        if kind in ("Pooling", "Dense", "Normalize"):
-            file = place / "config.json"
-            check_keys(hub.origin(file), read_optional_json(file), kind=kind)
-
-
-def _pooling(folder: Path) -> PoolingKind | None:
-    config = read_optional_json(folder / "config.json")
-    named = config.get("pooling_mode")  # newer files have one word
-    modes = [name for name, on in config.items() if name.startswith("pooling_mode_") and on is True]
-    if isinstance(named, str):
-        modes = ["pooling_mode_" + {"cls": "cls_token", "mean": "mean_tokens"}.get(named, named)]
-    if not modes:
-        return None
-    if len(modes) > 1 or modes[0] not in POOLING_MODES:
-        raise UnsupportedModelError(
-            f"`{folder / 'config.json'}` sets {', '.join(modes)}, expected one of "
-            f"{', '.join(POOLING_MODES)}"
-        )
-    return POOLING_MODES[modes[0]]
-
-
-def _dense(folder: Path) -> Dense:
-    config = read_json_config(folder / "config.json")
-    function = str(config.get("activation_function", "torch.nn.modules.linear.Identity"))
-    name = function.rsplit(".", 1)[-1].lower()
-    outputs = config.get("out_features")
-    if name != "identity" and name not in ACTIVATIONS or not isinstance(outputs, int):
-        raise UnsupportedModelError(
-            f"`{folder / 'config.json'}`: activation {function!r} and out_features {outputs!r}, "
-            f"expected Identity, {', '.join(ACTIVATIONS)} and a whole number"
-        )
-    activation: Activation = "identity" if name == "identity" else ACTIVATIONS[name]
-    return Dense(outputs, config.get("bias", True) is True, activation)
-
-
-def _module_weights(folder: Path) -> Path:
-    return weights.weight_files(folder)[0]
 
 
 def _yes_no(
@@ -474,7 +408,7 @@ def _prompts(folder: Path, published: PublishedModel | None) -> Prompts:
 
 
 def _mask(folder: Path, published: PublishedModel | None) -> PromptMask:
-    pooling = read_optional_json(_modules(folder)[0] / "config.json")
+    pooling = read_optional_json(read_modules(folder)[0] / "config.json")
     if pooling.get("include_prompt") is False:
         return "prompt"
     return published.mask if published else "none"
