@@ -307,11 +307,6 @@ def test_quantised_tensors_are_called_that(bert):
 
 def test_other_kinds_of_models_are_called_what_they_are(bert):
     kind = "sentence_transformers.models."
-    for dense in (f"{kind}Dense", "pylate.models.Dense.Dense"):
-        modules = [{"type": f"{kind}Transformer", "path": ""}, {"type": dense, "path": "1_D"}]
-        (bert / "modules.json").write_text(json.dumps(modules))
-        with pytest.raises(UnsupportedModelError, match=r"a late-interaction model \(ColBERT"):
-            checkpoint.read_checkpoint(bert)
     (bert / "modules.json").write_text(json.dumps([{"type": f"{kind}StaticEmbedding"}]))
     (bert / "config.json").unlink()
     with pytest.raises(CheckpointError, match="holds a static model"):

@@ -8,8 +8,8 @@ An example starts in an empty folder with these beside it, so that it can be rea
 - `notes/`: three documents, `cats.md`, `git.md` and `leave.md`.
 
 Its names are those of its module, and `np`, `Encoder`, `Reranker`, `KnowledgeBase`, `encoder`,
-`reranker` (both loaded), `folder` (the path of the encoder's checkpoint) and `kb` (an index of
-`notes`, of its own for each example).
+`reranker`, `late` (all loaded), `folder` (the path of the encoder's checkpoint) and `kb` (an index
+of `notes`, of its own for each example).
 """
 
 import ast
@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from opengte import Encoder, KnowledgeBase, Reranker
+from opengte import Encoder, KnowledgeBase, LateInteraction, Reranker
 
 SOURCE = Path(__file__).parents[1] / "src"
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -81,6 +81,8 @@ def models(tmp_path_factory) -> Path:
     checkpoints.add_modules(root / "minilm", "mean", max_seq_length=512)
     classifier = ["NewForSequenceClassification"]
     checkpoints.new_model(root / "BAAI" / "bge-reranker-base", architectures=classifier, **sizes)
+    late_models = pytest.importorskip("tests.support.late", reason="writes with transformers")
+    late_models.pylate(root / "lightonai" / "LateOn", widths=(128,), document_length=60)
     return root
 
 
@@ -104,6 +106,11 @@ def encoder(folder, cache) -> Encoder:
 @pytest.fixture(scope="module")
 def reranker(models, cache) -> Reranker:
     return Reranker.load(models / "BAAI" / "bge-reranker-base")
+
+
+@pytest.fixture(scope="module")
+def late(models, cache) -> LateInteraction:
+    return LateInteraction.load(models / "lightonai" / "LateOn")
 
 
 def write_notes(parent: Path) -> Path:
@@ -134,7 +141,7 @@ def kb(index, encoder, tmp_path_factory) -> KnowledgeBase:
 def working_folder(tmp_path, models, cache, monkeypatch) -> Path:
     """The folder that an example starts in."""
     write_notes(tmp_path)
-    for name in ("minilm", "BAAI"):
+    for name in ("minilm", "BAAI", "lightonai"):
         (tmp_path / name).symlink_to(models / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -147,9 +154,15 @@ def test_example(docstring: Docstring, working_folder, request) -> None:
     except ImportError as error:
         pytest.skip(f"an optional dependency is not installed: {error}")
     names = vars(module) | {"np": np, "Encoder": Encoder, "Reranker": Reranker}
-    names |= {"KnowledgeBase": KnowledgeBase}
-    for fixture in ("encoder", "reranker", "folder", "kb"):  # only what the example speaks of
-        if re.search(rf"\b{fixture}\b", docstring.text):
+    names |= {"KnowledgeBase": KnowledgeBase, "LateInteraction": LateInteraction}
+    for fixture in (
+        "encoder",
+        "reranker",
+        "late",
+        "folder",
+        "kb",
+    ):  # only what the example speaks of
+        if re.search(rf"\b{fixture}\b(?!-| inter)", docstring.text):
             names[fixture] = request.getfixturevalue(fixture)
     name = f"{docstring.module}.{docstring.name}"
     examples = doctest.DocTestParser().get_doctest(

@@ -93,6 +93,10 @@ void Engine::check(const Batch& batch, int tokens, const Outputs& out) const {
       reject("sequence " + to_string(i) + " has " + to_string(length) + " tokens, the model takes " +
              to_string(model_.position_bias.positions));
     }
+    if (batch.attended != nullptr && (batch.attended[i] < 1 || batch.attended[i] > length)) {
+      reject("attended[" + to_string(i) + "] is " + to_string(batch.attended[i]) +
+             ", expected 1 to " + to_string(length));
+    }
     const bool pooled = out.dense != nullptr || out.score != nullptr;
     if (pooled && (batch.pool_from[i] < 0 || batch.pool_from[i] >= length)) {
       reject("pool_from[" + to_string(i) + "] is " + to_string(batch.pool_from[i]) +

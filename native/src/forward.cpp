@@ -35,6 +35,13 @@ Layout layout_of(const Context& c, const Linear& linear) {
   return c.kernels->layouts[static_cast<int>(linear.precision)];
 }
 
+// The widest result of the projections of late interaction.
+int widest_token(const Model& m) {
+  int widest = 0;
+  for (const Dense& dense : m.token_head) widest = std::max(widest, dense.linear.outputs);
+  return widest;
+}
+
 class Forward {
  public:
   Forward(const Context& c, const Batch& batch, const MicroBatch& micro, const Outputs& out,
@@ -287,7 +294,7 @@ class Forward {
   // One head, up to query_block query rows of a sequence, [first, last); the result replaces q.
   AttendArgs attend_args(const Layer& layer, int sequence, int head, int first, int last) const {
     AttendArgs args{};
-    args.length = batch_.length(sequence);
+    args.length = batch_.keys(sequence);
     args.first = first;
     args.last = std::min(last, first + query_block);
     args.q = state(layer, batch_.starts[sequence] - first_token_ + first, head * layer.head_dim);
@@ -304,7 +311,7 @@ class Forward {
 
   void pack(const Layer& layer, int sequence, int kv_head, void* keys, void* values) {
     const int token = batch_.starts[sequence] - first_token_, d = layer.head_dim;
-    const int length = batch_.length(sequence);
+    const int length = batch_.keys(sequence);
     const int k = (layer.heads + kv_head) * d, v = (layer.heads + layer.kv_heads + kv_head) * d;
     const AttentionKind kind = c_.attention(layer);
     k_.pack_keys(kind, state(layer, token, k), layer.qkv_width(), length, d, keys);
@@ -442,9 +449,7 @@ class Forward {
       });
     }
     if (out_.sparse != nullptr) per_token(m_.sparse_head, out_.sparse, 1, Activation::relu);
-    if (out_.tokens != nullptr) {
-      per_token(m_.token_head, out_.tokens, m_.token_width, Activation::identity);
-    }
+    if (out_.tokens != nullptr) token_vectors();
     if (out_.score != nullptr) score();
     if (out_.dense != nullptr) dense();
   }
@@ -454,6 +459,41 @@ class Forward {
       const Operand a = operand(crew, s, head, row(r.first), false, width_, r.count);
       float* to = out + static_cast<std::ptrdiff_t>(first_token_ + r.first) * width;
       multiply(crew, head, a, r.count, activated(activation, to, width));
+    });
+  }
+
+  // The projections of late interaction, a block of rows at a time.
+  void token_vectors() {
+    const std::vector<Dense>& head = m_.token_head;
+    blocks(tokens_, block_rows(m_), [&](Crew& crew, Scratch& s, Range r) {
+      float* result = out_.tokens + static_cast<std::ptrdiff_t>(first_token_ + r.first) * m_.token_width;
+      const float* in = row(r.first);
+      if (head.empty()) std::memcpy(result, in, sizeof(float) * r.count * m_.token_width);
+      float* room[2] = {s.wide.as<float>(), s.wide.as<float>() + r.count * widest_token(m_)};
+      for (std::size_t i = 0; i < head.size(); ++i) {
+        float* to = i + 1 == head.size() ? result : room[i % 2];
+        const Linear& linear = head[i].linear;
+        const Operand a = operand(crew, s, linear, in, false, linear.inputs, r.count);
+        multiply(crew, linear, a, r.count, activated(head[i].activation, to, linear.outputs));
+        if (head[i].residual) add_input(crew, s, head[i], in, to, r.count);
+        in = to;
+      }
+    });
+  }
+
+  // y += x, or its projection
+  void add_input(Crew& crew, Scratch& s, const Dense& dense, const float* x, float* y, int rows) {
+    const int outputs = dense.linear.outputs;
+    if (dense.has_shortcut) {
+      Epilogue then = residual(y);
+      then.stride = outputs;
+      const Operand a = operand(crew, s, dense.shortcut, x, false, dense.shortcut.inputs, rows);
+      multiply(crew, dense.shortcut, a, rows, then);
+      return;
+    }
+    crew.each(rows, [&](int i) {
+      const auto at = static_cast<std::ptrdiff_t>(i) * outputs;
+      k_.add(y + at, x + at, outputs);
     });
   }
 
@@ -534,7 +574,9 @@ class Forward {
       });
     }
     const int outputs = head.out.outputs;
-    apply_dense({head.out, Activation::identity}, in, other, n);
+    Dense out;
+    out.linear = head.out;
+    apply_dense(out, in, other, n);
     crew_.each(n, [&](int i) {
       const float* logits = other + static_cast<std::ptrdiff_t>(i) * outputs;
       float result = logits[0];
@@ -672,7 +714,8 @@ void Activations::release() {
 void Scratch::reserve(const Context& c, int longest) {
   const Model& m = *c.model;
   const std::size_t rows = block_rows(m) + 1;
-  std::size_t inputs = m.width(), wide = widest_qkv(m);
+  std::size_t inputs = std::max(m.width(), widest_token(m));
+  std::size_t wide = std::max(widest_qkv(m), 2 * widest_token(m));
   for (const Layer& l : m.layers) {
     inputs = std::max<std::size_t>({inputs, static_cast<std::size_t>(l.inner),
                                     static_cast<std::size_t>(l.heads * l.head_dim)});

@@ -16,10 +16,12 @@ struct Batch {
   const std::int32_t* starts = nullptr;  // sequences + 1
   const std::int32_t* types = nullptr;
   const std::int32_t* pool_from = nullptr;
+  const std::int32_t* attended = nullptr;  // leading tokens that are keys; null: all of them
   int sequences = 0;
 
   int tokens() const { return starts[sequences]; }
   int length(int i) const { return starts[i + 1] - starts[i]; }
+  int keys(int i) const { return attended == nullptr ? length(i) : attended[i]; }
 };
 
 // The arrays for results of the whole batch; null for an output that was not requested.

@@ -119,6 +119,18 @@ struct AttendArgs {
   float* scratch;             // attend_scratch(kind, head_dim) floats, 64-byte aligned
 };
 
+// The document tokens `tokens` of one document against all query tokens.
+struct MaxSimArgs {
+  const void* query;         // panels of query tokens, packed like the weights of a product
+  const std::int32_t* sums;  // of the bytes of each query token; only for bytes
+  int panels, steps, dims;
+  const void* tokens;  // rows of floats, of bfloat16 or of signed bytes
+  const float* scales;  // of the rows; null: 1
+  int count;
+  float* best;    // of each query token of the panels: raised to the highest product
+  void* scratch;  // query_rows * (2 * lanes * 4 + steps * group * 4) bytes, 64-byte aligned
+};
+
 struct Kernels {
   const char* name;
   int lanes;                    // floats in a vector
@@ -143,6 +155,7 @@ struct Kernels {
   void (*pack_values)(AttentionKind, const void* v, std::ptrdiff_t stride, int length, int head_dim, void* to);
   std::size_t (*attend_scratch)(AttentionKind, int head_dim);
   void (*attend)(AttentionKind, const AttendArgs&);
+  void (*maxsim)(Precision, const MaxSimArgs&);
 };
 
 // Null if the build or the CPU does not have the level.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels_attention_bytes.hpp"
+#include "kernels_maxsim.hpp"
 
 namespace opengte {
 
@@ -57,6 +58,13 @@ struct Table {
   static void attend(AttentionKind kind, const AttendArgs& args) {
     of_kind(kind, [&](auto a) OGTE_LAMBDA { a.attend(args); });
   }
+  static void maxsim(Precision precision, const MaxSimArgs& args) {
+    switch (precision) {
+      case Precision::fp32: return MaxSim<Isa>::template run<Fp32, float>(args);
+      case Precision::bf16: return MaxSim<Isa>::template run<Bf16, std::uint16_t>(args);
+      case Precision::int8: return MaxSim<Isa>::template run<Int8, std::int8_t>(args);
+    }
+  }
 
   static constexpr Kernels make(const char* name) {
     using R = Rows<Isa>;
@@ -80,7 +88,8 @@ struct Table {
             &pack_keys,
             &pack_values,
             &scratch,
-            &attend};
+            &attend,
+            &maxsim};
   }
 };
 

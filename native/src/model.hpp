@@ -79,9 +79,12 @@ struct Latent {
   int latent_width = 0;
 };
 
+// act(linear(x)), plus x, or its projection by `shortcut`, if residual.
 struct Dense {
   Linear linear;
   Activation activation = Activation::identity;
+  bool residual = false, has_shortcut = false;
+  Linear shortcut;
 };
 
 struct Score {
@@ -106,8 +109,8 @@ struct Model {
   std::vector<Dense> dense;
   bool sparse = false;
   Linear sparse_head;
-  int token_width = 0;
-  Linear token_head;
+  int token_width = 0;            // of late-interaction vectors; 0: none
+  std::vector<Dense> token_head;  // none: they are the states themselves
   Score score;
 
   int width() const { return embedding.width; }

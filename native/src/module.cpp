@@ -14,6 +14,7 @@
 
 #include "engine.hpp"
 #include "gil.hpp"
+#include "maxsim.hpp"
 #include "names.hpp"
 #include "probe.hpp"
 
@@ -235,14 +236,39 @@ Score read_score(Reader& r, const nb::dict& d, const nb::dict& precisions, int w
     const auto dense = r.get<nb::dict>(d, "dense");
     const int outputs = r.get<int>(dense, "outputs");
     s.has_dense = true;
-    s.dense = {head(r, "score.dense", precisions, outputs, width),
-               activation_of(r.get<std::string>(dense, "activation"))};
+    s.dense.linear = head(r, "score.dense", precisions, outputs, width);
+    s.dense.activation = activation_of(r.get<std::string>(dense, "activation"));
     width = outputs;
   }
   s.norm = r.norm(d, "norm", "score.norm", width);
   s.out = head(r, "score.out", precisions, r.get<int>(d, "outputs"), width);
   s.probability = r.get<bool>(d, "probability");
   return s;
+}
+
+std::vector<Dense> read_token_head(Reader& r, const nb::list& items, const nb::dict& precisions,
+                                   const Model& m) {
+  std::vector<Dense> result;
+  int width = m.width();
+  for (nb::handle item : items) {
+    const auto d = nb::cast<nb::dict>(item);
+    const auto slot = r.get<std::string>(d, "slot");
+    const int outputs = r.get<int>(d, "outputs");
+    Dense dense;
+    dense.linear = head(r, slot, precisions, outputs, width);
+    dense.activation = activation_of(r.get<std::string>(d, "activation"));
+    dense.residual = r.get<bool>(d, "residual");
+    dense.has_shortcut = dense.residual && outputs != width;
+    if (dense.has_shortcut) {
+      dense.shortcut = head(r, slot + ".residual", precisions, outputs, width);
+    }
+    result.push_back(dense);
+    width = outputs;
+  }
+  if (m.token_width > 0 && width != m.token_width) {
+    throw std::invalid_argument("the token head does not give vectors of the token width");
+  }
+  return result;
 }
 
 Model read_model(Reader& r, const nb::dict& plan, const nb::dict& precisions) {
@@ -282,16 +308,15 @@ Model read_model(Reader& r, const nb::dict& plan, const nb::dict& precisions) {
   for (nb::handle item : r.get<nb::list>(plan, "dense")) {
     const auto d = nb::cast<nb::dict>(item);
     const int outputs = r.get<int>(d, "outputs");
-    m.dense.push_back({head(r, "dense." + std::to_string(j++), precisions, outputs, width),
-                       activation_of(r.get<std::string>(d, "activation"))});
+    m.dense.push_back({});
+    m.dense.back().linear = head(r, "dense." + std::to_string(j++), precisions, outputs, width);
+    m.dense.back().activation = activation_of(r.get<std::string>(d, "activation"));
     width = outputs;
   }
   m.sparse = r.get<bool>(plan, "sparse");
   if (m.sparse) m.sparse_head = head(r, "sparse", precisions, 1, m.width());
   m.token_width = r.get<int>(plan, "token_width");
-  if (m.token_width > 0) {
-    m.token_head = head(r, "tokens", precisions, m.token_width, m.width());
-  }
+  m.token_head = read_token_head(r, r.get<nb::list>(plan, "token_head"), precisions, m);
   if (r.has(plan, "score")) {
     m.score = read_score(r, r.get<nb::dict>(plan, "score"), precisions, m.width());
   }
@@ -357,9 +382,13 @@ class PyEngine {
                                        micro_tokens);
   }
 
-  void run(Ints ids, Ints starts, Ints types, Ints pool_from, std::optional<Results> dense,
-           std::optional<Results> sparse, std::optional<Results> tokens,
-           std::optional<Results> states, std::optional<Results> score) {
+  void run(Ints ids, Ints starts, Ints types, Ints pool_from, std::optional<Ints> attended,
+           std::optional<Results> dense, std::optional<Results> sparse,
+           std::optional<Results> tokens, std::optional<Results> states,
+           std::optional<Results> score) {
+    if (attended && attended->size() != pool_from.size()) {
+      throw std::invalid_argument("attended and pool_from do not belong together");
+    }
     if (starts.size() == 0 || starts.size() - 1 != pool_from.size() || ids.size() != types.size()) {
       throw std::invalid_argument("ids, cu_seqlens, type_ids and pool_from do not belong together");
     }
@@ -375,6 +404,7 @@ class PyEngine {
     batch.starts = starts.data();
     batch.types = types.data();
     batch.pool_from = pool_from.data();
+    batch.attended = attended ? attended->data() : nullptr;
     batch.sequences = static_cast<int>(n);
     Outputs out;
     out.dense = place(dense, n * m.dimension());
@@ -428,11 +458,12 @@ NB_MODULE(_native, m) {
            nb::arg("plan"), nb::arg("precisions"), nb::arg("weights"), nb::arg("isa"),
            nb::arg("threads"), nb::arg("micro_tokens"))
       .def("run", &PyEngine::run, nb::arg("ids"), nb::arg("cu_seqlens"), nb::arg("type_ids"),
-           nb::arg("pool_from"), nb::arg("dense").none(), nb::arg("sparse").none(),
+           nb::arg("pool_from"), nb::arg("attended").none(), nb::arg("dense").none(), nb::arg("sparse").none(),
            nb::arg("tokens").none(), nb::arg("states").none(), nb::arg("score").none())
       .def_prop_ro("isa", &PyEngine::isa)
       .def_prop_ro("threads", &PyEngine::threads)
       .def_prop_ro("workspace_bytes", &PyEngine::workspace_bytes);
+  add_maxsim(m);
   add_probes(m);
 }
 

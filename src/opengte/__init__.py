@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from opengte.encoder import Encoder, Reranker
+    from opengte.encoder import Encoder, LateInteraction, Reranker
     from opengte.errors import OpenGTEError
     from opengte.search.kb import KnowledgeBase
     from opengte.types import Embeddings, ModelCard, Ranked, Truncated
@@ -16,6 +16,7 @@ _HOMES = {
     "Embeddings": "opengte.types",
     "Encoder": "opengte.encoder",
     "KnowledgeBase": "opengte.search.kb",
+    "LateInteraction": "opengte.encoder",
     "ModelCard": "opengte.types",
     "OpenGTEError": "opengte.errors",
     "Ranked": "opengte.types",
@@ -27,6 +28,7 @@ __all__ = [
     "Embeddings",
     "Encoder",
     "KnowledgeBase",
+    "LateInteraction",
     "ModelCard",
     "OpenGTEError",
     "Ranked",

@@ -72,17 +72,11 @@ def refuse_quantised_tensors(folder: Path, names: Collection[str]) -> None:
 
 
 def check_module_types(path: Path, types: Collection[str]) -> None:
-    """Refuse modules of somebody's own code, late interaction, and modules in another order.
+    """Refuse modules of somebody's own code, and modules in another order.
 
     path is that of modules.json. Raises UnsupportedModelError.
     """
     kinds = [name.rsplit(".", 1)[-1] for name in types]
-    if "Dense" in kinds and "Pooling" not in kinds:
-        raise UnsupportedModelError(
-            f"`{path}` lists the modules {', '.join(kinds)} without Pooling: a late-interaction "
-            "model (ColBERT, PyLate), which has a vector for each token. It is not supported; "
-            "BAAI/bge-m3 is, with outputs=['tokens']."
-        )
     for name in types:
         if not name.startswith("sentence_transformers."):
             raise UnsupportedModelError(

@@ -136,6 +136,16 @@ NO_EFFECT: Mapping[str, frozenset[str]] = {
     "sentence_transformers": frozenset(("version",)),
     "Normalize": frozenset(),
     "Dense": frozenset(("in_features", "out_features", "bias", "activation_function")),
+    # of late interaction: read by `checkpoint.late`
+    "late": frozenset(
+        (
+            "skiplist_words skiplist_tasks pool_factor num_protected_tokens normalize_embeddings"
+        ).split()
+    ),
+    "late Dense": frozenset(
+        ("in_features out_features bias activation_function use_residual module_input_name").split()
+    ),
+    "late Normalize": frozenset(),
 }
 # scores are logits here; with these functions their order is the same
 _LOGITS = (
@@ -175,6 +185,12 @@ NEUTRAL: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "config_sentence_transformers.json": {"activation_fn": _LOGITS, "truncate_dim": (None,)},
     "sentence_transformers": {"activation_fn": _LOGITS},
     "rope": {"partial_rotary_factor": (1, None), "attention_factor": (1, None)},
+    "late": {"keep_only_token_ids": (None,), "tasks": (["document"], None)},
+    "late Dense": {"module_output_name": ("token_embeddings", None)},
+    "late Normalize": {
+        "module_input_name": ("token_embeddings", None),
+        "module_output_name": ("token_embeddings", None),
+    },
     "Normalize": {
         "module_input_name": ("sentence_embedding", None),
         "module_output_name": ("sentence_embedding", None),

@@ -5,7 +5,7 @@ Letters in shapes: n texts, t tokens of all texts together, d width of a dense v
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +32,16 @@ class PackedBatch:
         cu_seqlens: Boundaries (n + 1,) int32; sequence i is ids[cu_seqlens[i]:cu_seqlens[i + 1]].
         type_ids: Token types (t,) int32.
         pool_from: How many leading tokens pooling leaves out of each sequence, (n,) int32.
+        attended: How many leading tokens of each sequence are attended to, (n,) int32: the tokens
+            after them, which expand the queries of late interaction, see but are not seen. None:
+            all of them.
     """
 
     ids: Ints
     cu_seqlens: Ints
     type_ids: Ints
     pool_from: Ints
+    attended: Ints | None = None
 
     def __len__(self) -> int:
         """Return the number of sequences."""
@@ -54,7 +58,10 @@ class PackedBatch:
         cu_seqlens = np.zeros(len(indices) + 1, dtype=np.int32)
         np.cumsum(lengths, out=cu_seqlens[1:])
         flat = np.repeat(starts - cu_seqlens[:-1], lengths) + np.arange(cu_seqlens[-1])
-        return PackedBatch(self.ids[flat], cu_seqlens, self.type_ids[flat], self.pool_from[indices])
+        attended = None if self.attended is None else self.attended[indices]
+        return PackedBatch(
+            self.ids[flat], cu_seqlens, self.type_ids[flat], self.pool_from[indices], attended
+        )
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,7 @@ class ModelCard:
         stored_dtype: The dtype of the weight files.
         licence: The licence that the files or the table of published models name.
         fingerprint: 32 hexadecimal digits that change with anything that changes a vector.
+        late: How token vectors are made and scored (late interaction); None: there are none.
         engine: `native` or `torch`; None, like the rest, until an engine has loaded the model.
         precision: The precision that the engine computes in.
         device: The device that it computes on.
@@ -184,6 +192,7 @@ class ModelCard:
     stored_dtype: str
     licence: str | None
     fingerprint: str
+    late: Mapping[str, Any] | None = None
     engine: str | None = None
     precision: str | None = None
     device: str | None = None

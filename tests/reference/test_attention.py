@@ -135,12 +135,25 @@ def test_local_attention_crosses_query_blocks(causal, monkeypatch):
     torch.testing.assert_close(found, layers.attend_naive(q, k, v, packed, plan))
 
 
+@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("bias", [None, LinearBias()])
+def test_tokens_that_are_not_attended_to(causal, window, bias):
+    batch = replace(batch_of([9, 9, 9, 5]), attended=np.array([4, 4, 9, 1], np.int32))
+    packed = layers.to_device(batch, torch.device("cpu"))
+    plan = attention(2, 1, 8, causal=causal, window=window)
+    q, k, v = (torch.randn(32, heads, 8, dtype=torch.float64) for heads in (2, 1, 1))
+    table = None if bias is None else layers.bias_table(bias, None, 2, 9, q)
+    found = layers.attend(q, k, v, packed, plan, table)
+    torch.testing.assert_close(found, layers.attend_naive(q, k, v, packed, plan, table))
+
+
 def test_runs_join_neighbours_of_equal_length():
     packed = layers.to_device(batch_of([3, 3, 2, 3]), torch.device("cpu"))
     assert packed.runs == (
-        layers.EqualLengthRun(0, 2, 3),
-        layers.EqualLengthRun(6, 1, 2),
-        layers.EqualLengthRun(8, 1, 3),
+        layers.EqualLengthRun(0, 2, 3, 3),
+        layers.EqualLengthRun(6, 1, 2, 2),
+        layers.EqualLengthRun(8, 1, 3, 3),
     )
     assert packed.positions.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 0, 1, 2]
     assert packed.owners.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3]

@@ -103,8 +103,14 @@ def with_masked_head(plan: Plan) -> Plan:
 
 
 def with_dense_modules(
-    naming: TensorNaming, modules: tuple[tuple[str, Dense], ...]
+    naming: TensorNaming, modules: tuple[tuple[str, Dense], ...], slot: str = "dense"
 ) -> TensorNaming:
-    """Add the tensor names of projection modules in folders such as `2_Dense`."""
-    named = {f"dense.{i}": (f"{folder}:linear",) for i, (folder, _) in enumerate(modules)}
+    """Add the tensor names of projection modules in folders such as `2_Dense`.
+
+    slot is `dense` for projections of the pooled vector, `tokens` for those of token states.
+    """
+    named = {f"{slot}.{i}": (f"{folder}:linear",) for i, (folder, _) in enumerate(modules)}
+    named |= {
+        f"{slot}.{i}.residual": (f"{folder}:residual",) for i, (folder, _) in enumerate(modules)
+    }
     return replace(naming, heads={**naming.heads, **named})

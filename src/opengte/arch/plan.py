@@ -189,13 +189,17 @@ class LatentAttention:
     eps: float
 
 
-@dataclass(frozen=True)
-class Dense:
-    """A projection of the pooled vector."""
+@dataclass(frozen=True, repr=False)
+class Dense(_Described):
+    """A projection of the pooled vector, or of each token's state for late interaction.
+
+    If `residual`, the input is added, through a matrix of its own where the widths differ.
+    """
 
     outputs: int
     bias: bool
     activation: Activation
+    residual: bool = _later(False)
 
 
 @dataclass(frozen=True)
@@ -251,6 +255,8 @@ class Plan(_Described):
     # no vector depends on it, so it is not part of the repr, which fingerprints hash
     masked: MaskedHead | None = field(default=None, repr=False)
     position_bias: BucketBias | LinearBias | None = _later()  # shared by all layers
+    # late interaction: the projections of token states; None: one matrix with a bias (bge-m3)
+    token_dense: tuple[Dense, ...] | None = _later()
 
     @property
     def width(self) -> int:
@@ -259,8 +265,17 @@ class Plan(_Described):
 
     @property
     def dimension(self) -> int:
-        """Return the width of a dense vector."""
+        """Return the width of a dense vector, or of a token's if there are only those."""
+        if self.token_dense is not None:
+            return self.token_width
         return self.dense[-1].outputs if self.dense else self.width
+
+    @property
+    def token_head(self) -> tuple[tuple[str, Dense], ...]:
+        """Return the projections of late-interaction vectors, each with the name of its slots."""
+        if self.token_dense is not None:
+            return tuple((f"tokens.{i}", dense) for i, dense in enumerate(self.token_dense))
+        return (("tokens", Dense(self.token_width, True, "identity")),) if self.token_width else ()
 
     def slots(self) -> dict[str, Slot]:
         """Return all weights of the network by canonical name, in execution order."""
@@ -367,8 +382,12 @@ def _plan_slots(plan: Plan) -> Iterator[tuple[str, Slot]]:
         width = dense.outputs
     if plan.sparse:
         yield from _linear_slots("sparse", (1,), plan.width, bias=True)
-    if plan.token_width:
-        yield from _linear_slots("tokens", (plan.token_width,), plan.width, bias=True)
+    width = plan.width
+    for name, dense in plan.token_head:
+        yield from _linear_slots(name, (dense.outputs,), width, dense.bias)
+        if dense.residual and dense.outputs != width:
+            yield f"{name}.residual.weight", _whole(dense.outputs, width)
+        width = dense.outputs
     if plan.score is not None:
         yield from _score_slots(plan.score, plan.width)
     if plan.masked is not None:

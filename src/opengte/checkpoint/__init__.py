@@ -18,6 +18,7 @@ from opengte.arch import decoder
 from opengte.arch.config_values import is_classifier
 from opengte.arch.plan import Plan
 from opengte.arch.tensors import TensorNaming, resolve_slots, unexpected_tensors
+from opengte.checkpoint.late import check_expansion, late_plan, read_late_files
 from opengte.checkpoint.modules import (
     POOLING_MODES,
     check_modules,
@@ -41,6 +42,13 @@ from opengte.checkpoint_keys import ReadConfig, check_keys
 from opengte.errors import CheckpointError, CheckpointWarning, InputError
 from opengte.hub import ModelLocation
 from opengte.published_models import WEB_SEARCH, PublishedModel, find_published_model
+from opengte.tokenization.late import (
+    KEYS,
+    LateFiles,
+    LateSettings,
+    read_late_settings,
+    with_markers,
+)
 from opengte.tokenization.loading import load_tokenizer
 from opengte.tokenization.prompts import Prompts, read_prompts, split_template
 from opengte.tokenization.tokenizer import Tokenizer
@@ -80,15 +88,26 @@ class Checkpoint:
     licence: str | None
     revision: str | None = None  # the commit, or the package's version
     adapter: Adapter | None = None  # merged into the weights
+    late_files: LateFiles | None = None  # of PyLate, or of sentence-transformers' multi-vectors
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, with the special tokens that the model expects."""
-        return load_tokenizer(
+        tokenizer = load_tokenizer(
             self.folder,
             add_bos=self.published.add_bos if self.published else None,
             add_eos=self.published.add_eos if self.published else None,
         )
+        return with_markers(tokenizer, self.late_files.prefixes()) if self.late_files else tokenizer
+
+    @cached_property
+    def late(self) -> LateSettings | None:
+        """How texts become the token vectors of late interaction; None without such vectors."""
+        if self.late_files is None:  # bge-m3's head leaves the first token out
+            return LateSettings(first=False, mean=True) if self.plan.token_width else None
+        settings = read_late_settings(self.late_files, self.tokenizer)
+        check_expansion(self.plan, settings, self.folder)
+        return settings
 
     @cached_property
     def _weights(self) -> Weights:
@@ -150,7 +169,7 @@ class Checkpoint:
             layers=len(plan.layers),
             dimension=1 if score else plan.dimension,
             max_length=self.max_length,
-            pooling=str(plan.score.pooling if plan.score else plan.pooling),
+            pooling=str(plan.score.pooling if plan.score else plan.pooling or "none"),
             outputs=() if score else output_kinds(plan),
             prompts={role: text for role, text in self._prompt_texts().items() if text},
             instruction_template=self.prompts.template,
@@ -160,6 +179,7 @@ class Checkpoint:
             stored_dtype=self.stored_dtype,
             licence=self.licence,
             fingerprint=self.fingerprint(),
+            late=None if score or self.late is None else self.late.described(),
         )
 
     def _prompt_texts(self) -> dict[str, str]:
@@ -198,6 +218,7 @@ class Checkpoint:
             repr(self.prompts),
             str(self.max_length),
             str(dimensions or self.plan.dimension),
+            *((repr(self.late),) if self.late_files is not None else ()),
         )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
@@ -208,7 +229,8 @@ def output_kinds(plan: Plan) -> tuple[Output, ...]:
         ("sparse", plan.sparse),
         ("tokens", plan.token_width > 0),
     )
-    return ("dense", *(name for name, has in optional if has), "states")
+    dense: tuple[Output, ...] = ("dense",) if plan.pooling or plan.latent else ()
+    return (*dense, *(name for name, has in optional if has), "states")
 
 
 def read_checkpoint(
@@ -236,13 +258,18 @@ def read_checkpoint(
         config = ReadConfig(adapters.as_classifier(config))
     architecture = arch.architecture_of(config)
     plan, naming = architecture.plan(config), architecture.naming
-    _check_files(folder, config)
+    late = read_late_files(folder)
+    _check_files(folder, config, late)
+    if late is not None:
+        kind = "encoder"
     if kind is None:
         kind = (
             "reranker" if plan.score or (published and published.kind == "reranker") else "encoder"
         )
     sides: dict[str, Path] = {}
-    if kind == "encoder":
+    if late is not None:
+        plan, naming, sides = late_plan(replace(plan, score=None), naming, late)
+    elif kind == "encoder":
         plan, naming, sides = _encoder(replace(plan, score=None), naming, folder, published)
     elif plan.score is None:
         plan, naming = _yes_no(plan, naming, folder, location.name, published)
@@ -255,13 +282,14 @@ def read_checkpoint(
         kind=kind,
         plan=plan,
         naming=naming,
-        prompts=_prompts(folder, published),
+        prompts=_prompts(folder, published, late),
         max_length=limit,
         published=published,
         sides=sides,
         licence=licence_of(folder) or (published.licence if published else None),
         revision=location.revision,
         adapter=adapter,
+        late_files=late,
     )
 
 
@@ -275,12 +303,15 @@ def _source(location: ModelLocation) -> str:
     return f"{location.source} on {location.base.source}" if location.base else location.source
 
 
-def _check_files(folder: Path, config: ReadConfig) -> None:
+def _check_files(folder: Path, config: ReadConfig, late: LateFiles | None) -> None:
     """Warn of what the small files say and is not applied; config has been read."""
     check_keys(hub.origin(folder / "config.json"), config)
     for path in (sentence_config(folder), *(folder / name for name in TABLED)):
         kind = "sentence_bert_config.json" if path.name in SENTENCE_CONFIGS else path.name
-        check_keys(hub.origin(path), read_optional_json(path), kind=kind)
+        settings = read_optional_json(path)
+        if late is not None:
+            settings = {key: value for key, value in settings.items() if key not in KEYS}
+        check_keys(hub.origin(path), settings, kind=kind)
 
 
 def _encoder(
@@ -385,11 +416,15 @@ def _warn_of_length(folder: Path, length: int, published: PublishedModel) -> Non
     )
 
 
-def _prompts(folder: Path, published: PublishedModel | None) -> Prompts:
+def _prompts(folder: Path, published: PublishedModel | None, late: LateFiles | None) -> Prompts:
     """Return the prompts of the files; what they leave out comes from the published model."""
     named = read_prompts(folder)
     query = _first(named, "query", "web_search_query", "s2p_query")
-    document = _first(named, "document", "passage")
+    document = _first(named, "document", "passage", "corpus")
+    if late is not None:
+        markers = late.prefixes()
+        query = markers.get("query", "") + query.removeprefix(markers.get("query", ""))
+        document = markers.get("document", "") + document.removeprefix(markers.get("document", ""))
     template, default = split_template(query)
     if published is not None:
         _compare_prompts(query, published, folder)
@@ -403,7 +438,7 @@ def _prompts(folder: Path, published: PublishedModel | None) -> Prompts:
         plain=named.get("") or (published.plain if published else ""),
         template=template,
         default_instruction=default if template else None,
-        mask=_mask(folder, published),
+        mask="none" if late else _mask(folder, published),
     )
 
 

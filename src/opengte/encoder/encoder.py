@@ -189,7 +189,7 @@ class Encoder(LoadedModel):
         if result.truncated:
             warnings.warn(
                 f"{len(result.truncated)} of {len(result)} texts lost tokens beyond max_length = "
-                f"{self.card.max_length}, the first at index {result.truncated[0].index}; "
+                f"{self._limit(role)}, the first at index {result.truncated[0].index}; "
                 "`embed` lists them in `.truncated`",
                 TruncationWarning,
                 stacklevel=3,
@@ -325,8 +325,8 @@ class Encoder(LoadedModel):
         with progress_bar(total, progress) as bar:
             for items in split_windows(iter_checked(texts), window):
                 distinct, inverse = embedding_ops.deduplicate(items)
-                tokenized = self._tokenize(distinct, prefix, truncation, inverse, offset)
-                result = self._run(tokenized, wanted, size, bar)
+                tokenized = self._tokenize(distinct, prefix, truncation, inverse, offset, role)
+                result = self._run(tokenized, wanted, size, bar, role)
                 self._count(
                     texts=len(items),
                     tokens=int(result.token_counts.sum()),
@@ -350,9 +350,12 @@ class Encoder(LoadedModel):
         names: tuple[Any, ...] = (outputs,) if isinstance(outputs, str) else tuple(outputs)
         for name in names:
             if name not in self.card.outputs:
+                hint = ""
+                if name == "dense" and "tokens" in self.card.outputs:
+                    hint = ". It is a late-interaction model: LateInteraction scores with it"
                 raise CapabilityError(
                     f"outputs has {name!r}, which `{self.card.name}` does not give: "
-                    f"expected among {', '.join(self.card.outputs)}"
+                    f"expected among {', '.join(self.card.outputs)}{hint}"
                 )
         if not names:
             raise InputError("outputs is empty, expected at least one, such as 'dense'")
@@ -394,24 +397,35 @@ class Encoder(LoadedModel):
         truncation: TruncationSide,
         inverse: npt.NDArray[np.intp],
         offset: int,
+        role: Role | None,
     ) -> Tokenized:
         side: TruncationSide = "left" if truncation == "left" else "right"
         tokenized = self.tokenizer.encode(
             texts,
             prompt=prefix,
-            max_length=self.card.max_length,
+            max_length=self._limit(role),
             truncation=side,
             mask=self._checkpoint.prompts.mask,
         )
         if truncation == "error" and tokenized.truncated:
-            raise _too_long(tokenized.truncated, inverse, offset, self.card.max_length)
-        return tokenized
+            raise _too_long(tokenized.truncated, inverse, offset, self._limit(role))
+        return tokenized if self.late is None else self.late.expand(tokenized, role)
+
+    def _limit(self, role: Role | None) -> int:
+        """Return the most tokens of a text with this role."""
+        longest = self.card.max_length
+        return longest if self.late is None else self.late.limit(role, longest)
 
     def _run(
-        self, tokenized: Tokenized, wanted: frozenset[Output], size: int, bar: ProgressBar
+        self,
+        tokenized: Tokenized,
+        wanted: frozenset[Output],
+        size: int,
+        bar: ProgressBar,
+        role: Role | None,
     ) -> Embeddings:
         batch = tokenized.batch
-        rows = ResultCollector(len(batch), wanted, size)
+        rows = ResultCollector(len(batch), wanted, size, late=self.late, role=role)
         for indices in cut_batches(batch.lengths, self._engine.max_batch_tokens):
             part = batch.select(indices)
             rows.add(indices, part, self._engine.run(part, wanted), self.tokenizer.special_ids)

@@ -37,6 +37,7 @@ class LoadedModel:
         self._opened_with: dict[str, Any] | None = None
         self._lock = ProcessLock()
         checkpoint.tokenizer.compute_derived()
+        self.late = checkpoint.late  # how texts become token vectors
         self.card: ModelCard = replace(
             checkpoint.card,
             engine=engine.name,

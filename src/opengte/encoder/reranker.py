@@ -12,7 +12,7 @@ from opengte import engine as engines
 from opengte.batching import cut_batches
 from opengte.encoder.loaded_model import LoadedModel
 from opengte.encoder.results import check_finite
-from opengte.errors import CapabilityError, InputError, TruncationWarning
+from opengte.errors import CapabilityError, CheckpointError, InputError, TruncationWarning
 from opengte.published_models import WEB_SEARCH
 from opengte.text_input import check_text, check_texts
 from opengte.tokenization.qwen3_reranker import PREFIX, SUFFIX, judge_prompt
@@ -48,6 +48,11 @@ class Reranker(LoadedModel):
         checkpoint = checkpoints.read_checkpoint(
             model, revision=revision, offline=offline, max_length=max_length, kind="reranker"
         )
+        if checkpoint.kind != "reranker":
+            raise CheckpointError(
+                f"`{model}` is a late-interaction model, not a reranker that reads pairs. Use "
+                "LateInteraction.load, which scores as well."
+            )
         return cls(
             checkpoint,
             engines.load_engine(

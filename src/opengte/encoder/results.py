@@ -6,18 +6,27 @@ import numpy as np
 import numpy.typing as npt
 
 from opengte import embedding_ops
+from opengte.encoder.token_pooling import pool_tokens
 from opengte.engine.base import EngineResult
 from opengte.errors import EngineError
-from opengte.types import Embeddings, Floats, Output, PackedBatch, Tokenized
+from opengte.tokenization.late import LateSettings
+from opengte.types import Embeddings, Floats, Ints, Output, PackedBatch, Role, Tokenized
 
 
 class ResultCollector:
-    """Collects the results of batches in input order."""
+    """Collects the results of batches in input order; late and role decide the token vectors."""
 
     def __init__(
-        self, count: int, wanted: frozenset[Output], size: int, normalize: bool = True
+        self,
+        count: int,
+        wanted: frozenset[Output],
+        size: int,
+        normalize: bool = True,
+        late: LateSettings | None = None,
+        role: Role | None = None,
     ) -> None:
         self._normalize = normalize
+        self._late, self._role = late or LateSettings(), role
         self._dense = np.empty((count, size), np.float32) if "dense" in wanted else None
         self._sparse: list[dict[int, float]] | None = [{}] * count if "sparse" in wanted else None
         empty = np.empty((0, 0), np.float32)
@@ -46,8 +55,9 @@ class ResultCollector:
             if self._sparse is not None and result.sparse is not None:
                 self._sparse[index] = _heaviest(batch.ids[span], result.sparse[span], special)
             if self._tokens is not None and result.tokens is not None:
-                vectors = result.tokens[span][1:]  # the first token stands for the whole text
-                self._tokens[index] = embedding_ops.l2_normalise(vectors)
+                self._tokens[index] = late_vectors(
+                    self._late, self._role, batch.ids[span], result.tokens[span]
+                )
             if self._states is not None and result.states is not None:
                 self._states[index] = result.states[span].copy()
 
@@ -73,6 +83,18 @@ class ResultCollector:
             truncated=tokenized.truncated,
             repaired=tokenized.repaired,
         )
+
+
+def late_vectors(late: LateSettings, role: Role | None, ids: Ints, vectors: Floats) -> Floats:
+    """Return the vectors of one text that are scored, from those of all its tokens (t, d)."""
+    kept = vectors[late.scored(ids, role)]
+    if late.normalised:
+        kept = embedding_ops.l2_normalise(kept)
+    if role == "query" or late.pool_factor <= 1:
+        return kept
+    return pool_tokens(
+        kept, late.pool_factor, protected=late.protected, normalise=late.pooled_normalised
+    )
 
 
 def _heaviest(ids: npt.NDArray[Any], weights: Floats, special: frozenset[int]) -> dict[int, float]:

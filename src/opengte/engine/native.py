@@ -21,7 +21,7 @@ from opengte.engine.native_weights import (
     WeightLayout,
     prepare_weights,
 )
-from opengte.engine.precision import PrecisionTrial, choose_precision, read_trials
+from opengte.engine.precision import choose_precision
 from opengte.engine.prepared_cache import prepared_folder
 from opengte.errors import EngineError, InputError
 from opengte.types import Floats, Output, PackedBatch
@@ -118,6 +118,7 @@ class NativeEngine:
                 cu_seqlens=_ints(batch.cu_seqlens, "cu_seqlens"),
                 type_ids=_ints(batch.type_ids, "type_ids"),
                 pool_from=_ints(batch.pool_from, "pool_from"),
+                attended=None if batch.attended is None else _ints(batch.attended, "attended"),
                 dense=into.dense,
                 sparse=into.sparse,
                 tokens=into.tokens,
@@ -186,17 +187,8 @@ def _choose_precision(checkpoint: Checkpoint, isa: str, threads: int, folder: Pa
             plan, chunks, precision=known, threads=threads, isa=isa, word_dtype=stored
         )
 
-    remembered = _trials_file(folder, checkpoint, isa) if folder else None
-    return choose_precision(checkpoint, PRECISIONS, build, remembered)
-
-
-def _trials_file(folder: Path, checkpoint: Checkpoint, isa: str) -> Path:
-    return folder / f"{checkpoint.weights_digest[:32]}-{isa}-{FORMAT}.precision.json"
-
-
-def recorded_precisions(checkpoint: Checkpoint) -> tuple[list[PrecisionTrial], float]:
-    """Return what was measured when a precision was chosen on this machine, and the Unix time."""
-    return read_trials(_trials_file(prepared_folder(), checkpoint, choose_isa()))
+    name = f"{checkpoint.weights_digest[:32]}-{isa}-{FORMAT}.precision.json"
+    return choose_precision(checkpoint, PRECISIONS, build, folder / name if folder else None)
 
 
 def _check_precision(wanted: str) -> Precision:
@@ -245,6 +237,7 @@ def _as_spec(plan: Plan, layout: WeightLayout) -> dict[str, Any]:
         "position_bias": _bias_spec(plan),
         "layers": list(spec["layers"]),
         "dense": list(spec["dense"]),
+        "token_head": [{"slot": slot, **asdict(dense)} for slot, dense in plan.token_head],
         "pooling": "latent" if plan.latent else plan.pooling or "none",
     }
     if plan.score is not None:

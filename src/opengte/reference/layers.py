@@ -26,11 +26,12 @@ VARLEN_OPTIONS = inspect.signature(varlen_attn).parameters
 
 @dataclass(frozen=True)
 class EqualLengthRun:
-    """Consecutive sequences of equal length: their first token, their number, their length."""
+    """Consecutive sequences of equal length, of which equally many tokens are attended to."""
 
     start: int
     count: int
     length: int
+    attended: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,11 +92,13 @@ def _moved(values: Ints, device: torch.device) -> Tensor:
 
 def _runs(batch: PackedBatch) -> tuple[EqualLengthRun, ...]:
     runs: list[EqualLengthRun] = []
-    for start, length in zip(batch.cu_seqlens.tolist(), batch.lengths.tolist(), strict=False):
-        if runs and runs[-1].length == length:
-            runs[-1] = EqualLengthRun(runs[-1].start, runs[-1].count + 1, length)
+    attended = batch.lengths if batch.attended is None else batch.attended
+    rows = zip(batch.cu_seqlens.tolist(), batch.lengths.tolist(), attended.tolist(), strict=False)
+    for start, length, keys in rows:
+        if runs and (runs[-1].length, runs[-1].attended) == (length, keys):
+            runs[-1] = EqualLengthRun(runs[-1].start, runs[-1].count + 1, length, keys)
         else:
-            runs.append(EqualLengthRun(start, 1, length))
+            runs.append(EqualLengthRun(start, 1, length, keys))
     return tuple(runs)
 
 
@@ -223,7 +226,8 @@ def attend(
     """
     if attention.scale is not None:
         q = q * (attention.scale * math.sqrt(attention.head_dim))
-    if has_varlen(q) and bias is None:
+    whole = all(run.attended == run.length for run in packed.runs)
+    if whole and has_varlen(q) and bias is None:
         return _attend_varlen(q, k, v, packed, attention)
     attended: Tensor = _attend_runs(q, k, v, packed, attention, bias)
     return attended
@@ -270,6 +274,7 @@ def _attend_runs(
     for run, *pieces in zip(packed.runs, *(torch.split(x, sizes) for x in (q, k, v)), strict=True):
         shape = (run.count, run.length, -1, q.shape[-1])
         queries, keys, values = (piece.view(shape) for piece in pieces)
+        keys, values = keys[:, : run.attended], values[:, : run.attended]
         parts.append(_attend_run(queries, keys, values, attention, bias))
     return torch.cat(parts) if parts else torch.empty_like(q)
 
@@ -295,11 +300,12 @@ def _attend_window(
     q: Tensor, k: Tensor, v: Tensor, window: int, causal: bool, bias: Tensor | None
 ) -> Tensor:
     """Attend to keys at most `window` tokens away, a block of queries at a time: (N, H, L, D)."""
-    length = q.shape[2]
+    length, attended = q.shape[2], k.shape[2]
     parts = []
     for start in range(0, length, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, length)
-        first, last = max(0, start - window), stop if causal else min(length, stop + window)
+        first = max(0, start - window)
+        last = min(attended, stop if causal else stop + window)
         rows = torch.arange(start, stop, device=q.device)[:, None]
         columns = torch.arange(first, last, device=q.device)
         seen = (rows - columns).abs() <= window
@@ -327,9 +333,13 @@ def attend_naive(
     scale = attention.scale or q.shape[-1] ** -0.5
     result = torch.empty_like(q)
     bounds = packed.cu_seqlens.tolist()
+    runs = {
+        run.start + i * run.length: run.attended for run in packed.runs for i in range(run.count)
+    }
     for start, stop in zip(bounds, bounds[1:], strict=False):
         offsets = torch.arange(stop - start)[:, None] - torch.arange(stop - start)
         seen = torch.ones_like(offsets, dtype=torch.bool)
+        seen[:, runs[start] :] = False
         if attention.causal:
             seen &= offsets >= 0
         if attention.window is not None:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from opengte.arch.plan import (
     Attention,
     BucketBias,
+    Dense,
     Embedding,
     LatentAttention,
     Layer,
@@ -227,6 +228,31 @@ class MaskedLanguageHead(nn.Module):
         return x
 
 
+class TokenProjection(nn.Linear):
+    """One of the projections of token states for late interaction."""
+
+    def __init__(self, dense: Dense, width: int) -> None:
+        super().__init__(width, dense.outputs, dense.bias)
+        self.dense = dense
+        shortcut = dense.residual and dense.outputs != width
+        self.residual = nn.Linear(width, dense.outputs, bias=False) if shortcut else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project states (..., C) to (..., d)."""
+        y = layers.activate(super().forward(x), self.dense.activation)
+        if self.dense.residual:
+            y = y + (x if self.residual is None else self.residual(x))
+        return y
+
+
+def _token_head(plan: Plan) -> nn.Linear | nn.ModuleList | None:
+    """Return the projections of late-interaction vectors: one, or a list of those named so."""
+    if plan.token_dense is None:
+        return nn.Linear(plan.width, plan.token_width) if plan.token_width else None
+    widths = [plan.width, *(dense.outputs for dense in plan.token_dense)]
+    return nn.ModuleList(map(TokenProjection, plan.token_dense, widths))
+
+
 class ReferenceModel(nn.Module):
     """A whole network with its pooling and heads.
 
@@ -249,7 +275,7 @@ class ReferenceModel(nn.Module):
             for width, dense in zip(widths, plan.dense, strict=False)
         )
         self.sparse = nn.Linear(plan.width, 1) if plan.sparse else None
-        self.tokens = nn.Linear(plan.width, plan.token_width) if plan.token_width else None
+        self.tokens = _token_head(plan)
         self.score = ScoreLayer(plan.score, plan.width) if plan.score else None
         words = plan.embedding.vocabulary
         self.masked = MaskedLanguageHead(plan.masked, words, plan.width) if plan.masked else None
@@ -301,9 +327,12 @@ class ReferenceModel(nn.Module):
 
     def token_vectors(self, states: Tensor) -> Tensor:
         """Return the late-interaction vector of each token (T, d'), not normalised."""
-        assert self.tokens is not None
-        vectors: Tensor = self.tokens(states)
-        return vectors
+        if isinstance(self.tokens, nn.Linear):
+            vectors: Tensor = self.tokens(states)
+            return vectors
+        for layer in self.tokens or ():
+            states = layer(states)
+        return states
 
     def scores(self, states: Tensor, packed: PackedTensors) -> Tensor:
         """Return the reranking scores (N,) of final states."""
