@@ -21,8 +21,8 @@ from cpu_peers.catalog import ENGINES, Engine, Shape, cannot_run
 from cpu_peers.child_processes import BENCH, Child, ChildError, environment
 from cpu_peers.environment import Environment
 from cpu_peers.models import Model, make
-from cpu_peers.operations import operations
 from opengte import checkpoint, hub
+from opengte.evaluate.speed.operations import operations
 
 MAX_LENGTH = 512
 QUERY = "how do i sort a list in python"  # 10 tokens with the special ones

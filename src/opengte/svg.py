@@ -59,6 +59,27 @@ def interval_plot(rows: Sequence[Interval], unit: str, *, noise_only: bool = Fal
     return _svg(height, parts)
 
 
+def bar_chart(rows: Sequence[tuple[str, float, str]], unit: str) -> str:
+    """Draw one bar per row, (label, value, text behind the bar), from zero."""
+    if not rows:
+        return ""
+    left, right, step, top = 170, 150, 24, 8
+    most = max(value for _, value, _ in rows) or 1.0
+    scale = _scale(0, most, left, WIDTH - right)
+    parts = []
+    for place, (label, value, about) in enumerate(rows):
+        y = top + step * place
+        parts.append(_text(left - 10, y + 16, _fitted(label), "end"))
+        parts.append(
+            f'<rect class="cell" x="{left}" y="{y + 4}" width="{scale(value) - left:.1f}" '
+            f'height="{step - 8}"/>'
+        )
+        parts.append(_text(scale(value) + 8, y + 16, about, "start"))
+    height = top + step * len(rows) + 24
+    parts.append(_text(left, height - 6, unit, "start"))
+    return _svg(height, parts)
+
+
 def heatmap(
     columns: Sequence[str],
     rows: Sequence[str],

@@ -33,6 +33,7 @@ COMMANDS = {
     "pull": ("pull:command", "Download a model and print its folder."),
     "cache": ("cache:command", "List, prune and verify prepared weights."),
     "eval": ("evaluate:command", "Evaluate models on MTEB and on your own data."),
+    "bench": ("bench:command", "Measure the speed of models on this machine, and what it costs."),
     "serve": ("serve:command", "Serve models over HTTP to every embedding client."),
     "ui": ("serve.ui:command", "Open the search page of an index, on this machine only."),
     "mcp": ("mcp:command", "Serve an index to agents over the Model Context Protocol (MCP)."),

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from opengte import encoder as encoders
 from opengte.encoder import Encoder, Reranker
+from opengte.engine import memory
 from opengte.engine.base import Engine
 from opengte.engine.native import NativeEngine
 from opengte.errors import InputError
 from opengte.serve.config.inference import ModelSettings
-from opengte.serve.inference import memory
 from opengte.serve.inference.preprocessing.tokenization import tokenize_inputs
 from opengte.serve.inference.scheduling.admission import MIN_QUEUE_TOKENS, AdmissionController
 from opengte.serve.inference.scheduling.batching import compute_batch

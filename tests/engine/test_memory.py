@@ -2,7 +2,7 @@
 
 import pytest
 
-from opengte.serve.inference.memory import free_bytes, max_batch_tokens
+from opengte.engine.memory import free_bytes, max_batch_tokens
 from tests.support import native_plans
 
 
