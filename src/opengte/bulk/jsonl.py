@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from opengte.bulk import text
 from opengte.bulk.types import (
@@ -24,23 +24,32 @@ if TYPE_CHECKING:
 
 def read_jsonl(stream: IO[bytes], fields: FieldNames) -> Iterator[TextRow | InvalidRow]:
     """Yield each line that is not blank as a row: an object with fields, or a string."""
+    for number, value in json_records(stream):
+        if isinstance(value, str):
+            yield TextRow(number, number, value)
+        elif isinstance(value, InvalidRow):
+            yield value
+        else:
+            yield row_from_record(number, value, fields)
+
+
+def json_records(stream: IO[bytes]) -> Iterator[tuple[int, dict[str, Any] | str | InvalidRow]]:
+    """Yield the number and the value of each line that is not blank."""
     for number, line in text.decoded_lines(stream):
         if isinstance(line, InvalidRow):
-            yield line
+            yield number, line
         elif line.strip():
-            yield _row(number, line, fields)
+            yield number, _value(number, line)
 
 
-def _row(number: int, line: str, fields: FieldNames) -> TextRow | InvalidRow:
+def _value(number: int, line: str) -> dict[str, Any] | str | InvalidRow:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         return InvalidRow(number, f"is not JSON: {error}")
-    if isinstance(value, str):
-        return TextRow(number, number, value)
-    if not isinstance(value, dict):
+    if not isinstance(value, dict | str):
         return InvalidRow(number, f"is {json_type(value)}; expected an object or a string")
-    return row_from_record(number, value, fields)
+    return value
 
 
 def render_jsonl(block: EmbeddedRows, schema: OutputSchema) -> bytes:

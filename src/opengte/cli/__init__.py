@@ -25,6 +25,7 @@ COMMANDS = {
         "Find the documents that answer a query, in an index or in files.",
     ),
     "index": ("index:command", "Build, inspect and maintain an index of documents."),
+    "bulk": ("bulk:command", "Embed many files on many machines, and load them into an index."),
     "cluster": ("cluster:command", "Cluster texts, or the documents of an index, by topic."),
     "dedupe": ("dedupe:command", "Find duplicate texts and keep the first of each group."),
     "rerank": ("rerank:command", "Rank documents by how well they answer a query."),

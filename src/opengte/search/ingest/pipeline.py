@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from opengte.errors import InputError
+from opengte.search.ingest.embedder import DocumentParts, EmbeddedDocument
 from opengte.search.ingest.words import renew_words
 from opengte.search.ingest.writer import (
     CommitBatch,
@@ -82,7 +83,7 @@ def index_files(
         _remove(store, [known[name].id for name in gone], report, dry_run=options.dry_run)
     _locate(report, roots)
     if not options.dry_run:
-        _tidy(store, report)
+        tidy_store(store, report)
     return report
 
 
@@ -95,11 +96,38 @@ def index_documents(
     for document in documents:
         batch.take(document)
     batch.flush()
-    _tidy(store, report)
+    tidy_store(store, report)
     return report
 
 
-def _tidy(store: Store, report: IngestReport) -> None:
+def index_embedded(
+    store: Store, documents: Iterable[tuple[Document, EmbeddedDocument]]
+) -> IngestReport:
+    """Add or replace documents whose windows are ready; `tidy_store` is to follow the last ones."""
+    report, ready = IngestReport(), _ReadyWindows()
+    batch = CommitBatch(store, lambda: ready, report)
+    for document, windows in documents:
+        ready.known[document.parsed.title, document.parsed.text] = windows
+        batch.take(document)
+    batch.flush()
+    report.embedded = 0
+    return report
+
+
+class _ReadyWindows:
+    """Gives the windows of documents that were embedded before."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, str], EmbeddedDocument] = {}
+
+    def embed(self, documents: Sequence[DocumentParts]) -> Iterator[EmbeddedDocument]:
+        """Yield the windows of documents."""
+        for title, text, _ in documents:
+            yield self.known[title, text]
+
+
+def tidy_store(store: Store, report: IngestReport) -> None:
+    """Bring words and indexes of a store up to date after documents were written."""
     report.renewed = renew_words(store)
     report.upkeep = list(store.optimize())
 

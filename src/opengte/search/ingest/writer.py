@@ -7,11 +7,12 @@ document, so a run that is killed at any point continues from what was committed
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 from urllib.parse import quote
 
-from opengte.search.ingest.embedder import Embedder
+from opengte.search.ingest.embedder import DocumentParts, EmbeddedDocument
 from opengte.search.minhash import signature
 from opengte.search.parse.base import ParsedDocument, ParseProblem, Scalar, Section
 from opengte.search.parse.walk import HIDDEN, TOOLS
@@ -30,7 +31,16 @@ MAX_NOTES = 20  # problems and warnings kept for one file
 MAX_SKIPPED = 1_000  # skipped parts kept for one file
 NO_TEXT = "no text"
 
-EmbedderLoader = Callable[[], Embedder]
+
+class DocumentEmbedder(Protocol):
+    """Gives the windows of documents: computes them, or has them ready."""
+
+    def embed(self, documents: Sequence[DocumentParts]) -> Iterator[EmbeddedDocument]:
+        """Yield the windows of each document (title, text, sections)."""
+        ...
+
+
+EmbedderLoader = Callable[[], DocumentEmbedder]
 
 
 @dataclass
