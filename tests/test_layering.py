@@ -47,6 +47,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "serve": (
         ("runtime",),
+        ("console",),
         ("http",),
         ("observability",),
         ("inference", "protocols", "auth"),
@@ -129,6 +130,7 @@ ADAPTERS: dict[str, tuple[str, ...]] = {
     "langchain_core": ("integrations/langchain.py",),
     "llama_index": ("integrations/llama_index.py",),
     "haystack": ("integrations/haystack.py",),
+    "jinja2": ("serve/console",),
     "psycopg": ("search/stores",),
     "snowballstemmer": ("search/stores",),
     "qdrant_client": ("search/stores",),

@@ -21,7 +21,7 @@ from opengte.engine.native_weights import (
     WeightLayout,
     prepare_weights,
 )
-from opengte.engine.precision import choose_precision
+from opengte.engine.precision import PrecisionTrial, choose_precision, read_trials
 from opengte.engine.prepared_cache import prepared_folder
 from opengte.errors import EngineError, InputError
 from opengte.types import Floats, Output, PackedBatch
@@ -187,8 +187,17 @@ def _choose_precision(checkpoint: Checkpoint, isa: str, threads: int, folder: Pa
             plan, chunks, precision=known, threads=threads, isa=isa, word_dtype=stored
         )
 
-    name = f"{checkpoint.weights_digest[:32]}-{isa}-{FORMAT}.precision.json"
-    return choose_precision(checkpoint, PRECISIONS, build, folder / name if folder else None)
+    remembered = _trials_file(folder, checkpoint, isa) if folder else None
+    return choose_precision(checkpoint, PRECISIONS, build, remembered)
+
+
+def _trials_file(folder: Path, checkpoint: Checkpoint, isa: str) -> Path:
+    return folder / f"{checkpoint.weights_digest[:32]}-{isa}-{FORMAT}.precision.json"
+
+
+def recorded_precisions(checkpoint: Checkpoint) -> tuple[list[PrecisionTrial], float]:
+    """Return what was measured when a precision was chosen on this machine, and the Unix time."""
+    return read_trials(_trials_file(prepared_folder(), checkpoint, choose_isa()))
 
 
 def _check_precision(wanted: str) -> Precision:

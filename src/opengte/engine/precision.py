@@ -140,6 +140,15 @@ def _recall(path: Path, candidates: tuple[str, ...]) -> str | None:
     return chosen if chosen in candidates else None
 
 
+def read_trials(path: Path) -> tuple[list[PrecisionTrial], float]:
+    """Return what was measured and kept in a file, and when (Unix time); nothing without one."""
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))["trials"]
+        return [PrecisionTrial(**trial) for trial in recorded], path.stat().st_mtime
+    except (OSError, ValueError, KeyError, TypeError):
+        return [], 0.0
+
+
 def _remember(path: Path, best: PrecisionTrial, trials: list[PrecisionTrial]) -> None:
     record = {"precision": best.precision, "trials": [asdict(trial) for trial in trials]}
     temporary = path.with_suffix(".new")

@@ -41,6 +41,21 @@ def test_a_flag_wins_over_a_variable_that_over_the_file_and_that_over_the_defaul
     assert loaded.origins == {"port": "--port", "workers": "OPENGTE_WORKERS", "host": str(path)}
 
 
+SAMPLES = {"price": "minilm=0.02"}  # of settings that take no word
+
+
+@pytest.mark.parametrize("text", ["x", "1.2345", "-1", "minilm=", "=", "1e3"])
+def test_a_price_has_up_to_three_decimals(text):
+    with pytest.raises(InputError, match="up to three decimals"):
+        ServerSettings(price=(text,))
+
+
+def test_the_price_of_a_model_goes_before_that_of_all():
+    settings = ServerSettings(price=("rank=0.05", "0.02"))
+    assert [str(settings.price_of(name)) for name in ("rank", "minilm")] == ["0.05", "0.02"]
+    assert ServerSettings().price_of("minilm") == 1
+
+
 @pytest.mark.parametrize("one", SETTINGS, ids=lambda one: one.name)
 def test_every_setting_is_a_flag_a_variable_and_a_line_of_the_file(one, file, monkeypatch):
     kind = setting_info(one).kind
@@ -49,6 +64,7 @@ def test_every_setting_is_a_flag_a_variable_and_a_line_of_the_file(one, file, mo
         text = setting_info(one).choices[-1]
     if setting_info(one).secret:
         text = "hush-hush"
+    text = SAMPLES.get(one.name, text)
     expected = loading.parse_value(one, text)
     extra = {"tls_cert": "c"} if one.name in ("tls_key", "tls_client_ca") else {}
     by_variable = loading.load_settings(extra, {variable_name(one.name): text}).settings

@@ -99,6 +99,8 @@ def command(config: Path | None, print_config: bool, **values: Any) -> None:
     from opengte.serve.config import loading
 
     loaded = loading.load_settings(_given(values), file=config)
+    if loaded.settings.console:
+        _require("console", "the console", "jinja2")
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     if print_config:
@@ -142,11 +144,15 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 def _main() -> Any:
     """Import the server; MissingExtraError names the extra of a missing package."""
-    from opengte.errors import MissingExtraError
-
-    for package in ("httptools", "msgspec", "starlette", "uvicorn"):
-        if find_spec(package) is None:
-            raise MissingExtraError(package, "serve", "serving")
+    _require("serve", "serving", "httptools", "msgspec", "starlette", "uvicorn")
     from opengte.serve.runtime import main
 
     return main
+
+
+def _require(extra: str, purpose: str, *packages: str) -> None:
+    from opengte.errors import MissingExtraError
+
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra, purpose)

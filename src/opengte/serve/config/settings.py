@@ -4,8 +4,10 @@ A field `max_body_bytes` is the flag `--max-body-bytes`, the environment variabl
 `OPENGTE_MAX_BODY_BYTES` and the line `max_body_bytes = ...` of a TOML file.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
+from decimal import Decimal
 from functools import partial
 from typing import Any, Literal
 
@@ -48,6 +50,7 @@ _access = partial(_setting, "Access")
 _observation = partial(_setting, "Observation")
 _process = partial(_setting, "Process")
 _limits = partial(_setting, "Limits")
+_console = partial(_setting, "Console")
 
 
 @dataclass(frozen=True)
@@ -318,6 +321,23 @@ class ServerSettings:
     keep_alive_timeout: float = _limits(
         75.0, "number", "Seconds after which an idle connection is closed.", **_SECONDS
     )
+    console: bool = _console(
+        False, "switch", "Serve pages about the models, to everyone (extra `console`)."
+    )
+    currency: str = _console("million tokens", "text", "What credit is counted in.", metavar="NAME")
+    price: tuple[str, ...] = _console(
+        (),
+        "list",
+        "Price of a million tokens, 1 by default; MODEL=PRICE for one model. Repeatable.",
+        metavar="PRICE",
+    )
+    hourly_cost: float | None = _console(
+        None,
+        "number",
+        "What this machine costs an hour: the pages then say what a million tokens cost.",
+        metavar="COST",
+        minimum=0,
+    )
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -333,6 +353,7 @@ class ServerSettings:
                 f"model: two models are called `{duplicates[0]}`; "
                 "give one of them another name with NAME=MODEL"
             )
+        self.price_of("")  # every price can be read
         if self.tls_key and not self.tls_cert:
             raise InputError("tls_key: a key without a certificate; set tls_cert too")
         if self.tls_client_ca and not self.tls_cert:
@@ -342,6 +363,22 @@ class ServerSettings:
     def models(self) -> tuple[ModelSettings, ...]:
         """Every model with its own settings, and the server's for those that it does not set."""
         return tuple(self._model(given) for given in self.model)
+
+    def price_of(self, model: str) -> Decimal:
+        """Return the price of a million tokens of a model, with up to three decimals."""
+        found = Decimal(1)
+        for text in self.price:
+            name, equals, number = text.rpartition("=")
+            if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", number):
+                raise InputError(
+                    f"price: got {text!r}; expected a number of up to three decimals, such as 0.02 "
+                    "or minilm=0.02"
+                )
+            if not equals or name == model:
+                found = Decimal(number)
+                if equals:
+                    return found
+        return found
 
     def _model(self, given: str | Mapping[str, Any]) -> ModelSettings:
         common = {name: getattr(self, name) for name in PER_MODEL}

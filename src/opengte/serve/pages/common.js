@@ -24,7 +24,8 @@ export function headers(extra = {}) {
 
 // Fetch from this server, with the key if there is one; a 401 shows the field for it.
 export async function call(path, options = {}) {
-  const answer = await fetch(path, { ...options, headers: headers(options.headers) });
+  const base = document.documentElement.dataset.base ?? ""; // of pages that are not at the root
+  const answer = await fetch(base + path, { ...options, headers: headers(options.headers) });
   if (answer.status === 401) askForKey();
   return answer;
 }

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -34,6 +34,9 @@ from opengte.serve.observability.metrics import Metrics
 from opengte.serve.observability.tracing import Tracer
 from opengte.serve.runtime.shared_state import SharedState
 from opengte.serve.types import Observer
+
+if TYPE_CHECKING:
+    from opengte.serve.console.site import Console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +101,14 @@ class Components:
         self.authorizer = open_authorizer(settings, shared)
         self.tracer: Tracer | None = tracing.open_tracer(settings)
         self._extension = ServerExtension(()) if extend is None else extend(self)
+        self.console = self._open_console() if settings.console else None
         routed = build_app(self.service, self.authorizer, self._app_options())
         paths = [getattr(route, "path", "") for route in routed.routes]
         names = [model.name for model in settings.models]
         self.metrics = Metrics(names, [path for path in paths if path], shared.metrics, shared.row)
         observers.append(self.metrics)
         self.app: ASGIApp = ObserveMiddleware(
-            FastPath(routed),
+            FastPath(routed) if self.console is None else self.console.around(FastPath(routed)),
             ObserveOptions(
                 self.metrics,
                 self.tracer,
@@ -194,6 +198,11 @@ class Components:
         self._disk_errors = cache.disk_errors
         metrics.update_storage("cache", new == 0, cache.disk_errors)
 
+    def _open_console(self) -> "Console":
+        from opengte.serve.console.site import Console
+
+        return Console(self.settings, self.service, lambda: self.metrics, self.load_history)
+
     def _app_options(self) -> AppOptions:
         settings = self.settings
         middleware = []
@@ -218,8 +227,9 @@ class Components:
                     self.service,
                     self.load_history,
                     visible_models(self.authorizer),
-                    self._extension.links,
+                    {**self._extension.links, **(self.console.links if self.console else {})},
                 ),
+                *(self.console.routes() if self.console else ()),
                 *self._extension.routes,
             ],
             extra_paths=self._extension.paths,

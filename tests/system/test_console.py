@@ -1,0 +1,55 @@
+"""The console in a headless Chromium: no complaint, no violation, at two widths and two themes."""
+
+from importlib import resources
+
+import pytest
+
+from tests.support.browser import wait_until
+from tests.support.serve_process import server
+
+AXE = resources.files("axe_core_python").joinpath("axe.min.js")
+
+
+@pytest.fixture(scope="module")
+def one():
+    with server("--model", "minilm", "--console", "--hourly-cost", "0.09") as running:
+        running.embed(["some words to measure a speed with"])
+        yield running
+
+
+def check(page):
+    """Assert that a page is accessible and fits the window, and loads nothing from elsewhere."""
+    page.evaluate(AXE.read_text())
+    assert page.evaluate("axe.run().then((found) => found.violations.map((v) => v.id))") == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    loaded = "performance.getEntriesByType('resource').every((e) => e.name.startsWith(origin))"
+    assert page.evaluate(loaded)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(
+    "path", ["models", "models/minilm", "models/Alibaba-NLP/gte-Qwen2-7B-instruct"]
+)
+def test_pages(opened, one, path, width, scheme):
+    check(opened(f"{one.url}/{path}", width=width, color_scheme=scheme))
+
+
+def test_trying_a_model_and_code_to_copy(opened, one):
+    page = opened(f"{one.url}/models/minilm")
+    page.click("[data-example=long]")
+    page.wait_for_selector(".results tbody tr")
+    assert "cut from 9,003" in page.inner_text(".results")
+    page.click("[data-example=two]")
+    wait_until(page, "document.querySelectorAll('.results tbody tr').length === 1 &&"
+               " !document.querySelector('.cut')")  # fmt: skip
+    assert f'base_url="{one.url}/v1"' in page.inner_text("code.snippet-code >> nth=0")
+
+
+def test_filters(opened, one):
+    page = opened(f"{one.url}/models")
+    page.fill("#q", "qwen2 7b")
+    page.click("text=Show")
+    page.wait_for_selector("text=1 of")
+    page.click("text=gte-Qwen2-7B-instruct")
+    page.wait_for_selector("h1 >> text=gte-Qwen2-7B-instruct")
