@@ -25,6 +25,7 @@ class Server:
         self.process = process
         self.pid = process.pid
         self.url = ""
+        self.state = Path()  # its state folder
         self.log: list[dict] = []
         self.other: list[str] = []  # lines that are no JSON
         self._lines: queue.Queue[dict] = queue.Queue()
@@ -104,6 +105,7 @@ def server(*flags, env=None, wait=True, client=None, **variables):
             text=True,
         )
         running = Server(process, client or {})
+        running.state = Path(environment["OPENGTE_STATE_DIR"])
         try:
             if wait:
                 running.url = running.wait_for("serving")["address"]

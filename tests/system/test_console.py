@@ -4,6 +4,8 @@ from importlib import resources
 
 import pytest
 
+from opengte.serve.console.accounts import Accounts
+from opengte.serve.console.database import open_database
 from tests.support.browser import wait_until
 from tests.support.serve_process import server
 
@@ -53,3 +55,31 @@ def test_filters(opened, one):
     page.wait_for_selector("text=1 of")
     page.click("text=gte-Qwen2-7B-instruct")
     page.wait_for_selector("h1 >> text=gte-Qwen2-7B-instruct")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_from_a_link_to_a_team_and_out(opened, one, width, scheme):
+    accounts = Accounts(open_database(None, one.state))
+    user = accounts.create_user(f"Ada {width}", operator=True)
+    link = f"{one.url}/console/link/{accounts.create_link(user.id)}"
+    page = opened(link, width=width, color_scheme=scheme)
+    check(page)
+    page.click("main button")
+    page.wait_for_url("**/console/account")
+    check(page)
+    page.click("text=Users and teams")
+    page.fill("#name", "Bob")
+    page.click("text=Invite")
+    page.wait_for_selector("#link")
+    check(page)
+    page.fill("#team", "Search")
+    page.click("text=Create")
+    page.wait_for_selector("h1 >> text=Search")
+    check(page)
+    page.click("text=Audit log")
+    page.wait_for_selector("td >> text=create-team >> nth=0")
+    check(page)
+    page.goto(f"{one.url}/console/account")
+    page.click("text=Sign out everywhere")
+    page.wait_for_url("**/console/sign-in")
+    check(page)

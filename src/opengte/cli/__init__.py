@@ -40,6 +40,15 @@ COMMANDS = {
     "mcp": ("mcp:command", "Serve an index to agents over the Model Context Protocol (MCP)."),
     "keys": ("serve.keys:command", "Create, list, rotate and revoke the API keys of a server."),
     "usage": ("serve.usage:command", "Print the usage of each key: requests, texts and tokens."),
+    "users": ("serve.accounts:users", "Invite, list, disable and promote the users of a console."),
+    "teams": (
+        "serve.accounts:teams",
+        "Create and list the teams of a console, and their members.",
+    ),
+    "audit": (
+        "serve.accounts:audit",
+        "Print the last changes of a console's accounts, the newest first.",
+    ),
     "data": ("data:command", "Prepare and inspect training data, and mine hard negatives."),
     "train": (
         "train:command",

@@ -67,13 +67,14 @@ def test_every_setting_is_a_flag_a_variable_and_a_line_of_the_file(one, file, mo
     text = SAMPLES.get(one.name, text)
     expected = loading.parse_value(one, text)
     extra = {"tls_cert": "c"} if one.name in ("tls_key", "tls_client_ca") else {}
+    extra = {"oidc_client_id": "c"} if one.name == "oidc_issuer" else extra
     by_variable = loading.load_settings(extra, {variable_name(one.name): text}).settings
     assert getattr(by_variable, one.name) == expected
     line = f"{one.name} = {json.dumps(list(expected) if kind in ('list', 'models') else expected)}"
     by_file = loading.load_settings(extra, {}, file(line)).settings
     assert getattr(by_file, one.name) == expected
     given = [flag_name(one.name)] if kind == "switch" else [flag_name(one.name), text]
-    more = ["--tls-cert", "c"] if extra else []
+    more = [part for name, value in extra.items() for part in (flag_name(name), value)]
     printed = gte("serve", *given, *more, "--print-config")
     assert printed.exit_code == 0, printed.output
     if setting_info(one).secret:

@@ -6,34 +6,21 @@ from html import unescape
 from importlib import resources
 
 import pytest
-from starlette.applications import Starlette
-from starlette.testclient import TestClient
 
 from opengte.published_models import PUBLISHED_MODELS
-from opengte.serve.config.settings import ServerSettings
 from opengte.serve.console.catalog import catalog, find_entry, selected
 from opengte.serve.console.facts import all_facts, facts_of
-from opengte.serve.console.site import Console
-from opengte.serve.http.lenient_router import LenientRouter
-from opengte.serve.http.pages import page_routes
-from opengte.serve.observability.load_history import LoadHistory
 from opengte.serve.observability.metric_store import metric_memory
 from opengte.serve.observability.metrics import Metrics
 from tests.support.serve_fakes import ENCODER, FakeService
 
-BROWSER = {"accept": "text/html,*/*"}
 ATTACK = "<script>alert(1)</script>"
 LARGEST_PAGE = 150_000
 
 
-def client(service=None, metrics=None, **settings):
-    metrics = metrics or Metrics(["fake"], [], metric_memory(1))
-    service, history = service or FakeService(), LoadHistory()
-    settings = ServerSettings(console=True, **settings)
-    one = Console(settings, service, lambda: metrics, history)
-    app = Starlette()
-    app.router = LenientRouter([*page_routes(service, history), *one.routes()])
-    return TestClient(one.around(app), headers=BROWSER)
+@pytest.fixture
+def client(site):
+    return lambda **options: site(**options).browser()
 
 
 def text_of(answer):
@@ -61,7 +48,7 @@ def test_one_file_a_model():
     assert names == {model.id.split("/")[1] for model in PUBLISHED_MODELS}
 
 
-def test_the_page_of_gte_qwen2():
+def test_the_page_of_gte_qwen2(client):
     with client() as one:
         answer = one.get("/models/Alibaba-NLP/gte-Qwen2-7B-instruct")
     page = text_of(answer)
@@ -80,7 +67,7 @@ def test_the_page_of_gte_qwen2():
         assert part in page, part
 
 
-def test_a_served_model_without_a_file_has_a_page_from_its_checkpoint():
+def test_a_served_model_without_a_file_has_a_page_from_its_checkpoint(client):
     with client() as one:
         page = text_of(one.get("/models/fake"))
     for part in ("read from the checkpoint", "words, 2 layers", "Measured here", "MIT"):
@@ -89,7 +76,7 @@ def test_a_served_model_without_a_file_has_a_page_from_its_checkpoint():
     assert "nothing computed yet" in page
 
 
-def test_speed_and_cost_are_those_of_the_metrics():
+def test_speed_and_cost_are_those_of_the_metrics(client):
     metrics = Metrics(["fake"], [], metric_memory(1))
     for _ in range(4):
         metrics.batch("fake", 10, 1000, 4096, 0.5)
@@ -139,7 +126,7 @@ def test_names(asked, found):
     assert (entry and entry.name) == found
 
 
-def test_every_page_is_small_and_runs_nothing_from_elsewhere():
+def test_every_page_is_small_and_runs_nothing_from_elsewhere(client):
     with client() as one:
         paths = ["/models", "/models/fake", *(f"/models/{m.id}" for m in PUBLISHED_MODELS)]
         for path in paths:
@@ -156,16 +143,16 @@ def test_every_page_is_small_and_runs_nothing_from_elsewhere():
 @pytest.mark.parametrize(
     "path", ["/models", "/models/", "/models/fake", "/models/thenlper/gte-small"]
 )
-def test_relative_links_lead_to_the_assets(path):
+def test_relative_links_lead_to_the_assets(client, path):
     with client() as one:
         page = one.get(path)
         for link in re.findall(r'(?:src|href)="([^"]*assets/[^"]+)"', page.text):
             assert one.get(str(page.url.join(link))).status_code == 200, link
 
 
-def test_stored_scripts_stay_text():
+def test_stored_scripts_stay_text(client):
     card = dataclasses.replace(ENCODER, name=ATTACK, architecture=ATTACK, licence=ATTACK)
-    with client(FakeService(card)) as one:
+    with client(service=FakeService(card)) as one:
         for path in ("/models", f"/models/{ATTACK}", f"/models?q={ATTACK}&sort={ATTACK}"):
             answer = one.get(path)
             assert answer.status_code == 200
@@ -173,13 +160,13 @@ def test_stored_scripts_stay_text():
         assert ATTACK not in one.get(f"/models/no{ATTACK}").text
 
 
-def test_clients_get_json_and_browsers_a_page():
+def test_clients_get_json_and_browsers_a_page(client):
     with client() as one:
         assert one.get("/models").headers["content-type"].startswith("text/html")
         assert one.get("/models", headers={"accept": "application/json"}).status_code == 404
 
 
-def test_unknown_model():
+def test_unknown_model(client):
     with client() as one:
         answer = one.get("/models/nothing/here")
     assert answer.status_code == 404

@@ -100,7 +100,7 @@ def command(config: Path | None, print_config: bool, **values: Any) -> None:
 
     loaded = loading.load_settings(_given(values), file=config)
     if loaded.settings.console:
-        _require("console", "the console", "jinja2")
+        _require("console", "the console", "authlib", "httpx", "itsdangerous", "jinja2")
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     if print_config:

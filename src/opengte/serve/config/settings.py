@@ -322,7 +322,43 @@ class ServerSettings:
         75.0, "number", "Seconds after which an idle connection is closed.", **_SECONDS
     )
     console: bool = _console(
-        False, "switch", "Serve pages about the models, to everyone (extra `console`)."
+        False, "switch", "Serve pages about the models, and accounts (extra `console`)."
+    )
+    console_url: str | None = _console(
+        None, "text", "Public address of the server, for sign-in.", metavar="URL"
+    )
+    console_database: str | None = _console(
+        None,
+        "text",
+        "Keep accounts in PostgreSQL: postgresql://USER@HOST/NAME.  [default: in state_dir]",
+        metavar="URL",
+        secret=True,
+    )
+    oidc_issuer: str | None = _console(
+        None, "text", "Identity provider (OpenID Connect) that users sign in with.", metavar="URL"
+    )
+    oidc_client_id: str | None = _console(
+        None, "text", "This server's id at the identity provider.", metavar="ID"
+    )
+    oidc_client_secret: str | None = _console(
+        None,
+        "text",
+        "This server's secret there; prefer the environment variable.",
+        metavar="SECRET",
+        secret=True,
+    )
+    oidc_scope: str = _console("openid profile email", "text", "Scopes that are asked for.")
+    oidc_groups_claim: str = _console(
+        "groups", "text", "Claim with the groups of a user.", metavar="NAME"
+    )
+    oidc_team: tuple[str, ...] = _console(
+        (),
+        "list",
+        "Group whose members are in a team: GROUP or GROUP=TEAM. Repeatable.",
+        metavar="GROUP",
+    )
+    oidc_operators: tuple[str, ...] = _console(
+        (), "list", "Group whose members are operators. Repeatable.", metavar="GROUP"
     )
     currency: str = _console("million tokens", "text", "What credit is counted in.", metavar="NAME")
     price: tuple[str, ...] = _console(
@@ -356,6 +392,8 @@ class ServerSettings:
         self.price_of("")  # every price can be read
         if self.tls_key and not self.tls_cert:
             raise InputError("tls_key: a key without a certificate; set tls_cert too")
+        if self.oidc_issuer and not self.oidc_client_id:
+            raise InputError("oidc_issuer: an identity provider needs oidc_client_id too")
         if self.tls_client_ca and not self.tls_cert:
             raise InputError("tls_client_ca: only a server with tls_cert can ask for certificates")
 

@@ -1,7 +1,7 @@
 """The pages `/models` and `/models/NAME`."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -26,7 +26,7 @@ from opengte.serve.observability.load_history import LoadHistory
 from opengte.serve.observability.metrics import Metrics
 from opengte.serve.types import Service
 
-Visitor = Callable[[Request], dict[str, Any]]  # what every page shows of who reads it
+Visitor = Callable[[Request], Awaitable[dict[str, Any]]]  # what a page shows of who reads it
 
 
 class ModelPages:
@@ -38,7 +38,7 @@ class ModelPages:
         service: Service,
         metrics: Callable[[], Metrics],
         history: LoadHistory,
-        visitor: Visitor = lambda request: {},
+        visitor: Visitor,
     ) -> None:
         self._settings, self._service, self._metrics = settings, service, metrics
         self._history = history
@@ -72,14 +72,14 @@ class ModelPages:
             suites=known,
             suite=suite,
             licences=licences(entries),
-            **self._visitor(request),
+            **await self._visitor(request),
         )
 
     async def model(self, request: Request) -> Response:
         """Answer with the page of one model, or 404."""
         entries = self.entries()
         entry = find_entry(entries, request.path_params["name"])
-        visitor = self._visitor(request)
+        visitor = await self._visitor(request)
         if entry is None:
             name = request.path_params["name"][:200]
             message = f"There is no model `{name}` here. The catalogue lists what there is."

@@ -1,5 +1,6 @@
 """Pages from templates: escaped, without inline code, under a content security policy."""
 
+import time
 from functools import cache
 from typing import Any
 
@@ -11,7 +12,12 @@ from opengte import __version__
 from opengte.pages import HEADERS, POLICY
 
 FORMS = POLICY.replace("form-action 'none'", "form-action 'self'")
-PAGE_HEADERS = {**HEADERS, "content-security-policy": FORMS, "cache-control": "no-store"}
+PAGE_HEADERS = {
+    **HEADERS,
+    "content-security-policy": FORMS,
+    "cache-control": "no-store",
+    "referrer-policy": "same-origin",  # without it, browsers send no origin with a form
+}
 
 
 @cache
@@ -25,6 +31,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     found.filters["quantity"] = quantity
+    found.filters["moment"] = moment
     found.globals["version"] = __version__
     return found
 
@@ -41,6 +48,15 @@ def base_of(request: Request) -> str:
     path: str = request.scope["path"]  # a slash at its end may be the router's, or be taken away
     slash = request.scope.get("raw_path", path.encode()).endswith(b"/")
     return "../" * (path.count("/") - 1 + slash - path.endswith("/")) or "./"
+
+
+def moment(seconds: float | None) -> str:
+    """Return a Unix time in UTC, or a dash for None.
+
+    >>> moment(0), moment(None)
+    ('1970-01-01 00:00', '–')
+    """
+    return "–" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
 
 
 def quantity(value: float | None, digits: int = 0) -> str:

@@ -2,11 +2,21 @@
 
 from collections.abc import Callable, Mapping
 
-from starlette.routing import BaseRoute
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from opengte.serve.config.paths import state_folder
 from opengte.serve.config.settings import ServerSettings
+from opengte.serve.console.account_pages import AccountPages
+from opengte.serve.console.accounts import Accounts
+from opengte.serve.console.database import open_database
+from opengte.serve.console.guard import Guard
 from opengte.serve.console.model_pages import ModelPages
+from opengte.serve.console.operator_pages import OperatorPages
+from opengte.serve.console.rendering import PAGE_HEADERS, base_of
+from opengte.serve.console.sessions import Sessions
 from opengte.serve.observability.load_history import LoadHistory
 from opengte.serve.observability.metrics import Metrics
 from opengte.serve.types import Service
@@ -17,7 +27,7 @@ PAGES = ("/models", "/console")
 class Console:
     """What `--console` adds to a server."""
 
-    links: Mapping[str, str] = {"Models": "models"}  # of the start page
+    links: Mapping[str, str] = {"Models": "models", "Console": "console"}  # of the start page
 
     def __init__(
         self,
@@ -26,11 +36,24 @@ class Console:
         metrics: Callable[[], Metrics],
         history: LoadHistory,
     ) -> None:
-        self._models = ModelPages(settings, service, metrics, history)
+        """Open the tables; raises InputError or DatabaseError if that is not possible."""
+        folder = state_folder(settings.state_dir)
+        self.database = open_database(settings.console_database, folder)
+        accounts = Accounts(self.database)
+        guard = Guard(Sessions(accounts))
+        self._parts = (
+            ModelPages(settings, service, metrics, history, guard.visitor),
+            AccountPages(settings, accounts, guard),
+            OperatorPages(accounts, guard),
+        )
 
     def routes(self) -> list[BaseRoute]:
         """Return all routes."""
-        return self._models.routes()
+        return [*(route for part in self._parts for route in part.routes()), _HOME]
+
+    def close(self) -> None:
+        """Close the tables."""
+        self.database.close()
 
     def around(self, app: ASGIApp) -> ASGIApp:
         """Return the application with `/models` as a page for browsers; clients get JSON there."""
@@ -43,6 +66,13 @@ class Console:
             await app(scope, receive, send)
 
         return answer
+
+
+async def _home(request: Request) -> Response:
+    return RedirectResponse(f"{base_of(request)}console/account", 303, PAGE_HEADERS)
+
+
+_HOME = Route("/console", _home, methods=["GET"], include_in_schema=False)
 
 
 def _browses(scope: Scope) -> bool:

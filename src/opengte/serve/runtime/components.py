@@ -164,6 +164,8 @@ class Components:
 
     def _close_files(self) -> None:
         self._extension.close()
+        if self.console is not None:
+            self.console.close()
         if self.authorizer.usage is not None:
             self.authorizer.usage.close()
         self.authorizer.keys.close()
