@@ -3,7 +3,6 @@
 import hashlib
 import json
 import struct
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,21 +12,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from opengte import weights
+from opengte.arch.tensors import TensorSlice
 from opengte.errors import WeightsError
 from opengte.reference.load import as_tensor, read_pickle
 
 
-@dataclass
-class Piece:
-    tensor: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-    offset: float = 0.0
-
-
-def whole(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[Piece, ...]]:
-    return {n: (Piece(n, tuple(t.shape), 0, t.shape[0]),) for n, t in tensors.items()}
+def whole(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[TensorSlice, ...]]:
+    return {n: (TensorSlice(n, tuple(t.shape), 0, t.shape[0]),) for n, t in tensors.items()}
 
 
 def write(folder, tensors, name="model.safetensors"):
@@ -71,7 +62,7 @@ def test_as_float32_widens_every_dtype(tmp_path):
 
 def test_pieces_are_rows_in_slot_order(tmp_path):
     tensor = torch.arange(12.0).view(6, 2)
-    pieces = (Piece("a", (6, 2), 3, 6), Piece("a", (6, 2), 0, 3))
+    pieces = (TensorSlice("a", (6, 2), 3, 6), TensorSlice("a", (6, 2), 0, 3))
     found = load(write(tmp_path, {"a": tensor}), {"slot": pieces})
     assert torch.equal(found["slot"], torch.cat((tensor[3:], tensor[:3])))
 
@@ -112,12 +103,12 @@ def test_shape_dtype_and_extra_tensors_are_named(tmp_path):
     tensors = {"a": torch.zeros(2, 3), "q": torch.zeros(2, 3, dtype=torch.uint8)}
     opened = weights.open_weights(write(tmp_path, tensors), {})
     with pytest.raises(WeightsError, match=r"tensor `a` has shape \(2, 3\), expected \(3, 2\)"):
-        weights.check_tensors(opened, {"s": (Piece("a", (3, 2), 0, 3),)}, [])
+        weights.check_tensors(opened, {"s": (TensorSlice("a", (3, 2), 0, 3),)}, [])
     with pytest.raises(WeightsError, match="tensor `q` is stored as U8, expected F64, F32"):
-        weights.check_tensors(opened, {"s": (Piece("q", (2, 3), 0, 2),)}, [])
+        weights.check_tensors(opened, {"s": (TensorSlice("q", (2, 3), 0, 2),)}, [])
     with pytest.raises(WeightsError, match="1 tensors that its architecture does not: `q`"):
-        weights.check_tensors(opened, {"s": (Piece("a", (2, 3), 0, 2),)}, ["q"])
-    weights.check_tensors(opened, {"s": (Piece("a", (-1, 3), 1, 2),)}, [])
+        weights.check_tensors(opened, {"s": (TensorSlice("a", (2, 3), 0, 2),)}, ["q"])
+    weights.check_tensors(opened, {"s": (TensorSlice("a", (-1, 3), 1, 2),)}, [])
 
 
 @pytest.mark.parametrize(

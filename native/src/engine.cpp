@@ -78,7 +78,7 @@ void Engine::check(const Batch& batch, int tokens, const Outputs& out) const {
   if (batch.starts[0] != 0) reject("cu_seqlens must begin with 0, got " + to_string(batch.starts[0]));
   for (int i = 0; i < batch.sequences; ++i) {
     const std::int64_t length = std::int64_t{batch.starts[i + 1]} - batch.starts[i];
-    if (length <= 0) {
+    if (length < 0 || (length == 0 && !model_.layers.empty())) {
       reject("sequence " + to_string(i) + " has " + to_string(length) + " tokens, expected at least 1");
     }
     if (batch.starts[i + 1] > tokens) {
@@ -98,7 +98,7 @@ void Engine::check(const Batch& batch, int tokens, const Outputs& out) const {
              ", expected 1 to " + to_string(length));
     }
     const bool pooled = out.dense != nullptr || out.score != nullptr;
-    if (pooled && (batch.pool_from[i] < 0 || batch.pool_from[i] >= length)) {
+    if (pooled && (batch.pool_from[i] < 0 || batch.pool_from[i] >= std::max<std::int64_t>(length, 1))) {
       reject("pool_from[" + to_string(i) + "] is " + to_string(batch.pool_from[i]) +
              ", expected 0 to " + to_string(length - 1));
     }
@@ -125,7 +125,7 @@ void Engine::check_result(const Batch& batch, const Outputs& out) const {
                     (!out.sparse || finite(out.sparse, t)) &&
                     (!out.tokens || finite(out.tokens, t * model_.token_width)) &&
                     (!out.states || finite(out.states, t * model_.width())) &&
-                    (!out.score || finite(out.score, n));
+                    (!out.score || finite(out.score, n * model_.score.width()));
   if (!good) throw std::runtime_error("the result is not finite: the weights are damaged or overflow");
 }
 
@@ -207,7 +207,7 @@ void Engine::run_apart(Workspace& space, const Batch& batch, const Outputs& out,
   int longest = 0;
   for (const MicroBatch& m : micros) {
     for (int i = m.first; i < m.last; ++i) longest = std::max(longest, batch.length(i));
-    for (Worker& w : space.workers) w.activations.reserve(space.context, batch, m, false);
+    for (Worker& w : space.workers) w.activations.reserve(space.context, batch, m, out, false);
   }
   for (Worker& w : space.workers) w.scratch.reserve(space.context, longest);
   std::atomic<std::size_t> next{0};
@@ -226,7 +226,7 @@ void Engine::run_together(Workspace& space, const Batch& batch, const Outputs& o
   int longest = 0;
   for (int i = micro.first; i < micro.last; ++i) longest = std::max(longest, batch.length(i));
   Activations& activations = space.workers[0].activations;
-  activations.reserve(space.context, batch, micro, true);
+  activations.reserve(space.context, batch, micro, out, true);
   const int alone = std::min(longest, long_sequence);
   for (Worker& w : space.workers) w.scratch.reserve(space.context, alone);
   space.common.reserve(space.context, 1);

@@ -7,6 +7,14 @@
 namespace opengte {
 namespace {
 
+// Whether only pooled word vectors are wanted: then no state of a token is kept.
+bool is_bag(const Model& m, const Outputs& out) {
+  const bool pooled = out.dense != nullptr && out.states == nullptr && out.sparse == nullptr &&
+                      out.tokens == nullptr && out.score == nullptr;
+  return pooled && m.layers.empty() && m.layer_mix.weights.empty() && !m.final_norm.present &&
+         !m.latent.present;
+}
+
 constexpr int panels_at_a_time = 2;  // a member's share of a product between two reads of the counter
 constexpr int query_block = 96;      // query rows at a time, and between two checks of the stop flag
 constexpr int latent_block = 32;
@@ -49,25 +57,34 @@ class Forward {
       : c_(c), m_(*c.model), k_(*c.kernels), batch_(batch), micro_(micro), out_(out), acts_(acts),
         own_(own), common_(common), crew_(crew), first_token_(batch.starts[micro.first]),
         tokens_(batch.starts[micro.last] - first_token_), width_(m_.width()),
-        x_(acts.x.as<float>()),
+        x_(acts.x.as<float>()), bag_(is_bag(m_, out)),
         has_pad_(m_.embedding.position_offset > 0 &&
                  std::count(batch.ids + first_token_, batch.ids + first_token_ + tokens_,
                             m_.embedding.position_offset - 1) > 0) {}
 
   void run() {
+    if (bag_) {
+      finish();
+      return;
+    }
     blocks(tokens_, block_rows(m_), [&](Crew& crew, Scratch&, Range r) {
-      crew.each(r.count, [&](int i) { embed(r.first + i); });
+      crew.each(r.count, [&](int i) { embed(r.first + i, row(r.first + i)); });
     });
+    mix_layer(0);
+    int done = 0;
     for (const Layer& layer : m_.layers) {
       if (crew_.stopped()) return;
       one_state_ = &layer == &m_.layers.back() && reads_one_state();
       run_layer(layer);
+      if (++done < static_cast<int>(m_.layers.size())) mix_layer(done);
     }
     if (m_.final_norm.present) {
       blocks(rows(), block_rows(m_), [&](Crew& crew, Scratch&, Range r) {
         norm_rows(crew, m_.final_norm, row(r.first), row(r.first), r.count);
       });
     }
+    if (done > 0) mix_layer(done);
+    take_mixed();
     finish();
   }
 
@@ -78,6 +95,7 @@ class Forward {
   // by all members. The choice does not change any result.
   template <class F>
   void blocks(int rows, int height, F&& f) {
+    if (rows == 0) return;
     const int n = ceil_div(rows, height);
     const int even = ceil_div(rows, n);
     const auto range = [&](int i) {
@@ -94,9 +112,31 @@ class Forward {
     });
   }
 
-  void embed(int token) {
+  // Adds the states after a number of layers, by their weight, to the mean that is pooled.
+  void mix_layer(int layers) {
+    const LayerMix& mix = m_.layer_mix;
+    if (mix.weights.empty() || layers < mix.start) return;
+    const float weight = mix.weights[layers - mix.start];
+    const bool first = layers == mix.start;
+    blocks(tokens_, block_rows(m_), [&](Crew& crew, Scratch&, Range r) {
+      crew.each(r.count, [&](int i) {
+        const float* x = row(r.first + i);
+        float* to = acts_.mixed.as<float>() + static_cast<std::ptrdiff_t>(r.first + i) * width_;
+        for (int c = 0; c < width_; ++c) to[c] = (first ? 0.0f : to[c]) + weight * x[c];
+      });
+    });
+  }
+
+  void take_mixed() {
+    if (m_.layer_mix.weights.empty()) return;
+    crew_.each(1, [&](int) {
+      std::memcpy(x_, acts_.mixed.as<float>(),
+                  static_cast<std::size_t>(tokens_) * width_ * sizeof(float));
+    });
+  }
+
+  void embed(int token, float* x) {
     const Embedding& e = m_.embedding;
-    float* x = row(token);
     const std::size_t id = batch_.ids[first_token_ + token];
     to_float(static_cast<const std::uint8_t*>(e.word) + id * width_ * dtype_bytes(e.word_dtype),
              e.word_dtype, width_, x);
@@ -210,10 +250,15 @@ class Forward {
   bool reads_one_state() const {
     if (out_.states != nullptr || out_.sparse != nullptr || out_.tokens != nullptr) return false;
     if (out_.score != nullptr && out_.dense != nullptr) return false;
+    if (!m_.layer_mix.weights.empty()) return false;
     return pooling() == Pooling::cls || pooling() == Pooling::last;
   }
 
-  Pooling pooling() const { return out_.score != nullptr ? m_.score.pooling : m_.pooling; }
+  // The one kind of pooling, none if there are several.
+  Pooling pooling() const {
+    if (out_.score != nullptr) return m_.score.pooling;
+    return m_.poolings.size() == 1 ? m_.poolings[0] : Pooling::none;
+  }
 
   // Rows of the residual stream that are still needed.
   int rows() const { return one_state_ ? micro_.last - micro_.first : tokens_; }
@@ -222,7 +267,7 @@ class Forward {
   Range queries(int sequence) const {
     const int length = batch_.length(sequence);
     if (!one_state_) return {0, length};
-    return {pooling() == Pooling::cls ? 0 : length - 1, 1};
+    return {pooling() == Pooling::cls ? batch_.pool_from[sequence] : length - 1, 1};
   }
 
   // Moves the attention result of the one needed state of each sequence, and the state itself, to
@@ -506,11 +551,21 @@ class Forward {
     return then;
   }
 
-  // The pooled state of every sequence of the micro-batch, one after the other.
-  void pool(Pooling pooling, float* to) {
+  // The pooled states of every sequence of the micro-batch, one after the other.
+  void pool(const Pooling* kinds, int count, float* to) {
     crew_.each(micro_.last - micro_.first, [&](int i) {
-      pool_one(pooling, micro_.first + i, to + static_cast<std::ptrdiff_t>(i) * width_);
+      for (int k = 0; k < count; ++k) {
+        pool_one(kinds[k], micro_.first + i, to + (static_cast<std::ptrdiff_t>(i) * count + k) * width_);
+      }
     });
+  }
+
+  // The state of a token; of a bag of words, its vector.
+  const float* state_of(int token) {
+    if (!bag_) return row(token);
+    float* x = own_.normed.as<float>();
+    embed(token, x);
+    return x;
   }
 
   void pool_one(Pooling pooling, int sequence, float* to) {
@@ -519,15 +574,36 @@ class Forward {
       std::memcpy(to, row(sequence - micro_.first), width_ * sizeof(float));
       return;
     }
-    if (pooling == Pooling::cls || pooling == Pooling::last) {
-      const int at = pooling == Pooling::cls ? first : first + length - 1;
-      std::memcpy(to, row(at), width_ * sizeof(float));
-      return;
-    }
     const int from = batch_.pool_from[sequence];
     std::memset(to, 0, width_ * sizeof(float));
-    for (int t = from; t < length; ++t) k_.add(to, row(first + t), width_);
-    k_.scale(to, 1.0f / static_cast<float>(length - from), width_);
+    if (length == 0) return;  // of an empty bag
+    if (pooling == Pooling::cls || pooling == Pooling::last) {
+      std::memcpy(to, state_of(first + (pooling == Pooling::cls ? from : length - 1)),
+                  width_ * sizeof(float));
+      return;
+    }
+    if (pooling == Pooling::max) {
+      std::memcpy(to, state_of(first + from), width_ * sizeof(float));
+      for (int t = from + 1; t < length; ++t) {
+        const float* x = state_of(first + t);
+        for (int c = 0; c < width_; ++c) to[c] = std::max(to[c], x[c]);
+      }
+      return;
+    }
+    if (pooling == Pooling::weighted) {  // by the position, from one
+      double total = 0.0;
+      for (int t = from; t < length; ++t) {
+        const float* x = state_of(first + t);
+        const float weight = static_cast<float>(t + 1);
+        for (int c = 0; c < width_; ++c) to[c] += weight * x[c];
+        total += weight;
+      }
+      k_.scale(to, static_cast<float>(1.0 / total), width_);
+      return;
+    }
+    for (int t = from; t < length; ++t) k_.add(to, state_of(first + t), width_);
+    const float count = static_cast<float>(length - from);
+    k_.scale(to, 1.0f / (pooling == Pooling::mean_sqrt ? std::sqrt(count) : count), width_);
   }
 
   void apply_dense(const Dense& dense, const float* in, float* out, int rows) {
@@ -539,20 +615,41 @@ class Forward {
   void dense() {
     const int n = micro_.last - micro_.first;
     float* result = out_.dense + static_cast<std::ptrdiff_t>(micro_.first) * m_.dimension();
-    if (m_.pooling == Pooling::latent) latent();
-    if (m_.dense.empty()) {
-      pool(m_.pooling, result);
+    if (m_.latent.present) latent();
+    const int count = static_cast<int>(m_.poolings.size());
+    if (m_.steps.empty()) {
+      pool(m_.poolings.data(), count, result);
       return;
     }
     float* in = acts_.pooled.as<float>();
     float* other = acts_.hidden.as<float>();
-    pool(m_.pooling, in);
-    for (std::size_t i = 0; i < m_.dense.size(); ++i) {
-      float* to = i + 1 == m_.dense.size() ? result : other;
-      apply_dense(m_.dense[i], in, to, n);
-      other = in;
-      in = to;
+    pool(m_.poolings.data(), count, in);
+    int width = m_.pooled_width();
+    for (const Step& step : m_.steps) {
+      if (step.kind == Step::dense) {
+        apply_dense(step.projection, in, other, n);
+        std::swap(in, other);
+        width = step.projection.linear.outputs;
+        continue;
+      }
+      crew_.each(n, [&](int i) {
+        float* x = in + static_cast<std::ptrdiff_t>(i) * width;
+        if (step.kind == Step::norm) {
+          k_.norm(x, x, step.scale.args);
+        } else {
+          to_unit_length(x, width);
+        }
+      });
     }
+    crew_.each(1, [&](int) {
+      std::memcpy(result, in, static_cast<std::size_t>(n) * width * sizeof(float));
+    });
+  }
+
+  void to_unit_length(float* x, int width) {
+    double square = 0.0;
+    for (int c = 0; c < width; ++c) square += double{x[c]} * x[c];
+    k_.scale(x, static_cast<float>(1.0 / std::max(std::sqrt(square), 1e-12)), width);
   }
 
   void score() {
@@ -561,7 +658,7 @@ class Forward {
     float* in = acts_.pooled.as<float>();
     float* other = acts_.hidden.as<float>();
     int width = width_;
-    pool(head.pooling, in);
+    pool(&head.pooling, 1, in);
     if (head.has_dense) {
       apply_dense(head.dense, in, other, n);
       std::swap(in, other);
@@ -579,6 +676,11 @@ class Forward {
     apply_dense(out, in, other, n);
     crew_.each(n, [&](int i) {
       const float* logits = other + static_cast<std::ptrdiff_t>(i) * outputs;
+      if (head.every) {
+        std::memcpy(out_.score + static_cast<std::ptrdiff_t>(micro_.first + i) * outputs, logits,
+                    outputs * sizeof(float));
+        return;
+      }
       float result = logits[0];
       if (head.probability) {
         double total = 0.0;
@@ -642,6 +744,7 @@ class Forward {
   Crew crew_;
   int first_token_, tokens_, width_;
   float* x_;
+  bool bag_;      // whether the states are the word vectors, which are read where they are stored
   bool has_pad_;  // whether a token is the one that is not counted
   bool one_state_ = false;  // from the last layer's attention on
 };
@@ -680,14 +783,15 @@ int block_rows(const Model& model) {
 }
 
 void Activations::reserve(const Context& c, const Batch& batch, const MicroBatch& micro,
-                          bool shared) {
+                          const Outputs& out, bool shared) {
   const Model& m = *c.model;
   const std::size_t tokens = batch.starts[micro.last] - batch.starts[micro.first];
   const std::size_t sequences = micro.last - micro.first;
-  x.reserve(tokens * m.width() * sizeof(float));
+  if (!is_bag(m, out)) x.reserve(tokens * m.width() * sizeof(float));
+  if (!m.layer_mix.weights.empty()) mixed.reserve(tokens * m.width() * sizeof(float));
   qkv.reserve(tokens * widest_qkv(m) * c.state_bytes());
-  std::size_t widest = m.width();
-  for (const Dense& d : m.dense) widest = std::max<std::size_t>(widest, d.linear.outputs);
+  std::size_t widest = std::max(m.width(), m.pooled_width());
+  for (const Step& s : m.steps) widest = std::max<std::size_t>(widest, s.projection.linear.outputs);
   if (m.score.has_dense) widest = std::max<std::size_t>(widest, m.score.dense.linear.outputs);
   if (m.score.present) widest = std::max<std::size_t>(widest, m.score.out.outputs);
   pooled.reserve(sequences * widest * sizeof(float));
@@ -704,11 +808,11 @@ void Activations::reserve(const Context& c, const Batch& batch, const MicroBatch
 }
 
 std::size_t Activations::bytes() const {
-  return x.bytes() + qkv.bytes() + keys.bytes() + values.bytes() + pooled.bytes() + hidden.bytes();
+  return x.bytes() + mixed.bytes() + qkv.bytes() + keys.bytes() + values.bytes() + pooled.bytes() + hidden.bytes();
 }
 
 void Activations::release() {
-  for (Buffer* b : {&x, &qkv, &keys, &values, &pooled, &hidden}) b->release();
+  for (Buffer* b : {&x, &mixed, &qkv, &keys, &values, &pooled, &hidden}) b->release();
 }
 
 void Scratch::reserve(const Context& c, int longest) {

@@ -71,11 +71,13 @@ struct Context {
 // Activations of one micro-batch.
 struct Activations {
   Buffer x;       // tokens x width: the residual stream
+  Buffer mixed;   // tokens x width: the mean of the states of several layers
   Buffer qkv;     // tokens x widest qkv, floats or bfloat16; attention leaves its result in q's place
   Buffer keys, values;  // packed, only when a long sequence is shared by a team
   Buffer pooled, hidden;  // sequences x width
 
-  void reserve(const Context& c, const Batch& batch, const MicroBatch& micro, bool shared);
+  void reserve(const Context& c, const Batch& batch, const MicroBatch& micro, const Outputs& out,
+               bool shared);
   std::size_t bytes() const;
   void release();
 };

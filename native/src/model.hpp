@@ -10,7 +10,7 @@
 
 namespace opengte {
 
-enum class Pooling : int { none = 0, cls, mean, last, latent };
+enum class Pooling : int { none = 0, cls, mean, last, latent, max, mean_sqrt, weighted };
 
 struct Norm {
   bool present = false;
@@ -87,6 +87,20 @@ struct Dense {
   Linear shortcut;
 };
 
+// What happens to a pooled vector: a projection, a norm, or scaling to unit length.
+struct Step {
+  enum Kind { dense, norm, unit } kind = dense;
+  Dense projection;
+  Norm scale;
+};
+
+// The states that are pooled: a mean of those before and after the layers from `start`, 0 being the
+// embedding, with one weight each. Without weights, the states after the last layer.
+struct LayerMix {
+  int start = 0;
+  std::vector<float> weights;
+};
+
 struct Score {
   bool present = false;
   Pooling pooling = Pooling::cls;
@@ -95,6 +109,9 @@ struct Score {
   Norm norm;
   Linear out;
   bool probability = false;  // of the first output, instead of its logit
+  bool every = false;        // all logits, instead of the first one
+
+  int width() const { return every ? out.outputs : 1; }
 };
 
 struct Model {
@@ -104,9 +121,10 @@ struct Model {
   std::vector<Rope> ropes;
   PositionBias position_bias;
   Norm final_norm;
-  Pooling pooling = Pooling::none;
+  LayerMix layer_mix;
+  std::vector<Pooling> poolings;  // whose results are put end to end
   Latent latent;
-  std::vector<Dense> dense;
+  std::vector<Step> steps;
   bool sparse = false;
   Linear sparse_head;
   int token_width = 0;            // of late-interaction vectors; 0: none
@@ -114,7 +132,14 @@ struct Model {
   Score score;
 
   int width() const { return embedding.width; }
-  int dimension() const { return dense.empty() ? width() : dense.back().linear.outputs; }
+  int pooled_width() const { return static_cast<int>(poolings.size()) * width(); }
+  int dimension() const {
+    int found = pooled_width();
+    for (const Step& step : steps) {
+      if (step.kind == Step::dense) found = step.projection.linear.outputs;
+    }
+    return found;
+  }
 };
 
 }  // namespace opengte

@@ -228,6 +228,38 @@ Linear head(Reader& r, const std::string& slot, const nb::dict& precisions, int 
   return linear;
 }
 
+Step read_step(Reader& r, const nb::dict& d, const nb::dict& precisions, const std::string& slot,
+               int width) {
+  Step step;
+  const auto kind = r.get<std::string>(d, "step");
+  if (kind == "dense") {
+    step.projection.linear = head(r, slot, precisions, r.get<int>(d, "outputs"), width);
+    step.projection.activation = activation_of(r.get<std::string>(d, "activation"));
+  } else if (kind == "norm") {
+    step.kind = Step::norm;
+    step.scale = r.norm(d, slot, width);
+  } else if (kind == "unit") {
+    step.kind = Step::unit;
+  } else {
+    throw std::invalid_argument("no such step: " + kind);
+  }
+  return step;
+}
+
+LayerMix read_layer_mix(Reader& r, const nb::dict& d, std::size_t layers) {
+  LayerMix mix;
+  mix.start = r.get<int>(d, "start");
+  if (mix.start < 0 || static_cast<std::size_t>(mix.start) > layers) {
+    throw std::invalid_argument("no such layer to begin with");
+  }
+  const std::size_t count = layers + 1 - mix.start;
+  const float* stored = r.floats("layer_mix", count);
+  double total = 0.0;
+  for (std::size_t i = 0; i < count; ++i) total += stored[i];
+  for (std::size_t i = 0; i < count; ++i) mix.weights.push_back(static_cast<float>(stored[i] / total));
+  return mix;
+}
+
 Score read_score(Reader& r, const nb::dict& d, const nb::dict& precisions, int width) {
   Score s;
   s.present = true;
@@ -243,6 +275,7 @@ Score read_score(Reader& r, const nb::dict& d, const nb::dict& precisions, int w
   s.norm = r.norm(d, "norm", "score.norm", width);
   s.out = head(r, "score.out", precisions, r.get<int>(d, "outputs"), width);
   s.probability = r.get<bool>(d, "probability");
+  s.every = r.get<bool>(d, "every");
   return s;
 }
 
@@ -300,18 +333,20 @@ Model read_model(Reader& r, const nb::dict& plan, const nb::dict& precisions) {
         read_position_bias(r, r.get<nb::dict>(plan, "position_bias"), m.layers.at(0));
   }
   m.final_norm = r.norm(plan, "final_norm", "final_norm", m.width());
-  m.pooling = pooling_of(r.get<std::string>(plan, "pooling"));
+  if (r.has(plan, "layer_mix")) {
+    m.layer_mix = read_layer_mix(r, r.get<nb::dict>(plan, "layer_mix"), m.layers.size());
+  }
+  for (const auto& name : r.get<std::vector<std::string>>(plan, "poolings")) {
+    m.poolings.push_back(pooling_of(name));
+  }
   if (r.has(plan, "latent")) {
     m.latent = read_latent(r, r.get<nb::dict>(plan, "latent"), precisions, m.width());
   }
-  int width = m.width(), j = 0;
-  for (nb::handle item : r.get<nb::list>(plan, "dense")) {
-    const auto d = nb::cast<nb::dict>(item);
-    const int outputs = r.get<int>(d, "outputs");
-    m.dense.push_back({});
-    m.dense.back().linear = head(r, "dense." + std::to_string(j++), precisions, outputs, width);
-    m.dense.back().activation = activation_of(r.get<std::string>(d, "activation"));
-    width = outputs;
+  int width = m.pooled_width(), j = 0;
+  for (nb::handle item : r.get<nb::list>(plan, "steps")) {
+    m.steps.push_back(read_step(r, nb::cast<nb::dict>(item), precisions,
+                                "dense." + std::to_string(j++), width));
+    if (m.steps.back().kind == Step::dense) width = m.steps.back().projection.linear.outputs;
   }
   m.sparse = r.get<bool>(plan, "sparse");
   if (m.sparse) m.sparse_head = head(r, "sparse", precisions, 1, m.width());
@@ -395,7 +430,7 @@ class PyEngine {
     if (ids.size() > 0x7fffffff) throw std::invalid_argument("too many tokens in one batch");
     const Model& m = engine_->model();
     const std::size_t n = pool_from.size(), t = ids.size();
-    if (dense && m.pooling == Pooling::none) throw std::invalid_argument("the model has no pooling");
+    if (dense && m.poolings.empty()) throw std::invalid_argument("the model has no pooling");
     if (sparse && !m.sparse) throw std::invalid_argument("the model has no sparse head");
     if (tokens && m.token_width == 0) throw std::invalid_argument("the model has no token head");
     if (score && !m.score.present) throw std::invalid_argument("the model has no score head");
@@ -411,7 +446,7 @@ class PyEngine {
     out.sparse = place(sparse, t);
     out.tokens = place(tokens, t * m.token_width);
     out.states = place(states, t * m.width());
-    out.score = place(score, n);
+    out.score = place(score, n * m.score.width());
     bool done;
     {
       WithoutGil released;

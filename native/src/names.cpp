@@ -60,7 +60,10 @@ Pooling pooling_of(const std::string& s) {
                           {"cls", Pooling::cls},
                           {"mean", Pooling::mean},
                           {"last", Pooling::last},
-                          {"latent", Pooling::latent}},
+                          {"latent", Pooling::latent},
+                          {"max", Pooling::max},
+                          {"mean_sqrt", Pooling::mean_sqrt},
+                          {"weighted", Pooling::weighted}},
                          "pooling");
 }
 

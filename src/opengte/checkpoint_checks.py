@@ -84,10 +84,12 @@ def check_module_types(path: Path, types: Collection[str]) -> None:
                 "run; expected modules of sentence_transformers"
             )
     spaced = "".join(f"{kind} " for kind in kinds)
-    if not re.fullmatch("(Transformer )?(Pooling )?(Dense )*(Normalize )?", spaced):
+    network = "(Transformer )?(Dropout )*(WeightedLayerPooling )?(Pooling )?|StaticEmbedding "
+    if not re.fullmatch(f"({network})((Dense|LayerNorm|Dropout|Normalize) )*", spaced):
         raise UnsupportedModelError(
-            f"`{path}` lists the modules {', '.join(kinds)}, expected Transformer, Pooling, any "
-            "number of Dense and at most one Normalize, in this order"
+            f"`{path}` lists the modules {', '.join(kinds)}, expected Transformer (with "
+            "WeightedLayerPooling if it has one) and Pooling, or StaticEmbedding; then any number "
+            "of Dense, LayerNorm, Dropout and Normalize"
         )
 
 

@@ -135,6 +135,11 @@ NO_EFFECT: Mapping[str, frozenset[str]] = {
     "latent_attention_config": frozenset(("model_type", "hidden_dim", "output_normalize")),
     "sentence_transformers": frozenset(("version",)),
     "Normalize": frozenset(),
+    "Dropout": frozenset(("dropout",)),
+    "LayerNorm": frozenset(("dimension",)),
+    "WeightedLayerPooling": frozenset(
+        ("embedding_dimension", "layer_start", "num_hidden_layers", "word_embedding_dimension")
+    ),
     "Dense": frozenset(("in_features", "out_features", "bias", "activation_function")),
     # of late interaction: read by `checkpoint.late`
     "late": frozenset(

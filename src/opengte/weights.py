@@ -32,6 +32,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
+    "I8": np.dtype("i1"),
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
@@ -345,12 +346,15 @@ def check_tensors(
             same = len(found.shape) == len(piece.shape) and all(
                 want in (-1, have) for want, have in zip(piece.shape, found.shape, strict=True)
             )
-            if not same or not piece.start < piece.stop <= found.shape[0]:
+            rows = piece.stop if piece.fold else found.shape[0]
+            if not same or not piece.start < piece.stop <= rows:
                 raise WeightsError(
                     f"tensor `{piece.tensor}` has shape {found.shape}, expected {piece.shape} "
                     f"for `{slot}`. config.json and the weights do not belong together."
                 )
-            if found.dtype not in NAMES:
+            if piece.fold is not None:
+                _check_folded(weights, piece)
+            elif found.dtype not in NAMES:
                 raise WeightsError(
                     f"tensor `{piece.tensor}` is stored as {found.dtype}, expected "
                     f"{', '.join(NAMES)}. Quantised checkpoints are not read; use the original."
@@ -361,6 +365,59 @@ def check_tensors(
             f"the checkpoint has {len(extra)} tensors that its architecture does not: "
             f"`{'`, `'.join(extra[:5])}`{' …' if len(extra) > 5 else ''}"
         )
+
+
+def _check_folded(weights: Weights, piece: TensorSlice) -> None:
+    """Raise WeightsError unless the tensors that choose and scale rows fit the table."""
+    fold, rows = piece.fold, piece.stop
+    assert fold is not None
+    table = weights.tensors[fold.table]
+    for name, dtypes in ((fold.table, (*NAMES, "I8")), (fold.weights, tuple(NAMES))):
+        if name and weights.tensors[name].dtype not in dtypes:
+            raise WeightsError(
+                f"tensor `{name}` is stored as {weights.tensors[name].dtype}, expected "
+                f"{', '.join(dtypes)}"
+            )
+    for name in filter(None, (fold.mapping, fold.weights)):
+        if weights.tensors[name].shape != (rows,):
+            raise WeightsError(
+                f"tensor `{name}` has shape {weights.tensors[name].shape}, expected ({rows},), one "
+                "value for each token"
+            )
+    if fold.mapping:
+        chosen = _whole(weights.tensors[fold.mapping])
+        if chosen.dtype.kind not in "iu" or chosen.min() < 0 or chosen.max() >= table.shape[0]:
+            raise WeightsError(
+                f"tensor `{fold.mapping}` has values that are no rows of `{fold.table}`: expected "
+                f"whole numbers from 0 to {table.shape[0] - 1}"
+            )
+
+
+def _whole(tensor: StoredTensor) -> Array:
+    return tensor.file.read(tensor, 0, tensor.shape[0])
+
+
+def _folded_chunks(weights: Weights, slot: str, piece: TensorSlice) -> Iterator[WeightChunk]:
+    """Yield the rows that FoldedRows makes of a table, as float32."""
+    fold = piece.fold
+    assert fold is not None
+    table = weights.tensors[fold.table]
+    values = _whole(table)
+    chosen = _whole(weights.tensors[fold.mapping]) if fold.mapping else None
+    scales = None
+    if fold.weights:
+        stored = weights.tensors[fold.weights]
+        scales = as_floats(_whole(stored), stored.dtype)
+    step = max(1, CHUNK // (4 * table.shape[1]))
+    for start in range(0, piece.stop, step):
+        stop = min(start + step, piece.stop)
+        taken = values[start:stop] if chosen is None else values[chosen[start:stop]]
+        if table.dtype in NAMES:
+            _check_finite(taken, table, fold.table, start)
+        rows = as_floats(taken, table.dtype)
+        if scales is not None:
+            rows = rows * scales[start:stop, None]
+        yield WeightChunk(slot, start, rows, "F32")
 
 
 def stream_chunks(
@@ -374,6 +431,9 @@ def stream_chunks(
     for slot, pieces in sources.items():
         row = 0
         for piece in pieces:
+            if piece.fold is not None:
+                yield from _folded_chunks(weights, slot, piece)
+                continue
             tensor = weights.tensors[piece.tensor]
             width = (tensor.stop - tensor.start) // max(1, tensor.shape[0])
             step = max(1, CHUNK // max(1, width))

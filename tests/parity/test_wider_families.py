@@ -14,6 +14,7 @@ import transformers
 
 from opengte import checkpoint
 from opengte.engine import native, native_extension
+from opengte.errors import UnsupportedModelError
 from tests.parity import oracle, packed
 from tests.parity.oracle import Array, Ids
 from tests.support import checkpoints
@@ -278,5 +279,5 @@ def test_settings_that_are_refused(
 ) -> None:
     _build(tmp_path, *CASES[case])
     checkpoints.edit_config(tmp_path, **changes)
-    with pytest.raises(checkpoint.UnsupportedModelError, match=message):
+    with pytest.raises(UnsupportedModelError, match=message):
         checkpoint.read_checkpoint(tmp_path)

@@ -22,10 +22,11 @@ from opengte.arch import (
     nomic,
     nvembed,
     qwen,
+    static,
     t5,
 )
 from opengte.arch.config_values import Config
-from opengte.arch.plan import Dense, MaskedHead, Norm, Plan
+from opengte.arch.plan import Dense, MaskedHead, Norm, Plan, UnitLength
 from opengte.arch.tensors import TensorNaming
 from opengte.errors import UnsupportedModelError
 
@@ -52,6 +53,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "ministral3": Architecture(mistral.ministral3_plan, decoder.DECODER),
     "mistral": Architecture(mistral.mistral_plan, decoder.DECODER),
     "modernbert": Architecture(modernbert.modernbert_plan, modernbert.MODERNBERT),
+    "model2vec": Architecture(static.static_plan, static.STATIC),
     "mpnet": Architecture(mpnet.mpnet_plan, mpnet.MPNET),
     "new": Architecture(new.new_plan, new.NEW),
     "nomic_bert": Architecture(nomic.nomic_plan, nomic.NOMIC),
@@ -59,6 +61,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen2": Architecture(qwen.qwen2_plan, decoder.DECODER),
     "qwen3": Architecture(qwen.qwen3_plan, decoder.DECODER),
     "roberta": Architecture(bert.roberta_plan, bert.ROBERTA),
+    "static": Architecture(static.static_plan, static.STATIC),
     "t5": Architecture(t5.t5_plan, t5.T5),
     "xlm-roberta": Architecture(bert.roberta_plan, bert.ROBERTA),
 }
@@ -87,6 +90,8 @@ def with_masked_head(plan: Plan) -> Plan:
 
     Raises UnsupportedModelError for a decoder.
     """
+    if not plan.layers:
+        raise UnsupportedModelError("a static model has no layers to train by masked words")
     ffn, norm = plan.layers[0].ffn, plan.layers[0].ffn_norm
     if plan.architecture == "modernbert":
         head = MaskedHead(Dense(plan.width, False, ffn.activation), norm)
@@ -102,15 +107,24 @@ def with_masked_head(plan: Plan) -> Plan:
     return replace(plan, masked=head)
 
 
-def with_dense_modules(
-    naming: TensorNaming, modules: tuple[tuple[str, Dense], ...], slot: str = "dense"
+def with_modules(
+    naming: TensorNaming,
+    modules: tuple[tuple[str, Dense | Norm | UnitLength], ...],
+    mixer: str | None = None,
+    slot: str = "dense",
 ) -> TensorNaming:
-    """Add the tensor names of projection modules in folders such as `2_Dense`.
+    """Add the tensor names of modules in folders such as `2_Dense` or `3_LayerNorm`.
 
-    slot is `dense` for projections of the pooled vector, `tokens` for those of token states.
+    slot is `dense` for what happens to the pooled vector, `tokens` for projections of token states.
+    mixer is the folder of the module with the weights of layers.
     """
-    named = {f"{slot}.{i}": (f"{folder}:linear",) for i, (folder, _) in enumerate(modules)}
+    named = {
+        f"{slot}.{i}": (f"{folder}:{'linear' if isinstance(step, Dense) else 'norm'}",)
+        for i, (folder, step) in enumerate(modules)
+    }
     named |= {
         f"{slot}.{i}.residual": (f"{folder}:residual",) for i, (folder, _) in enumerate(modules)
     }
+    if mixer is not None:
+        named["layer_mix"] = (f"{mixer}:layer_weights",)
     return replace(naming, heads={**naming.heads, **named})

@@ -15,7 +15,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 Activation = Literal["gelu", "gelu_tanh", "silu", "relu", "tanh", "identity"]
-PoolingKind = Literal["cls", "mean", "last", "latent"]
+PoolingKind = Literal["cls", "mean", "last", "latent", "max", "mean_sqrt", "weighted"]
+Pooling = PoolingKind | tuple[PoolingKind, ...]  # several are put end to end
+
+UNLIMITED = 1 << 30  # tokens of a sequence, where a network takes any number
 
 
 def _later(default: Any = None) -> Any:
@@ -203,11 +206,27 @@ class Dense(_Described):
 
 
 @dataclass(frozen=True)
-class ScoreHead:
+class UnitLength:
+    """Scaling of the pooled vector to unit length."""
+
+
+@dataclass(frozen=True)
+class LayerMix:
+    """The mean of the states after each of the layers from `start`, with learned weights.
+
+    0 is the embedding. After the last layer, the final norm has been applied.
+    """
+
+    start: int
+
+
+@dataclass(frozen=True, repr=False)
+class ScoreHead(_Described):
     """A reranker's head: pooling, an optional dense layer with activation and norm, then logits.
 
     With `vocabulary_rows`, the output weights are these rows of the vocabulary matrix (yes, no),
-    and the score is the probability of the first one. Otherwise the score is the first logit.
+    and the score is the probability of the first one. With `every`, the scores are all logits, one
+    for each class. Otherwise the score is the first logit.
     """
 
     pooling: PoolingKind
@@ -216,6 +235,7 @@ class ScoreHead:
     outputs: int
     bias: bool
     vocabulary_rows: tuple[int, ...] | None = None
+    every: bool = _later(False)
 
 
 @dataclass(frozen=True)
@@ -246,9 +266,9 @@ class Plan(_Described):
     layers: tuple[Layer, ...]
     final_norm: Norm | None
     max_positions: int  # tokens a sequence may have, special tokens included
-    pooling: PoolingKind | None = None  # None: other files of the checkpoint say it
+    pooling: Pooling | None = None  # None: other files of the checkpoint say it
     latent: LatentAttention | None = None
-    dense: tuple[Dense, ...] = ()
+    dense: tuple[Dense | Norm | UnitLength, ...] = ()  # what happens to the pooled vector
     sparse: bool = False  # a ReLU(Linear) weight per token
     token_width: int = 0  # width of the late-interaction vectors; 0: no such head
     score: ScoreHead | None = None
@@ -257,6 +277,7 @@ class Plan(_Described):
     position_bias: BucketBias | LinearBias | None = _later()  # shared by all layers
     # late interaction: the projections of token states; None: one matrix with a bias (bge-m3)
     token_dense: tuple[Dense, ...] | None = _later()
+    layer_mix: LayerMix | None = _later()  # of what is pooled, instead of the last states
 
     @property
     def width(self) -> int:
@@ -264,11 +285,24 @@ class Plan(_Described):
         return self.embedding.width
 
     @property
+    def poolings(self) -> tuple[PoolingKind, ...]:
+        """Return the kinds of pooling whose results are put end to end."""
+        if self.pooling is None:
+            return ()
+        return (self.pooling,) if isinstance(self.pooling, str) else self.pooling
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Return the widths of the pooled vector, before each of its steps and after the last."""
+        found = [self.width * max(1, len(self.poolings))]
+        for step in self.dense:
+            found.append(step.outputs if isinstance(step, Dense) else found[-1])
+        return tuple(found)
+
+    @property
     def dimension(self) -> int:
         """Return the width of a dense vector, or of a token's if there are only those."""
-        if self.token_dense is not None:
-            return self.token_width
-        return self.dense[-1].outputs if self.dense else self.width
+        return self.token_width if self.token_dense is not None else self.widths[-1]
 
     @property
     def token_head(self) -> tuple[tuple[str, Dense], ...]:
@@ -367,6 +401,16 @@ def _masked_slots(masked: MaskedHead, plan: Plan) -> Iterator[tuple[str, Slot]]:
     yield "masked.bias", _whole(plan.embedding.vocabulary)
 
 
+def _pooled_slots(plan: Plan) -> Iterator[tuple[str, Slot]]:
+    for i, (step, width) in enumerate(zip(plan.dense, plan.widths, strict=False)):
+        if isinstance(step, Dense):
+            yield from _linear_slots(f"dense.{i}", (step.outputs,), width, step.bias)
+        elif isinstance(step, Norm):
+            yield from _norm_slots(f"dense.{i}", step, width)
+    if plan.layer_mix is not None:
+        yield "layer_mix", _whole(len(plan.layers) + 1 - plan.layer_mix.start)
+
+
 def _plan_slots(plan: Plan) -> Iterator[tuple[str, Slot]]:
     yield from _embedding_slots(plan.embedding)
     if isinstance(plan.position_bias, BucketBias):
@@ -376,10 +420,7 @@ def _plan_slots(plan: Plan) -> Iterator[tuple[str, Slot]]:
     yield from _norm_slots("final_norm", plan.final_norm, plan.width)
     if plan.latent is not None:
         yield from _latent_slots(plan.latent, plan.width)
-    width = plan.width
-    for i, dense in enumerate(plan.dense):
-        yield from _linear_slots(f"dense.{i}", (dense.outputs,), width, dense.bias)
-        width = dense.outputs
+    yield from _pooled_slots(plan)
     if plan.sparse:
         yield from _linear_slots("sparse", (1,), plan.width, bias=True)
     width = plan.width

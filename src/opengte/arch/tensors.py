@@ -4,8 +4,8 @@ An architecture has a table from slot names (without `.weight` or `.bias`, with 
 to one or several alternatives. The first alternative whose tensors are all in the checkpoint is
 used. An alternative is the name of one tensor with the same rows as the slot; a tuple with the name
 of one tensor for each part of the slot; `SwappedParts`, one tensor whose two parts are in reverse
-order; `TensorRows`, single rows of one tensor; or `OneLess`, a tensor that stores one less than the
-slot's values.
+order; `TensorRows`, single rows of one tensor; `OneLess`, a tensor that stores one less than the
+slot's values; or `FoldedRows`, rows of a table that a second tensor chooses and a third scales.
 """
 
 import re
@@ -38,7 +38,19 @@ class OneLess:
     name: str
 
 
-Alternative = str | tuple[str, ...] | SwappedParts | TensorRows | OneLess
+@dataclass(frozen=True)
+class FoldedRows:
+    """Row i is the row mapping[i] of a table, times weights[i]; without these tensors, row i.
+
+    The table may have 8-bit integers.
+    """
+
+    table: str
+    mapping: str
+    weights: str
+
+
+Alternative = str | tuple[str, ...] | SwappedParts | TensorRows | OneLess | FoldedRows
 TensorTable = Mapping[str, tuple[Alternative, ...]]
 Renamer = Callable[[str], str]
 
@@ -47,7 +59,8 @@ Renamer = Callable[[str], str]
 class TensorSlice:
     """Rows [start, stop) of one checkpoint tensor, and the tensor's expected shape.
 
-    An expected extent of -1 matches anything. The slot has the stored values plus `offset`.
+    An expected extent of -1 matches anything. The slot has the stored values plus `offset`. With
+    fold, the rows are those that fold makes of the tensor.
     """
 
     tensor: str
@@ -55,6 +68,13 @@ class TensorSlice:
     start: int
     stop: int
     offset: float = 0.0
+    fold: FoldedRows | None = None
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Return the names of all tensors that are read."""
+        more = (self.fold.mapping, self.fold.weights) if self.fold else ()
+        return (self.tensor, *filter(None, more))
 
 
 @dataclass(frozen=True)
@@ -105,7 +125,7 @@ def unexpected_tensors(
     used: Mapping[str, tuple[TensorSlice, ...]], naming: TensorNaming, names: Collection[str]
 ) -> list[str]:
     """Return the checkpoint tensors that no slot uses and the architecture does not ignore."""
-    taken = {piece.tensor for pieces in used.values() for piece in pieces}
+    taken = {name for pieces in used.values() for piece in pieces for name in piece.tensors}
     prefix = _prefix(naming, names)
     spare = re.compile("|".join(naming.unused) or r"(?!)")
     return sorted(
@@ -127,6 +147,8 @@ def expected_tensors(
 
 
 def _prefix(naming: TensorNaming, names: Collection[str]) -> str:
+    if len(naming.prefixes) == 1:
+        return naming.prefixes[0]
     first = naming.body["embedding.word"][0]
     assert isinstance(first, str)
     return next((prefix for prefix in naming.prefixes if prefix + first in names), "")
@@ -139,7 +161,8 @@ def _slot_sources(
     alternatives = list(_alternatives(name, naming, prefix, slot))
     for alternative in [*alternatives, *map(_older_norm, alternatives)]:
         pieces = _pieces(alternative, slot)
-        missing = [piece.tensor for piece in pieces if piece.tensor not in names]
+        read = [name for piece in pieces for name in piece.tensors]
+        missing = [name for name in read if name not in names]
         if not missing:
             return pieces
         if missing[0] not in looked_for:
@@ -200,6 +223,8 @@ def _rename(alternative: Alternative, rename: Renamer) -> Alternative:
             return TensorRows(rename(alternative.name), alternative.rows)
         case OneLess():
             return OneLess(rename(alternative.name))
+        case FoldedRows():
+            return alternative  # of static models, whose tensors have one name each
 
 
 def _pieces(alternative: Alternative, slot: Slot) -> tuple[TensorSlice, ...]:
@@ -220,6 +245,9 @@ def _pieces(alternative: Alternative, slot: Slot) -> tuple[TensorSlice, ...]:
                 TensorSlice(alternative.name, slot.shape, second, rows),
                 TensorSlice(alternative.name, slot.shape, 0, second),
             )
+        case FoldedRows():
+            shape = (-1 if alternative.mapping else rows, *rest)
+            return (TensorSlice(alternative.table, shape, 0, rows, fold=alternative),)
         case TensorRows():
             return tuple(
                 TensorSlice(alternative.name, (-1, *rest), row, row + 1) for row in alternative.rows

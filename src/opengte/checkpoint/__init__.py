@@ -21,12 +21,15 @@ from opengte.arch.tensors import TensorNaming, resolve_slots, unexpected_tensors
 from opengte.checkpoint.late import check_expansion, late_plan, read_late_files
 from opengte.checkpoint.modules import (
     POOLING_MODES,
+    WEIGHTED,
     check_modules,
     module_weights,
-    read_dense,
+    read_layer_mix,
     read_modules,
     read_pooling,
+    read_steps,
 )
+from opengte.checkpoint.static import is_static, static_config
 from opengte.checkpoint_checks import check_folder, refuse_quantised_tensors
 from opengte.checkpoint_files import (
     SENTENCE_CONFIGS,
@@ -49,7 +52,7 @@ from opengte.tokenization.late import (
     read_late_settings,
     with_markers,
 )
-from opengte.tokenization.loading import load_tokenizer
+from opengte.tokenization.loading import load_bare_tokenizer, load_tokenizer
 from opengte.tokenization.prompts import Prompts, read_prompts, split_template
 from opengte.tokenization.tokenizer import Tokenizer
 from opengte.types import ModelCard, Output, PromptMask
@@ -93,6 +96,9 @@ class Checkpoint:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, with the special tokens that the model expects."""
+        if not self.plan.layers:
+            drops = "embeddings" in self._weights.tensors  # Model2Vec's, not sentence-transformers'
+            return load_bare_tokenizer(self.folder, without_unknown=drops)
         tokenizer = load_tokenizer(
             self.folder,
             add_bos=self.published.add_bos if self.published else None,
@@ -123,6 +129,14 @@ class Checkpoint:
     def stored_dtype(self) -> str:
         """The dtype of the weight files: fp32, bf16, fp16."""
         return self._weights.dtype
+
+    @property
+    def word_dtype(self) -> str:
+        """The dtype that word vectors are kept in: that of the files, unless they are computed."""
+        if self._weights.pickles or self.plan.layers:
+            return self.stored_dtype
+        source = resolve_slots(self.plan, self.naming, self._weights.tensors)["embedding.word"]
+        return "fp32" if source[0].fold else self.stored_dtype
 
     @property
     def pickles(self) -> tuple[str, ...]:
@@ -251,7 +265,7 @@ def read_checkpoint(
     """
     location = hub.fetch_model(str(model), revision=revision, offline=offline)
     folder, published = location.folder, _published(location)
-    config = ReadConfig(read_json_config(folder / "config.json"))
+    config = _config(folder)
     check_folder(folder, config)
     adapter = adapters.read_adapter(folder)
     if adapter is not None and adapter.classifies and not is_classifier(config):
@@ -270,7 +284,9 @@ def read_checkpoint(
     if late is not None:
         plan, naming, sides = late_plan(replace(plan, score=None), naming, late)
     elif kind == "encoder":
-        plan, naming, sides = _encoder(replace(plan, score=None), naming, folder, published)
+        keeps_states = config.get("output_hidden_states") is True
+        plan = replace(plan, score=None)
+        plan, naming, sides = _encoder(plan, naming, folder, published, keeps_states)
     elif plan.score is None:
         plan, naming = _yes_no(plan, naming, folder, location.name, published)
     _compare(plan, published, location.name)
@@ -291,6 +307,13 @@ def read_checkpoint(
         adapter=adapter,
         late_files=late,
     )
+
+
+def _config(folder: Path) -> ReadConfig:
+    """Return the settings of a network; those of a static model have the sizes of its table."""
+    if is_static(folder):
+        return ReadConfig(static_config(folder))
+    return ReadConfig(read_json_config(folder / "config.json"))
 
 
 def _published(location: ModelLocation) -> PublishedModel | None:
@@ -315,32 +338,45 @@ def _check_files(folder: Path, config: ReadConfig, late: LateFiles | None) -> No
 
 
 def _encoder(
-    plan: Plan, naming: TensorNaming, folder: Path, published: PublishedModel | None
+    plan: Plan,
+    naming: TensorNaming,
+    folder: Path,
+    published: PublishedModel | None,
+    keeps_states: bool,
 ) -> tuple[Plan, TensorNaming, dict[str, Path]]:
-    """Add pooling, projections and heads in side files to an encoder's plan."""
-    pooling_folder, modules = read_modules(folder)
-    check_modules(folder, pooling_folder)
-    pooling = (
-        plan.pooling or read_pooling(pooling_folder) or (published.pooling if published else None)
-    )
+    """Add pooling, projections and heads in side files to an encoder's plan.
+
+    keeps_states tells whether the modules after the network have the states of all layers.
+    """
+    chain = read_modules(folder)
+    check_modules(folder, chain)
+    module = chain.first("Pooling")
+    pooling = plan.pooling or (read_pooling(module.folder) if module else None)
+    if pooling is None and published is not None:
+        pooling = published.pooling
     if pooling is None:
         raise CheckpointError(
-            f"`{folder}` does not say how to pool: expected 1_Pooling/config.json with one of "
-            f"{', '.join(POOLING_MODES)} set to true. If the model is a reranker, use Reranker."
+            f"`{folder}` does not say how to pool: expected 1_Pooling/config.json with "
+            f"`pooling_mode` of {', '.join(POOLING_MODES)}. If the model is a reranker, use "
+            "Reranker."
         )
     side = {key: folder / file for file, key in SIDE_FILES.items() if (folder / file).is_file()}
     side = {key: path for key, path in side.items() if key in naming.heads}
-    dense = tuple((path.name, read_dense(path)) for path in modules)
+    steps = read_steps(chain)
+    mix = read_layer_mix(chain, len(plan.layers), keeps_states)
     plan = replace(
         plan,
         pooling=pooling,
-        dense=tuple(module for _, module in dense),
+        dense=tuple(step for _, step in steps),
+        layer_mix=mix,
         sparse=plan.sparse or "sparse" in side,
         token_width=plan.width if "tokens" in side else 0,
     )
     files = {path.name: path for path in side.values()}
-    files |= {path.name: module_weights(path) for path in modules}
-    return plan, arch.with_dense_modules(naming, dense), files
+    mixer = chain.first("WeightedLayerPooling") if mix else None
+    weighted = [m for m in chain.modules if m.kind in WEIGHTED or m is mixer]
+    files |= {m.folder.name: module_weights(m.folder) for m in weighted}
+    return plan, arch.with_modules(naming, steps, mixer.folder.name if mixer else None), files
 
 
 def _yes_no(
@@ -396,6 +432,8 @@ def _max_length(
                 "the positions that the model has"
             )
         return wanted
+    if not plan.layers:
+        return plan.max_positions
     module = read_length(sentence_config(folder), "max_seq_length")
     tokenizer = read_length(folder / "tokenizer_config.json", "model_max_length")
     known = published.max_length if published else None
@@ -443,7 +481,8 @@ def _prompts(folder: Path, published: PublishedModel | None, late: LateFiles | N
 
 
 def _mask(folder: Path, published: PublishedModel | None) -> PromptMask:
-    pooling = read_optional_json(read_modules(folder)[0] / "config.json")
+    module = read_modules(folder).first("Pooling")
+    pooling = read_optional_json(module.folder / "config.json") if module else {}
     if pooling.get("include_prompt") is False:
         return "prompt"
     return published.mask if published else "none"

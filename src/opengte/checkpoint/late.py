@@ -88,7 +88,7 @@ def late_plan(
         token_dense=tuple(one for _, one in dense),
     )
     weights = {path.name: module_weights(path) for path in files.dense}
-    return plan, arch.with_dense_modules(naming, dense, slot="tokens"), weights
+    return plan, arch.with_modules(naming, dense, slot="tokens"), weights
 
 
 def _projection(folder: Path) -> Dense:

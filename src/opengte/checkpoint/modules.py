@@ -1,74 +1,140 @@
-"""The modules of sentence-transformers in a checkpoint's folder: pooling and projections."""
+"""The modules of sentence-transformers in a checkpoint's folder: which there are, what they say."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from opengte import hub, weights
 from opengte.arch.config_values import ACTIVATIONS
-from opengte.arch.plan import Activation, Dense, PoolingKind
+from opengte.arch.plan import (
+    Activation,
+    Dense,
+    LayerMix,
+    Norm,
+    Pooling,
+    PoolingKind,
+    UnitLength,
+)
 from opengte.checkpoint_checks import check_module_types
 from opengte.checkpoint_files import read_json_config, read_optional_json
 from opengte.checkpoint_keys import check_keys
 from opengte.errors import CheckpointError, UnsupportedModelError
 
+# in the order in which sentence-transformers puts the results of several end to end
 POOLING_MODES: dict[str, PoolingKind] = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "last",
+    "cls": "cls",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt",
+    "weightedmean": "weighted",
+    "lasttoken": "last",
 }
+LAYER_NORM_EPS = 1e-5  # of torch.nn.LayerNorm, which has no setting in the module's file
+WEIGHTED = ("Dense", "LayerNorm")  # modules of the pooled vector that have tensors
+CHECKED = ("Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "WeightedLayerPooling")
 
 
-def read_modules(folder: Path) -> tuple[Path, list[Path]]:
-    """Return the folder of the pooling module and those of the projections after it."""
+@dataclass(frozen=True)
+class Module:
+    """One module: its type without the package, and its folder."""
+
+    kind: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class ModuleChain:
+    """The modules of a model, in order; `listed` is False where there is no modules.json."""
+
+    modules: tuple[Module, ...]
+    listed: bool
+
+    def first(self, kind: str) -> Module | None:
+        """Return the first module of a kind."""
+        return next((module for module in self.modules if module.kind == kind), None)
+
+    @property
+    def steps(self) -> tuple[Module, ...]:
+        """Return the modules that change the pooled vector."""
+        return tuple(m for m in self.modules if m.kind in ("Dense", "LayerNorm", "Normalize"))
+
+
+def read_modules(folder: Path) -> ModuleChain:
+    """Return the modules of a folder; without modules.json, a pooling that may be there."""
     path = folder / "modules.json"
     if not path.is_file():
-        return folder / "1_Pooling", []
+        return ModuleChain((Module("Pooling", folder / "1_Pooling"),), listed=False)
     try:
         modules = json.loads(path.read_text(encoding="utf-8"))
-        types = [str(m["type"]) for m in modules]
-        kinds = [(str(m["type"]).rsplit(".", 1)[-1], str(m.get("path", ""))) for m in modules]
+        named = [(str(m["type"]), str(m.get("path", ""))) for m in modules]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"`{path}` is not a list of modules: {error!r}") from None
-    pooling, dense = folder / "1_Pooling", []
-    check_module_types(path, types)
-    for kind, name in kinds:
+    check_module_types(path, [kind for kind, _ in named])
+    for _, name in named:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise CheckpointError(f"`{path}` names a folder outside the checkpoint: {name!r}")
-        if kind == "Pooling":
-            pooling = folder / name
-        elif kind == "Dense":
-            dense.append(folder / name)
-    return pooling, dense
+    found = [Module(kind.rsplit(".", 1)[-1], folder / name) for kind, name in named]
+    return ModuleChain(tuple(found), listed=True)
 
 
-def check_modules(folder: Path, pooling: Path) -> None:
+def check_modules(folder: Path, chain: ModuleChain) -> None:
     """Warn of what modules.json and the settings of modules say and is not applied."""
     path = folder / "modules.json"
-    modules = json.loads(path.read_bytes()) if path.is_file() else []
-    places = [(str(m["type"]).rsplit(".", 1)[-1], folder / str(m.get("path", ""))) for m in modules]
-    for module in modules:
-        check_keys(hub.origin(path), module)
-    for kind, place in places or [("Pooling", pooling)]:
-        if kind in ("Pooling", "Dense", "Normalize"):
-            file = place / "config.json"
-            check_keys(hub.origin(file), read_optional_json(file), kind=kind)
+    for entry in json.loads(path.read_bytes()) if chain.listed else []:
+        check_keys(hub.origin(path), entry)
+    for module in chain.modules:
+        if module.kind in CHECKED:
+            file = module.folder / "config.json"
+            check_keys(hub.origin(file), read_optional_json(file), kind=module.kind)
 
 
-def read_pooling(folder: Path) -> PoolingKind | None:
+def read_pooling(folder: Path) -> Pooling | None:
     """Return how the module in a folder pools; None if it does not say."""
     config = read_optional_json(folder / "config.json")
-    named = config.get("pooling_mode")  # newer files have one word
-    modes = [name for name, on in config.items() if name.startswith("pooling_mode_") and on is True]
-    if isinstance(named, str):
-        modes = ["pooling_mode_" + {"cls": "cls_token", "mean": "mean_tokens"}.get(named, named)]
+    named = config.get("pooling_mode")  # newer files have one word, or a list
+    modes: list[Any] = [named] if isinstance(named, str) else list(named or ())
     if not modes:
-        return None
-    if len(modes) > 1 or modes[0] not in POOLING_MODES:
-        raise UnsupportedModelError(
-            f"`{folder / 'config.json'}` sets {', '.join(modes)}, expected one of "
-            f"{', '.join(POOLING_MODES)}"
-        )
-    return POOLING_MODES[modes[0]]
+        modes = [mode for mode, key in _legacy_keys().items() if config.get(key) is True]
+        known = {*_legacy_keys().values(), "pooling_mode"}
+        modes += [
+            key
+            for key, on in config.items()
+            if key.startswith("pooling_mode_") and on is True and key not in known
+        ]
+    for mode in modes:
+        if mode not in POOLING_MODES:
+            raise UnsupportedModelError(
+                f"`{folder / 'config.json'}` sets {mode!r}, expected of "
+                f"{', '.join(POOLING_MODES)} or pooling_mode_... of the same"
+            )
+    kinds = tuple(POOLING_MODES[mode] for mode in modes)
+    return kinds[0] if len(kinds) == 1 else kinds or None
+
+
+def _legacy_keys() -> dict[str, str]:
+    """Return the keys that older files set to true, by the mode that they mean."""
+    ends = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens"}
+    ends["weightedmean"] = "weightedmean_tokens"
+    return {mode: f"pooling_mode_{ends.get(mode, mode)}" for mode in POOLING_MODES}
+
+
+def read_steps(chain: ModuleChain) -> tuple[tuple[str, Dense | Norm | UnitLength], ...]:
+    """Return what happens to the pooled vector, each step with the name of its folder.
+
+    Scaling to unit length at the end is left out: every vector is scaled.
+    """
+    found: list[tuple[str, Dense | Norm | UnitLength]] = []
+    for module in chain.steps:
+        if module.kind == "Dense":
+            found.append((module.folder.name, read_dense(module.folder)))
+        elif module.kind == "LayerNorm":
+            found.append((module.folder.name, Norm("layer", LAYER_NORM_EPS, bias=True)))
+        else:
+            found.append((module.folder.name, UnitLength()))
+    while found and isinstance(found[-1][1], UnitLength):
+        found.pop()
+    return tuple(found)
 
 
 def read_dense(folder: Path) -> Dense:
@@ -84,6 +150,26 @@ def read_dense(folder: Path) -> Dense:
         )
     activation: Activation = "identity" if name == "identity" else ACTIVATIONS[name]
     return Dense(outputs, config.get("bias", True) is True, activation)
+
+
+def read_layer_mix(chain: ModuleChain, layers: int, keeps_states: bool) -> LayerMix | None:
+    """Return the mean over layers that a WeightedLayerPooling module computes.
+
+    None if there is no such module, or if the network does not hand it the states of all layers
+    (`output_hidden_states`): sentence-transformers then leaves it out.
+    """
+    module = chain.first("WeightedLayerPooling")
+    if module is None or not keeps_states:
+        return None
+    path = module.folder / "config.json"
+    config = read_json_config(path)
+    start, count = config.get("layer_start", 4), config.get("num_hidden_layers", 12)
+    if count != layers or not isinstance(start, int) or not 0 <= start <= layers:
+        raise UnsupportedModelError(
+            f"`{path}`: `num_hidden_layers` is {count!r} and `layer_start` {start!r}, expected "
+            f"{layers}, the layers of the network, and a layer from 0 to {layers}"
+        )
+    return LayerMix(start)
 
 
 def module_weights(folder: Path) -> Path:

@@ -25,6 +25,7 @@ def command(model: str | None, as_json: bool, revision: str | None, offline: boo
       gte info Alibaba-NLP/gte-multilingual-base --json
     """
     from opengte import checkpoint, hub
+    from opengte.arch.plan import UNLIMITED
 
     card = asdict(
         checkpoint.read_checkpoint(
@@ -35,6 +36,8 @@ def command(model: str | None, as_json: bool, revision: str | None, offline: boo
     if as_json:
         output.print_json(values)
         return
+    if values["max_length"] >= UNLIMITED:
+        values["max_length"] = "no limit"
     width = max(map(len, values))
     for name, value in values.items():
         click.echo(f"{name.replace('_', ' '):{width}}  {_shown(value)}")

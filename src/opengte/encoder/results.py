@@ -49,6 +49,8 @@ class ResultCollector:
             dense = embedding_ops.l2_normalise(dense) if self._normalize else dense
             check_finite(dense, "vector")
             self._dense[indices] = dense
+        if self._sparse is None and self._tokens is None and self._states is None:
+            return
         bounds = batch.cu_seqlens.tolist()
         for place, index in enumerate(indices.tolist()):
             span = slice(bounds[place], bounds[place + 1])

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from opengte.arch.plan import BucketBias, Plan, Rope
+from opengte.arch.plan import BucketBias, Dense, Norm, Plan, Rope, UnitLength
 from opengte.checkpoint import Checkpoint
 from opengte.engine.base import EngineResult, cannot_be_pickled
 from opengte.engine.native_extension import choose_isa, load_extension
@@ -171,17 +171,19 @@ def load_native_engine(
         raise EngineError(f"device is {device!r}, and the native engine runs on the CPU only")
     isa, threads = choose_isa(), threads or available_threads()
     folder = prepared_folder() if cache else None
-    if precision == "auto":
+    if precision == "auto" and not checkpoint.plan.layers:
+        precision = "fp32"  # there is nothing to multiply
+    elif precision == "auto":
         precision = _choose_precision(checkpoint, isa, threads, folder)
     layout = WeightLayout.of(
-        checkpoint.plan, _check_precision(precision), isa, checkpoint.stored_dtype
+        checkpoint.plan, _check_precision(precision), isa, checkpoint.word_dtype
     )
     return NativeEngine(checkpoint.plan, prepare_weights(layout, checkpoint, folder), threads)
 
 
 def _choose_precision(checkpoint: Checkpoint, isa: str, threads: int, folder: Path | None) -> str:
     def build(plan: Plan, chunks: Iterable[WeightChunk], name: str) -> NativeEngine:
-        stored = checkpoint.stored_dtype
+        stored = checkpoint.word_dtype
         known = _check_precision(name)
         return build_native_engine(
             plan, chunks, precision=known, threads=threads, isa=isa, word_dtype=stored
@@ -245,13 +247,20 @@ def _as_spec(plan: Plan, layout: WeightLayout) -> dict[str, Any]:
         ],
         "position_bias": _bias_spec(plan),
         "layers": list(spec["layers"]),
-        "dense": list(spec["dense"]),
+        "dense": list(spec["dense"]),  # this and `pooling` are for an extension built before
+        "pooling": "latent" if plan.latent else plan.poolings[0] if plan.poolings else "none",
+        "steps": [_step_spec(step) for step in plan.dense],
         "token_head": [{"slot": slot, **asdict(dense)} for slot, dense in plan.token_head],
-        "pooling": "latent" if plan.latent else plan.pooling or "none",
+        "poolings": ["mean"] if plan.latent else list(plan.poolings),
     }
     if plan.score is not None:
         spec["score"]["probability"] = plan.score.vocabulary_rows is not None
     return spec
+
+
+def _step_spec(step: Dense | Norm | UnitLength) -> dict[str, Any]:
+    kind = "dense" if isinstance(step, Dense) else "norm" if isinstance(step, Norm) else "unit"
+    return {"step": kind, **asdict(step)}
 
 
 def _bias_spec(plan: Plan) -> dict[str, Any] | None:

@@ -99,13 +99,7 @@ def _other_kind(folder: Path) -> str:
     adapters = sorted(path.parent.name for path in folder.glob("*/adapter_config.json"))
     if adapters:
         return f"it holds several adapters: give the folder of one ({', '.join(adapters)}); "
-    if "StaticEmbedding" in _text(folder / "modules.json"):
-        return "it holds a static model (model2vec, StaticEmbedding), which is not supported; "
     return ""
-
-
-def _text(path: Path) -> str:
-    return path.read_text("utf-8", "replace") if path.is_file() else ""
 
 
 def _contents(folder: Path) -> str:

@@ -69,7 +69,8 @@ def whole_checkpoint(location: ModelLocation, fetch: Fetch) -> ModelLocation:
 def is_checkpoint(folder: Path) -> bool:
     """Return whether a folder describes a model or an adapter, itself or in its first module."""
     place = folder / (_transformer(folder) or ".")
-    return (place / "config.json").is_file() or (place / ADAPTER).is_file()
+    described = (place / "config.json").is_file() or (place / ADAPTER).is_file()
+    return described or file_selection.is_static(folder, place)
 
 
 def origin(path: Path) -> Path:

@@ -63,6 +63,9 @@ def model_folder(names: Iterable[str]) -> str | None:
         here = {name.removeprefix(folder) for name in files if name.startswith(folder)}
         if "config.json" in here and any(map(is_model_weights, here)):
             return folder
+        # a static model has modules.json and a table of word vectors, but no settings
+        if {"modules.json"} & files and "tokenizer.json" in here and "model.safetensors" in here:
+            return folder
         if "adapter_config.json" in here and any(map(is_adapter_weights, here)):
             return folder
     return None
@@ -77,10 +80,23 @@ def missing_files(folder: Path) -> list[str]:
     place = folder / (model_folder(_names(folder)) or "")
     if (place / "adapter_config.json").is_file():
         return _missing_modules(folder)
-    lacking = [] if (place / "config.json").is_file() else ["config.json"]
+    described = (place / "config.json").is_file() or is_static(folder, place)
+    lacking = [] if described else ["config.json"]
     if not any(any(place.glob(pattern)) for pattern in _TOKENIZERS):
         lacking.append("tokenizer.json")
     return lacking + _missing_modules(folder) + _missing_weights(place)
+
+
+def is_static(folder: Path, place: Path) -> bool:
+    """Return whether modules.json in a folder says that its first module is a static model.
+
+    place is the folder of that module.
+    """
+    try:
+        kind = str(json.loads((folder / "modules.json").read_bytes())[0]["type"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return False
+    return kind.endswith(".StaticEmbedding") and (place / "tokenizer.json").is_file()
 
 
 def _names(folder: Path) -> list[str]:

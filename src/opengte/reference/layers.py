@@ -17,7 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from opengte.arch.plan import Activation, Attention, BucketBias, LinearBias, LogN, Norm, Rope
+from opengte.arch.plan import (
+    Activation,
+    Attention,
+    BucketBias,
+    LinearBias,
+    LogN,
+    Norm,
+    PoolingKind,
+    Rope,
+)
 from opengte.types import Ints, PackedBatch
 
 QUERY_BLOCK = 512  # queries that local attention computes at once
@@ -354,14 +363,23 @@ def attend_naive(
     return result
 
 
-def pool(states: Tensor, packed: PackedTensors, kind: str) -> Tensor:
-    """Pool token states (T, C) to one vector a sequence (N, C): `cls`, `last` or `mean`."""
+def pool(states: Tensor, packed: PackedTensors, kind: PoolingKind) -> Tensor:
+    """Pool token states (T, C) to one vector a sequence (N, C); of an empty sequence, zeros."""
     if kind == "cls":
-        return states[packed.cu_seqlens[:-1].long()]
+        return states[packed.cu_seqlens[:-1].long() + packed.pool_from]
     if kind == "last":
         return states[packed.cu_seqlens[1:].long() - 1]
     kept = packed.positions >= packed.pool_from[packed.owners]
-    kept_states = states.to(accumulation_dtype(states.dtype)) * kept[:, None]
-    total = kept_states.new_zeros(len(packed.lengths), states.shape[1])
-    total = total.index_add(0, packed.owners, kept_states)
-    return (total / (packed.lengths - packed.pool_from)[:, None]).to(states.dtype)
+    wide = states.to(accumulation_dtype(states.dtype))
+    total = wide.new_zeros(len(packed.lengths), states.shape[1])
+    if kind == "max":
+        owners = packed.owners[:, None].expand_as(wide)[kept]
+        largest = total.scatter_reduce(0, owners, wide[kept], "amax", include_self=False)
+        return largest.to(states.dtype)
+    weights = kept * (packed.positions + 1) if kind == "weighted" else kept.long()
+    sums = packed.lengths.new_zeros(len(packed.lengths)).index_add(0, packed.owners, weights)
+    total = total.index_add(0, packed.owners, wide * weights[:, None])
+    divisor = sums.clamp(min=1).to(total.dtype)
+    if kind == "mean_sqrt":
+        divisor = divisor.sqrt()
+    return (total / divisor[:, None]).to(states.dtype)

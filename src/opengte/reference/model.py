@@ -20,6 +20,7 @@ from opengte.arch.plan import (
     Norm,
     Plan,
     ScoreHead,
+    UnitLength,
 )
 from opengte.reference import layers
 from opengte.reference.layers import PackedTensors
@@ -74,6 +75,12 @@ class EmbeddingLayer(nn.Module):
             rows = layers.position_rows(packed, self.plan.position_offset)
             x = x + F.embedding(rows, self.position)
         return self.drop(self.norm(x) if self.norm else x)  # type: ignore[no-any-return]
+
+
+def _step(step: Dense | Norm | UnitLength, width: int) -> nn.Module:
+    if isinstance(step, Dense):
+        return nn.Linear(width, step.outputs, step.bias)
+    return NormLayer(step, width) if isinstance(step, Norm) else nn.Identity()
 
 
 def _norm(norm: Norm | None, width: int) -> NormLayer | None:
@@ -191,8 +198,13 @@ class ScoreLayer(nn.Module):
         self.out = nn.Linear(width, plan.outputs, plan.bias)
 
     def forward(self, states: Tensor, packed: PackedTensors) -> Tensor:
-        """Return scores (N,): a logit, or the probability of the first vocabulary row."""
+        """Return scores (N,): a logit, or the probability of the first vocabulary row.
+
+        With `every`, all logits (N, outputs).
+        """
         logits = self._outputs(states, packed)
+        if self.plan.every:
+            return logits
         scores = logits.softmax(dim=-1) if self.plan.vocabulary_rows else logits
         return scores[:, 0]
 
@@ -264,16 +276,20 @@ class ReferenceModel(nn.Module):
         self.recompute = False
         self.plan = plan
         self.embedding = EmbeddingLayer(plan.embedding)
-        bias, heads = plan.position_bias, plan.layers[0].attention.heads
-        self.position_bias = _table(bias.buckets if isinstance(bias, BucketBias) else 0, heads)
+        bias = plan.position_bias
+        self.position_bias = (
+            _table(bias.buckets, plan.layers[0].attention.heads)
+            if isinstance(bias, BucketBias)
+            else None
+        )
         self.layers = nn.ModuleList(TransformerLayer(layer, plan.width) for layer in plan.layers)
         self.final_norm = NormLayer(plan.final_norm, plan.width) if plan.final_norm else None
         self.latent = LatentPooling(plan.latent, plan.width) if plan.latent else None
-        widths = [plan.width, *(dense.outputs for dense in plan.dense)]
         self.dense = nn.ModuleList(
-            nn.Linear(width, dense.outputs, dense.bias)
-            for width, dense in zip(widths, plan.dense, strict=False)
+            _step(step, width) for step, width in zip(plan.dense, plan.widths, strict=False)
         )
+        mixed = len(plan.layers) + 1 - plan.layer_mix.start if plan.layer_mix else 0
+        self.layer_mix = nn.Parameter(torch.ones(mixed)) if mixed else None
         self.sparse = nn.Linear(plan.width, 1) if plan.sparse else None
         self.tokens = _token_head(plan)
         self.score = ScoreLayer(plan.score, plan.width) if plan.score else None
@@ -286,12 +302,22 @@ class ReferenceModel(nn.Module):
         bias = self._bias_table(packed)
         x = self.embedding(packed)
         recompute = self.recompute and torch.is_grad_enabled()
+        states = [x]
         for layer in self.layers:
             if recompute:
                 x = checkpoint(layer, x, packed, rotary, bias, use_reentrant=False)
             else:
                 x = layer(x, packed, rotary, bias)
-        return self.final_norm(x) if self.final_norm else x  # type: ignore[no-any-return]
+            if self.layer_mix is not None:
+                states.append(x)
+        x = self.final_norm(x) if self.final_norm else x
+        return x if self.layer_mix is None else self._mixed([*states[:-1], x])
+
+    def _mixed(self, states: list[Tensor]) -> Tensor:
+        """Return the mean of the states of several layers (T, C) by their learned weights."""
+        assert self.plan.layer_mix is not None and self.layer_mix is not None
+        shares = (self.layer_mix / self.layer_mix.sum())[:, None, None]
+        return (torch.stack(states[self.plan.layer_mix.start :]) * shares).sum(0)
 
     def _rotary_tables(self, packed: PackedTensors) -> RotaryTables:
         attentions = {layer.attention for layer in self.plan.layers}
@@ -303,21 +329,22 @@ class ReferenceModel(nn.Module):
         }
 
     def _bias_table(self, packed: PackedTensors) -> Tensor | None:
-        kind, heads = self.plan.position_bias, self.plan.layers[0].attention.heads
+        kind = self.plan.position_bias
         if kind is None or not packed.longest:
             return None
-        word = self.embedding.word
+        heads, word = self.plan.layers[0].attention.heads, self.embedding.word
         return layers.bias_table(kind, self.position_bias, heads, packed.longest, word)
 
     def pool(self, states: Tensor, packed: PackedTensors) -> Tensor:
         """Return the projected dense vectors (N, d) of final states, not normalised."""
-        assert self.plan.pooling is not None
-        kind = self.plan.pooling
+        kinds = self.plan.poolings
         if self.latent is not None:
-            states, kind = self.latent(states), "mean"
-        x = layers.pool(states, packed, kind)
-        for linear, dense in zip(self.dense, self.plan.dense, strict=True):
-            x = layers.activate(linear(x), dense.activation)
+            states, kinds = self.latent(states), ("mean",)
+        x = torch.cat([layers.pool(states, packed, kind) for kind in kinds], dim=-1)
+        for module, step in zip(self.dense, self.plan.dense, strict=True):
+            x = F.normalize(x, dim=-1) if isinstance(step, UnitLength) else module(x)
+            if isinstance(step, Dense):
+                x = layers.activate(x, step.activation)
         return x
 
     def sparse_weights(self, states: Tensor) -> Tensor:

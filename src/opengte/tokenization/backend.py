@@ -56,6 +56,15 @@ def call_backend(call: Callable[[], T]) -> T:
         raise
 
 
+def unknown_token(backend: "Tokenizer") -> int | None:
+    """Return the id of the token that stands for what the vocabulary lacks, if there is one."""
+    model = backend.model
+    if hasattr(model, "unk_token"):
+        return backend.token_to_id(model.unk_token) if model.unk_token is not None else None
+    found = json.loads(backend.to_str())["model"].get("unk_id")
+    return None if found is None else int(found)
+
+
 def encode_texts(backend: "Tokenizer", texts: Sequence[str], cut: Cut) -> Ragged:
     """Return the ids of each text, without special tokens around it.
 

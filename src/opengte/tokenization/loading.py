@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from opengte.checkpoint_files import sentence_config
 from opengte.errors import CheckpointError, CheckpointWarning
-from opengte.tokenization.backend import BackendFailure, call_backend
+from opengte.tokenization.backend import BackendFailure, call_backend, unknown_token
 from opengte.tokenization.checkpoint_files import read_json_if_there
 from opengte.tokenization.template import Template, probe_templates, with_edge_token, without_token
 from opengte.tokenization.tokenizer import Tokenizer
@@ -52,6 +52,25 @@ def load_tokenizer(
             )
     sentence = read_json_if_there(sentence_config(folder))
     return Tokenizer(backend, *templates, named, lowercase=sentence.get("do_lower_case") is True)
+
+
+def load_bare_tokenizer(folder: Path, *, without_unknown: bool) -> Tokenizer:
+    """Return the tokenizer of a static model: no special tokens, and no token for an empty text.
+
+    without_unknown drops unknown tokens, which then have no share in a text's vector.
+    """
+    from opengte.tokenization.from_files import build_backend
+
+    backend = build_backend(Path(folder))
+    unknown = unknown_token(backend) if without_unknown else None
+    return Tokenizer(
+        backend,
+        Template(((), ()), (0,)),
+        Template(((), (), ()), (0, 0)),
+        {},
+        bare=True,
+        dropped=unknown,
+    )
 
 
 def _templates(backend: "Backend", folder: Path) -> tuple[Template, Template]:

@@ -40,6 +40,16 @@ def truncate(texts: Ragged, lengths: Offsets, heads: Offsets | None = None) -> R
     return Ragged(texts.ids[source], lengths)
 
 
+def without_id(texts: Ragged, token: int) -> Ragged:
+    """Return each text without one token."""
+    kept = texts.ids != token
+    if kept.all():
+        return texts
+    before = np.concatenate(([0], np.cumsum(kept)))
+    starts = _starts(texts.lengths)
+    return Ragged(texts.ids[kept], before[starts + texts.lengths] - before[starts])
+
+
 def pack_sequences(template: Template, parts: Sequence[Ragged], pool_from: Offsets) -> PackedBatch:
     """Join the k texts of each of n sequences with the special tokens of the template."""
     lengths = np.full(len(pool_from), template.size)

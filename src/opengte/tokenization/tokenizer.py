@@ -37,6 +37,7 @@ from opengte.tokenization.ragged import (
     pack_sequences,
     prepend,
     truncate,
+    without_id,
 )
 from opengte.tokenization.template import Template
 from opengte.types import Ints, PromptMask, Tokenized, Truncated, TruncationSide
@@ -58,6 +59,8 @@ class Tokenizer:
         pair: The special tokens around two texts.
         named: The ids of special tokens: "cls", "sep", "bos", "eos", "pad", "unk", "mask".
         lowercase: Whether texts are converted to lower case first.
+        bare: Whether a text may have no tokens at all, as in a static model.
+        dropped: The id of the token that is left out of every text.
     """
 
     backend: "Backend" = field(repr=False)
@@ -65,6 +68,8 @@ class Tokenizer:
     pair: Template
     named: dict[str, int]
     lowercase: bool = False
+    bare: bool = False
+    dropped: int | None = None
 
     def compute_derived(self) -> None:
         """Compute what is derived from the tokenizer once, before there can be threads or forks.
@@ -110,6 +115,8 @@ class Tokenizer:
                 starts = [full[i][: len(prompt) + LOOKAHEAD] for i in partial]
                 found = prepend(found, partial, self._ids(starts))
         kept = truncate(found, np.full(len(texts), room), heads)
+        if self.dropped is not None:
+            kept = without_id(kept, self.dropped)
         pool_from = np.full(len(texts), self._masked(prompt, mask))
         return Tokenized(pack_sequences(self.single, [kept], pool_from), truncated, repaired)
 
@@ -174,7 +181,8 @@ class Tokenizer:
         texts, _ = self._prepared(texts, "texts")
         prompt = self._prepared([prompt], "prompt")[0][0]
         found = self._ids([prompt + text for text in texts])
-        return np.maximum(found.lengths + self.single.size, 1).astype(np.int32)
+        least = 0 if self.bare else 1
+        return np.maximum(found.lengths + self.single.size, least).astype(np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens included."""
@@ -211,6 +219,8 @@ class Tokenizer:
     def fingerprint(self) -> str:
         """Return a hash of everything that determines the ids of a text."""
         layout = repr((self.single, self.pair, self.lowercase))
+        if self.bare:
+            layout += repr((self.bare, self.dropped))
         text = self.backend.to_str(pretty=False) + layout
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -270,7 +280,7 @@ class Tokenizer:
     def _fill(self, found: Ragged, total: Offsets, what: str) -> Ragged:
         """Put an end or padding token into each text whose total of tokens, (n,), is zero."""
         empty = np.flatnonzero(total == 0)
-        if len(empty) == 0:
+        if len(empty) == 0 or self.bare:
             return found
         token = next((self.named[n] for n in ("eos", "pad", "unk") if n in self.named), None)
         if token is None:

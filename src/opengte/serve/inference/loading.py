@@ -30,6 +30,7 @@ ModelLoader = Callable[[ModelSettings], Model]
 
 CANARY = "the quick brown fox jumps over the lazy dog"
 CANARY_REPEATS = 16  # words enough for a batch that shows the throughput
+LONGEST_TEXT = 1 << 20  # tokens; the queue has room for several such texts of any model
 ALL_THREADS_SECONDS = 1.0  # longest time for which one input may block all engine threads
 SLICE_SECONDS = 0.01  # target duration of a batch: urgent inputs may have to wait for one
 # Tokens of a batch: matrix products are slower below the first, and no faster above the second.
@@ -88,7 +89,8 @@ def prepare_model(
         model.checkpoint.plan, engine.max_batch_tokens, available
     )
     slice_tokens = min(max_batch_tokens, _slice_tokens(throughput, native, engine.device))
-    min_queue_tokens = max(MIN_QUEUE_TOKENS, 4 * model.card.max_length)
+    longest = min(model.card.max_length, LONGEST_TEXT)
+    min_queue_tokens = max(MIN_QUEUE_TOKENS, 4 * longest)
     return PreparedModel(
         model=model,
         engines=EngineSet(

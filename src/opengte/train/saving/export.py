@@ -14,8 +14,8 @@ from torch import Tensor
 from opengte import arch
 from opengte.arch import export_layout
 from opengte.arch.export_layout import ExportedTensor
-from opengte.arch.plan import Plan
-from opengte.errors import InputError
+from opengte.arch.plan import Dense, Plan
+from opengte.errors import InputError, UnsupportedModelError
 from opengte.reference import save
 from opengte.reference.model import ReferenceModel
 from opengte.tokenization.prompts import Prompts
@@ -40,6 +40,9 @@ _POOLING = {
     "cls": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
     "last": "pooling_mode_lasttoken",
+    "max": "pooling_mode_max_tokens",
+    "mean_sqrt": "pooling_mode_mean_sqrt_len_tokens",
+    "weighted": "pooling_mode_weightedmean_tokens",
 }
 _MODULES = "sentence_transformers.models"
 _ACTIVATIONS = {
@@ -113,11 +116,27 @@ def export_files(
 
     Raises UnsupportedModelError for a model that cannot be written.
     """
+    projections = _projections(plan)
     config = export_layout.export_config(plan, base, dtype)
     naming = arch.architecture_of(config).naming
-    dense = tuple((f"{2 + i}_Dense", part) for i, part in enumerate(plan.dense))
-    naming = arch.with_dense_modules(naming, dense)
+    dense = tuple((f"{2 + i}_Dense", part) for i, part in enumerate(projections))
+    naming = arch.with_modules(naming, dense)
     return config, export_layout.export_tensors(plan, naming, str(config["model_type"]))
+
+
+def _projections(plan: Plan) -> tuple[Dense, ...]:
+    """Return the projections of the pooled vector; UnsupportedModelError for other modules."""
+    found = tuple(step for step in plan.dense if isinstance(step, Dense))
+    others = {
+        "a static model": not plan.layers,
+        "a model that pools several layers": plan.layer_mix is not None,
+        "a model that puts several poolings end to end": len(plan.poolings) > 1,
+        "a norm of the pooled vector before its last module": len(found) < len(plan.dense),
+        "a classifier with several classes": plan.score is not None and plan.score.every,
+    }
+    if named := next((name for name, has in others.items() if has), None):
+        raise UnsupportedModelError(f"{named} can be used, but not trained or written")
+    return found
 
 
 def _check(model: ReferenceModel, package: ExportPackage) -> None:
@@ -207,7 +226,7 @@ def _write_modules(folder: Path, model: ReferenceModel, package: ExportPackage) 
         {"word_embedding_dimension": plan.width, **modes, "include_prompt": include},
     )
     inputs, modules = plan.width, [("", "Transformer"), ("1_Pooling", "Pooling")]
-    for i, dense in enumerate(plan.dense):
+    for i, dense in enumerate(_projections(plan)):
         name = f"{2 + i}_Dense"
         modules.append((name, "Dense"))
         settings = {

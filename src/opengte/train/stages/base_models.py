@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from opengte import arch, checkpoint_files, hub
 from opengte import checkpoint as checkpoints
-from opengte.arch.plan import PoolingKind
+from opengte.arch.plan import Pooling, PoolingKind
 from opengte.checkpoint import Checkpoint
 from opengte.errors import CheckpointError, InputError, UnsupportedModelError
 from opengte.reference.initialization import init_model
@@ -33,7 +33,14 @@ SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 END = "<|endoftext|>"
 SAMPLE = 500_000  # texts that a tokenizer is trained on
 ALPHABET = 1000  # letters that it knows
-_MODES = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
+_MODES = {
+    "cls": "cls_token",
+    "mean": "mean_tokens",
+    "last": "lasttoken",
+    "max": "max_tokens",
+    "mean_sqrt": "mean_sqrt_len_tokens",
+    "weighted": "weightedmean_tokens",
+}
 
 
 def read_encoder(
@@ -91,7 +98,7 @@ def _change(path: Path, changes: Mapping[str, Any]) -> None:
     path.write_text(json.dumps({**content, **changes}, indent=2) + "\n", encoding="utf-8")
 
 
-def write_pooling(folder: Path, pooling: PoolingKind) -> None:
+def write_pooling(folder: Path, pooling: Pooling) -> None:
     """Write into a folder how token states are pooled to a vector."""
     path = folder / "1_Pooling"
     if path.is_symlink():
