@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1] / "src" / "opengte"
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "": (
         ("cli",),
-        ("apps", "integrations"),
-        ("serve", "search", "evaluate", "bulk", "review"),
+        ("apps", "integrations", "review"),
+        ("serve", "search", "evaluate", "bulk"),
         ("encoder",),
         ("engine", "train"),
         ("reference", "checkpoint", "data"),

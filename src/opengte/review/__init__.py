@@ -1,0 +1,1 @@
+"""Why answers of an index are poor, and what the next step would bring: see `review`."""
