@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test test-fast test-system test-isa lint docs fuzz bench-cpu bench-serve bench-search bench-train bench-gpu smoke clean
+.PHONY: help demo serve-demo test test-fast test-system test-isa lint docs fuzz bench-cpu bench-serve bench-search bench-review bench-train bench-gpu smoke clean
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -51,6 +51,9 @@ bench-serve: $(VENV)/.dev ## Load the server and its peers, half an hour; ARGS g
 
 bench-search: $(VENV)/.dev ## Quality, speed, recall and kill tables of the knowledge base, half an hour; ARGS go to the benchmark
 	$(BIN)/python bench/search.py $(ARGS)
+
+bench-review: $(VENV)/.dev ## Plant faults in small worlds and review them, an hour; ARGS go to the benchmark (--data DIR)
+	$(BIN)/python bench/review.py $(ARGS)
 
 bench-train: $(VENV)/.dev ## Train beside sentence-transformers; ARGS go to the benchmark (--data DIR)
 	$(BIN)/python bench/training.py $(ARGS)

@@ -26,6 +26,10 @@ COMMANDS = {
     ),
     "index": ("index:command", "Build, inspect and maintain an index of documents."),
     "bulk": ("bulk:command", "Embed many files on many machines, and load them into an index."),
+    "review": (
+        "review:command",
+        "Find what would make the answers of an index better: data, model, retrieval or workflow.",
+    ),
     "cluster": ("cluster:command", "Cluster texts, or the documents of an index, by topic."),
     "dedupe": ("dedupe:command", "Find duplicate texts and keep the first of each group."),
     "rerank": ("rerank:command", "Rank documents by how well they answer a query."),

@@ -128,9 +128,7 @@ def run_search(
         _explain(base, text, top, index, reranker, as_json=as_json)
         return
     least: Any = index.min_confidence
-    answer = base.search(
-        text, top, reranker=reranker, min_confidence=least, **_search_options(index)
-    )
+    answer = base.search(text, top, reranker=reranker, min_confidence=least, **search_values(index))
     for hit in answer.hits:
         _print_json(hit) if as_json else _print(hit, base)
     if not answer.hits and not as_json:
@@ -150,15 +148,16 @@ def _opened(index: IndexOptions, instruction: str | None, options: ModelOptions)
     return base
 
 
-def _search_options(index: IndexOptions) -> dict[str, Any]:
+def search_values(index: IndexOptions) -> dict[str, Any]:
+    """Return the fields of `SearchOptions` that the options name."""
     from opengte.search.filters import parse_conditions
     from opengte.search.retrieval.fusion import Fusion
 
-    weights = dict(map(_weight, index.weight))
+    weights = dict(map(_weight, index.weight or ()))
     chosen: dict[str, Any] = {
-        "where": parse_conditions(index.where),
+        "where": parse_conditions(index.where or ()),
         "fusion": Fusion(method=index.fusion or "weighted", weights=weights),  # type: ignore[arg-type]
-        "exact": index.exact,
+        "exact": bool(index.exact),
         "diversity": index.diversity or 0.0,
     }
     if index.leg:
@@ -231,7 +230,7 @@ def _explain(
     as_json: bool,
 ) -> None:
     assert index.explain is not None
-    found = base.explain(text, index.explain, k=top, reranker=reranker, **_search_options(index))
+    found = base.explain(text, index.explain, k=top, reranker=reranker, **search_values(index))
     if as_json:
         output.print_json({**asdict(found), "lost_at": found.lost_at})
         return
