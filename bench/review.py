@@ -1,6 +1,6 @@
 """Plant known faults in small worlds, and see which stage a review names.
 
-A world is an index of at most 1,000 documents in memory, with a fault, two, or none, and 100
+A world is an index of 500 short documents in memory, with a fault, two, or none, and 100
 questions, labelled or not. Thresholds were fixed on SciFact; the other collections were looked at
 afterwards. DIR in `make bench-review ARGS='--data DIR --medquad DIR'` is SciFact as a BEIR folder,
 and the folder of medquad's `qa.jsonl.gz`.
@@ -30,7 +30,7 @@ from opengte.review.pool import whole_pool
 from opengte.review.replay import Models, Replay, top
 from opengte.review.run import ReviewOptions, review
 from opengte.review.sources import compare_sources
-from opengte.review.vectors import PlannedEncoder, TextVectors, VectorPlan, matrix_of
+from opengte.review.vectors import PlannedEncoder, VectorMemo, VectorPlan, matrix_of
 from opengte.review.words import WordIndex
 from opengte.search.calibration.calibrate import calibrate
 from opengte.search.filters import matches, parse_filter
@@ -42,7 +42,7 @@ from opengte.search.retrieval.fusion import Fusion
 from opengte.search.retrieval.search import SearchOptions
 from opengte.search.stores.memory import MemoryStore
 
-DOCUMENTS, ASKED = 1000, 100
+DOCUMENTS, ASKED, CHARACTERS = 500, 100, 800
 TUNED = ("SciFact",)  # the collections that thresholds were fixed on
 HARMLESS = 0.02  # nDCG: a fault that costs less is no fault to be found
 QUERY_PROMPT = "Represent this sentence for searching relevant passages: "
@@ -132,7 +132,8 @@ def small(name: str, corpus: dict, queries: dict) -> Collection:
     kept = list(dict.fromkeys([*needed, *others]))[:DOCUMENTS]
     queries = {text: grades for text, grades in queries.items() if set(grades) <= set(kept)}
     spare = [corpus[x][1] for x in corpus if x not in set(kept)] or ["Nothing is here any more."]
-    return Collection(name, {x: corpus[x] for x in kept}, queries, spare)
+    held = {x: (corpus[x][0], corpus[x][1][:CHARACTERS]) for x in kept}
+    return Collection(name, held, queries, [x[:CHARACTERS] for x in spare])
 
 
 # --- worlds --------------------------------------------------------------------------------------
@@ -378,7 +379,7 @@ PAIRS = (
 class Bench:
     """Collections with their vectors, and what worlds share."""
 
-    def __init__(self, cache: TextVectors) -> None:
+    def __init__(self, cache: VectorMemo) -> None:
         self.cache, self.terms = cache, {}
         self.encoder = PlannedEncoder(Encoder.load("minilm"), VectorPlan(), cache)
         self._calibrations: dict[str, Any] = {}
@@ -487,7 +488,7 @@ def run(bench: Bench, collection: Collection, faults: tuple, labelled: bool, see
         encoder=world.encoder,
         models=world.models,
         rerankers=world.rerankers,
-        options=ReviewOptions(seconds=None, seed=seed),
+        options=ReviewOptions(seconds=None, seed=seed, windows=()),
         cache=bench.cache,
     )
     steps = found.attribution.steps
@@ -607,7 +608,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="file that keeps vectors by text")
     parser.add_argument("--out", type=Path, help="JSON Lines of all worlds")
     args = parser.parse_args()
-    cache = TextVectors()
+    cache = VectorMemo()
     if args.cache and args.cache.exists():
         cache.update(pickle.loads(args.cache.read_bytes()))
     bench, start, results = Bench(cache), time.monotonic(), []

@@ -11,6 +11,7 @@ from opengte.search.retrieval.fusion import Fusion
 from opengte.search.retrieval.search import DEPTH, RERANK_DEPTH
 
 Stage = Literal["data", "model", "retrieval", "workflow"]
+WINDOWS = (64, 128)  # tokens that are tried
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)  # of words beside vectors that are tried
 
 
@@ -46,6 +47,7 @@ class ArmChoices:
     models: Sequence[str] = ()
     rerankers: Sequence[str] = ()
     languages: Sequence[str | None] = ("English", None)
+    windows: Sequence[int] = WINDOWS
 
 
 def make_arms(live: Pipeline, about: ArmChoices) -> list[Arm]:
@@ -174,7 +176,7 @@ def _vectors(about: ArmChoices) -> Iterator[Arm]:
         yield arm(
             "windows as long as the model reads", VectorPlan(window_tokens=0), new, "retrieval"
         )
-    for length in (64, 128):
+    for length in about.windows:
         if window is None or length < window:
             text = f"{new} --window-tokens {length}"
             plan = VectorPlan(window_tokens=length)

@@ -21,7 +21,7 @@ from opengte.review.pipeline import Pipeline, VectorPlan
 from opengte.review.pool import Pool
 from opengte.review.vectors import (
     PlannedEncoder,
-    TextVectors,
+    VectorMemo,
     WindowMatrix,
     embed_documents,
     matrix_of,
@@ -63,10 +63,10 @@ class Replay:
         settings: Mapping[str, Any],
         pool: Pool,
         models: Models,
-        cache: TextVectors | None = None,
+        cache: VectorMemo | None = None,
     ) -> None:
         self.store, self.settings, self.pool, self.models = store, settings, pool, models
-        self.vectors = TextVectors() if cache is None else cache
+        self.vectors = VectorMemo() if cache is None else cache
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self._identity = ModelIdentity.from_settings(settings["model"])
         self._loaded: dict[str, Any] = {}

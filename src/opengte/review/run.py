@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from opengte.errors import AccessError, InputError
-from opengte.review.arms import Arm, ArmChoices, make_arms
+from opengte.review.arms import WINDOWS, Arm, ArmChoices, make_arms
 from opengte.review.attribution import Attribution, Attributor, Judged
 from opengte.review.costs import StepCost, embedding_seconds, step_cost
 from opengte.review.judgments import JudgedQuery, label_counts
@@ -16,7 +16,7 @@ from opengte.review.pool import LARGEST, Pool, part_pool, whole_pool
 from opengte.review.pseudo import Reliability, agreement, known_items, reliability
 from opengte.review.replay import Models, Replay
 from opengte.review.sources import compare_sources
-from opengte.review.vectors import Texts, TextVectors
+from opengte.review.vectors import Texts, VectorMemo
 from opengte.search.index import Index
 from opengte.search.model_identity import ModelIdentity
 from opengte.search.stores.listing import list_documents, store_revision
@@ -40,6 +40,7 @@ class ReviewOptions:
     price: float | None = None
     largest_pool: int = LARGEST
     languages: Sequence[str | None] = ("English", None)
+    windows: Sequence[int] = WINDOWS
     sources: str = "SOURCES"
 
 
@@ -89,7 +90,7 @@ def review(
     models: "Mapping[str, Callable[[], Encoder]] | None" = None,
     rerankers: Mapping[str, Callable[[], Any]] | None = None,
     options: ReviewOptions | None = None,
-    cache: TextVectors | None = None,
+    cache: VectorMemo | None = None,
     notify: Callable[[str], object] = lambda name: None,
 ) -> Review:
     """Find what would make the answers of an index better, and what that would cost.
@@ -175,7 +176,7 @@ def _replay(
     live: Pipeline,
     sources: Mapping[str, Texts] | None,
     options: ReviewOptions,
-    cache: TextVectors | None,
+    cache: VectorMemo | None,
 ) -> Replay:
     total = store.count()
     if not total:
@@ -197,7 +198,7 @@ def _part(
     queries: Sequence[JudgedQuery],
     live: Pipeline,
     options: ReviewOptions,
-    cache: TextVectors | None,
+    cache: VectorMemo | None,
 ) -> Pool:
     """Return the pool of a large index: what each leg finds, what is judged, and a sample."""
     first = Replay(store, settings, Pool({}), models, cache)
@@ -222,6 +223,7 @@ def _choices(index: Index, replay: Replay, live: Pipeline, options: ReviewOption
         models=tuple(replay.models.others),
         rerankers=tuple(replay.models.rerankers),
         languages=options.languages,
+        windows=options.windows,
     )
 
 

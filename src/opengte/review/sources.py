@@ -18,7 +18,8 @@ from opengte.search.stores.base import SpanVectors, StoredDocument, StoredWindow
 from opengte.search.stores.memory import MemoryStore
 
 Difference = Literal["missing", "garbled", "stale"]
-GARBLED = 0.5  # of the words of a text are not in its source, from here it was read badly
+GARBLED = 0.1  # of the words of a text that are not in its source: from here it was read badly
+LEAST_WORDS = 10  # of a text, before that can be told
 
 
 def read_sources(index: Index, path: str | Path) -> dict[str, Texts]:
@@ -93,4 +94,5 @@ def _kind(text: str, source: str) -> Difference:
     alike = signature_similarity(signature(text), signature(source))
     lengths = len(text) / max(1, len(source))
     same_size = 0.8 < lengths < 1.25
-    return "garbled" if foreign > GARBLED / 5 and same_size and alike < 1 else "stale"
+    broken = foreign > GARBLED and same_size and alike < 1 and len(words) >= LEAST_WORDS
+    return "garbled" if broken else "stale"

@@ -26,7 +26,7 @@ Cached = tuple[Floats, int, int]  # vector, tokens read, tokens of the whole tex
 Texts = tuple[str, str, Sequence[Section]]  # title, text, sections
 
 
-class TextVectors(dict[bytes, Cached]):
+class VectorMemo(dict[bytes, Cached]):
     """Vectors by model and text, shared by all arms; and how fast they were computed."""
 
     tokens = 0
@@ -44,7 +44,7 @@ class PlannedEncoder:
 
     encoder: "Encoder"
     plan: VectorPlan
-    cache: TextVectors
+    cache: VectorMemo
     card: Any = field(init=False)
     tokenizer: Any = field(init=False)
 
