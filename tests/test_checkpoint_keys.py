@@ -33,6 +33,7 @@ from opengte.serve.inference.loading import load_model
 from opengte.serve.observability import logs
 from tests.parity.families import FAMILIES
 from tests.support.published_configs import CONFIGS
+from tests.support.serve_process import server
 
 TOKENIZER = "tokenizer_config.json"
 POPPED = r"kwargs\.pop\(\s*\"(\w+)\""
@@ -253,6 +254,19 @@ def test_the_log_of_the_server_has_it(bert, caplog, monkeypatch, file, settings)
         load_model(ModelSettings(str(bert), engine="torch"))
     told = f"{file}` says what is not applied here: `{key}`"
     assert any(told in str(vars(record)) for record in caplog.records)
+
+
+@pytest.mark.slow
+def test_the_log_of_a_started_server_has_it(bert):
+    for file, settings in PLANTED:
+        plant(bert, file, settings)
+    with server("--model", f"planted={bert}", "--engine", "torch", "--log-format", "json") as one:
+        with one.client() as http:
+            assert http.get("/ready").status_code == 200
+        said = [line["says"] for line in one.log if line["event"] == "warning" and "says" in line]
+    for file, (key,) in PLANTED:
+        told = f"{file}` says what is not applied here: `{key}`"
+        assert any(told in each for each in said), f"{told}: {said}"
 
 
 def test_tokens_that_only_other_files_name_are_told(bert):

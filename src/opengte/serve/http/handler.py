@@ -178,7 +178,7 @@ class _Exchange:
             return None
         start = time.perf_counter()
         fields = request_body.split_fields(raw)
-        self._set_operation(self.endpoint.choose(fields, self.info))
+        self._set_operation(self.endpoint.choose(request_body.given(fields), self.info))
         self.record.ignored_fields = request_body.ignored_fields(
             self.operation, fields, self.context.strict
         )

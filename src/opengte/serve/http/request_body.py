@@ -76,6 +76,11 @@ def split_fields(body: bytes) -> dict[str, Any]:
         return {name: msgspec.Raw(json.dumps(value).encode()) for name, value in fields}
 
 
+def given(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that have a value: clients send null for what their caller left out."""
+    return {name: value for name, value in fields.items() if bytes(value) != b"null"}
+
+
 def _decode_leniently(body: bytes) -> list[tuple[str, Any]]:
     """Return the fields of an object that may have lone surrogates; raise for any other error.
 
@@ -156,8 +161,9 @@ def ignored_fields(operation: Operation, fields: dict[str, Any], strict: bool) -
     """
     assert operation.body is not None
     known = _field_names(operation.body)
+    present = given(fields)
     for name, advice in operation.refused.items():
-        if name in fields:
+        if name in present:
             raise InputError(f"{name} is not supported here, and would change the result. {advice}")
     unknown = sorted(set(fields) - known)
     if unknown and strict:

@@ -8,7 +8,7 @@ from typing import Any
 from opengte.serve.protocols import cohere, jina, llamacpp, ollama, openai, tei, voyage
 from opengte.serve.protocols.base import Operation, RequestInfo, WireProtocol
 
-# the top-level fields of a request, with undecoded values
+# the top-level fields of a request that are not null, with undecoded values
 Fields = Mapping[str, Any]
 
 PROTOCOLS = (openai, tei, cohere, jina, voyage, ollama, llamacpp)

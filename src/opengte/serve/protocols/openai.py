@@ -83,7 +83,10 @@ class EmbeddingList(Struct, kw_only=True):
 
 
 class Model(Struct, kw_only=True):
-    """OpenAI's Model, and more facts about it from `state` on."""
+    """OpenAI's Model, and more facts about it from `state` on.
+
+    Xinference's clients read `model_type`.
+    """
 
     id: str
     object: Literal["model"]
@@ -91,6 +94,7 @@ class Model(Struct, kw_only=True):
     owned_by: str
     state: Literal["loading", "ready", "failed", "unhealthy"]
     kind: Literal["encoder", "reranker"] | None
+    model_type: Literal["embedding", "rerank"] | None
     dimension: int | None
     max_length: int | None
     fingerprint: str | None
@@ -228,6 +232,9 @@ def _sparse(weights: dict[int, float] | None) -> dict[str, Any] | None:
     return {"indices": indices, "values": [weights[token] for token in indices]}
 
 
+_MODEL_TYPES = {"encoder": "embedding", "reranker": "rerank"}
+
+
 def _model(status: ModelStatus) -> dict[str, Any]:
     card = status.card
     return {
@@ -237,6 +244,7 @@ def _model(status: ModelStatus) -> dict[str, Any]:
         "owned_by": "opengte",
         "state": status.state,
         "kind": card and card.kind,
+        "model_type": card and _MODEL_TYPES[card.kind],
         "dimension": card and card.dimension,
         "max_length": card and card.max_length,
         "fingerprint": card and card.fingerprint,
