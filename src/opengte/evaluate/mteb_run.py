@@ -57,7 +57,14 @@ def require_mteb() -> Any:
 
 
 def check_task_names(names: Iterable[str]) -> None:
-    """Raise InputError for a task that mteb does not have, with the nearest names."""
+    """Raise InputError for a task that mteb does not have, with the nearest names.
+
+    >>> check_task_names(["STSBenchmark"])
+    >>> check_task_names(["STSBench"])
+    Traceback (most recent call last):
+    ...
+    opengte.errors.InputError: mteb has no task 'STSBench'. Did you mean STSBenchmark...?
+    """
     mteb = require_mteb()
     for name in dict.fromkeys(names):
         try:
@@ -71,6 +78,9 @@ def suite_selection(name: str) -> list[TaskSelection]:
     """Return the tasks of a suite, as a paper had it or as mteb defines it.
 
     Raises InputError for a name that neither has.
+
+    >>> len(suite_selection("mteb-fr-26"))
+    26
     """
     if name.lower() in suites.suite_names():
         return [
@@ -116,6 +126,19 @@ def run_tasks(
     data is a folder of datasets, searched before the Hub; hub=False disables the Hub. Tasks that an
     earlier run in `output` finished are not run again. A task whose data are not available is
     recorded as not run. Raises InputError for unknown tasks or the output of another model.
+
+    >>> from opengte.evaluate.cached_encoder import CachedEncoder
+    >>> Path("data/STSBenchmark").mkdir(parents=True)
+    >>> import json
+    >>> rows = [("a cat", "a kitten", 4.0), ("a cat", "git reset", 0.5), ("a dog", "dogs", 4.5)]
+    >>> names = "sentence1", "sentence2", "score"
+    >>> lines = [json.dumps(dict(zip(names, row))) for row in rows]
+    >>> written = Path("data/STSBenchmark/test.jsonl").write_text("\\n".join(lines))
+    >>> wanted = [TaskSelection("STSBenchmark")]
+    >>> model = EncoderForMteb(CachedEncoder(encoder))
+    >>> run = run_tasks(model, wanted, Path("out"), data=Path("data"), hub=False)
+    >>> [(task.task, task.status) for task in run.tasks]
+    [('STSBenchmark', 'done')]
     """
     check_task_names(item.task for item in wanted)
     watch = watch or RunCallbacks()
