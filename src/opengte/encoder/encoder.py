@@ -189,7 +189,7 @@ class Encoder(LoadedModel):
         if result.truncated:
             warnings.warn(
                 f"{len(result.truncated)} of {len(result)} texts lost tokens beyond max_length = "
-                f"{self._limit(role)}, the first at index {result.truncated[0].index}; "
+                f"{self.length_limit(role)}, the first at index {result.truncated[0].index}; "
                 "`embed` lists them in `.truncated`",
                 TruncationWarning,
                 stacklevel=3,
@@ -403,16 +403,20 @@ class Encoder(LoadedModel):
         tokenized = self.tokenizer.encode(
             texts,
             prompt=prefix,
-            max_length=self._limit(role),
+            max_length=self.length_limit(role),
             truncation=side,
             mask=self._checkpoint.prompts.mask,
         )
         if truncation == "error" and tokenized.truncated:
-            raise _too_long(tokenized.truncated, inverse, offset, self._limit(role))
+            raise _too_long(tokenized.truncated, inverse, offset, self.length_limit(role))
         return tokenized if self.late is None else self.late.expand(tokenized, role)
 
-    def _limit(self, role: Role | None) -> int:
-        """Return the most tokens of a text with this role."""
+    def length_limit(self, role: Role | None) -> int:
+        """Return the most tokens that a text with this role keeps; late interaction has two.
+
+        >>> encoder.length_limit("query")
+        512
+        """
         longest = self.card.max_length
         return longest if self.late is None else self.late.limit(role, longest)
 

@@ -25,7 +25,7 @@ CASES = {
     "error_task": ("POST", E, {"input": "a", "task": "painting"}),
     "error_input": ("POST", E, {"input": [{"image": "x"}], "task": "classification"}),
     "error_empty": ("POST", E, {"input": [], "task": "classification"}),
-    "error_multivector": ("POST", E, {"input": "a", "return_multivector": True}),
+    "embed_multivector": ("POST", E, {"input": "a", "return_multivector": True}),
     "error_too_long": ("POST", E, {"input": LONG, "task": "classification", "truncate": False}),
     "error_no_documents": ("POST", R, {"query": "a", "documents": []}),
     "error_no_query": ("POST", R, {"documents": ["a"]}),

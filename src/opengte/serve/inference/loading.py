@@ -115,7 +115,8 @@ def canary(model: Model, text: str = CANARY) -> Callable[[], PendingInput]:
     """
     pair = isinstance(model, Reranker)
     content: ModelInput = (text, text) if pair else text
-    outputs: frozenset[Output] = frozenset(() if pair else ("dense",))
+    known: tuple[Output, ...] = ("dense",) if "dense" in model.card.outputs else ("tokens",)
+    outputs: frozenset[Output] = frozenset(() if pair else known)
     options = RequestOptions(outputs, model.card.dimension, salt("canary"), cached=False)
     tokenized = tokenize_inputs(model, options, [content])[0]
     if isinstance(tokenized, InputError):

@@ -200,6 +200,10 @@ def find_model(models: list[ServedModel], name: str | None, kind: str = "") -> S
     for served in models:
         if served.ready is not None and served.ready.card.kind == kind:
             return served
+    if kind == "reranker":  # late interaction scores as well
+        for served in models:
+            if served.ready is not None and served.ready.card.late is not None:
+                return served
     pending = [served for served in models if served.ready is None]
     if pending:
         return next((served for served in pending if served.state == "loading"), pending[0])

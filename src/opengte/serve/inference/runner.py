@@ -120,7 +120,10 @@ class ModelRunner:
         inverse holds, for each input of the request, the index of its distinct input. Raises the
         first failure unless partial, DeadlineError, and OverloadedError.
         """
-        max_length = self.model.card.max_length
+        model = self.model
+        max_length = model.card.max_length
+        if isinstance(model, Encoder):
+            max_length = model.length_limit(options.role)
         request = PendingRequest(
             inverse, len(contents), call, max_length, partial=partial, strict=options.strict
         )
@@ -315,6 +318,8 @@ class ModelRunner:
         pending.kind = pending.options.outputs, short  # short inputs are not batched with long ones
         pending.ids, pending.type_ids = batch.ids[first:last], batch.type_ids[first:last]
         pending.pool_from = int(batch.pool_from[index])
+        if batch.attended is not None:
+            pending.attended = int(batch.attended[index])
         if pending.original_length > tokens and any(each.strict for each, _ in pending.waiters):
             self.in_flight.fail_strict(pending)
         return bool(pending.waiters)

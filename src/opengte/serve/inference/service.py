@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 from opengte.embedding_ops import deduplicate
 from opengte.errors import CapabilityError, InputError
 from opengte.serve.config.inference import CacheSettings, ModelSettings
-from opengte.serve.inference import late_chunking, loading, results
+from opengte.serve.inference import late_chunking, late_interaction, loading, results
 from opengte.serve.inference.cache import CacheInfo, ResultCache
 from opengte.serve.inference.disk_cache import DiskCache
 from opengte.serve.inference.loading import ModelLoader
@@ -166,9 +166,15 @@ class InferenceService:
 
     async def score(self, request: ScoreRequest, call: Call) -> ScoreAnswer:
         """Answer a scoring request."""
+        _check_pairs(request.pairs)
+        served = self._find(request.model, "reranker")
+        if late_interaction.scores_with(served.available()):
+            ready = served.available()
+            answer = await late_interaction.score_pairs(ready, request, call, self._in_pool)
+            self._count(served, False, answer)
+            return answer
         served, ready = self._ready(request.model, "reranker")
         options = ready.options.score_options(request)
-        _check_pairs(request.pairs)
         distinct, inverse = self._deduplicated(served, request.pairs)
         partial = request.partial
         pending = await ready.runner.run(options, distinct, inverse, call, partial=partial)

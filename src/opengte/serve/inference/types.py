@@ -9,7 +9,7 @@ import numpy as np
 
 from opengte.errors import OpenGTEError
 from opengte.serve.types import Input, Priority
-from opengte.types import Floats, Ints, Output, PackedBatch, PromptMask, TruncationSide
+from opengte.types import Floats, Ints, Output, PackedBatch, PromptMask, Role, TruncationSide
 
 # one input of a request: a text, token ids, or a reranker's (query, document)
 ModelInput = Input | tuple[str, str]
@@ -37,6 +37,7 @@ class RequestOptions:
     missing_instruction: bool = False
     cached: bool = True
     strict: bool = False
+    role: Role | None = None  # of late interaction, which reads queries and documents differently
 
     def key(self, content: ModelInput) -> bytes:
         """Return a hash that differs for any two inputs with different results."""
@@ -126,6 +127,7 @@ class PendingInput(QueuedItem):
     ids: Ints = field(default_factory=lambda: _no_tokens)
     type_ids: Ints = field(default_factory=lambda: _no_tokens)
     pool_from: int = 0
+    attended: int = 0  # leading tokens that are attended to; 0: all of them
     original_length: int = 0
     at_least: bool = False  # original_length is a lower bound
     waiters: list[tuple[Any, int]] = field(default_factory=list)  # (PendingRequest, index)

@@ -82,6 +82,7 @@ class EmbeddingsBody(Struct, kw_only=True):
     task: Task | None = None
     dimensions: Count | None = None
     late_chunking: bool | None = None
+    return_multivector: bool | None = None
     embedding_type: EmbeddingType | None = None
     normalized: bool | None = None
     truncate: bool | Truncate | None = None
@@ -94,11 +95,12 @@ class EmbeddingsBody(Struct, kw_only=True):
 
 
 class Embedding(Struct, kw_only=True):
-    """One vector; null where the input failed and `partial` was asked for."""
+    """One vector, or one a token; null where the input failed and `partial` was asked for."""
 
     object: Literal["embedding"]
     index: int
-    embedding: list[float] | str | None
+    embedding: list[float] | str | UnsetType | None = UNSET
+    embeddings: list[list[float] | str] | UnsetType | None = UNSET
 
 
 class EmbeddingList(Struct, kw_only=True):
@@ -164,6 +166,7 @@ def _parse_embeddings(body: EmbeddingsBody, info: RequestInfo) -> ParsedRequest:
         truncation=truncation_side(body.truncate, info.policy.auto_truncate),
         normalize=body.normalized is not False,
         late_chunking=body.late_chunking is True,
+        outputs=("tokens",) if body.return_multivector else ("dense",),
         partial=body.partial is True,
     )
     return ParsedRequest((request,), role_given=body.task is not None)
@@ -177,6 +180,11 @@ def _formatted(vector: Floats | None, form: EmbeddingType) -> Any:
     return quantise(vector, form)
 
 
+def _multivector(rows: Floats | None, form: EmbeddingType) -> Any:
+    """Return a text's token vectors, each in the wanted form."""
+    return None if rows is None else [_formatted(vector, form) for vector in rows]
+
+
 def _embeddings_reply(
     body: EmbeddingsBody, answers: tuple[EmbedAnswer, ...], info: RequestInfo
 ) -> Any:
@@ -184,10 +192,16 @@ def _embeddings_reply(
     (answer,) = answers
     form = body.embedding_type or body.encoding_format or "float"
     tokens = tokens_of(answer)
-    data = LazyArray(
-        {"object": "embedding", "index": index, "embedding": _formatted(vector, form)}
-        for index, vector in enumerate(dense_vectors(answer))
-    )
+    if answer.tokens is not None:
+        data = LazyArray(
+            {"object": "embedding", "index": index, "embeddings": _multivector(rows, form)}
+            for index, rows in enumerate(answer.tokens)
+        )
+    else:
+        data = LazyArray(
+            {"object": "embedding", "index": index, "embedding": _formatted(vector, form)}
+            for index, vector in enumerate(dense_vectors(answer))
+        )
     return {
         "model": answer.model.name,
         "object": "list",
@@ -237,7 +251,6 @@ EMBEDDINGS = Operation(
     parse=_parse_embeddings,
     reply=_embeddings_reply,
     inert=frozenset({"user"}),
-    refused={"return_multivector": 'Pass "outputs": ["tokens"], without Jina\'s own fields.'},
 )
 
 RERANK = Operation(

@@ -1,6 +1,7 @@
 """Resolves the arguments of a request to the options of its inputs."""
 
 import logging
+from dataclasses import replace
 
 from opengte.encoder import Encoder, Reranker
 from opengte.errors import CapabilityError, InputError
@@ -8,7 +9,7 @@ from opengte.published_models import WEB_SEARCH, allows_dimension
 from opengte.serve.inference.types import RequestOptions, salt
 from opengte.serve.types import EmbedRequest, ScoreRequest
 from opengte.tokenization.prompts import read_prompts
-from opengte.types import TruncationSide
+from opengte.types import Role, TruncationSide
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,12 @@ class OptionsResolver:
         _check_instruction(request.instruction, model.card.max_length)
         prefix, missing = self._prefix(request)
         card, mask, side = model.card, model.checkpoint.prompts.mask, _side(request.truncation)
-        parts = card.fingerprint, card.engine, card.precision, card.max_length, sorted(outputs)
+        parts: tuple[object, ...] = (
+            *(card.fingerprint, card.engine, card.precision, card.max_length, sorted(outputs)),
+        )
+        role = request.role if model.checkpoint.late_files is not None else None
+        if role is not None:
+            parts = (*parts, role)
         return RequestOptions(
             outputs=outputs,
             size=size,
@@ -90,7 +96,34 @@ class OptionsResolver:
             mask=mask,
             missing_instruction=missing,
             strict=request.truncation == "error",
+            role=role,
         )
+
+    def token_options(self, request: ScoreRequest, role: Role) -> RequestOptions:
+        """Return the options of the queries, or the documents, of a late-interaction request.
+
+        Raises InputError or CapabilityError for arguments that the model does not take.
+        """
+        limit = request.max_document_tokens
+        if request.instruction is not None:
+            raise CapabilityError(
+                f"instruction is {request.instruction!r:.80}, but `{self._model.card.name}` takes "
+                "none"
+            )
+        if limit is not None and limit < 1:
+            raise InputError(f"max_document_tokens is {limit}, expected at least 1")
+        options = self.embed_options(
+            EmbedRequest(
+                model=request.model,
+                inputs=(),
+                role=role,
+                outputs=("tokens",),
+                truncation=request.truncation,
+            )
+        )
+        if role == "query" or limit is None:
+            return options
+        return replace(options, max_document_tokens=limit, salt=salt(options.salt, limit))
 
     def _prefix(self, request: EmbedRequest) -> tuple[str, bool]:
         """Return the prompt of a request, and whether it lacks an instruction."""

@@ -69,15 +69,25 @@ def _tokenize_texts(
         tokenized = tokenize_plain_text(model, options, texts[0])
         if tokenized is not None:
             return tokenized
-    return _tokenized(
-        model.tokenizer.encode(
-            texts,
-            prompt=options.prefix,
-            max_length=model.card.max_length,
-            truncation=options.side,
-            mask=options.mask,
-        )
+    tokenized = model.tokenizer.encode(
+        texts,
+        prompt=options.prefix,
+        max_length=_limit(model, options),
+        truncation=options.side,
+        mask=options.mask,
     )
+    if model.late is not None:
+        tokenized = model.late.expand(tokenized, options.role)
+    return _tokenized(tokenized)
+
+
+def _limit(model: Encoder, options: RequestOptions) -> int:
+    """Return the most tokens that a text keeps, special tokens and prompt included."""
+    limit = model.length_limit(options.role)
+    if options.max_document_tokens is None:
+        return limit
+    around = model.tokenizer.single.size + len(_prompt_ids(model, options)[0])
+    return min(limit, options.max_document_tokens + around)
 
 
 def tokenize_plain_text(
@@ -91,6 +101,8 @@ def tokenize_plain_text(
     tokenizer = model.tokenizer
     prompted = options.prefix + text
     if len(prompted) > FAST_PATH_CHARACTERS or not prompted.isascii() or tokenizer.lowercase:
+        return None
+    if model.checkpoint.late_files is not None:
         return None
     if options.prefix and options.mask != "none":
         return None
@@ -126,7 +138,7 @@ def _tokenize_ids(
     model: Encoder, options: RequestOptions, rows: Sequence[tuple[int, ...]]
 ) -> TokenizedInputs:
     """Add the prompt and the special tokens to token ids, unless they are there already."""
-    template, limit = model.tokenizer.single, model.card.max_length
+    template, limit = model.tokenizer.single, _limit(model, options)
     vocabulary = min(model.checkpoint.plan.embedding.vocabulary, 2**31 - 1)
     for row in rows:
         _check_ids(row, vocabulary)
@@ -142,7 +154,10 @@ def _tokenize_ids(
     heads = np.full(len(rows), len(prompt)) if options.side == "left" else None
     truncated = truncate(Ragged(flat, lengths), np.full(len(rows), room), heads)
     batch = pack_sequences(template, [truncated], np.full(len(rows), pool_from))
-    return TokenizedInputs(batch, (lengths + template.size).tolist())
+    if model.late is not None:
+        batch = model.late.expand(Tokenized(batch), options.role).batch
+    found = np.where(lengths > room, lengths + template.size, batch.lengths)
+    return TokenizedInputs(batch, found.tolist())
 
 
 def _check_ids(row: tuple[int, ...], vocabulary: int) -> None:

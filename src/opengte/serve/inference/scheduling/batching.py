@@ -35,13 +35,18 @@ def pack_inputs(inputs: Sequence[PendingInput]) -> PackedBatch:
     cu_seqlens = np.zeros(len(inputs) + 1, dtype=np.int32)
     np.cumsum([pending.tokens for pending in inputs], out=cu_seqlens[1:])
     pool_from = np.array([pending.pool_from for pending in inputs], dtype=np.int32)
+    attended = None
+    if any(pending.attended for pending in inputs):
+        counts = [pending.attended or pending.tokens for pending in inputs]
+        attended = np.array(counts, dtype=np.int32)
     if len(inputs) == 1:
-        return PackedBatch(inputs[0].ids, cu_seqlens, inputs[0].type_ids, pool_from)
+        return PackedBatch(inputs[0].ids, cu_seqlens, inputs[0].type_ids, pool_from, attended)
     return PackedBatch(
         np.concatenate([pending.ids for pending in inputs]),
         cu_seqlens,
         np.concatenate([pending.type_ids for pending in inputs]),
         pool_from,
+        attended,
     )
 
 
@@ -109,7 +114,14 @@ def _results(
         dense = embedding_ops.l2_normalise(dense) if options.normalize else dense
         check_finite(dense, "vector")
         return [_result(pending, vector) for pending, vector in zip(inputs, dense, strict=True)]
-    collector = ResultCollector(len(inputs), options.outputs, options.size, options.normalize)
+    collector = ResultCollector(
+        len(inputs),
+        options.outputs,
+        options.size,
+        options.normalize,
+        late=model.late,
+        role=options.role,
+    )
     collector.add(np.arange(len(inputs)), batch, result, model.tokenizer.special_ids)
     return [_result(pending, *collector.row(i)) for i, pending in enumerate(inputs)]
 
