@@ -11,7 +11,7 @@ from opengte.errors import AccessError, InputError, MissingExtraError
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from opengte.encoder import Encoder, Reranker
+    from opengte.encoder import Encoder, LateInteraction, Reranker
     from opengte.search.model_identity import ModelIdentity
     from opengte.search.web.app import Authorizer, SearchSite
     from opengte.search.web.service import SearchService
@@ -148,12 +148,12 @@ def _encoder(settings: "ServerSettings") -> "Callable[[ModelIdentity], Encoder]"
     return load
 
 
-def _reranker(settings: "ServerSettings") -> "Callable[[], Reranker]":
-    def load() -> "Reranker":
-        import opengte
+def _reranker(settings: "ServerSettings") -> "Callable[[], Reranker | LateInteraction]":
+    def load() -> "Reranker | LateInteraction":
+        from opengte.encoder import load_scorer
 
         assert settings.reranker is not None
-        return opengte.Reranker.load(settings.reranker, **_running(settings))
+        return load_scorer(settings.reranker, **_running(settings))
 
     return load
 

@@ -3,7 +3,7 @@
 from opengte.encoder.encoder import Encoder
 from opengte.encoder.late import LateInteraction
 from opengte.encoder.loaded_model import Counters
-from opengte.encoder.loading import load_another_engine, load_model
+from opengte.encoder.loading import load_another_engine, load_model, load_scorer
 from opengte.encoder.reranker import Reranker
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "Reranker",
     "load_another_engine",
     "load_model",
+    "load_scorer",
 ]

@@ -1,11 +1,13 @@
 """Loading an encoder or a reranker, and more engines for a loaded model."""
 
 from pathlib import Path
+from typing import Any
 
 from opengte import checkpoint as checkpoints
 from opengte import engine as engines
 from opengte.checkpoint import Kind
 from opengte.encoder.encoder import Encoder
+from opengte.encoder.late import LateInteraction
 from opengte.encoder.loaded_model import LoadedModel
 from opengte.encoder.reranker import Reranker
 from opengte.engine.base import Engine
@@ -39,6 +41,18 @@ def load_model(
     )
     chosen = Reranker if checkpoint.kind == "reranker" else Encoder
     return chosen(checkpoint, loaded)._loaded(offline=offline, threads=threads, device=device)
+
+
+def load_scorer(model: str | Path, **settings: Any) -> Reranker | LateInteraction:
+    """Load a model that scores documents: a reranker, or late interaction if its files say so.
+
+    settings and errors are those of `Encoder.load`.
+
+    >>> type(load_scorer("lightonai/LateOn")).__name__
+    'LateInteraction'
+    """
+    loaded = load_model(model, kind="reranker", **settings)
+    return loaded if isinstance(loaded, Reranker) else LateInteraction(loaded)
 
 
 def load_another_engine(loaded: LoadedModel, threads: int | None = None) -> Engine:

@@ -20,6 +20,7 @@ from opengte.search.filters import Filter, conditions, parse_filter
 from opengte.search.ingest.embedder import Embedder
 from opengte.search.model_identity import ModelIdentity, adopt_settings
 from opengte.search.parse import walk
+from opengte.search.retrieval.late import LateQuery
 from opengte.search.retrieval.search import EncodedQuery
 from opengte.search.roots import PLACES, Roots
 from opengte.search.stores.base import Store
@@ -33,7 +34,7 @@ from opengte.search.stores.listing import store_revision
 from opengte.search.stores.url import hide_password
 
 if TYPE_CHECKING:
-    from opengte.encoder import Encoder
+    from opengte.encoder import Encoder, LateInteraction
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,10 @@ class Index:
         self.live = live
         self._roots: tuple[object, Roots] | None = None
         self._model = _Model(self.identity, place, load or _load_encoder, self._adopt)
+        self._late: _Model | None = None
+        if settings.get("late") is not None:
+            identity = ModelIdentity.from_settings(settings["late"])
+            self._late = _Model(identity, place, _load_encoder, lambda encoder: None)
         if encoder is not None:
             self._model.use(encoder)
 
@@ -80,13 +85,13 @@ class Index:
         settings: Mapping[str, Any],
         instruction: str | None,
         storage_options: Mapping[str, str] | None = None,
+        late: "LateInteraction | None" = None,
     ) -> "Index":
         """Make an empty index; settings are those of `KnowledgeBase.create`."""
         from opengte.search.stores.open import open_store
 
         place, dimension = os.fspath(path), encoder.card.dimension
-        names = ("passages", "span_tokens", "window_tokens")
-        embedder = Embedder(encoder, *(settings[name] for name in names))
+        embedder = _embedder(encoder, settings, late)
         first_pass = settings["first_pass"]
         if first_pass is not None and not 1 <= first_pass < dimension:
             raise InputError(f"first_pass is {first_pass}, expected 1 to {dimension - 1}")
@@ -94,6 +99,11 @@ class Index:
             encoder.embed(["x"], role="query", instruction=instruction, progress=False)
         claim_folder(place)
         store, shown = open_store(place, storage_options), hide_password(place)
+        if late is not None and store.name not in ("lance", "memory"):
+            raise InputError(
+                f"late is `{late.card.name}`, but `{shown}` keeps no token vectors: only an index "
+                "in a folder or a bucket (LanceDB) does"
+            )
         if store.settings() is not None:
             raise InputError(f"`{shown}` is an index already; open it, or choose another place")
         stored = {
@@ -104,9 +114,14 @@ class Index:
             "passages": embedder.passages,
             "words": segmentation.VERSION,
         }
+        if late is not None:
+            stored["late"] = ModelIdentity.of(late.card, None).settings()
         store.save_settings(stored)
         live = live_generation(place, storage_options)
-        return cls(shown, store, stored, encoder=encoder, live=live)
+        made = cls(shown, store, stored, encoder=encoder, live=live)
+        if late is not None and made._late is not None:
+            made._late.use(late.encoder)
+        return made
 
     @classmethod
     def open(
@@ -170,11 +185,19 @@ class Index:
         """The model that made this index, loaded on first use."""
         return self._model.encoder
 
+    @property
+    def late(self) -> "LateInteraction | None":
+        """The model of the token vectors of this index, loaded on first use; None without them."""
+        if self._late is None:
+            return None
+        from opengte.encoder import LateInteraction
+
+        return LateInteraction(self._late.encoder)
+
     @cached_property
     def embedder(self) -> Embedder:
         """Splits and embeds documents with the settings of this index."""
-        names = ("passages", "span_tokens", "window_tokens")
-        return Embedder(self.encoder, *(self.settings[name] for name in names))
+        return _embedder(self.encoder, self.settings, self.late)
 
     def encode_query(self, text: str) -> EncodedQuery:
         """Encode a query for every retriever. Raises InputError for a query without words."""
@@ -189,7 +212,12 @@ class Index:
             progress=False,
         )
         assert result.dense is not None
-        return EncodedQuery(text, result.dense[0], result.sparse[0] if result.sparse else {})
+        sparse = result.sparse[0] if result.sparse else {}
+        model = self.late
+        if model is None:
+            return EncodedQuery(text, result.dense[0], sparse)
+        late, cut = LateQuery.of(model, text)
+        return EncodedQuery(text, result.dense[0], sparse, late, late_truncated=cut)
 
     def limited(self, where: Filter | None) -> "Index":
         """Return the documents that match, as a read-only index that shares the model."""
@@ -285,6 +313,13 @@ class _Model:
         self._identity.adopt(encoder).check(other, self._place)
         self._adopt(encoder)
         self._encoder = encoder
+
+
+def _embedder(
+    encoder: "Encoder", settings: Mapping[str, Any], late: "LateInteraction | None"
+) -> Embedder:
+    passages, span = settings["passages"], settings["span_tokens"]
+    return Embedder(encoder, passages, span, settings["window_tokens"], late)
 
 
 def _load_encoder(identity: ModelIdentity) -> "Encoder":

@@ -28,7 +28,7 @@ from opengte.search.roots import Root
 from opengte.text_input import check_ids
 
 if TYPE_CHECKING:
-    from opengte.encoder import Encoder, Reranker
+    from opengte.encoder import Encoder, LateInteraction, Reranker
     from opengte.search.calibration.questions import Question
     from opengte.search.maintenance.check import CheckReport
     from opengte.search.maintenance.explain import Explanation
@@ -62,6 +62,7 @@ class KnowledgeBase(IndexHandle):
         first_pass: int | None = None,
         language: str | None = "English",
         instruction: str | None = None,
+        late: "LateInteraction | None" = None,
         storage_options: Mapping[str, str] | None = None,
     ) -> "KnowledgeBase":
         """Make an empty index.
@@ -77,6 +78,8 @@ class KnowledgeBase(IndexHandle):
             first_pass: Dimensions that find candidates (Matryoshka models); all score them.
             language: Its word endings are ignored by BM25; None: words match as they are.
             instruction: Task instruction of every query.
+            late: A model whose token vectors of every passage are kept (int8, its width + 4 bytes a
+                token); MaxSim rescores what the other legs find. LanceDB only.
             storage_options: Credentials and settings of the bucket or server.
 
         Raises:
@@ -92,7 +95,7 @@ class KnowledgeBase(IndexHandle):
             "window_tokens": window_tokens,
             "language": language,
         }
-        return cls(Index.create(path, encoder, settings, instruction, storage_options))
+        return cls(Index.create(path, encoder, settings, instruction, storage_options, late))
 
     @classmethod
     def open(
@@ -301,7 +304,7 @@ class KnowledgeBase(IndexHandle):
         k: int = 10,
         *,
         where: Mapping[str, Any] | Filter | None = None,
-        reranker: "Reranker | None" = None,
+        reranker: "Reranker | LateInteraction | None" = None,
         min_confidence: "confidence.MinConfidence" = None,
         **options: Any,
     ) -> SearchResult:
@@ -348,7 +351,7 @@ class KnowledgeBase(IndexHandle):
         *,
         k: int = 10,
         where: Mapping[str, Any] | Filter | None = None,
-        reranker: "Reranker | None" = None,
+        reranker: "Reranker | LateInteraction | None" = None,
         **options: Any,
     ) -> "Explanation":
         """Follow a query and the document that should answer it; report where it was lost.
@@ -380,7 +383,7 @@ class KnowledgeBase(IndexHandle):
         *,
         generate: int = 300,
         seed: int = 0,
-        reranker: "Reranker | None" = None,
+        reranker: "Reranker | LateInteraction | None" = None,
         **options: Any,
     ) -> confidence.Calibration:
         """Learn how sure answers are, store that with the index, and return it with its accuracy.

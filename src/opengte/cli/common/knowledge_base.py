@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from opengte.cli.common.options import ModelOptions
+from opengte.cli.common.options import ModelOptions, load_scoring_model
 
 if TYPE_CHECKING:
-    from opengte import Encoder, Reranker
+    from opengte import Encoder, LateInteraction, Reranker
     from opengte.search.model_identity import ModelIdentity
 
 
@@ -47,16 +47,9 @@ def index_encoder_loader(options: ModelOptions) -> "Callable[[ModelIdentity], En
     return load
 
 
-def load_reranker(name: str | None, options: ModelOptions) -> "Reranker | None":
-    """Load a reranker, or return None without a name."""
+def load_reranker(name: str | None, options: ModelOptions) -> "Reranker | LateInteraction | None":
+    """Load a reranker or a late-interaction model, or return None without a name."""
     if name is None:
         return None
-    import opengte
-
-    return opengte.Reranker.load(
-        name,
-        engine=options.engine,
-        threads=options.threads,
-        device=options.device,
-        offline=options.offline,
-    )
+    names = ("engine", "threads", "device", "offline")
+    return load_scoring_model(name, {name: getattr(options, name) for name in names})

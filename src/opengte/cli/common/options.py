@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from opengte import Encoder, Reranker
+    from opengte import Encoder, LateInteraction, Reranker
     from opengte.types import Embeddings
 
 AnyFunction = Callable[..., Any]
@@ -38,11 +38,9 @@ class ModelOptions:
 
         return opengte.Encoder.load(self.name, **self._settings())
 
-    def load_reranker(self) -> "Reranker":
-        """Load the chosen reranker."""
-        import opengte
-
-        return opengte.Reranker.load(self.name, **self._settings())
+    def load_reranker(self) -> "Reranker | LateInteraction":
+        """Load the chosen reranker, or late-interaction model."""
+        return load_scoring_model(self.name, self._settings())
 
     @property
     def name(self) -> str:
@@ -72,12 +70,25 @@ class TextOptions:
         return encoder.embed(texts, outputs=outputs, progress=False, **options)  # type: ignore[arg-type]
 
 
+def load_scoring_model(name: str, settings: dict[str, Any]) -> "Reranker | LateInteraction":
+    """Load a model that scores documents: a reranker, or one of late interaction."""
+    import opengte
+    from opengte.errors import CheckpointError
+
+    try:
+        return opengte.Reranker.load(name, **settings)
+    except CheckpointError:  # raised again if it is neither
+        from opengte.encoder import load_scorer
+
+        return load_scorer(name, **settings)
+
+
 def engine_summary(model: "Encoder | Reranker") -> str:
     """Return the engine and the precision of a model, which change the numbers."""
     return f"({model.card.engine}, {model.card.precision})"
 
 
-def note_default_instruction(model: "Encoder | Reranker") -> None:
+def note_default_instruction(model: "Encoder | Reranker | LateInteraction") -> None:
     """Say on stderr that queries took the instruction which stands for none."""
     if model.counters.missing_instructions:
         click.echo("note: no --instruction given, using the model's default instruction", err=True)

@@ -16,10 +16,12 @@ from opengte.cli.common.progress import progress_bar
 from opengte.errors import InputError
 
 if TYPE_CHECKING:
+    from opengte import LateInteraction
     from opengte.search.ingest.writer import IngestReport
     from opengte.search.kb import KnowledgeBase
 
 SHOWN = 10  # problems that are printed unless all are asked for
+SCALE_BYTES = 4  # of a token vector, beside one for each dimension
 REASONS = 5  # for which files were skipped, in a summary
 
 
@@ -90,6 +92,11 @@ REASONS = 5  # for which files were skipped, in a summary
     "--instruction", metavar="TEXT", help="Task description for all queries to this index."
 )
 @click.option(
+    "--late",
+    metavar="MODEL",
+    help="Late-interaction model: keep token vectors of every passage, and rescore by MaxSim.",
+)
+@click.option(
     "--text-field", multiple=True, metavar="NAME", help="Field or column with the text; repeatable."
 )
 @click.option("--title-field", metavar="NAME", help="Field or column with the title.")
@@ -121,6 +128,7 @@ def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
       gte index run rows.jsonl --to kb/ --text-field body --id-field url
       gte index run notes/ --to kb/ --dry-run
       gte index run notes/ --to kb/ --watch
+      gte index run notes/ --to kb/ --late lightonai/LateOn
       gte index run /mnt/disk/notes --to kb/ --as old-notes
     """
     from opengte.search.index import index_exists
@@ -135,7 +143,13 @@ def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
     if watch:
         _watch(base, [str(path) for path in paths], chosen)
         return
-    total = sum(file_sizes([str(path) for path in paths])) if sys.stderr.isatty() else None
+    late = base.settings.get("late")
+    total = None
+    if sys.stderr.isatty() or late:
+        total = sum(file_sizes([str(path) for path in paths]))
+    if late and total is not None and not chosen.dry_run:
+        click.echo(_late_note(late, total), err=True)
+    total = total if sys.stderr.isatty() else None
     with progress_bar("B", total=total) as advance:
         try:
             report = base.index(paths, chosen, lambda path, size: advance(size))
@@ -147,6 +161,13 @@ def command(paths: tuple[Path, ...], kb: str, **values: Any) -> None:
     _summarise(report, base, dry_run=chosen.dry_run, as_json=as_json)
     if report.problems or report.upkeep:
         raise click.exceptions.Exit(errors.FAILED)
+
+
+def _late_note(late: dict[str, Any], total: int) -> str:
+    """Say how many bytes token vectors take; a token is taken as four bytes of text."""
+    each = late["dimension"] + SCALE_BYTES
+    most = output.format_bytes(each * total // 4)
+    return f"token vectors of {late['model']}: {each} bytes a token, about {most} for all files"
 
 
 def _watch(base: "KnowledgeBase", paths: list[str], chosen: Any) -> None:
@@ -206,6 +227,15 @@ def _opened(
         first_pass=given.get("first_pass"),
         language=_language(given.get("language", "English")),
         instruction=given.get("instruction"),
+        late=_load_late(given["late"], options) if "late" in given else None,
+    )
+
+
+def _load_late(name: str, options: ModelOptions) -> "LateInteraction":
+    import opengte
+
+    return opengte.LateInteraction.load(
+        name, engine=options.engine, threads=options.threads, offline=options.offline
     )
 
 
@@ -239,7 +269,8 @@ def _language(name: str) -> str | None:
 def _check_settings(base: "KnowledgeBase", given: dict[str, Any]) -> None:
     """Raise InputError for settings that differ from those of the index."""
     names = {"passage_tokens": "span_tokens"}
-    there = {**base.settings, "instruction": base.identity.instruction}
+    late = (base.settings.get("late") or {}).get("model")
+    there = {**base.settings, "instruction": base.identity.instruction, "late": late}
     for name, value in given.items():
         value = _language(value) if name == "language" else value
         kept = there.get(names.get(name, name))

@@ -12,7 +12,7 @@ from opengte.cli.common.options import ModelOptions, engine_summary, options_rec
 from opengte.errors import InputError
 
 if TYPE_CHECKING:
-    from opengte import Reranker
+    from opengte import LateInteraction, Reranker
     from opengte.search.kb import KnowledgeBase
     from opengte.search.maintenance.explain import Explanation
     from opengte.search.retrieval.search import SearchHit, SearchResult
@@ -71,7 +71,7 @@ index_options = options_record(
     click.option(
         "--leg",
         multiple=True,
-        type=click.Choice(["dense", "sparse", "lexical"]),
+        type=click.Choice(["dense", "sparse", "lexical", "late"]),
         help="Retrieval method to use; repeatable.  [default: all that the index has]",
     ),
     click.option(
@@ -167,8 +167,10 @@ def search_values(index: IndexOptions) -> dict[str, Any]:
 
 def _weight(text: str) -> tuple[str, float]:
     leg, _, value = text.partition("=")
-    if leg not in ("dense", "sparse", "lexical"):
-        raise InputError(f"--weight is {text!r}, expected dense=, sparse= or lexical= and a number")
+    if leg not in ("dense", "sparse", "lexical", "late"):
+        raise InputError(
+            f"--weight is {text!r}, expected dense=, sparse=, lexical= or late= and a number"
+        )
     try:
         return leg, float(value)
     except ValueError:
@@ -225,7 +227,7 @@ def _explain(
     text: str,
     top: int,
     index: IndexOptions,
-    reranker: "Reranker | None",
+    reranker: "Reranker | LateInteraction | None",
     *,
     as_json: bool,
 ) -> None:

@@ -45,7 +45,7 @@ from opengte.search.stores.base import ScoredIds, SparseVector, Store
 from opengte.types import Floats
 
 if TYPE_CHECKING:
-    from opengte.encoder import Reranker
+    from opengte.encoder import LateInteraction, Reranker
 
 FOLDS = 5
 LEAST = 20  # questions to learn from
@@ -80,7 +80,7 @@ def calibrate(
     *,
     generate: int = GENERATED,
     seed: int = 0,
-    reranker: "Reranker | None" = None,
+    reranker: "Reranker | LateInteraction | None" = None,
     options: query.SearchOptions | None = None,
 ) -> Calibration:
     """Learn the confidence of an index's answers, and return it; nothing is kept here."""
@@ -113,7 +113,7 @@ def calibrate(
 class _Search:
     index: Index
     options: query.SearchOptions
-    reranker: "Reranker | None"
+    reranker: "Reranker | LateInteraction | None"
 
     def __call__(
         self, question: Question, group: str, hidden: frozenset[str] = frozenset()

@@ -18,7 +18,7 @@ from opengte.search.retrieval.search import EncodedQuery, SearchHit, SearchOptio
 from opengte.search.stores.base import Store
 
 if TYPE_CHECKING:
-    from opengte.encoder import Reranker
+    from opengte.encoder import LateInteraction, Reranker
 
 VERSION = 2  # of the features: a calibration of another one is not used
 EVIDENCE_HITS = 10  # hits that evidence is taken from, however few are shown
@@ -158,12 +158,13 @@ def calibration_of(settings: Mapping[str, Any]) -> Calibration | None:
 
 def scoring_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return all settings of an index that change scores."""
-    names = ("model", "first_pass", "passages", "span_tokens", "window_tokens", "language")
+    names = ["model", "first_pass", "passages", "span_tokens", "window_tokens", "language"]
+    names += ["late"] * bool(settings.get("late"))
     return {name: settings.get(name) for name in names}
 
 
 def search_configuration(
-    options: SearchOptions, reranker: "Reranker | None", *, former: bool = False
+    options: SearchOptions, reranker: "Reranker | LateInteraction | None", *, former: bool = False
 ) -> dict[str, Any]:
     """Return what of a search decides which scores its hits have.
 
@@ -181,7 +182,7 @@ def search_configuration(
     }
 
 
-def _name(reranker: "Reranker", former: bool) -> str:
+def _name(reranker: "Reranker | LateInteraction", former: bool) -> str:
     card = getattr(reranker, "card", None)
     if card is None:
         return type(reranker).__name__
@@ -193,7 +194,7 @@ def search_with_confidence(
     store: Store,
     asked: EncodedQuery,
     options: SearchOptions,
-    reranker: "Reranker | None" = None,
+    reranker: "Reranker | LateInteraction | None" = None,
     calibration: Calibration | None = None,
     least: MinConfidence = None,
 ) -> SearchResult:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opengte.embedding_ops import l2_normalise
+from opengte.engine.maxsim import TokenVectors
 from opengte.errors import InputError
 from opengte.search.ingest.splitter import CharRange, SpanCounter
 from opengte.search.ingest.windows import SPAN_TOKENS, DocumentWindow, split_windows
@@ -25,7 +26,7 @@ from opengte.search.stores.base import SpanVectors, StoredWindow
 from opengte.types import Embeddings, Floats, Output
 
 if TYPE_CHECKING:
-    from opengte.encoder import Encoder
+    from opengte.encoder import Encoder, LateInteraction
 
 Offsets = npt.NDArray[np.int64]
 DocumentParts = tuple[str, str, Sequence[Section]]  # title, text, sections
@@ -80,7 +81,10 @@ class Embedder:
         passages: PassageMode = "auto",
         span_tokens: int = SPAN_TOKENS,
         window_tokens: int | None = None,
+        late: "LateInteraction | None" = None,
     ) -> None:
+        if late is not None and passages == "none":
+            raise InputError("passages='none', but late interaction scores passages; use 'auto'")
         mean = passages in ("auto", "late") and pools_by_mean(encoder)
         if passages == "late" and not mean:
             raise InputError(
@@ -88,6 +92,7 @@ class Embedder:
                 "states: its spans would not be in the space of its queries. Use 'classic'"
             )
         self.encoder = encoder
+        self.late = late
         self.passages: PassageMode = (
             ("late" if mean else "classic") if passages == "auto" else passages
         )
@@ -153,6 +158,8 @@ class Embedder:
             )
             spans = self._spans(batch, found)
             lost = {record.index for record in found.truncated}
+            tokens, cut = self._late_vectors(batch)
+            lost |= cut
             assert found.dense is not None
             for index, job in enumerate(batch):
                 window = StoredWindow(
@@ -162,8 +169,29 @@ class Embedder:
                     spans=spans[index],
                     tokens=int(found.token_counts[index]),
                     sparse=found.sparse[index] if found.sparse else {},
+                    late=tokens[index],
                 )
                 yield job, window, index in lost
+
+    def _late_vectors(self, batch: Sequence[_Job]) -> tuple[list[TokenVectors | None], set[int]]:
+        """Return the token vectors of each window's spans, and the windows where one was cut."""
+        if self.late is None:
+            return [None] * len(batch), set()
+        spans = [
+            (i, self._own(job, *span)) for i, job in enumerate(batch) for span in job.window.spans
+        ]
+        found = self.late.encoder.embed(
+            [text for _, text in spans], role="document", outputs=("tokens",), progress=False
+        )
+        assert found.tokens is not None
+        rows = iter(found.tokens)
+        width = self.late.card.dimension
+        made: list[TokenVectors | None] = []
+        for job in batch:
+            own = [next(rows) for _ in job.window.spans]
+            kept = TokenVectors.of(own, "int8") if own else no_tokens(width)
+            made.append(kept)
+        return made, {spans[record.index][0] for record in found.truncated}
 
     def _outputs(self) -> tuple[Output, ...]:
         wanted: list[Output] = ["dense"]
@@ -233,6 +261,12 @@ class Embedder:
     def _own(self, job: _Job, start: int, end: int) -> str:
         shift = job.offset - job.window.start
         return job.text[start + shift : end + shift]
+
+
+def no_tokens(width: int) -> TokenVectors:
+    """Return the token vectors of a window without spans."""
+    none = np.zeros((0, width), np.int8)
+    return TokenVectors(none, np.zeros(1, np.int64), np.zeros(0, np.float32))
 
 
 def _measure(starts: Offsets) -> SpanCounter:

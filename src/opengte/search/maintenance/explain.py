@@ -14,7 +14,7 @@ from opengte.search.stores.base import ScoredIds, StoredDocument
 from opengte.search.stores.listing import list_documents
 
 if TYPE_CHECKING:
-    from opengte.encoder import Reranker
+    from opengte.encoder import LateInteraction, Reranker
 
 FAR = 10_000  # ranks looked at
 
@@ -47,7 +47,7 @@ class Explanation:
             return last.name if last.good is False else None
         if lost.name != "fused":
             return lost.name
-        legs = [s for s in self.steps if s.name in search.LEGS or s.name == "exact dense"]
+        legs = [s for s in self.steps if s.name in search.ALL_LEGS or s.name == "exact dense"]
         reached = [step.name for step in legs if step.good]
         if "exact dense" in reached and "dense" not in reached:
             return "approximate index"
@@ -59,7 +59,7 @@ def explain(
     question: str,
     expected: str,
     options: search.SearchOptions,
-    reranker: "Reranker | None",
+    reranker: "Reranker | LateInteraction | None",
 ) -> Explanation:
     """Return what happened to the expected document at each step."""
     document, missing = _find(index, expected)
@@ -72,10 +72,16 @@ def explain(
         steps.append(ExplanationStep("filter", "fits" if good else "does not fit", good))
     exact = index.store.dense(asked.vector, FAR, options.where, exact=True)
     steps.append(_place("exact dense", exact, document.id, options.candidates))
-    rankings, _ = search.run_legs(index.store, asked, options, search.StepTimer())
+    clock = search.StepTimer()
+    rankings, _ = search.run_legs(index.store, asked, options, clock)
     for leg, ranking in rankings.items():
         steps.append(_place(leg, ranking, document.id, options.candidates))
     fused = fuse(rankings, options.fusion)
+    late = search.late_leg(index.store, fused, asked, options, clock)
+    if late is not None:
+        rankings["late"] = late[0]
+        steps.append(_place("late", late[0], document.id, options.k))
+        fused = fuse(rankings, options.fusion)
     shown = search.RERANK_DEPTH if reranker else options.k
     steps.append(_place("fused", fused, document.id, shown))
     answer = search.search(index.store, asked, options, reranker)

@@ -26,7 +26,8 @@ def export_index(index: Index, path: str | Path) -> int:
     pa, pq = _arrow()
     from opengte.search.stores.lancedb.rows import arrow_schema, to_table
 
-    columns = arrow_schema(index.settings["dimension"], None)
+    late = index.settings.get("late") is not None
+    columns = arrow_schema(index.settings["dimension"], None, late=late)
     plain = columns.set(columns.get_field_index("metadata"), pa.field("metadata", pa.string()))
     plain = plain.with_metadata({KEY: json.dumps(index.settings).encode()})
     final, part = os.fspath(path), f"{os.fspath(path)}.part"

@@ -51,7 +51,8 @@ def fuse(legs: Mapping[str, ScoredIds], fusion: Fusion) -> list[tuple[str, float
         if fusion.method == "rrf":
             parts = _reciprocal(ranking, fusion.k)
         else:
-            missing = 0 if leg == "dense" else max(map(len, legs.values())) - len(ranking)
+            whole = leg in ("dense", "late")  # what they did not return does not score 0
+            missing = 0 if whole else max(map(len, legs.values())) - len(ranking)
             parts = standardise(ranking, missing)
         for (name, _), part in zip(ranking, parts, strict=True):
             total[name] = total.get(name, 0.0) + weight * part

@@ -1,6 +1,7 @@
 """Hybrid search: retrievers (legs), fusion, best passages, reranking and MMR.
 
-A leg is one retriever: dense vectors, learned sparse weights, or BM25 (lexical).
+A leg is one retriever: dense vectors, learned sparse weights, or BM25 (lexical). The leg of late
+interaction scores what the others found, and is fused with them.
 """
 
 import re
@@ -20,6 +21,7 @@ from opengte.search.ingest.windows import heading_at
 from opengte.search.minhash import first_near_duplicate
 from opengte.search.parse.base import Scalar
 from opengte.search.retrieval.fusion import Fusion, fuse
+from opengte.search.retrieval.late import LatePassage, LateQuery, one_of
 from opengte.search.retrieval.mmr import mmr
 from opengte.search.segmentation import script_terms
 from opengte.search.stores.base import ScoredIds, SparseVector, Store, StoredDocument
@@ -27,10 +29,11 @@ from opengte.search.stores.listing import fetch_for_display
 from opengte.types import Floats
 
 if TYPE_CHECKING:
-    from opengte.encoder import Reranker
+    from opengte.encoder import LateInteraction, Reranker
 
-Leg = Literal["dense", "sparse", "lexical"]
-LEGS: tuple[Leg, ...] = ("dense", "sparse", "lexical")
+Leg = Literal["dense", "sparse", "lexical", "late"]
+LEGS: tuple[Leg, ...] = ("dense", "sparse", "lexical")  # that find documents
+ALL_LEGS: tuple[Leg, ...] = (*LEGS, "late")
 # documents of each leg that are fused: what comes late weighs little by its rank, but the mean and
 # the spread of its scores count in the other
 DEPTH = {"rrf": 100, "weighted": 200}
@@ -50,6 +53,8 @@ class EncodedQuery:
     text: str
     vector: Floats
     sparse: SparseVector = field(default_factory=dict)
+    late: LateQuery | None = None
+    late_truncated: bool = False  # the late model takes fewer tokens
 
     @cached_property
     def words(self) -> frozenset[str]:
@@ -80,9 +85,11 @@ class SearchOptions:
             )
         if not 0.0 <= self.diversity <= 1.0:
             raise InputError(f"diversity is {self.diversity}, expected 0 to 1")
-        unknown = [leg for leg in self.legs or () if leg not in LEGS]
+        unknown = [leg for leg in self.legs or () if leg not in ALL_LEGS]
         if unknown or self.legs == ():
-            raise InputError(f"legs are {self.legs!r}, expected some of {', '.join(LEGS)}")
+            raise InputError(f"legs are {self.legs!r}, expected some of {', '.join(ALL_LEGS)}")
+        if self.legs == ("late",):
+            raise InputError("legs are late alone, which scores what another leg found; add one")
 
     @property
     def candidates(self) -> int:
@@ -159,18 +166,29 @@ class SearchResult:
 
 
 def search(
-    store: Store, asked: EncodedQuery, options: SearchOptions, reranker: "Reranker | None" = None
+    store: Store,
+    asked: EncodedQuery,
+    options: SearchOptions,
+    reranker: "Reranker | LateInteraction | None" = None,
 ) -> SearchResult:
     """Return the documents that answer a query best."""
     clock = StepTimer()
     rankings, underfilled = run_legs(store, asked, options, clock)
     fused = fuse(rankings, options.fusion)
+    late = late_leg(store, fused, asked, options, clock)
+    if late is not None:
+        rankings["late"] = late[0]
+        fused = fuse(rankings, options.fusion)
     wanted = options.k * (MMR_CANDIDATES if options.diversity else 1)
     wanted = max(wanted, options.reranked if reranker else 0)
     with clock("fetch"):
         documents, copies = _distinct(store, fused, wanted, collapse=options.collapse)
     scores, ranks = dict(fused), {leg: _ranked(ranking) for leg, ranking in rankings.items()}
-    hits = [_hit(one, scores[one.id], ranks, asked, tuple(copies[one.id])) for one in documents]
+    best = late[1] if late else {}
+    hits = [
+        _hit(one, scores[one.id], ranks, asked, tuple(copies[one.id]), best.get(one.id))
+        for one in documents
+    ]
     if reranker and hits:
         with clock("rerank"):
             hits = _reranked(hits, documents, asked, reranker)
@@ -179,7 +197,29 @@ def search(
     hits = [replace(hit, rank=rank) for rank, hit in enumerate(hits[: options.k], 1)]
     counts = {leg: len(ranking) for leg, ranking in rankings.items()}
     spreads = {leg: _spread(ranking) for leg, ranking in rankings.items() if ranking}
-    return SearchResult(tuple(hits), counts, clock.seconds, underfilled, spreads=spreads)
+    notes = () if late is None or not asked.late_truncated else (LATE_TRUNCATED,)
+    return SearchResult(tuple(hits), counts, clock.seconds, underfilled, notes, spreads)
+
+
+LATE_TRUNCATED = (
+    "the query is longer than the late-interaction model takes: its end does not count in that leg"
+)
+
+
+def late_leg(
+    store: Store,
+    fused: Sequence[tuple[str, float]],
+    asked: EncodedQuery,
+    options: SearchOptions,
+    clock: "StepTimer",
+) -> tuple[ScoredIds, dict[str, LatePassage]] | None:
+    """Score the best candidates by MaxSim; None where the index has no token vectors."""
+    chosen = options.legs is None or "late" in options.legs
+    if asked.late is None or not chosen or options.fusion.weight("late") == 0:
+        return None
+    with clock("late"):
+        names = [name for name, _ in fused[: max(options.k, options.reranked)]]
+        return asked.late.rank(list(fetch_for_display(store, names).values()))
 
 
 class StepTimer:
@@ -214,7 +254,7 @@ def run_legs(
         "sparse": lambda: (store.sparse(asked.sparse, depth, options.where), False),
         "lexical": lambda: (store.lexical(asked.text, depth, options.where), False),
     }
-    legs = [leg for leg in options.legs or LEGS if options.fusion.weight(leg) > 0]
+    legs = [leg for leg in options.legs or LEGS if leg in LEGS and options.fusion.weight(leg) > 0]
     if not asked.sparse:
         legs = [leg for leg in legs if leg != "sparse"]
     begun = [_LEGS.submit(_timed, work[leg]) for leg in legs[1:]]
@@ -287,13 +327,14 @@ def _hit(
     ranks: Mapping[str, Mapping[str, LegScore]],
     asked: EncodedQuery,
     copies: tuple[str, ...],
+    late: LatePassage | None,
 ) -> SearchHit:
     return SearchHit(
         rank=0,
         id=one.id,
         score=score,
         legs={leg: places[one.id] for leg, places in ranks.items() if one.id in places},
-        passage=best_passage(one, asked),
+        passage=best_passage(one, asked, late),
         title=one.title,
         source=one.source,
         line=one.line,
@@ -302,8 +343,15 @@ def _hit(
     )
 
 
-def best_passage(one: StoredDocument, asked: EncodedQuery) -> Passage:
-    """Return the span that is closest to the question, by its vector and the words they share."""
+def best_passage(
+    one: StoredDocument, asked: EncodedQuery, late: LatePassage | None = None
+) -> Passage:
+    """Return the span that is closest to the question, by its vector and the words they share.
+
+    late, the span with the best MaxSim, is it where there is one.
+    """
+    if late is not None and asked.late is not None:
+        return _late_passage(one, asked, asked.late, late)
     best = _best_span(one, asked)
     if best is None:  # no spans are kept: the window that is closest
         window = max(one.windows, key=lambda window: float(window.vector @ asked.vector))
@@ -314,6 +362,32 @@ def best_passage(one: StoredDocument, asked: EncodedQuery) -> Passage:
     return Passage(
         start, end, text, heading_at(one.sections, start), score, highlight(text, asked.words)
     )
+
+
+def _late_passage(
+    one: StoredDocument, asked: EncodedQuery, query: LateQuery, late: LatePassage
+) -> Passage:
+    """Return the passage with the best MaxSim; its marks are the words whose tokens matched."""
+    window = one.windows[late.window]
+    assert window.late is not None
+    start, end = (int(x) for x in window.spans.bounds[late.place])
+    vector = l2_normalise(window.spans.floats()[late.place])
+    text = one.text[start:end]
+    matched = query.marks(text, one_of(window.late, late.place))
+    marks = highlight(text, asked.words) if matched is None else _whole_words(text, matched)
+    heading = heading_at(one.sections, start)
+    return Passage(start, end, text, heading, float(vector @ asked.vector), marks)
+
+
+def _whole_words(text: str, spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Return the words that tokens at these characters are part of, without stop words."""
+    found = [
+        match.span()
+        for match in WORDS.finditer(text)
+        if match[0].lower() not in STOPWORDS
+        and any(start < match.end() and match.start() < end for start, end in spans)
+    ]
+    return _joined(found)
 
 
 def _best_span(one: StoredDocument, asked: EncodedQuery) -> tuple[float, int, int] | None:
@@ -402,7 +476,7 @@ def _reranked(
     hits: list[SearchHit],
     documents: Sequence[StoredDocument],
     asked: EncodedQuery,
-    reranker: "Reranker",
+    reranker: "Reranker | LateInteraction",
 ) -> list[SearchHit]:
     """Order hits by how a reranker reads their best passages; what it did not read comes after."""
     texts = {one.id: _around(one, hit.passage) for one, hit in zip(documents, hits, strict=True)}

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from opengte.engine.maxsim import TokenVectors
 from opengte.search.filters import Filter
 from opengte.search.parse.base import Scalar, Section
 from opengte.types import Floats
@@ -38,7 +39,10 @@ class SpanVectors:
 
 @dataclass(frozen=True, eq=False)
 class StoredWindow:
-    """One window: text[start:end], its vector (d,), its spans, its tokens."""
+    """One window: text[start:end], its vector (d,), its spans, its tokens.
+
+    late has the int8 token vectors of each span, of an index with late interaction.
+    """
 
     start: int
     end: int
@@ -46,6 +50,7 @@ class StoredWindow:
     spans: SpanVectors
     tokens: int
     sparse: SparseVector = field(default_factory=dict)
+    late: TokenVectors | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from opengte.search.filters import Filter
 from opengte.search.stores.base import StoredDocument
 
 if TYPE_CHECKING:
-    from opengte.encoder import Reranker
+    from opengte.encoder import LateInteraction, Reranker
     from opengte.search.kb import KnowledgeBase
     from opengte.search.retrieval.search import SearchHit
 
@@ -40,7 +40,7 @@ class AgentTools:
         *,
         only: Filter | None = None,
         most: int = 8 * DEFAULT_TOKENS,
-        reranker: "Reranker | None" = None,
+        reranker: "Reranker | LateInteraction | None" = None,
     ) -> None:
         if not MIN_TOKENS <= most <= MAX_TOKENS:
             raise InputError(f"most is {most}, expected {MIN_TOKENS} to {MAX_TOKENS:,} tokens")

@@ -34,7 +34,7 @@ from opengte.search.web import schemas
 from opengte.types import Floats
 
 if TYPE_CHECKING:
-    from opengte.encoder import Reranker
+    from opengte.encoder import LateInteraction, Reranker
     from opengte.search.kb import KnowledgeBase
 
 T = TypeVar("T")
@@ -59,13 +59,13 @@ class SearchService:
         name: str,
         kb: "KnowledgeBase",
         where: Filter | None = None,
-        load_reranker: "Callable[[], Reranker] | None" = None,
+        load_reranker: "Callable[[], Reranker | LateInteraction] | None" = None,
     ) -> None:
         self.name = name
         self._kb, self._refreshed = kb, -math.inf
         self._where = where
         self._load_reranker = load_reranker
-        self._loaded_reranker: Reranker | None = None
+        self._loaded_reranker: Reranker | LateInteraction | None = None
         self._reranker_lock = threading.Lock()
         self._facets: _Cache[FacetIndex] = _Cache()
         self._maps: _Cache[DocumentMap] = _Cache()
@@ -92,7 +92,7 @@ class SearchService:
             name=self.name,
             documents=index.store.count(),
             model=public_name(index.identity.model),
-            legs=["dense", *sparse, "lexical"],
+            legs=["dense", *sparse, "lexical", *(["late"] if index.settings.get("late") else [])],
             reranker=self._load_reranker is not None,
             language=index.settings.get("language"),
         )
@@ -250,7 +250,7 @@ class SearchService:
             raise NotFoundError(f"there is no document {name!r:.200} in `{self.name}`")
         return document
 
-    def _reranker(self) -> "Reranker":
+    def _reranker(self) -> "Reranker | LateInteraction":
         with self._reranker_lock:
             if self._loaded_reranker is None:
                 if self._load_reranker is None:

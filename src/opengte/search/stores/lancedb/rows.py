@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from opengte.embedding_ops import l2_normalise
+from opengte.engine.maxsim import TokenVectors
 from opengte.errors import MissingExtraError
 from opengte.search.parse.base import Section
 from opengte.search.segmentation import indexed_text
@@ -22,8 +23,11 @@ except ImportError:
     raise MissingExtraError("pyarrow", "search", "A knowledge base") from None
 
 
-def arrow_schema(dimension: int, short: int | None) -> Any:
-    """Return the columns of a row; short is the size of the vectors of a first pass."""
+def arrow_schema(dimension: int, short: int | None, *, late: bool = False) -> Any:
+    """Return the columns of a row; short is the size of the vectors of a first pass.
+
+    late: with columns for the token vectors of late interaction.
+    """
     fields = [
         pa.field("id", pa.string()),
         pa.field("window", pa.int32()),
@@ -52,6 +56,10 @@ def arrow_schema(dimension: int, short: int | None) -> Any:
     ]
     if short:
         fields.append(pa.field("short", pa.list_(pa.float32(), short)))
+    if late:
+        fields.append(pa.field("late_starts", pa.list_(pa.int64())))  # of each span's tokens
+        fields.append(pa.field("late_scales", pa.binary()))  # float32
+        fields.append(pa.field("late_vectors", pa.large_binary()))  # int8
     return pa.schema(fields)
 
 
@@ -126,7 +134,21 @@ def _window(window: StoredWindow) -> dict[str, Any]:
         "span_vectors": window.spans.vectors.tobytes(),
         "sparse_ids": list(window.sparse),
         "sparse_weights": list(window.sparse.values()),
+        **_late_columns(window.late),
     }
+
+
+def _late_columns(late: TokenVectors | None) -> dict[str, Any]:
+    if late is None or late.scales is None:
+        return dict.fromkeys(LATE_COLUMNS)
+    return {
+        "late_starts": late.starts.tolist(),
+        "late_scales": late.scales.tobytes(),
+        "late_vectors": late.values.tobytes(),
+    }
+
+
+LATE_COLUMNS = "late_starts late_scales late_vectors".split()
 
 
 DISPLAY_COLUMNS = (  # columns that an answer is made of
@@ -199,6 +221,20 @@ def _stored_window(row: dict[str, Any]) -> StoredWindow:
         ),
         tokens=row.get("tokens", 0),
         sparse=sparse_weights(row),
+        late=_late(row),
+    )
+
+
+def _late(row: dict[str, Any]) -> TokenVectors | None:
+    starts = row.get("late_starts")
+    if starts is None:
+        return None
+    values = np.frombuffer(row["late_vectors"], np.int8)
+    total = int(starts[-1])
+    return TokenVectors(
+        values.reshape(total, -1) if total else values.reshape(0, 1),
+        np.array(starts, np.int64),
+        np.frombuffer(row["late_scales"], np.float32),
     )
 
 

@@ -111,7 +111,8 @@ class LanceStore:
         if self._synced is not None and self._table(SETTINGS) is None:
             self._synced.restart()
         text = [pa.field("key", pa.string()), pa.field("value", pa.large_string())]
-        self._make(WINDOWS, arrow_schema(settings["dimension"], settings.get("first_pass")))
+        short, late = settings.get("first_pass"), settings.get("late") is not None
+        self._make(WINDOWS, arrow_schema(settings["dimension"], short, late=late))
         self._make(SOURCES, pa.schema([pa.field("id", pa.string()), *text[1:]]))
         table = self._make(SETTINGS, pa.schema(text))
         row = pa.table({"key": ["settings"], "value": [json.dumps(dict(settings))]})
@@ -156,7 +157,9 @@ class LanceStore:
         if not documents:
             return
         table = self.table(WINDOWS)
-        rows = to_table(documents, arrow_schema(_width(table, "vector"), _width(table, "short")))
+        late = "late_vectors" in table.schema.names
+        columns = arrow_schema(_width(table, "vector"), _width(table, "short"), late=late)
+        rows = to_table(documents, columns)
         gone = filters.in_list("id", [document.id for document in documents])
         self._commit(
             lambda: (
@@ -208,9 +211,14 @@ class LanceStore:
         columns: Sequence[str],
         version: Callable[[], Coroutine[Any, Any, TableSnapshot]],
     ) -> dict[str, StoredDocument]:
-        from opengte.search.stores.lancedb.rows import documents_from_rows, table_rows
+        from opengte.search.stores.lancedb.rows import (
+            LATE_COLUMNS,
+            documents_from_rows,
+            table_rows,
+        )
 
-        self.table(WINDOWS)
+        if "late_vectors" in self.table(WINDOWS).schema.names:
+            columns = [*columns, *LATE_COLUMNS]
 
         async def read(part: Sequence[str]) -> Any:
             return await (await version()).rows_of(part, columns)

@@ -12,7 +12,7 @@ const PAUSE = 140; // milliseconds after a key before the question is asked
 const FIRST = 10; // results
 const MOST = 100;
 const SHOWN = 420; // characters of a passage
-const LEGS = { dense: "meaning", sparse: "learned words", lexical: "words" };
+const LEGS = { dense: "meaning", sparse: "learned words", lexical: "words", late: "tokens" };
 const WAYS = { dense: "meaning only", sparse: "learned words only", lexical: "words only" };
 
 const searches = new Latest();

@@ -66,9 +66,9 @@ def _tokenize_texts(
     model: Encoder, options: RequestOptions, texts: Sequence[str]
 ) -> TokenizedInputs:
     if len(texts) == 1:
-        tokenized = tokenize_plain_text(model, options, texts[0])
-        if tokenized is not None:
-            return tokenized
+        quick = tokenize_plain_text(model, options, texts[0])
+        if quick is not None:
+            return quick
     tokenized = model.tokenizer.encode(
         texts,
         prompt=options.prefix,
