@@ -26,6 +26,10 @@ COMMANDS = {
         "train.stages:instruct_command",
         "Turn a decoder into an instruction-tuned encoder.",
     ),
+    "late": (
+        "train.stages:late_command",
+        "Train a late-interaction model (ColBERT) from an encoder.",
+    ),
     "merge": ("train.merge:command", "Merge models that were trained from the same model."),
     "pretrain": (
         "train.stages:pretrain_command",

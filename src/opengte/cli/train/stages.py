@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -364,6 +364,62 @@ def distill_command(
     finish(arguments, done, world)
 
 
+@stage_command("late")
+@mining_options
+@click.option("--width", type=click.IntRange(1), help="Dimensions of a token vector.")
+@click.option(
+    "--temperature", type=click.FloatRange(0, min_open=True), help="Temperature of the softmax."
+)
+@click.option(
+    "--reranker", metavar="MODEL", help="Reranker whose scores are distilled, beside the pairs."
+)
+@lora_option
+def late_command(
+    arguments: StageArguments,
+    world: "World",
+    mining: MiningOptions,
+    width: int | None,
+    temperature: float | None,
+    reranker: str | None,
+    lora: int | None,
+) -> None:
+    """Train a late-interaction model (ColBERT) from an encoder.
+
+    The model gets a vector for each token, compared by MaxSim. Negatives are the other texts of a
+    batch, and four mined ones a row. With --reranker, its ranking of each row's texts is learned,
+    too. PyLate and sentence-transformers read the model.
+
+    \b
+    Examples:
+      gte train late --model minilm --data faq.jsonl --output late/
+      gte train late -m minilm --data faq.jsonl --reranker BAAI/bge-reranker-base -o late/
+    """
+    from opengte.cli.train.teacher import Teacher, score_sources, scored_file
+    from opengte.train.stages import late as stage
+    from opengte.train.stages.base_models import read_pooled_encoder
+
+    start = read_pooled_encoder(arguments.model, arguments.start)
+    own = {"width": width, "temperature": temperature, "adapters": adapters(lora)}
+    recipe = arguments.numbers.recipe(stage.LateRecipe, **own)
+    ready = stage.late_start(start, recipe)
+    how: dict[str, Any] = {"mine": mining.settings(4), "miner": start}
+    if reranker is not None:
+        negatives = mining.settings(4, only_missing=False)
+        if negatives is None:
+            raise click.UsageError(
+                "The reranker scores mined negatives: expected --mine 1 or more."
+            )
+        specs = parse_sources(arguments.source.data, arguments.source.listed, arguments.columns, {})
+        folder = arguments.output / DATA
+        if world.is_first:
+            score_sources(specs, folder, Teacher(arguments.model, reranker, negatives))
+        world.wait()
+        how = {"specs": [copied(spec, scored_file(spec, folder)) for spec in specs]}
+    train, dev = arguments.sources(ready, recipe, **how).open(world)
+    done = stage.train_late(start, train, job(arguments, world, dev), recipe)
+    finish(arguments, done, world, loads="LateInteraction")
+
+
 COMMANDS = (
     finetune_command,
     pretrain_command,
@@ -372,4 +428,5 @@ COMMANDS = (
     instruct_command,
     rerank_command,
     distill_command,
+    late_command,
 )

@@ -27,9 +27,16 @@ def dense_spans(vectors: Tensor) -> Callable[[slice], TextVectors]:
     return lambda span: TextVectors(vectors[span])
 
 
-def token_spans(texts: PackedBatch, vectors: Tensor) -> Callable[[slice], TextVectors]:
-    """Return a function that gives the token vectors of a span of texts, first tokens left out."""
+def token_spans(
+    texts: PackedBatch, vectors: Tensor, *, first: bool = False
+) -> Callable[[slice], TextVectors]:
+    """Return a function that gives the token vectors of a span of texts.
+
+    The first token of each text is left out unless first: it stands for the whole text.
+    """
     offsets = offsets_of(texts, vectors.device)
+    if first:
+        return TextVectors(vectors, offsets).__getitem__
     kept = torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
     kept[offsets[:-1]] = False
     whole = TextVectors(vectors[kept], offsets_from_lengths(offsets.diff() - 1))
@@ -37,7 +44,11 @@ def token_spans(texts: PackedBatch, vectors: Tensor) -> Callable[[slice], TextVe
 
 
 def gather_global_batch(
-    batch: TrainingBatch, items: Callable[[slice], TextVectors], world: World, masks: bool
+    batch: TrainingBatch,
+    items: Callable[[slice], TextVectors],
+    world: World,
+    masks: bool,
+    similarity: losses.Similarity = losses.COSINE,
 ) -> GlobalBatch:
     """Return the global batch, gathered from all processes.
 
@@ -57,6 +68,7 @@ def gather_global_batch(
         own=slice(first, first + m),
         keys=_keys(batch, world) if masks else None,
         teacher=teacher,
+        similarity=similarity,
     )
 
 

@@ -66,6 +66,7 @@ class ExportPackage:
     max_length: int
     prompts: Prompts
     card: TrainedModelCard
+    late: Mapping[str, Any] | None = None  # the settings of PyLate, for late interaction
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
@@ -102,7 +103,9 @@ def export_model(
     if world.is_first:
         _write_json(partial / "config.json", config)
         _copy_tokenizer(package, partial)
-        if plan.score is None and plan.masked is None:
+        if plan.token_dense is not None:
+            _write_late_modules(partial, plan, package)
+        elif plan.score is None and plan.masked is None:
             _write_modules(partial, model, package)
         write_model_card(partial, package.card, model)
         _replace(partial, folder)
@@ -121,6 +124,8 @@ def export_files(
     naming = arch.architecture_of(config).naming
     dense = tuple((f"{2 + i}_Dense", part) for i, part in enumerate(projections))
     naming = arch.with_modules(naming, dense)
+    tokens = tuple((f"{1 + i}_Dense", part) for i, part in enumerate(plan.token_dense or ()))
+    naming = arch.with_modules(naming, tokens, slot="tokens")
     return config, export_layout.export_tensors(plan, naming, str(config["model_type"]))
 
 
@@ -147,6 +152,7 @@ def _check(model: ReferenceModel, package: ExportPackage) -> None:
         dense=model.plan.dense,
         sparse=model.plan.sparse,
         token_width=model.plan.token_width,
+        token_dense=model.plan.token_dense,
         score=model.plan.score,
         masked=model.plan.masked,
     )
@@ -229,13 +235,7 @@ def _write_modules(folder: Path, model: ReferenceModel, package: ExportPackage) 
     for i, dense in enumerate(_projections(plan)):
         name = f"{2 + i}_Dense"
         modules.append((name, "Dense"))
-        settings = {
-            "in_features": inputs,
-            "out_features": dense.outputs,
-            "bias": dense.bias,
-            "activation_function": _ACTIVATIONS[dense.activation],
-        }
-        _write_json(folder / name / "config.json", settings)
+        _write_json(folder / name / "config.json", _dense_settings(dense, inputs))
         inputs = dense.outputs
     modules.append((f"{len(modules)}_Normalize", "Normalize"))
     _write_json(folder / "modules.json", _listed(modules))
@@ -249,6 +249,33 @@ def _write_modules(folder: Path, model: ReferenceModel, package: ExportPackage) 
         prompts["plain"] = package.prompts.plain
         settings["default_prompt_name"] = "plain"
     _write_json(folder / "config_sentence_transformers.json", settings)
+
+
+def _write_late_modules(folder: Path, plan: Plan, package: ExportPackage) -> None:
+    """Write the module files of PyLate, which sentence-transformers reads too."""
+    modules, inputs = _listed([("", "Transformer")]), plan.width
+    for i, dense in enumerate(plan.token_dense or (), start=1):
+        name = f"{i}_Dense"
+        kind = {"idx": i, "name": str(i), "path": name, "type": "pylate.models.Dense.Dense"}
+        modules.append(kind)
+        settings = _dense_settings(dense, inputs) | {"use_residual": dense.residual}
+        _write_json(folder / name / "config.json", settings)
+        inputs = dense.outputs
+    _write_json(folder / "modules.json", modules)
+    _write_json(
+        folder / "sentence_bert_config.json",
+        {"max_seq_length": package.max_length, "do_lower_case": False},
+    )
+    _write_json(folder / "config_sentence_transformers.json", dict(package.late or {}))
+
+
+def _dense_settings(dense: Dense, inputs: int) -> dict[str, Any]:
+    return {
+        "in_features": inputs,
+        "out_features": dense.outputs,
+        "bias": dense.bias,
+        "activation_function": _ACTIVATIONS[dense.activation],
+    }
 
 
 def _listed(modules: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:

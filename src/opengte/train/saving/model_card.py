@@ -50,7 +50,8 @@ def write_model_card(folder: Path, card: TrainedModelCard, model: ReferenceModel
         + ".\n"
     )
     if not masked:
-        parts.append(_usage(card.name, reranker))
+        late = model.plan.token_dense is not None
+        parts.append(_usage(card.name, reranker, late))
     if card.metrics:
         rows = [(name, f"{value:.4f}") for name, value in card.metrics.items()]
         parts.append("## Evaluation\n\n" + _table(("Metric", "Value"), rows))
@@ -77,8 +78,14 @@ def _front(card: TrainedModelCard, task: str, masked: bool) -> str:
     return "\n".join(lines)
 
 
-def _usage(name: str, reranker: bool) -> str:
-    if reranker:
+def _usage(name: str, reranker: bool, late: bool) -> str:
+    if late:
+        code = (
+            "from opengte import LateInteraction\n\n"
+            f'late = LateInteraction.load("{name}")\n'
+            'scores = late.score("a query", ["a document", "another one"])'
+        )
+    elif reranker:
         code = (
             "from opengte import Reranker\n\n"
             f'reranker = Reranker.load("{name}")\n'

@@ -20,13 +20,16 @@ from opengte.data.shards.dataset import TextRefs
 from opengte.errors import InputError
 from opengte.ranking_metrics import ndcg
 from opengte.reference.layers import to_device
+from opengte.train import losses
 from opengte.train.loop import Evaluate
+from opengte.train.losses import TextVectors
 from opengte.train.models.trainable import TrainableModel
-from opengte.train.objectives import MaskedTokens, Objective, Ranking
+from opengte.train.objectives import LateContrastive, MaskedTokens, Objective, Ranking
 from opengte.train.stages.recipe import BatchLimits
 from opengte.types import Floats, PackedBatch
 
 ROWS = 1000  # of a source
+LATE_ROWS = 300  # whose token vectors are compared
 TOKENS = 4096  # computed at once
 TOP = 10
 
@@ -67,6 +70,11 @@ def _measure(objective: Objective, limits: BatchLimits) -> Measure:
         return lambda trainable, source: masked_likelihood(trainable, source, objective, limits)
     if isinstance(objective, Ranking):
         return lambda trainable, source: mean_reciprocal_rank(trainable, source, objective)
+    late = isinstance(objective, LateContrastive)
+    if late:
+        return lambda trainable, source: (
+            retrieval_ndcg(trainable, source, limits, late=True) if source.kind == "pairs" else None
+        )
     return lambda trainable, source: (
         retrieval_ndcg(trainable, source, limits)
         if source.kind == "pairs"
@@ -88,9 +96,47 @@ def embed_texts(trainable: TrainableModel, texts: PackedBatch) -> Floats:
     return unit
 
 
-def retrieval_ndcg(trainable: TrainableModel, source: DatasetSource, limits: BatchLimits) -> float:
-    """Return nDCG@10 over the first rows of a source of pairs."""
-    own = source.get(np.arange(min(ROWS, source.rows)))
+def token_vectors(trainable: TrainableModel, texts: PackedBatch) -> TextVectors:
+    """Return the token vectors of texts, in order."""
+    device = next(trainable.parameters()).device
+    found: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+    for part in batching.cut_batches(texts.lengths, TOKENS):
+        own = texts.select(part)
+        rows = trainable(to_device(own, device))["tokens"].cpu()
+        pieces = torch.split(rows, own.lengths.tolist())
+        for place, piece in zip(part.tolist(), pieces, strict=True):
+            found[place] = piece
+    offsets = torch.from_numpy(texts.cu_seqlens.astype(np.int64))
+    return losses.LATE.prepare(TextVectors(torch.cat(found), offsets))
+
+
+def maxsim_scores(
+    trainable: TrainableModel, queries: PackedBatch, documents: PackedBatch
+) -> Floats:
+    """Return the MaxSim of each query with each document, (n, m) float32, block by block."""
+    asked, texts = token_vectors(trainable, queries), token_vectors(trainable, documents)
+    rows, columns = losses.LATE.tile
+    scores = torch.cat(
+        [
+            torch.cat(
+                [
+                    losses.LATE.matrix(asked[i : i + rows], texts[j : j + columns])
+                    for j in range(0, len(texts), columns)
+                ],
+                dim=1,
+            )
+            for i in range(0, len(asked), rows)
+        ]
+    )
+    table: Floats = scores.float().numpy()
+    return table
+
+
+def retrieval_ndcg(
+    trainable: TrainableModel, source: DatasetSource, limits: BatchLimits, *, late: bool = False
+) -> float:
+    """Return nDCG@10 over the first rows of a source of pairs; late: by MaxSim."""
+    own = source.get(np.arange(min(LATE_ROWS if late else ROWS, source.rows)))
     query_keys = source.hashes(own.queries)
     documents = _together(own.positives, own.negatives)
     _, first, asked = np.unique(query_keys, axis=0, return_index=True, return_inverse=True)
@@ -99,13 +145,13 @@ def retrieval_ndcg(trainable: TrainableModel, source: DatasetSource, limits: Bat
     relevant = np.zeros((len(first), len(kept)), bool)
     owners = np.repeat(asked.reshape(-1), own.positive_counts)
     relevant[owners, place.reshape(-1)[: len(owners)]] = True
-    q = embed_texts(
-        trainable, source.pack(_some(own.queries, first), "query", limits["query_tokens"])
-    )
-    d = embed_texts(
-        trainable, source.pack(_some(documents, kept), "document", limits["document_tokens"])
-    )
-    order = np.argsort(-(q @ d.T), axis=1, kind="stable")[:, :TOP]
+    asked_texts = source.pack(_some(own.queries, first), "query", limits["query_tokens"])
+    texts = source.pack(_some(documents, kept), "document", limits["document_tokens"])
+    if late:
+        scores = maxsim_scores(trainable, asked_texts, texts)
+    else:
+        scores = embed_texts(trainable, asked_texts) @ embed_texts(trainable, texts).T
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
     gains = np.take_along_axis(relevant, order, axis=1)
     return float(ndcg(gains, relevant, TOP).mean())
 

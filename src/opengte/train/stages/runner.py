@@ -98,6 +98,7 @@ class ExportSpec:
     prompts: Prompts
     tokenizer: Path
     notes: str
+    late: Mapping[str, Any] | None = None  # the settings of PyLate, for late interaction
 
 
 def export_spec(start: Checkpoint, notes: str, **changes: Any) -> ExportSpec:
@@ -311,6 +312,7 @@ def _write(
         max_length=made.max_length,
         prompts=made.prompts,
         card=card,
+        late=made.late,
     )
     with torch.no_grad():
         export_model(model, folder, package, world)
