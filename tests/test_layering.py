@@ -98,8 +98,9 @@ PLUG_INS = (
     "train/stages",
 )
 MOST_HOMES = 3  # modules that may define a public function of one name
-# a plan's class names are in fingerprints of models, those of wire formats in the OpenAPI document
-FIXED_CLASSES = {"Embedding"}
+# a plan's class names are in fingerprints of models, those of wire formats in the OpenAPI document;
+# `opengte.bulk.ray.Embedder` is what users of Ray write
+FIXED_CLASSES = {"Embedding", "Embedder"}
 TORCH = ("reference", "train")
 ADAPTERS: dict[str, tuple[str, ...]] = {
     "torch": (*TORCH, "engine/torch.py"),

@@ -30,7 +30,7 @@ def filesystem(url: str) -> tuple[Any, str]:
             from obstore.fsspec import FsspecStore
 
             store = cast(Any, FsspecStore)(protocol)
-            return store, store._strip_protocol(url)
+            return store, url.partition("://")[2].rstrip("/")
         return cast(tuple[Any, str], fsspec.core.url_to_fs(url))
     except ImportError as error:
         package = error.name or protocol
@@ -44,6 +44,7 @@ def open_file(fs: Any, path: str) -> IO[bytes]:
     compression = "gzip" if path.endswith(".gz") else None
     if "file" in _protocols(fs) and compression is None:
         return open(path, "rb")
+    fs.info(path)  # FileNotFoundError: obstore leaves half a file otherwise
     found = fs.open(path, "rb", compression=compression)
     return found if compression else cast(IO[bytes], io.BufferedReader(found, 2**20))
 

@@ -37,42 +37,62 @@ class RayPool:
         fits = [ray.cluster_resources().get("CPU", 0) // cpus] if cpus else []
         fits += [ray.cluster_resources().get("GPU", 0) // gpus] if gpus else []
         self.size = workers or max(1, int(min(fits)))
-        self._idle: list[Any] = [self._first()]
+        self._waiting: list[ShardTask] = []
         self._running: dict[Any, tuple[ShardTask, Any]] = {}
-
-    def _first(self) -> Any:
-        """Start one worker and wait for it, so that what no worker can do is told at once."""
-        actor = self._actor.remote(self._settings)
-        try:
-            self._ray.get(actor.ready.remote())
-        except self._ray.exceptions.RayError as error:
+        self._idle: list[Any] = []
+        self._starting: dict[Any, Any] = {}
+        self._start()
+        try:  # one, so that what no worker can do is told at once
+            ray.get(list(self._starting))
+        except ray.exceptions.RayError as error:
             raise BrokenWorkerError(str(error)) from error
-        return actor
+        for _ in range(self.size - 1):
+            self._start()
+
+    def _start(self) -> None:
+        """Start an actor; Ray places it when a node has room, which may be never."""
+        actor = self._actor.remote(self._settings)
+        self._starting[actor.ready.remote()] = actor
 
     def submit(self, task: ShardTask) -> None:
-        """Start a shard in an actor that has none."""
-        actor = self._idle.pop() if self._idle else self._actor.remote(self._settings)
-        self._running[actor.run.remote(task)] = task, actor
+        """Start a shard in an actor that has none, or as soon as there is one."""
+        self._waiting.append(task)
+        self._place()
+
+    def _place(self) -> None:
+        while self._waiting and self._idle:
+            actor = self._idle.pop()
+            task = self._waiting.pop(0)
+            self._running[actor.run.remote(task)] = task, actor
 
     def outcomes(self, seconds: float) -> Iterator[tuple[ShardTask, Outcome]]:
         """Wait for at most so long, and yield what ended."""
-        ready, _ = self._ray.wait(list(self._running), timeout=seconds)
-        errors = self._ray.exceptions
+        ready, _ = self._ray.wait([*self._running, *self._starting], timeout=seconds)
         for reference in ready:
-            task, actor = self._running.pop(reference)
-            try:
-                found: Outcome = self._ray.get(reference)
-            except errors.RayTaskError as error:
-                cause = error.cause
-                found = cause if isinstance(cause, Exception) else RuntimeError(str(error))
-            except errors.RayError as error:  # the actor, or its node, is gone
-                yield task, WorkerEnded(str(error).partition("\n")[0])
-                continue
-            self._idle.append(actor)
-            yield task, found
+            found = self._outcome(reference)
+            if reference in self._starting:
+                actor = self._starting.pop(reference)
+            else:
+                task, actor = self._running.pop(reference)
+                yield task, found
+            if isinstance(found, WorkerEnded):
+                self._start()
+            else:
+                self._idle.append(actor)
+        self._place()
+
+    def _outcome(self, reference: Any) -> Any:
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            return cause if isinstance(cause, Exception) else RuntimeError(str(error))
+        except self._ray.exceptions.RayError as error:  # the actor, or its node, is gone
+            return WorkerEnded(str(error).partition("\n")[0])
 
     def close(self) -> None:
         """End all actors."""
-        for actor in [*self._idle, *(actor for _, actor in self._running.values())]:
+        busy = (actor for _, actor in self._running.values())
+        for actor in [*self._idle, *self._starting.values(), *busy]:
             self._ray.kill(actor)
-        self._idle, self._running = [], {}
+        self._idle, self._starting, self._running = [], {}, {}

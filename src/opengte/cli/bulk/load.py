@@ -49,7 +49,7 @@ def command(
         first_pass=first_pass,
         threads=threads,
     )
-    several = "://" in kb and not kb.startswith("s3://")
+    several = kb.partition("://")[0] in ("postgresql", "postgres", "qdrant", "http", "https")
     with progress_bar(" rows", total=plan.totals.rows) as advance:
         report = load_run(
             plan, index, writers=writers or (WRITERS if several else 1), on_progress=advance
