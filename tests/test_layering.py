@@ -99,8 +99,8 @@ PLUG_INS = (
 )
 MOST_HOMES = 3  # modules that may define a public function of one name
 # a plan's class names are in fingerprints of models, those of wire formats in the OpenAPI document;
-# `opengte.bulk.ray.Embedder` is what users of Ray write
-FIXED_CLASSES = {"Embedding", "Embedder"}
+# `opengte.bulk.ray.Embedder` and `opengte.bulk.daft.Provider` are what users of these engines write
+FIXED_CLASSES = {"Embedding", "Embedder", "Provider"}
 TORCH = ("reference", "train")
 ADAPTERS: dict[str, tuple[str, ...]] = {
     "torch": (*TORCH, "engine/torch.py"),
