@@ -171,6 +171,25 @@ def test_rows_of_parquet(tmp_path: Path) -> None:
     assert rows(path, text="answer") == [TextRow(1, 1, "b")]
 
 
+def test_rows_of_json_lines_have_the_rule_of_tables(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 7, "n": 1, "question": "a"}\n"b"\n{"id": 8}\n')
+    assert rows(path) == [
+        TextRow(1, 7, "a"),
+        TextRow(2, 2, "b"),
+        InvalidRow(3, "has no field `question`, only `id`; choose one with --text-field"),
+    ]
+    path.write_text('{"question": "a", "answer": "b"}\n')
+    assert rows(path) == [
+        InvalidRow(
+            1, "has no field `text`, only `question`, `answer`; choose one with --text-field"
+        )
+    ]
+    assert rows(path, text="answer") == [TextRow(1, 1, "b")]
+    path.write_text('{"question": "a"}\n{"text": "b"}\n')  # `text` is meant wherever it is
+    assert isinstance(rows(path)[0], InvalidRow) and rows(path)[1] == TextRow(2, 2, "b")
+
+
 def test_an_unclosed_quotation_mark_swallows_nothing_anywhere(tmp_path: Path) -> None:
     path = tmp_path / "q.csv"
     path.write_text(UNCLOSED)

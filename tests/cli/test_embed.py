@@ -109,7 +109,7 @@ def test_bad_rows_are_reported_with_their_lines_and_the_rest_is_done(tmp_path):
     assert errors == [
         "2: field `text` is a number; expected a string",
         "3: is not JSON: Expecting value: line 1 column 1 (char 0)",
-        "5: has no field `text`; choose one with --text-field",
+        "5: has no field `text`, only `id`; choose one with --text-field",
         "6: is an array; expected an object or a string",
         "7: is not UTF-8 (byte 5 of the line)",
         "8: field `id` is null; expected a string or an integer",

@@ -1,5 +1,7 @@
 """JSON Lines: reader and writer."""
 
+import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -17,14 +19,27 @@ from opengte.bulk.types import (
     json_type,
     row_from_record,
 )
+from opengte.delimited import PEEK
+from opengte.errors import InputError
 
 if TYPE_CHECKING:
     from opengte.types import Floats
 
 
 def read_jsonl(stream: IO[bytes], fields: FieldNames) -> Iterator[TextRow | InvalidRow]:
-    """Yield each line that is not blank as a row: an object with fields, or a string."""
-    for number, value in json_records(stream):
+    """Yield each line that is not blank as a row: an object with fields, or a string.
+
+    Without a name, and where none of the first objects has `text`, the field of the texts is the
+    only one that can be, as in a table; if there is none or several, each row says so.
+    """
+    records = json_records(stream)
+    start = list(itertools.islice(records, PEEK))
+    objects = [value for _, value in start if isinstance(value, dict)]
+    if objects and fields.text is None and not any("text" in each for each in objects):
+        names = list(dict.fromkeys(itertools.chain(*objects)))
+        with contextlib.suppress(InputError):
+            fields = fields.among(names, objects)
+    for number, value in itertools.chain(start, records):
         if isinstance(value, str):
             yield TextRow(number, number, value)
         elif isinstance(value, InvalidRow):

@@ -1,5 +1,6 @@
 """Rows on their way from an input to an output, and the interface of an output format."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,7 +133,7 @@ def row_from_record(
     """Take the text and the id from a record, or return what is wrong with them."""
     name = fields.text or "text"
     if name not in record:
-        return InvalidRow(number, f"has no field `{name}`; choose one with --text-field")
+        return InvalidRow(number, f"has no field `{name}`{_listed(record)}")
     if fields.id is not None and fields.id not in record:
         return InvalidRow(number, f"has no field `{fields.id}`, named by --id-field")
     text, row_id = record[name], record.get(fields.id or "id", number)
@@ -142,6 +143,13 @@ def row_from_record(
     if reason := _id_problem(row_id):
         return InvalidRow(number, f"field `{fields.id or 'id'}` {reason}")
     return TextRow(number, row_id, text)
+
+
+def _listed(record: dict[str, Any]) -> str:
+    """Say which fields could be chosen: at most eight, at most 40 characters of each."""
+    names = ", ".join(f"`{repr(name[:40])[1:-1]}`" for name in itertools.islice(record, 8))
+    advice = "; choose one with --text-field"
+    return f", only {names}{', ...' if len(record) > 8 else ''}{advice}" if record else advice
 
 
 def _id_problem(value: object) -> str:

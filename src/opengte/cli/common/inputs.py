@@ -70,7 +70,7 @@ input_options = options_record(
     click.option(
         "--text-field",
         metavar="NAME",
-        help="Field or column with the text.  [default: `text`, or a table's only column of texts]",
+        help="Field or column with the text.  [default: `text`, or the only one with texts]",
     ),
     click.option(
         "--id-field",
