@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from opengte.errors import InputError
-from opengte.evaluate.significance import bootstrap_interval, randomisation_p
+from opengte.evaluate.significance import bootstrap_interval, holm_correction, randomisation_p
 from opengte.review.arms import ArmChoices, make_arms
-from opengte.review.attribution import Attributor
+from opengte.review.attribution import Attributor, corrected_p
 from opengte.review.judgments import JudgedQuery
 from opengte.review.labelling import rank_overlap
 from opengte.review.pipeline import Pipeline
@@ -159,6 +159,34 @@ def test_p_and_interval_are_those_of_a_slow_twin():
     low, high = bootstrap_interval(gains)
     twin = [rng.choice(gains, len(gains)).mean() for _ in range(20_000)]
     assert (low, high) == pytest.approx(tuple(np.quantile(twin, [0.025, 0.975])), abs=0.03)
+
+
+def test_correction_is_holms_where_all_weigh_the_same():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        p = {str(n): float(x) for n, x in enumerate(rng.random(6) ** 3)}
+        found = [(name, value, np.ones(50), 2.0) for name, value in p.items()]
+        assert corrected_p(found) == pytest.approx(holm_correction(p))
+
+
+def test_arms_that_could_not_be_significant_do_not_count():
+    many = [(f"idle {n}", 1.0, np.zeros(50), 1.0) for n in range(20)]
+    few = [("three", 0.25, np.ones(3), 1.0)]
+    found = corrected_p([*many, *few, ("real", 0.04, np.ones(50), 1.0)])
+    assert found["real"] == pytest.approx(0.04)
+    assert found["three"] == found["idle 3"] == 1.0
+
+
+def test_weights_keep_the_share_of_false_alarms():
+    """With nothing real, some arm is called better in at most one round in twenty."""
+    rng, rounds = np.random.default_rng(2), 4000
+    weights = [1.0, 1.0, 0.1, 0.1, 0.1]
+    said = 0
+    for _ in range(rounds):
+        p = rng.random(5)
+        rows = [(str(n), p[n], np.ones(50), weights[n]) for n in range(5)]
+        said += min(corrected_p(rows).values()) <= 0.05
+    assert said / rounds <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / rounds)
 
 
 def test_pipelines_with_mappings_are_keys():

@@ -20,7 +20,8 @@ class Arm:
     """One change; arms of one factor exclude each other, and simpler ones come first.
 
     embeds names the model that all documents are embedded with again ("" that of the index), None
-    where none is; reads names the reranker.
+    where none is; reads names the reranker. tunes: it mends nothing that is broken, but
+    may suit the collection better.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Arm:
     embeds: str | None = None
     reads: str | None = None
     reversible: bool = True
+    tunes: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def _retrieval(live: Pipeline, about: ArmChoices) -> Iterator[Arm]:
         if depth > live.options.candidates:
             text = f"kb.search(query, depth={depth})"
             name = f"{depth} candidates"
-            yield Arm(name, "candidates", "retrieval", _option(depth=depth), text)
+            change, tunes = _option(depth=depth), depth > candidates
+            yield Arm(name, "candidates", "retrieval", change, text, tunes=tunes)
     if live.options.where is not None:
         change = _option(where=None)
         yield Arm("no filter", "filter", "retrieval", change, _ask(about, "(without --where)"))
@@ -111,7 +114,8 @@ def _retrieval(live: Pipeline, about: ArmChoices) -> Iterator[Arm]:
         if language != about.settings["language"]:
             text = f"gte index run {about.sources} --to NEW --language {language or 'none'}"
             name = f"word endings of {language}" if language else "words as they are"
-            yield Arm(name, "language", "retrieval", _with(words=WordPlan(language)), text)
+            change, tunes = _with(words=WordPlan(language)), language is None
+            yield Arm(name, "language", "retrieval", change, text, tunes=tunes)
 
 
 def _joined(live: Pipeline, about: ArmChoices) -> Iterator[Arm]:
@@ -122,13 +126,16 @@ def _joined(live: Pipeline, about: ArmChoices) -> Iterator[Arm]:
             values = None if weight == 1.0 else {"lexical": weight}
             text = _ask(about, f"--weight lexical={weight:g}")
             change = _fusion(weights=values)
-            yield Arm(f"weight of words {weight:g}", "weights", "retrieval", change, text)
+            name, tunes = f"weight of words {weight:g}", weight != 1.0
+            yield Arm(name, "weights", "retrieval", change, text, tunes=tunes)
     if fusion.weight("dense") > 0:
         change = _fusion(weights={"dense": 0.0})
-        yield Arm("words alone", "weights", "retrieval", change, _ask(about, "--leg lexical"))
+        text = _ask(about, "--leg lexical")
+        yield Arm("words alone", "weights", "retrieval", change, text, tunes=True)
     other = "rrf" if fusion.method == usual.method else usual.method
     text = _ask(about, f"--fusion {other}")
-    yield Arm(f"fusion {other}", "fusion", "retrieval", _fusion(method=other), text)
+    change, tunes = _fusion(method=other), other != usual.method
+    yield Arm(f"fusion {other}", "fusion", "retrieval", change, text, tunes=tunes)
 
 
 def _workflow(live: Pipeline, about: ArmChoices) -> Iterator[Arm]:
@@ -159,8 +166,8 @@ def _vectors(about: ArmChoices) -> Iterator[Arm]:
     new = f"gte index run {about.sources} --to NEW --model {shlex.quote(model)}"
 
     def arm(name: str, plan: VectorPlan, command: str, stage: Stage = "model") -> Arm:
-        change = _with(vectors=plan)
-        return Arm(name, "vectors", stage, change, command, embeds=plan.model)
+        change, tunes = _with(vectors=plan), bool(plan.window_tokens) or not plan.title
+        return Arm(name, "vectors", stage, change, command, embeds=plan.model, tunes=tunes)
 
     yield arm("the same model again", VectorPlan(), new)
     if any(about.prompts.values()):

@@ -14,7 +14,6 @@ from opengte.evaluate.significance import (
     ALPHA,
     bootstrap_interval,
     detectable_difference,
-    holm_correction,
     randomisation_p,
 )
 from opengte.review.arms import Arm
@@ -28,6 +27,8 @@ LEAST_GAIN = 0.02  # of nDCG: less is not worth a step
 RESAMPLES = 4_999
 BLOCK = 20  # queries between looks at whether an arm is hopeless
 HOPELESS = 0.99  # level of the interval that must be below the least gain
+WORDED = ("weights", "fusion", "language")  # factors for which known items are no judges
+TUNING = 0.1  # weight in Holm's method of what tunes, beside what mends
 STEPS = 4  # factors that are combined, at most
 
 
@@ -128,7 +129,9 @@ class Attributor:
 
     def _all(self, start: Pipeline, arms: Sequence[Arm]) -> list[Judged]:
         found = [one for arm in arms if (one := self._compare(start, arm)) is not None]
-        corrected = holm_correction({one.arm.name: one.p for one in found})
+        corrected = corrected_p(
+            [(x.arm.name, x.p, x.gains, TUNING if x.arm.tunes else 1.0) for x in found]
+        )
         return [replace(one, p=corrected[one.arm.name]) for one in found]
 
     def _best(self, found: Sequence[Judged]) -> Judged | None:
@@ -156,11 +159,12 @@ class Attributor:
         self.notify(arm.name)
         before, after = comparable(start, changed)
         early, pairs = False, list[tuple[float, float]]()
-        for number, query in enumerate(self.queries):
+        queries = _fair(arm, self.queries)
+        for number, query in enumerate(queries):
             replay = self.replay
             pairs.append((replay.quality(before, query), replay.quality(after, query)))
             look = arm.reads is not None and number % BLOCK == BLOCK - 1 and number > 2 * BLOCK - 2
-            if look and self._is_hopeless(pairs) and number + 1 < len(self.queries):
+            if look and self._is_hopeless(pairs) and number + 1 < len(queries):
                 early = True
                 break
         return _judged(arm, np.array(pairs), early=early)
@@ -185,7 +189,8 @@ class Attributor:
                 without = one.arm.change(without)
         before, after = comparable(without, best)
         pairs = [
-            (self.replay.quality(before, q), self.replay.quality(after, q)) for q in self.queries
+            (self.replay.quality(before, q), self.replay.quality(after, q))
+            for q in _fair(alone.arm, self.queries)
         ]
         last = _judged(alone.arm, np.array(pairs))
         if len(chosen) == 1:
@@ -196,6 +201,36 @@ class Attributor:
         low, high = bootstrap_interval(middle, resamples=RESAMPLES)
         interacts = len(chosen) > 1 and randomisation_p(b - a, resamples=RESAMPLES) <= ALPHA
         return ChosenStep(alone, last, float(middle.mean()), low, high, interacts)
+
+
+def corrected_p(found: Sequence[tuple[str, float, Values, float]]) -> dict[str, float]:
+    """Return p-values corrected by Holm with weights, given name, p, gains (q,) and weight.
+
+    An arm that changes so few queries that no pattern of signs could be significant is no test, and
+    does not count among them (Tarone 1990); its p is 1. With equal weights this is Holm's method.
+    """
+    least = {name: 2.0 ** (1 - np.count_nonzero(gains)) for name, _, gains, _ in found}
+    count = 1
+    while sum(p <= ALPHA / count for p in least.values()) > count:
+        count += 1
+    tested = [(p, w, name) for name, p, _, w in found if least[name] <= ALPHA / count]
+    left, worst = sum(w for _, w, _ in tested), 0.0
+    corrected = {name: 1.0 for name, _, _, _ in found}
+    for p, weight, name in sorted(tested, key=lambda one: one[0] / one[1]):
+        worst = max(worst, min(1.0, p * left / weight))
+        corrected[name] = worst
+        left -= weight
+    return corrected
+
+
+def _fair(arm: Arm, queries: Sequence[JudgedQuery]) -> Sequence[JudgedQuery]:
+    """Return the queries by which an arm can be judged.
+
+    Known items have the words of their documents: they would always vote for words.
+    """
+    if arm.factor not in WORDED:
+        return queries
+    return [one for one in queries if one.origin != "known item"] or queries
 
 
 def _judged(arm: Arm, pairs: Values, *, early: bool = False) -> Judged:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from opengte.search.stores.base import Store
 
 LEAST_QUERIES = 20  # with judgments, from which these decide
-PSEUDO_GAIN = 0.04  # by pseudo-judgments, before a step is worth it
+PSEUDO_GAIN = 0.03  # by pseudo-judgments, before a step is worth it
 DEEP = 100  # results of each query that are certain to be in a pool
 Basis = Literal["labels", "pseudo-judgments"]
 
@@ -255,7 +255,7 @@ def _broken(
     before, after = comparable(live, one.arm.change(live))
     return tuple(
         query.text
-        for query in queries[: len(one.gains)]
+        for query in queries
         if replay.succeeds(before, query) and not replay.succeeds(after, query)
     )
 

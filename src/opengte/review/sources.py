@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +14,14 @@ from opengte.review.vectors import Texts
 from opengte.search.index import Index
 from opengte.search.ingest.embedder import EmbeddedDocument
 from opengte.search.ingest.pipeline import IngestOptions, index_files
-from opengte.search.minhash import signature, signature_similarity
 from opengte.search.stores.base import SpanVectors, StoredDocument, StoredWindow
 from opengte.search.stores.memory import MemoryStore
 
 Difference = Literal["missing", "garbled", "stale"]
 GARBLED = 0.1  # of the words of a text that are not in its source: from here it was read badly
 LEAST_WORDS = 10  # of a text, before that can be told
+COMPARED = 200  # characters of both
+ALIKE = 0.5  # of which stand in the same order
 
 
 def read_sources(index: Index, path: str | Path) -> dict[str, Texts]:
@@ -87,12 +89,13 @@ def compare_sources(
 
 
 def _kind(text: str, source: str) -> Difference:
-    """Return whether a text was read badly, or is of another version of its source."""
-    words = text.lower().split()
-    known = set(source.lower().split())
+    """Return whether a text was read badly, or is of another version of its source.
+
+    Badly read text has words that its source has not, in the places of those that it has.
+    """
+    words, known = text.lower().split(), set(source.lower().split())
     foreign = sum(word not in known for word in words) / max(1, len(words))
-    alike = signature_similarity(signature(text), signature(source))
-    lengths = len(text) / max(1, len(source))
-    same_size = 0.8 < lengths < 1.25
-    broken = foreign > GARBLED and same_size and alike < 1 and len(words) >= LEAST_WORDS
-    return "garbled" if broken else "stale"
+    if foreign <= GARBLED or len(words) < LEAST_WORDS:
+        return "stale"
+    alike = SequenceMatcher(None, text[:COMPARED], source[:COMPARED], autojunk=False).ratio()
+    return "garbled" if alike > ALIKE else "stale"
