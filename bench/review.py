@@ -382,6 +382,7 @@ class Bench:
     def __init__(self, cache: VectorMemo) -> None:
         self.cache, self.terms = cache, {}
         self.encoder = PlannedEncoder(Encoder.load("minilm"), VectorPlan(), cache)
+        self.healthy: dict[Any, dict[str, float]] = {}
         self._calibrations: dict[str, Any] = {}
         self._whole: dict[str, dict] = {}
 
@@ -538,12 +539,18 @@ def gain(bench, world, index, sources, arm: Arm, queries) -> float:
 
 def loss(bench: Bench, world: World, collection: Collection, queries) -> float:
     """Return what the faults cost on all questions, at as many results."""
-    plain = bench.world(collection, (), 0)
-    cut = Pipeline(SearchOptions(k=world.live.options.k))
-    healthy = replayed(bench, plain, bench.index(plain), None)
-    now = replayed(bench, world, bench.index(world), None)
+    cut, key = (
+        Pipeline(SearchOptions(k=world.live.options.k)),
+        (collection.name, world.live.options.k),
+    )
     found = [replace(q, relevant={**q.relevant, **q.absent}, absent={}) for q in queries]
-    return float(np.mean([healthy.quality(cut, q) - now.quality(world.live, q) for q in found]))
+    if key not in bench.healthy:
+        plain = bench.world(collection, (), 0)
+        healthy = replayed(bench, plain, bench.index(plain), None)
+        bench.healthy[key] = {q.text: healthy.quality(cut, q) for q in found}
+    now = replayed(bench, world, bench.index(world), None)
+    whole = bench.healthy[key]
+    return float(np.mean([whole[q.text] - now.quality(world.live, q) for q in found]))
 
 
 def summary(results: list[dict]) -> None:
@@ -628,6 +635,7 @@ def main() -> None:
         for collection in collections
         for labels in args.labels.split(",")
     ]
+    random.Random(0).shuffle(jobs)  # so that a part of them has all kinds
     for job in jobs:
         if time.monotonic() - start > args.seconds:
             print(

@@ -50,7 +50,7 @@ def verdict(found: Review) -> str:
             f"Next step: {one.alone.arm.name} ({one.alone.arm.stage}). Expected gain "
             f"{_points(one.expected)} [{_points(one.low)} to {_points(one.high)}] nDCG@10, in "
             f"points, by {found.attribution.queries} {found.basis}: "
-            f"`{one.alone.arm.command}`"
+            f"`{one.alone.arm.command}`."
         )
     else:
         spread = [x.detectable for x in found.attribution.arms if x.detectable]
