@@ -382,7 +382,7 @@ class Bench:
     def __init__(self, cache: VectorMemo) -> None:
         self.cache, self.terms = cache, {}
         self.encoder = PlannedEncoder(Encoder.load("minilm"), VectorPlan(), cache)
-        self.healthy: dict[Any, dict[str, float]] = {}
+        self.healthy: dict[Any, Replay] = {}
         self._calibrations: dict[str, Any] = {}
         self._whole: dict[str, dict] = {}
 
@@ -495,8 +495,8 @@ def run(bench: Bench, collection: Collection, faults: tuple, labelled: bool, see
     steps = found.attribution.steps
     truth = None
     if steps:
-        truth = gain(bench, world, index, sources, steps[0].alone.arm, others or every)
-    cost = loss(bench, world, collection, every)
+        truth = gain(bench, world, index, sources, steps[0].alone.arm, others[:ASKED] or every)
+    cost = loss(bench, world, collection, every[:ASKED])
     return {
         "collection": collection.name,
         "faults": faults,
@@ -538,7 +538,7 @@ def gain(bench, world, index, sources, arm: Arm, queries) -> float:
 
 
 def loss(bench: Bench, world: World, collection: Collection, queries) -> float:
-    """Return what the faults cost on all questions, at as many results."""
+    """Return what the faults cost on the questions, at as many results."""
     cut, key = (
         Pipeline(SearchOptions(k=world.live.options.k)),
         (collection.name, world.live.options.k),
@@ -547,10 +547,10 @@ def loss(bench: Bench, world: World, collection: Collection, queries) -> float:
     if key not in bench.healthy:
         plain = bench.world(collection, (), 0)
         healthy = replayed(bench, plain, bench.index(plain), None)
-        bench.healthy[key] = {q.text: healthy.quality(cut, q) for q in found}
+        bench.healthy[key] = healthy
     now = replayed(bench, world, bench.index(world), None)
     whole = bench.healthy[key]
-    return float(np.mean([whole[q.text] - now.quality(world.live, q) for q in found]))
+    return float(np.mean([whole.quality(cut, q) - now.quality(world.live, q) for q in found]))
 
 
 def summary(results: list[dict]) -> None:
