@@ -128,26 +128,6 @@ def test_steps_are_measured_in_both_directions():
     assert second.interacts
 
 
-def test_equal_arms_are_rarely_called_better():
-    """Of reviews in which nothing helps, at most one in twenty names a step, beyond chance."""
-    live, said, rounds = Pipeline(SearchOptions()), 0, 60
-    arms = make_arms(live, ABOUT)[:8]
-
-    class Noise:
-        def __init__(self, seed):
-            self.seed = seed
-
-        def quality(self, pipeline, query):
-            key = abs(hash((repr(pipeline), query.text, self.seed))) % 2**32
-            return float(np.random.default_rng(key).choice([0.0, 0.4, 1.0]))
-
-    for seed in range(rounds):
-        queries = [JudgedQuery(f"q{n}") for n in range(40)]
-        one = Attributor(Noise(seed), queries)
-        said += any(one.helps(x) for x in one._all(live, arms))
-    assert said <= 0.05 * rounds + 3 * np.sqrt(0.05 * 0.95 * rounds)
-
-
 def test_p_and_interval_are_those_of_a_slow_twin():
     rng = np.random.default_rng(0)
     gains = rng.choice([0.0, 0.0, 0.3, -0.2, 0.6], 12)
