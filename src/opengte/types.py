@@ -165,6 +165,7 @@ class ModelCard:
         stored_dtype: The dtype of the weight files.
         licence: The licence that the files or the table of published models name.
         fingerprint: 32 hexadecimal digits that change with anything that changes a vector.
+        query_fingerprint: The same of the encoder of queries, where they have one of their own.
         late: How token vectors are made and scored (late interaction); None: there are none.
         engine: `native` or `torch`; None, like the rest, until an engine has loaded the model.
         precision: The precision that the engine computes in.
@@ -193,6 +194,7 @@ class ModelCard:
     licence: str | None
     fingerprint: str
     late: Mapping[str, Any] | None = None
+    query_fingerprint: str | None = None
     engine: str | None = None
     precision: str | None = None
     device: str | None = None

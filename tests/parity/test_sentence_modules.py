@@ -31,7 +31,7 @@ ENGINES = ["torch", *(["native"] if native_extension.available() else [])]
 POOLINGS = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
 
-def _network(folder: Path, **changes: Any) -> Transformer:
+def network(folder: Path, **changes: Any) -> Transformer:
     """Write a tiny BERT with the default model's tokenizer, and return its module."""
     settings = {
         "vocab_size": 30522,
@@ -74,26 +74,26 @@ def _check(folder: Path, network: Transformer, *modules: torch.nn.Module, **prom
 
 @pytest.mark.parametrize("mode", POOLINGS)
 def test_pooling(tmp_path: Path, mode: Any) -> None:
-    _check(tmp_path, _network(tmp_path), Pooling(WIDTH, mode))
+    _check(tmp_path, network(tmp_path), Pooling(WIDTH, mode))
 
 
 @pytest.mark.parametrize("mode", POOLINGS)
 def test_pooling_without_the_prompt(tmp_path: Path, mode: Any) -> None:
     module = Pooling(WIDTH, mode, include_prompt=False)
-    _check(tmp_path, _network(tmp_path), module, prompts={"query": "find a text: "})
+    _check(tmp_path, network(tmp_path), module, prompts={"query": "find a text: "})
 
 
 @pytest.mark.parametrize(
     "modes", [("cls", "mean"), ("max", "lasttoken", "weightedmean"), tuple(POOLINGS)]
 )
 def test_poolings_end_to_end(tmp_path: Path, modes: Any) -> None:
-    _check(tmp_path, _network(tmp_path), Pooling(WIDTH, modes))
-    _check(tmp_path, _network(tmp_path), Pooling(WIDTH, modes), Dense(WIDTH * len(modes), 9))
+    _check(tmp_path, network(tmp_path), Pooling(WIDTH, modes))
+    _check(tmp_path, network(tmp_path), Pooling(WIDTH, modes), Dense(WIDTH * len(modes), 9))
 
 
 def test_poolings_end_to_end_of_older_files(tmp_path: Path) -> None:
-    network = _network(tmp_path)
-    _check(tmp_path, network, Pooling(WIDTH, ("cls", "mean")))
+    body = network(tmp_path)
+    _check(tmp_path, body, Pooling(WIDTH, ("cls", "mean")))
     path = tmp_path / "saved" / "1_Pooling" / "config.json"
     wanted = Encoder.load(tmp_path / "saved", precision="fp32").encode(TEXTS)
     checkpoints.write_json(path, checkpoints.pooling_config(WIDTH, "cls", "mean"))
@@ -117,20 +117,20 @@ CHAINS = {
 
 @pytest.mark.parametrize("chain", CHAINS)
 def test_what_comes_after_pooling(tmp_path: Path, chain: str) -> None:
-    _check(tmp_path, _network(tmp_path), Pooling(WIDTH, "mean"), *CHAINS[chain]())
+    _check(tmp_path, network(tmp_path), Pooling(WIDTH, "mean"), *CHAINS[chain]())
 
 
 @pytest.mark.parametrize("start", [0, 1, 3])
 def test_the_mean_of_layers(tmp_path: Path, start: int) -> None:
-    network = _network(tmp_path, output_hidden_states=True)
+    body = network(tmp_path, output_hidden_states=True)
     mixer = WeightedLayerPooling(WIDTH, num_hidden_layers=3, layer_start=start)
-    _check(tmp_path, network, mixer, Pooling(WIDTH, "mean"))
+    _check(tmp_path, body, mixer, Pooling(WIDTH, "mean"))
     assert read_checkpoint(tmp_path / "saved").plan.layer_mix is not None
 
 
 def test_a_mean_of_layers_that_is_not_computed_there_is_not_computed_here(tmp_path: Path) -> None:
     mixer = WeightedLayerPooling(WIDTH, num_hidden_layers=3, layer_start=1)
-    _check(tmp_path, _network(tmp_path), mixer, Pooling(WIDTH, "cls"))
+    _check(tmp_path, network(tmp_path), mixer, Pooling(WIDTH, "cls"))
     assert read_checkpoint(tmp_path / "saved").plan.layer_mix is None
 
 
@@ -141,9 +141,9 @@ def _refused(message: str) -> Iterator[None]:
 
 
 def test_faults_are_named(tmp_path: Path) -> None:
-    network = _network(tmp_path, output_hidden_states=True)
+    body = network(tmp_path, output_hidden_states=True)
     mixer = WeightedLayerPooling(WIDTH, num_hidden_layers=3, layer_start=1)
-    _check(tmp_path, network, mixer, Pooling(WIDTH, "mean"))
+    _check(tmp_path, body, mixer, Pooling(WIDTH, "mean"))
     saved = tmp_path / "saved"
     path = saved / "1_WeightedLayerPooling" / "config.json"
     checkpoints.write_json(path, {"num_hidden_layers": 12, "layer_start": 4})

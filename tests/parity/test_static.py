@@ -51,9 +51,13 @@ def _check(folder: Path, wanted: Floats) -> None:
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5, err_msg=name)
 
 
+def static_module(width: int) -> StaticEmbedding:
+    """Return a StaticEmbedding of random vectors."""
+    return StaticEmbedding(_tokenizer(), embedding_weights=_table(width=width))
+
+
 def _sentence_model(folder: Path, *more: Any) -> SentenceTransformer:
-    static = StaticEmbedding(_tokenizer(), embedding_weights=_table())
-    model = SentenceTransformer(modules=[static, *more], device="cpu")
+    model = SentenceTransformer(modules=[static_module(20), *more], device="cpu")
     model.save(str(folder))
     return model
 

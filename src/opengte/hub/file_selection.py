@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 # The folder of a sentence-transformers module: 1_Pooling, 2_Dense, 2_Dense_1024.
-MODULE_FOLDER = re.compile(r"\d+_\w+")
+MODULE_FOLDER = re.compile(r"((query|document)_)?\d+_\w+")
 
 _SHARD = r"-\d+-of-\d+"
 _WANTED = re.compile(
     r"(config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|modules"
-    r"|config_sentence_transformers|sentence_[a-z-]+_config|adapter_config|generation_config)\.json"
+    r"|config_sentence_transformers|sentence_[a-z-]+_config|adapter_config|generation_config|router_config)\.json"
     r"|vocab\.txt|merges\.txt|README\.md|.+\.model|adapter_model\.(safetensors|bin)"
     rf"|model({_SHARD})?\.safetensors|model\.safetensors\.index\.json"
     rf"|pytorch_model({_SHARD})?\.bin|pytorch_model\.bin\.index\.json"
@@ -58,6 +58,8 @@ def model_folder(names: Iterable[str]) -> str | None:
     An adapter counts: it has a base with the rest. None if it is nowhere.
     """
     files = set(names)
+    if {"modules.json", "router_config.json"} <= files:
+        return ""
     inner = sorted({name.partition("/")[0] + "/" for name in files if name.startswith("0_")})
     for folder in ("", *inner):
         here = {name.removeprefix(folder) for name in files if name.startswith(folder)}
@@ -77,6 +79,8 @@ def missing_files(folder: Path) -> list[str]:
     Without `modules.json`, pooling files are not expected. An adapter may leave out anything but
     its tensors.
     """
+    if (folder / "router_config.json").is_file():
+        return []  # what its encoders lack is said when they are read
     place = folder / (model_folder(_names(folder)) or "")
     if (place / "adapter_config.json").is_file():
         return _missing_modules(folder)

@@ -26,6 +26,7 @@ class ModelIdentity:
     max_length: int
     dimension: int
     instruction: str | None
+    query_fingerprint: str | None = None  # of a model with an encoder of its own for queries
 
     @classmethod
     def of(cls, card: ModelCard, instruction: str | None) -> "ModelIdentity":
@@ -38,6 +39,7 @@ class ModelIdentity:
             max_length=card.max_length,
             dimension=card.dimension,
             instruction=instruction,
+            query_fingerprint=card.query_fingerprint,
         )
 
     @classmethod
@@ -47,11 +49,15 @@ class ModelIdentity:
 
     def settings(self) -> dict[str, Any]:
         """Return a value for JSON."""
-        return asdict(self)
+        values = asdict(self)
+        if self.query_fingerprint is None:
+            del values["query_fingerprint"]  # which earlier versions do not know
+        return values
 
     def check(self, other: "ModelIdentity", place: str) -> None:
         """Raise InputError if another model's vectors cannot be compared with this one's."""
-        names = ("fingerprint", "precision", "max_length", "dimension", "instruction")
+        names = ["fingerprint", "precision", "max_length", "dimension", "instruction"]
+        names.append("query_fingerprint")
         differing = [name for name in names if getattr(self, name) != getattr(other, name)]
         if not differing:
             return

@@ -9,7 +9,7 @@ from opengte.encoder import Encoder, Reranker
 from opengte.engine import memory
 from opengte.engine.base import Engine
 from opengte.engine.native import NativeEngine
-from opengte.errors import InputError
+from opengte.errors import InputError, UnsupportedModelError
 from opengte.serve.config.inference import ModelSettings
 from opengte.serve.inference.preprocessing.tokenization import tokenize_inputs
 from opengte.serve.inference.scheduling.admission import MIN_QUEUE_TOKENS, AdmissionController
@@ -52,8 +52,11 @@ class PreparedModel:
 
 
 def load_model(settings: ModelSettings) -> Model:
-    """Load the model that the settings describe."""
-    return encoders.load_model(
+    """Load the model that the settings describe.
+
+    Raises UnsupportedModelError for one with an encoder of its own for queries.
+    """
+    loaded = encoders.load_model(
         settings.source,
         kind=settings.kind,
         engine=settings.engine,
@@ -64,6 +67,12 @@ def load_model(settings: ModelSettings) -> Model:
         max_length=settings.max_length,
         offline=settings.offline,
     )
+    if loaded.checkpoint.routes is not None:
+        raise UnsupportedModelError(
+            f"`{settings.source}` has an encoder for queries and another one for documents, and a "
+            "served model is one encoder. Use it with Encoder, `gte index` and `gte search`."
+        )
+    return loaded
 
 
 def prepare_model(
