@@ -12,7 +12,7 @@ bool is_bag(const Model& m, const Outputs& out) {
   const bool pooled = out.dense != nullptr && out.states == nullptr && out.sparse == nullptr &&
                       out.tokens == nullptr && out.score == nullptr;
   return pooled && m.layers.empty() && m.layer_mix.weights.empty() && !m.final_norm.present &&
-         !m.latent.present;
+         !m.latent.present && m.embedding.projection.outputs == 0;
 }
 
 constexpr int panels_at_a_time = 2;  // a member's share of a product between two reads of the counter
@@ -67,8 +67,19 @@ class Forward {
       finish();
       return;
     }
-    blocks(tokens_, block_rows(m_), [&](Crew& crew, Scratch&, Range r) {
-      crew.each(r.count, [&](int i) { embed(r.first + i, row(r.first + i)); });
+    blocks(tokens_, block_rows(m_), [&](Crew& crew, Scratch& s, Range r) {
+      const Embedding& e = m_.embedding;
+      const bool projected = e.projection.outputs > 0;
+      float* to = projected ? s.normed.as<float>() : row(r.first);
+      crew.each(r.count, [&](int i) {
+        embed(r.first + i, to + static_cast<std::ptrdiff_t>(i) * e.width);
+      });
+      if (!projected) return;
+      const Operand a = operand(crew, s, e.projection, to, false, e.width, r.count);
+      Epilogue then;
+      then.out = row(r.first);
+      then.stride = width_;
+      multiply(crew, e.projection, a, r.count, then);
     });
     mix_layer(0);
     int done = 0;
@@ -138,15 +149,16 @@ class Forward {
   void embed(int token, float* x) {
     const Embedding& e = m_.embedding;
     const std::size_t id = batch_.ids[first_token_ + token];
-    to_float(static_cast<const std::uint8_t*>(e.word) + id * width_ * dtype_bytes(e.word_dtype),
-             e.word_dtype, width_, x);
-    if (e.scale != 1.0f) k_.scale(x, e.scale, width_);
+    const int width = e.width;
+    to_float(static_cast<const std::uint8_t*>(e.word) + id * width * dtype_bytes(e.word_dtype),
+             e.word_dtype, width, x);
+    if (e.scale != 1.0f) k_.scale(x, e.scale, width);
     if (e.type != nullptr) {
       const std::size_t type = batch_.types[first_token_ + token];
-      k_.add(x, e.type + type * width_, width_);
+      k_.add(x, e.type + type * width, width);
     }
     if (e.position != nullptr) {
-      k_.add(x, e.position + static_cast<std::size_t>(position(token)) * width_, width_);
+      k_.add(x, e.position + static_cast<std::size_t>(position(token)) * width, width);
     }
     if (e.norm.present) k_.norm(x, x, e.norm.args);
   }
@@ -818,7 +830,8 @@ void Activations::release() {
 void Scratch::reserve(const Context& c, int longest) {
   const Model& m = *c.model;
   const std::size_t rows = block_rows(m) + 1;
-  std::size_t inputs = std::max(m.width(), widest_token(m));
+  const int embedded = m.embedding.width;
+  std::size_t inputs = std::max({m.width(), widest_token(m), embedded});
   std::size_t wide = std::max(widest_qkv(m), 2 * widest_token(m));
   for (const Layer& l : m.layers) {
     inputs = std::max<std::size_t>({inputs, static_cast<std::size_t>(l.inner),
@@ -838,7 +851,7 @@ void Scratch::reserve(const Context& c, int longest) {
     operand_room = std::max(operand_room, (latent_block + 1) * (most * sizeof(float) + 128));
     wide_room = std::max(wide_room, (latent_block + 1) * most);
   }
-  normed.reserve(rows * m.width() * sizeof(float));
+  normed.reserve(rows * std::max(m.width(), embedded) * sizeof(float));
   operand.reserve(operand_room);
   scale.reserve(rows * sizeof(float));
   low.reserve(rows * sizeof(float));

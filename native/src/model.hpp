@@ -49,6 +49,7 @@ struct Embedding {
   const float* type = nullptr;
   float scale = 1.0f;  // of word vectors
   Norm norm;
+  Linear projection;  // to the width of states; without outputs, they have the same width
 };
 
 struct Layer {
@@ -131,7 +132,9 @@ struct Model {
   std::vector<Dense> token_head;  // none: they are the states themselves
   Score score;
 
-  int width() const { return embedding.width; }
+  int width() const {
+    return embedding.projection.outputs > 0 ? embedding.projection.outputs : embedding.width;
+  }
   int pooled_width() const { return static_cast<int>(poolings.size()) * width(); }
   int dimension() const {
     int found = pooled_width();

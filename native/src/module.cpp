@@ -98,7 +98,8 @@ class Reader {
   std::vector<Bytes>& keep_;
 };
 
-Embedding read_embedding(Reader& r, const nb::dict& d, const std::string& dtype) {
+Embedding read_embedding(Reader& r, const nb::dict& d, const nb::dict& precisions,
+                         const std::string& dtype) {
   Embedding e;
   e.vocabulary = r.get<int>(d, "vocabulary");
   e.width = r.get<int>(d, "width");
@@ -112,6 +113,10 @@ Embedding read_embedding(Reader& r, const nb::dict& d, const std::string& dtype)
   if (e.positions > 0) e.position = r.floats("embedding.position", e.positions * width);
   if (e.types > 0) e.type = r.floats("embedding.token_type", e.types * width);
   e.norm = r.norm(d, "norm", "embedding.norm", e.width);
+  if (r.has(d, "projected")) {
+    e.projection =
+        r.linear("embedding.projection", precisions, false, r.get<int>(d, "projected"), e.width);
+  }
   return e;
 }
 
@@ -307,7 +312,7 @@ std::vector<Dense> read_token_head(Reader& r, const nb::list& items, const nb::d
 Model read_model(Reader& r, const nb::dict& plan, const nb::dict& precisions) {
   Model m;
   m.precision = precision_of(r.get<std::string>(plan, "precision"));
-  m.embedding = read_embedding(r, r.get<nb::dict>(plan, "embedding"),
+  m.embedding = read_embedding(r, r.get<nb::dict>(plan, "embedding"), precisions,
                                r.get<std::string>(plan, "word_dtype"));
   for (nb::handle item : r.get<nb::list>(plan, "ropes")) {
     const auto rope = nb::cast<nb::dict>(item);

@@ -4,11 +4,12 @@ The files of a checkpoint take precedence; a contradiction is reported as a warn
 models' cards and papers. Parameters are those that an encoder uses, computed from the shapes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from opengte.errors import InputError
 
+UNLIMITED = 1 << 30  # tokens of a text: arch.plan.UNLIMITED
 WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
 INSTRUCT = "Instruct: {instruction}\nQuery: "
 BGE_EN = "Represent this sentence for searching relevant passages: "
@@ -180,6 +181,12 @@ def _reranker(
     )
 
 
+def _static(name: str, dimension: int, parameters: float, good_for: str) -> PublishedModel:
+    return PublishedModel(
+        name, "static", dimension, UNLIMITED, "mean", "MIT", round(parameters), good_for
+    )
+
+
 PUBLISHED_MODELS: tuple[PublishedModel, ...] = (
     PublishedModel(
         "sentence-transformers/all-MiniLM-L6-v2",
@@ -200,6 +207,31 @@ PUBLISHED_MODELS: tuple[PublishedModel, ...] = (
         "Apache-2.0",
         109,
         "English, better than the default at eight times its operations; on the package index",
+    ),
+    _static("minishlab/potion-base-2M", 64, 2, "English, the smallest; a vector for each word"),
+    _static("minishlab/potion-base-8M", 256, 8, "English at the tokenizer's rate, no network"),
+    _static("minishlab/potion-base-32M", 512, 32, "English at the tokenizer's rate, no network"),
+    _static("minishlab/potion-retrieval-32M", 512, 32, "English retrieval without a network"),
+    _static("minishlab/potion-multilingual-128M", 256, 128, "101 languages without a network"),
+    replace(
+        _static(
+            "sentence-transformers/static-retrieval-mrl-en-v1",
+            1024,
+            31,
+            "English retrieval without a network",
+        ),
+        licence="Apache-2.0",
+        dimensions=(32, 64, 128, 256, 512, 1024),
+    ),
+    replace(
+        _static(
+            "sentence-transformers/static-similarity-mrl-multilingual-v1",
+            1024,
+            108,
+            "similarity in 50 languages without a network",
+        ),
+        licence="Apache-2.0",
+        dimensions=(32, 64, 128, 256, 512, 1024),
     ),
     _gte("gte-small", 384, 33, "English, small"),
     _gte("gte-base", 768, 109, "English"),

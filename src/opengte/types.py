@@ -165,6 +165,7 @@ class ModelCard:
         stored_dtype: The dtype of the weight files.
         licence: The licence that the files or the table of published models name.
         fingerprint: 32 hexadecimal digits that change with anything that changes a vector.
+        labels: The classes of a classifier of pairs with several of them.
         query_fingerprint: The same of the encoder of queries, where they have one of their own.
         late: How token vectors are made and scored (late interaction); None: there are none.
         engine: `native` or `torch`; None, like the rest, until an engine has loaded the model.
@@ -194,6 +195,7 @@ class ModelCard:
     licence: str | None
     fingerprint: str
     late: Mapping[str, Any] | None = None
+    labels: tuple[str, ...] = ()
     query_fingerprint: str | None = None
     engine: str | None = None
     precision: str | None = None

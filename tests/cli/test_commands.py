@@ -295,7 +295,11 @@ def test_info_as_json_of_the_default_model(read):
 def test_models_lists_the_known_ones():
     result = gte("models")
     assert all(known.id in result.stdout for known in PUBLISHED_MODELS)
-    assert result.stdout.splitlines()[0].split()[:3] == ["model", "alias", "kind"]
+    headings = [line for line in result.stdout.splitlines() if line.startswith(("From", "Rer"))]
+    assert headings[0] == "From a package index, without the Hugging Face Hub"
+    assert headings[-1] == "Rerankers, from the Hub"
+    assert len(headings) == len(set(headings)) > 5
+    assert "minilm (sentence-transformers/all-MiniLM-L6-v2)" in result.stdout
     rows = [json.loads(line) for line in gte("models", "--json").stdout.splitlines()]
     assert [row["model"] for row in rows] == [known.id for known in PUBLISHED_MODELS]
     assert [row["alias"] for row in rows if row["alias"]] == list(hub.ALIASES)

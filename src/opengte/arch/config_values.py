@@ -20,6 +20,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "tanh": "tanh",
 }
 
+MOST_LABELS = 10_000
+
 
 def whole_number(config: Config, name: str, default: int | None = None, at_least: int = 1) -> int:
     """Return a whole number; null counts as absent."""
@@ -106,8 +108,14 @@ def is_classifier(config: Config) -> bool:
 
 
 def labels(config: Config) -> int:
-    """Return the number of classes, which must be one."""
+    """Return the number of classes; a reranker has one, the relevance."""
     found = config.get("num_labels") or len(config.get("id2label") or {"0": "LABEL_0", "1": ""})
-    if found != 1:
-        raise unsupported_value(config, "num_labels", found, "1, a relevance score")
-    return 1
+    if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= MOST_LABELS:
+        raise unsupported_value(config, "num_labels", found, f"1 to {MOST_LABELS}")
+    return found
+
+
+def label_names(config: Config) -> tuple[str, ...]:
+    """Return the names of the classes, in the order of their logits."""
+    named = config.get("id2label") or {}
+    return tuple(str(named.get(str(i), f"LABEL_{i}")) for i in range(labels(config)))

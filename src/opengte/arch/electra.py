@@ -9,6 +9,7 @@ from opengte.arch.plan import Plan
 
 ELECTRA = replace(
     ROBERTA,
+    body={**ROBERTA.body, "embedding.projection": ("embeddings_project",)},
     prefixes=("electra.", ""),
     unused=(*BERT.unused, r"(discriminator|generator)_.*"),
 )
@@ -17,17 +18,13 @@ ELECTRA = replace(
 def electra_plan(config: Config) -> Plan:
     """Return the plan of an ELECTRA encoder, or of its sequence classifier.
 
-    Raises UnsupportedModelError where embeddings are narrower than the states.
+    Embeddings of another width than the states are projected.
     """
     width = config_values.whole_number(config, "hidden_size", 256)
-    if config_values.whole_number(config, "embedding_size", 128) != width:
-        raise config_values.unsupported_value(
-            config,
-            "embedding_size",
-            config.get("embedding_size", 128),
-            f"{width}, the `hidden_size`: embeddings that are projected are not supported",
-        )
+    narrow = config_values.whole_number(config, "embedding_size", 128)
     plan = bert_body(config, "electra", position_offset=0)
+    if narrow != width:
+        plan = replace(plan, embedding=replace(plan.embedding, width=narrow, projected=width))
     if plan.score is None or plan.score.dense is None:
         return plan
     dense = replace(plan.score.dense, activation="gelu")

@@ -89,6 +89,7 @@ class Embedding(_Described):
     types: int  # 0: no token types
     norm: Norm | None
     scale: float = _later(1.0)
+    projected: int | None = _later()  # the width of states; None: that of the vectors
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,7 @@ class Plan(_Described):
     @property
     def width(self) -> int:
         """Return the width of a token state."""
-        return self.embedding.width
+        return self.embedding.projected or self.embedding.width
 
     @property
     def poolings(self) -> tuple[PoolingKind, ...]:
@@ -354,6 +355,10 @@ def _embedding_slots(embedding: Embedding) -> Iterator[tuple[str, Slot]]:
     if embedding.types:
         yield "embedding.token_type", _whole(embedding.types, embedding.width)
     yield from _norm_slots("embedding.norm", embedding.norm, embedding.width)
+    if embedding.projected is not None:
+        yield from _linear_slots(
+            "embedding.projection", (embedding.projected,), embedding.width, bias=True
+        )
 
 
 def _layer_slots(name: str, layer: Layer, width: int) -> Iterator[tuple[str, Slot]]:

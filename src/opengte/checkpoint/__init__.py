@@ -15,7 +15,7 @@ from typing import Literal
 from opengte import adapters, arch, hub, weights
 from opengte.adapters import Adapter
 from opengte.arch import decoder
-from opengte.arch.config_values import is_classifier
+from opengte.arch.config_values import is_classifier, label_names
 from opengte.arch.plan import Plan
 from opengte.arch.tensors import TensorNaming, resolve_slots, unexpected_tensors
 from opengte.checkpoint.late import check_expansion, late_plan, read_late_files
@@ -195,6 +195,7 @@ class Checkpoint:
             stored_dtype=self.stored_dtype,
             licence=self.licence,
             fingerprint=self.fingerprint(),
+            labels=self.labels,
             query_fingerprint=self.query_fingerprint,
             late=None if score or self.late is None else self.late.described(),
         )
@@ -216,6 +217,13 @@ class Checkpoint:
         Every byte of the weights is part of it. The same files in another folder have the same.
         """
         return self._fingerprint(weights.weights_fingerprint(self._weights), dimensions)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The classes of a classifier with several, in the order of its logits."""
+        if self.plan.score is None or not self.plan.score.every:
+            return ()
+        return label_names(read_json_config(self.folder / "config.json"))
 
     @cached_property
     def query_fingerprint(self) -> str | None:
@@ -305,7 +313,10 @@ def read_checkpoint(
         keeps_states = config.get("output_hidden_states") is True
         plan = replace(plan, score=None)
         plan, naming, sides = _encoder(plan, naming, folder, published, keeps_states)
-    elif plan.score is None:
+    elif plan.score is not None:
+        every = plan.score.outputs > 1
+        plan = replace(plan, score=replace(plan.score, every=every))
+    else:
         plan, naming = _yes_no(plan, naming, folder, location.name, published)
     _compare(plan, published, location.name)
     limit = _max_length(folder, plan, published, max_length)

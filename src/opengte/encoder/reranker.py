@@ -72,7 +72,8 @@ class Reranker(LoadedModel):
 
         Returns:
             One score for each document, in input order: an unbounded logit for a classifier, a
-            probability for a model that takes instructions. A document that is too long loses its
+            probability for a model that takes instructions. With two classes, it is the logit of
+            the second one minus that of the first. A document that is too long loses its
             end, with a TruncationWarning.
 
         Raises:
@@ -84,19 +85,52 @@ class Reranker(LoadedModel):
         """
         texts = check_texts(documents, "documents")
         query = check_text(query, "query")
+        self._check_classes()
         if not texts:
             return np.zeros(0, np.float32)
         distinct, inverse = embedding_ops.deduplicate(texts)
         tokenized = self.tokenize([(query, text) for text in distinct], instruction=instruction)
         self._count(missing_instructions=int(self.takes_instructions and instruction is None))
-        scores = np.empty(len(distinct), np.float32)
+        scores = self._logits(tokenized)
+        if scores.ndim == 2:
+            scores = scores[:, 1] - scores[:, 0]
+        self._report(tokenized, len(texts), len(distinct))
+        return scores[inverse]
+
+    def classify(self, pairs: Iterable[tuple[str, str]]) -> Floats:
+        """Return the logits of every class for each pair of texts: (n, classes) float32.
+
+        `card.labels` names the classes. A model with a single score has one column. InputError if a
+        pair is not two strings; a pair that is too long loses its end, with a TruncationWarning.
+
+        >>> reranker.classify([("what do cats eat", "Cats eat meat.")]).shape
+        (1, 1)
+        """
+        found = list(pairs)
+        if not found:
+            return np.zeros((0, max(1, len(self.card.labels))), np.float32)
+        tokenized = self.tokenize(found)
+        logits = self._logits(tokenized)
+        self._report(tokenized, len(found), len(found))
+        return logits.reshape(len(found), -1)
+
+    def _check_classes(self) -> None:
+        if len(self.card.labels) > 2:
+            raise CapabilityError(
+                f"`{self.card.name}` tells {len(self.card.labels)} classes apart "
+                f"({', '.join(self.card.labels[:5])}) and has no score of relevance. Use classify."
+            )
+
+    def _logits(self, tokenized: Tokenized) -> Floats:
+        classes = len(self.card.labels)
+        shape = (len(tokenized.batch), classes) if classes else (len(tokenized.batch),)
+        found = np.empty(shape, np.float32)
         for indices in cut_batches(tokenized.batch.lengths, self._engine.max_batch_tokens):
             result = self._engine.score(tokenized.batch.select(indices)).score
             assert result is not None
-            scores[indices] = result
-        check_finite(scores, "score")
-        self._report(tokenized, len(texts), len(distinct))
-        return scores[inverse]
+            found[indices] = result
+        check_finite(found, "score")
+        return found
 
     def rank(
         self,

@@ -20,7 +20,7 @@ class EngineResult:
         sparse: A weight >= 0 of each token, (t,) float32.
         tokens: Late-interaction vectors (t, d') float32, not normalised.
         states: Final token states (t, width) float32.
-        score: Scores of a reranker (n,) float32.
+        score: Scores of a reranker (n,) float32; of a classifier all logits (n, classes).
     """
 
     dense: Floats | None = None

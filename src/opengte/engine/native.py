@@ -104,7 +104,9 @@ class NativeEngine:
 
     def score(self, batch: PackedBatch) -> EngineResult:
         """Compute the scores of a reranker's pairs."""
-        result = EngineResult(score=_empty(True, _count(batch)))
+        head = self._plan.score
+        classes = (head.outputs,) if head is not None and head.every else ()
+        result = EngineResult(score=_empty(True, _count(batch), *classes))
         self._run(batch, result)
         return result
 

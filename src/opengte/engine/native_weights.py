@@ -103,6 +103,10 @@ def _norms(plan: Plan) -> dict[str, str]:
     """Map each matrix whose only input is the output of a norm to the slot of that norm."""
     found: dict[str, str] = {}
     before = "embedding.norm" if plan.embedding.norm else None
+    if plan.embedding.projected is not None:
+        if before is not None:
+            found["embedding.projection"] = before
+        before = None
     for i, layer in enumerate(plan.layers):
         own = f"layers.{i}.attention_norm" if layer.attention_norm else None
         after = f"layers.{i}.ffn_norm"

@@ -62,6 +62,7 @@ class EmbeddingLayer(nn.Module):
         self.position = _table(plan.positions, plan.width)
         self.token_type = _table(plan.types, plan.width)
         self.norm = NormLayer(plan.norm, plan.width) if plan.norm else None
+        self.projection = nn.Linear(plan.width, plan.projected) if plan.projected else None
         self.drop = DropoutLayer()
 
     def forward(self, packed: PackedTensors) -> Tensor:
@@ -74,7 +75,8 @@ class EmbeddingLayer(nn.Module):
         if self.position is not None:
             rows = layers.position_rows(packed, self.plan.position_offset)
             x = x + F.embedding(rows, self.position)
-        return self.drop(self.norm(x) if self.norm else x)  # type: ignore[no-any-return]
+        x = self.drop(self.norm(x) if self.norm else x)
+        return x if self.projection is None else self.projection(x)  # type: ignore[no-any-return]
 
 
 def _step(step: Dense | Norm | UnitLength, width: int) -> nn.Module:

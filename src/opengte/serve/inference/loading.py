@@ -54,7 +54,8 @@ class PreparedModel:
 def load_model(settings: ModelSettings) -> Model:
     """Load the model that the settings describe.
 
-    Raises UnsupportedModelError for one with an encoder of its own for queries.
+    Raises UnsupportedModelError for one with an encoder of its own for queries, and for a
+    classifier.
     """
     loaded = encoders.load_model(
         settings.source,
@@ -71,6 +72,11 @@ def load_model(settings: ModelSettings) -> Model:
         raise UnsupportedModelError(
             f"`{settings.source}` has an encoder for queries and another one for documents, and a "
             "served model is one encoder. Use it with Encoder, `gte index` and `gte search`."
+        )
+    if loaded.card.labels:
+        raise UnsupportedModelError(
+            f"`{settings.source}` is a classifier with {len(loaded.card.labels)} classes, and a "
+            "served reranker has one score. Use it with Reranker.classify."
         )
     return loaded
 
