@@ -25,10 +25,10 @@ COMMANDS = {
         "Find the documents that answer a query, in an index or in files.",
     ),
     "index": ("index:command", "Build, inspect and maintain an index of documents."),
-    "bulk": ("bulk:command", "Embed many files on many machines, and load them into an index."),
+    "bulk": ("bulk:command", "Embed many files on one or many machines, and index them."),
     "review": (
         "review:command",
-        "Find what would make the answers of an index better: data, model, retrieval or workflow.",
+        "Find what would make the answers of an index better, and its cost.",
     ),
     "cluster": ("cluster:command", "Cluster texts, or the documents of an index, by topic."),
     "dedupe": ("dedupe:command", "Find duplicate texts and keep the first of each group."),

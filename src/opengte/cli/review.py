@@ -77,7 +77,7 @@ def command(
     kb: str, queries: Path, judgments: Path | None, as_json: bool, reports: tuple[Path, ...],
     options: ModelOptions, redact: tuple[str, ...], **given: Any,
 ) -> None:  # fmt: skip
-    """Find what would make the answers of an index better, and what that costs.
+    """Find what would make the answers of an index better, and its cost.
 
     Replays the queries with one part of the pipeline exchanged at a time (data, model, retrieval,
     workflow), tests each difference, and ranks the next steps by what they bring. The index is only

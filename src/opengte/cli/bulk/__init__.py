@@ -15,7 +15,7 @@ COMMANDS = {
 
 @click.group("bulk", cls=LazyGroup, table=COMMANDS)
 def command() -> None:
-    """Embed many files on one machine or many, and load them into an index.
+    """Embed many files on one or many machines, and index them.
 
     Files and output are local or at URLs, such as s3://bucket/folder. A run that is interrupted
     goes on when the command is repeated, on any machine.

@@ -14,11 +14,14 @@ from opengte.cli.common.progress import progress_bar
 @click.argument("place", metavar="OUT")
 @json_option
 def status_command(place: str, as_json: bool) -> None:
-    """Show how far the latest run of OUT came, its rate, time left and cost, and why rows failed.
+    """Show how far a run came, and why rows failed.
+
+    The run is the latest one of OUT; its rate, the time left and the cost are shown, too.
 
     \b
     Examples:
       gte bulk status out/
+      gte bulk status s3://bucket/out --json
     """
     from opengte.bulk.shards.plan import BulkPlan
     from opengte.bulk.shards.status import run_status
@@ -67,10 +70,13 @@ def verify_command(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Check the files of a run against their digests, and vectors against those in fp32.
+    """Check what a run wrote, some rows in fp32.
+
+    Files are compared with their digests, and the vectors of some rows with those in fp32.
 
     \b
     Examples:
+      gte bulk verify out/
       gte bulk verify out/ --min-cosine 0.98
     """
     from opengte.apps.bulk_index import columns_for

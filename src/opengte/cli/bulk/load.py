@@ -26,10 +26,11 @@ def command(
     first_pass: int | None,
     threads: int | None,
 ) -> None:
-    """Load the passages of a run into an index: a folder, a bucket, PostgreSQL or Qdrant.
+    """Load the passages of a run into an index.
 
-    The index is made if it is not there; it answers as if `gte index` had made it. A document that
-    is there already is left, so that the command can be repeated.
+    The index is in a folder, a bucket, PostgreSQL or Qdrant. It is made if it is not there; it
+    answers as if `gte index` had made it. A document that is there already is left, so that the
+    command can be repeated.
 
     \b
     Examples:

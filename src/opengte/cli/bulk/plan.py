@@ -65,7 +65,7 @@ def command(
     options: ModelOptions,
     **values: Any,
 ) -> None:
-    """Plan how the rows of files become vectors, and print what it takes.
+    """Plan how the rows of files become vectors, and what it takes.
 
     Reads Parquet, JSON Lines, CSV and Lance: a file, a folder or a pattern, local or at a URL. The
     plan is a file below OUT. The rate is measured here, on rows of the input.

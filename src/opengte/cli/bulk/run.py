@@ -48,10 +48,11 @@ def command(
     max_failed: float | None,
     price: float | None,
 ) -> None:
-    """Compute the shards of the latest plan of OUT, or of the plan whose folder OUT is.
+    """Compute the shards of a plan, here or on a Ray cluster.
 
-    A shard that is there is not computed again. Rows that cannot be embedded are set aside in
-    `failed/` with the reason. Several runs may work on one plan at the same time.
+    It is the latest plan of OUT, or the plan whose folder OUT is. A shard that is there is not
+    computed again. Rows that cannot be embedded are set aside in `failed/` with the reason. Several
+    runs may work on one plan at the same time.
 
     \b
     Examples:
