@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test test-fast test-system test-isa lint docs fuzz bench-cpu bench-serve bench-search bench-review bench-train bench-gpu smoke clean
+.PHONY: help demo serve-demo console-demo test test-fast test-system test-isa lint docs fuzz bench-cpu bench-serve bench-search bench-review bench-train bench-gpu smoke clean
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -18,6 +18,9 @@ demo: $(VENV)/.installed ## Fetch the default model, embed and search the docume
 
 serve-demo: $(VENV)/.dev ## Start a server with the default model and call it with three official clients
 	$(BIN)/python examples/serve_demo.py
+
+console-demo: $(VENV)/.dev ## Start a console with a test identity provider on loopback, and sign in to look around
+	$(BIN)/python examples/console_demo.py
 
 # some tests kill processes or keep a server busy, and may fail for want of a processor: what failed
 # beside others is run once more, alone, and both runs are printed

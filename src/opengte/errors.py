@@ -133,6 +133,13 @@ class LimitError(ServiceError):
         self.retry_after = retry_after  # seconds
 
 
+class CreditError(LimitError):
+    """A team's credit is used up; trying again does not help."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 0.0)
+
+
 class MissingExtraError(OpenGTEError, ImportError):
     """An optional dependency is not installed."""
 

@@ -250,3 +250,24 @@ def _log_ticks(low: float, high: float) -> list[float]:
     marks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
     inside = [mark for mark in marks if low <= mark <= high]
     return inside if len(inside) > 1 else _ticks(low, high, 4)
+
+
+def column_chart(rows: Sequence[tuple[str, float]], what: str) -> str:
+    """Draw a column for each (label, value), with the largest value, first and last label."""
+    top, bottom, height = 18, 150, 170
+    most = max((value for _, value in rows), default=0.0) or 1.0
+    wide = WIDTH / max(1, len(rows))
+    parts = [f'<line x1="0" x2="{WIDTH}" y1="{bottom}" y2="{bottom}"/>']
+    parts.append(_text(0, 12, f"{most:,.0f} {what}", "start"))
+    for place, (label, value) in enumerate(rows):
+        tall = (bottom - top) * value / most
+        parts.append(
+            f'<rect x="{place * wide + 1:.1f}" y="{bottom - tall:.1f}" width="{wide - 2:.1f}" '
+            f'height="{tall:.1f}"><title>{escape(label)}: {value:,.0f}</title></rect>'
+        )
+    if rows:
+        parts.append(_text(0, height - 4, rows[0][0], "start"))
+        parts.append(_text(WIDTH, height - 4, rows[-1][0], "end"))
+    body = "".join(parts)
+    label = escape(f"{what}: {most:,.0f} at most")
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{body}</svg>'

@@ -3,10 +3,12 @@
 from importlib import resources
 
 import pytest
+from openai import OpenAI
 
 from opengte.serve.console.accounts import Accounts
 from opengte.serve.console.database import open_database
 from tests.support.browser import wait_until
+from tests.support.oidc_provider import CLIENT, SECRET, provider
 from tests.support.serve_process import server
 
 AXE = resources.files("axe_core_python").joinpath("axe.min.js")
@@ -83,3 +85,37 @@ def test_from_a_link_to_a_team_and_out(opened, one, width, scheme):
     page.click("text=Sign out everywhere")
     page.wait_for_url("**/console/sign-in")
     check(page)
+
+
+def test_from_sign_in_to_the_credit_that_fell_by_the_price(opened):
+    with provider() as identity:
+        identity.user = {"sub": "1", "name": "Ada Lovelace", "groups": ["staff"]}
+        flags = ["--model", "minilm", "--console", "--currency", "EUR", "--price", "0.02"]
+        flags += ["--free-credit", "5", "--oidc-issuer", identity.issuer]
+        flags += ["--oidc-client-id", CLIENT, "--oidc-operators", "staff"]
+        with server(*flags, env={"OPENGTE_OIDC_CLIENT_SECRET": SECRET}) as running:
+            page = opened(f"{running.url}/console")
+            page.click("text=Sign in with your organisation")
+            page.wait_for_selector("h1 >> text=Ada Lovelace")
+            page.click("text=Keys")
+            page.fill("#name", "first")
+            page.click("text=Make a key")
+            page.wait_for_selector("#new-key")
+            check(page)
+            secret = page.inner_text("#new-key").strip()
+            page.click("#keep-key")
+            client = OpenAI(base_url=f"{running.url}/v1", api_key=secret)
+            asked = client.embeddings.create(model="minilm", input=["a kitten naps"] * 3)
+            page.wait_for_timeout(2500)  # until it is booked
+            page.click("text=Use and credit")
+            page.wait_for_selector("#left")
+            left = float(page.inner_text("#left").replace(",", ""))
+            assert left == pytest.approx(5 - asked.usage.total_tokens * 0.02 / 1e6, abs=6e-7)
+            assert page.evaluate("document.querySelectorAll('.barchart rect').length") == 30
+            assert "minilm" in page.inner_text("main")
+            check(page)
+            page.goto(f"{running.url}/models/minilm")
+            assert secret in page.inner_text("code.snippet-code >> nth=0")
+            page.click("[data-example=two]")
+            page.wait_for_selector(".results tbody tr")
+            check(page)

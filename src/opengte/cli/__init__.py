@@ -49,6 +49,10 @@ COMMANDS = {
         "serve.accounts:teams",
         "Create and list the teams of a console, and their members.",
     ),
+    "credit": (
+        "serve.credit:command",
+        "Grant credit to teams of a console, set budgets, and print the ledger.",
+    ),
     "audit": (
         "serve.accounts:audit",
         "Print the last changes of a console's accounts, the newest first.",

@@ -2,13 +2,16 @@ import contextlib
 import re
 
 import pytest
-from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from opengte.serve.auth.authorizer import KeyAuthorizer
+from opengte.serve.auth.keys import KeyFile, KeyRing
+from opengte.serve.auth.rate_limits import RateLimiter, rate_limit_memory
 from opengte.serve.config.settings import ServerSettings
 from opengte.serve.console.accounts import Accounts
+from opengte.serve.console.ledger import Ledger
 from opengte.serve.console.site import Console
-from opengte.serve.http.lenient_router import LenientRouter
+from opengte.serve.http.app import AppOptions, build_app
 from opengte.serve.http.pages import page_routes
 from opengte.serve.observability.load_history import LoadHistory
 from opengte.serve.observability.metric_store import metric_memory
@@ -36,11 +39,24 @@ class Site:
         self.metrics = metrics or Metrics(["fake"], [], metric_memory(1))
         self.service, history = service or FakeService(), LoadHistory()
         self.settings = ServerSettings(console=True, state_dir=str(folder), **settings)
-        self.console = Console(self.settings, self.service, lambda: self.metrics, history)
+        self.authorizer = KeyAuthorizer(
+            KeyRing(folder), RateLimiter(rate_limit_memory()), None, self.settings.models
+        )
+        self.console = Console(
+            self.settings, self.service, self.authorizer, lambda: self.metrics, history
+        )
+        self.authorizer.credit = self.console.credit
+        self.ledger = Ledger(self.console.database)
         self.accounts = Accounts(self.console.database)
-        app = Starlette()
-        app.router = LenientRouter([*page_routes(self.service, history), *self.console.routes()])
-        self.app = self.console.around(app)
+        routes = [*page_routes(self.service, history), *self.console.routes()]
+        options = AppOptions(extra_routes=routes, extra_paths=self.console.paths)
+        self.app = self.console.around(build_app(self.service, self.authorizer, options))
+
+    def key(self, team, **options):
+        """Return a client with a new key of a team."""
+        _, secret = KeyFile(self.authorizer.keys.path.parent).create("test", team=team, **options)
+        self.authorizer.keys.refresh()
+        return TestClient(self.app, headers={"authorization": f"Bearer {secret}"})
 
     def browser(self, **options):
         return Browser(self.app, headers={"accept": "text/html"}, **options)

@@ -51,6 +51,22 @@ def test_users_and_teams(gte, site, tmp_path):
     assert "Users and teams" in page.text
 
 
+def test_credit(gte):
+    team = gte("teams", "create", "Search").stdout.strip()
+    (row,) = lines(gte("credit", "grant", "Search", "2.5", "--note", "pilot", "--json"))
+    assert (row["team"], row["granted"], row["left"]) == (team, "2.500000000", "2.500000000")
+    gte("credit", "grant", team, "-1")
+    (row,) = lines(gte("credit", "budget", team, "0.5", "--json"))
+    assert (row["left"], row["budget"]) == ("0.500000000", "0.500000000")
+    gte("credit", "budget", team, "none")
+    assert "Search" in gte("credit", "list").stdout
+    entries = lines(gte("credit", "ledger", team, "--json"))
+    assert [entry["amount"] for entry in entries] == ["-1.000000000", "2.500000000"]
+    assert "expected a number" in gte("credit", "grant", team, "x", fails=True).output
+    gte("keys", "create", "k", "--team", team)
+    assert lines(gte("keys", "list", "--json"))[0]["team"] == team
+
+
 def test_unknown_names(gte):
     assert "gte users list" in gte("users", "disable", "nobody", fails=True).output
     assert "gte teams list" in gte("teams", "add", "nothing", "nobody", fails=True).output

@@ -165,7 +165,8 @@ def test_stored_scripts_stay_text(client):
 def test_clients_get_json_and_browsers_a_page(client):
     with client() as one:
         assert one.get("/models").headers["content-type"].startswith("text/html")
-        assert one.get("/models", headers={"accept": "application/json"}).status_code == 404
+        listed = one.get("/models", headers={"accept": "application/json"}).json()
+        assert [model["id"] for model in listed["data"]] == ["fake", "fake-reranker"]
 
 
 def test_unknown_model(client):

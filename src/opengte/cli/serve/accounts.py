@@ -8,7 +8,7 @@ import click
 
 from opengte.cli.common import output
 from opengte.cli.common.options import json_option
-from opengte.cli.serve.keys import state_option
+from opengte.cli.serve.keys import key_file, state_option
 
 if TYPE_CHECKING:
     from opengte.serve.console.accounts import Accounts
@@ -174,13 +174,19 @@ def _user_change(name: str, change: Callable[["Accounts", str], None], what: str
         accounts = open_accounts(state_dir, console_database)
         found = accounts.find_user(user)
         change(accounts, found.id)
+        if name == "disable":
+            key_file(state_dir).revoke_made_by(found.id)
         if as_json:
             output.print_json({"user": found.id, "change": name})
         else:
             click.echo(f"{name}: {found.id} ({found.name})", err=True)
 
 
-_user_change("disable", lambda a, u: a.set_disabled(u, True, "cli"), "Lock a user out.")
+_user_change(
+    "disable",
+    lambda a, u: a.set_disabled(u, True, "cli"),
+    "Lock a user out, and revoke their keys.",
+)
 _user_change("enable", lambda a, u: a.set_disabled(u, False, "cli"), "Let a user in again.")
 _user_change("promote", lambda a, u: a.set_operator(u, True, "cli"), "Make a user an operator.")
 _user_change("demote", lambda a, u: a.set_operator(u, False, "cli"), "Make an operator a member.")

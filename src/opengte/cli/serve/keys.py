@@ -71,6 +71,9 @@ def _limit(name: str, what: str) -> Callable[[Callable[..., Any]], Callable[...,
     " --where`; repeatable, and all conditions must match.  [default: all "
     "documents]",
 )
+@click.option(
+    "--team", metavar="TEAM", help="Id of the team of a console whose credit pays for the key."
+)
 @click.option("--admin", is_flag=True, help="Allow the key to reload the server's models.")
 @json_option
 @state_option
@@ -84,6 +87,7 @@ def create_command(
     tokens_per_month: int | None,
     expires: str | None,
     where: tuple[str, ...],
+    team: str | None,
     admin: bool,
     as_json: bool,
     state_dir: str | None,
@@ -102,7 +106,7 @@ def create_command(
     from opengte.serve.auth.keys import RateLimits
 
     parse_conditions(where)  # what is wrong with a condition is better said now
-    key, secret = _file(state_dir).create(
+    key, secret = key_file(state_dir).create(
         name,
         models=tuple(part for part in models.replace(",", " ").split()) if models else None,
         priority=priority,  # type: ignore[arg-type]
@@ -110,6 +114,7 @@ def create_command(
         expires=None if expires is None else _when(expires),
         admin=admin,
         where=where,
+        team=team,
     )
     _print_secret(key, secret, as_json)
 
@@ -125,7 +130,7 @@ def list_command(as_json: bool, state_dir: str | None) -> None:
       gte keys list
       gte keys list --json
     """
-    rows = [_row(key) for key in _file(state_dir).list()]
+    rows = [_row(key) for key in key_file(state_dir).list()]
     if as_json:
         for row in rows:
             output.print_json(row)
@@ -148,7 +153,7 @@ def revoke_command(key: str, as_json: bool, state_dir: str | None) -> None:
       gte keys revoke k3j9x0ab
       gte keys revoke search-team
     """
-    found = _file(state_dir).revoke(key)
+    found = key_file(state_dir).revoke(key)
     if as_json:
         output.print_json(_row(found))
     else:
@@ -174,11 +179,12 @@ def rotate_command(key: str, grace: str, as_json: bool, state_dir: str | None) -
       gte keys rotate search-team
       gte keys rotate k3j9x0ab --grace 24h
     """
-    found, secret = _file(state_dir).rotate(key, _seconds(grace))
+    found, secret = key_file(state_dir).rotate(key, _seconds(grace))
     _print_secret(found, secret, as_json)
 
 
-def _file(state_dir: str | None) -> "KeyFile":
+def key_file(state_dir: str | None) -> "KeyFile":
+    """Return the keys of a state folder."""
     from opengte.serve.auth.keys import KeyFile
     from opengte.serve.config.paths import state_folder
 
@@ -205,6 +211,7 @@ def _row(key: "ApiKey") -> dict[str, Any]:
         **vars(key.limits),
         "where": list(key.where) or None,
         "admin": key.admin,
+        "team": key.team,
     }
 
 

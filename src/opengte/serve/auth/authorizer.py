@@ -3,12 +3,38 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from opengte.errors import AccessError
+from opengte.errors import AccessError, LimitError
 from opengte.serve.auth.keys import ApiKey, KeyRing
 from opengte.serve.auth.rate_limits import RateLimiter
 from opengte.serve.auth.usage import UsageLog
 from opengte.serve.types import Caller, Named, find_named
+
+
+class CreditGate(Protocol):
+    """Charges the team of a key; see `console.credit_log`."""
+
+    def take(self, team: str, model: str, tokens: int) -> int:
+        """Set credit aside for tokens and return it; CreditError if there is not enough."""
+        ...
+
+    def give_back(self, team: str, amount: int) -> None:
+        """Return what was set aside for a request that was not computed."""
+        ...
+
+    def charge(
+        self,
+        team: str,
+        key: str,
+        model: str,
+        tokens: int,
+        texts: int,
+        reserved: int,
+        seconds: float,
+    ) -> None:
+        """Charge a request for its tokens."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -17,6 +43,8 @@ class KeyCaller(Caller):
 
     api_key: ApiKey | None = None
     reserved: list[int] = field(default_factory=list)
+    credit: list[int] = field(default_factory=list)  # set aside, in the unit of the ledger
+    started: float = field(default_factory=time.monotonic, compare=False)
 
 
 class KeyAuthorizer:
@@ -33,6 +61,7 @@ class KeyAuthorizer:
         self.keys = keys
         self.limiter = limiter
         self.usage = usage
+        self.credit: CreditGate | None = None  # of a server with a console
         self._models = models
 
     @property
@@ -86,7 +115,15 @@ class KeyAuthorizer:
         """Count tokens before they are computed; LimitError when a limit or quota is used up."""
         if isinstance(caller, KeyCaller) and caller.api_key is not None:
             self._check_model(caller.api_key, model)
-            self.limiter.take_tokens(caller.api_key, tokens)
+            team = caller.api_key.team
+            if self.credit is not None and team is not None:
+                caller.credit.append(self.credit.take(team, model, tokens))
+            try:
+                self.limiter.take_tokens(caller.api_key, tokens)
+            except LimitError:
+                if self.credit is not None and team is not None:
+                    self.credit.give_back(team, caller.credit.pop())
+                raise
             caller.reserved.append(tokens)
 
     def record(self, caller: Caller, model: str, tokens: int, texts: int) -> None:
@@ -94,6 +131,13 @@ class KeyAuthorizer:
         if isinstance(caller, KeyCaller) and caller.api_key is not None:
             self.limiter.reconcile(caller.api_key, tokens - sum(caller.reserved))
             caller.reserved.clear()
+            if self.credit is not None and caller.api_key.team is not None:
+                seconds = time.monotonic() - caller.started
+                reserved = sum(caller.credit)
+                caller.credit.clear()
+                self.credit.charge(
+                    caller.api_key.team, caller.api_key.id, model, tokens, texts, reserved, seconds
+                )
         if self.usage is not None and (tokens or texts):  # not of a request that failed
             self.usage.record(caller.key, model, texts, tokens)
 

@@ -51,10 +51,12 @@ CREATE TABLE IF NOT EXISTS keys (
     tokens_per_day INTEGER,
     tokens_per_month INTEGER,
     admin INTEGER NOT NULL DEFAULT 0,
-    documents TEXT              -- JSON list of conditions on documents; NULL: all
+    documents TEXT,             -- JSON list of conditions on documents; NULL: all
+    team TEXT,                  -- whose credit pays; NULL: nobody's
+    maker TEXT                  -- the user who made it; NULL: an operator
 )
 """
-_ADD_DOCUMENTS = "ALTER TABLE keys ADD COLUMN documents TEXT"  # files of older versions lack it
+_LATER_COLUMNS = ("documents", "team", "maker")  # files of older versions lack them
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class ApiKey:
     limits: RateLimits
     admin: bool
     where: tuple[str, ...] = ()
+    team: str | None = None
+    maker: str | None = None
 
     def matches(self, digest: bytes, now: float) -> bool:
         """Return whether a secret with this hash is valid for the key, in constant time."""
@@ -146,6 +150,8 @@ class KeyFile:
         expires: float | None = None,
         admin: bool = False,
         where: tuple[str, ...] = (),
+        team: str | None = None,
+        maker: str | None = None,
     ) -> tuple[ApiKey, str]:
         """Create a key; return it and the secret, which is not stored."""
         id, secret = _new_secret()
@@ -154,7 +160,8 @@ class KeyFile:
             database.execute(
                 "INSERT INTO keys (id, name, hash, created, expires, models, priority, admin,"
                 " documents, requests_per_minute, tokens_per_minute, tokens_per_day,"
-                " tokens_per_month) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " tokens_per_month, team, maker)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     id,
                     name,
@@ -166,6 +173,8 @@ class KeyFile:
                     admin,
                     json.dumps(where) if where else None,
                     *vars(limits).values(),
+                    team,
+                    maker,
                 ),
             )
         return self.find(id), secret
@@ -198,6 +207,12 @@ class KeyFile:
                 (time.time(), key.id),
             )
         return self.find(key.id)
+
+    def revoke_made_by(self, user: str) -> None:
+        """Revoke every key that a user made."""
+        for key in self.list():
+            if key.maker == user and key.revoked is None:
+                self.revoke(key.id)
 
     def rotate(self, name: str, grace: float = 0.0) -> tuple[ApiKey, str]:
         """Give a key a new secret and return both; the old secret works for `grace` seconds."""
@@ -237,8 +252,9 @@ class KeyFile:
             with database:
                 database.execute(SCHEMA)
                 columns = [row[1] for row in database.execute("PRAGMA table_info(keys)")]
-                if "documents" not in columns:
-                    database.execute(_ADD_DOCUMENTS)
+                for column in _LATER_COLUMNS:
+                    if column not in columns:
+                        database.execute(f"ALTER TABLE keys ADD COLUMN {column} TEXT")
                 yield database
             # so that a copy without the WAL file, as in a Kubernetes secret, is complete
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -357,14 +373,15 @@ def _key(row: sqlite3.Row) -> ApiKey:
         priority=row["priority"],
         limits=limits,
         admin=bool(row["admin"]),
-        where=_conditions(row),
+        where=tuple(json.loads(_later(row, "documents") or "[]")),
+        team=_later(row, "team"),
+        maker=_later(row, "maker"),
     )
 
 
-def _conditions(row: sqlite3.Row) -> tuple[str, ...]:
+def _later(row: sqlite3.Row, column: str) -> str | None:
     # a file of an older version lacks the column until it is written to
-    value = row["documents"] if "documents" in row.keys() else None
-    return () if value is None else tuple(json.loads(value))
+    return row[column] if column in row.keys() else None
 
 
 def _open_to_read(path: Path) -> sqlite3.Connection:

@@ -337,9 +337,7 @@ class ServerSettings:
     oidc_issuer: str | None = _console(
         None, "text", "Identity provider (OpenID Connect) that users sign in with.", metavar="URL"
     )
-    oidc_client_id: str | None = _console(
-        None, "text", "This server's id at the identity provider.", metavar="ID"
-    )
+    oidc_client_id: str | None = _console(None, "text", "This server's id there.", metavar="ID")
     oidc_client_secret: str | None = _console(
         None,
         "text",
@@ -366,6 +364,16 @@ class ServerSettings:
         "list",
         "Price of a million tokens, 1 by default; MODEL=PRICE for one model. Repeatable.",
         metavar="PRICE",
+    )
+    free_credit: float = _console(
+        0.0, "number", "Credit that a user gets at the first sign-in.", metavar="AMOUNT", minimum=0
+    )
+    credit_block: float = _console(
+        0.1,
+        "number",
+        "Credit that a worker process leases at once, and may overdraw at most.",
+        metavar="AMOUNT",
+        minimum=1e-6,
     )
     hourly_cost: float | None = _console(
         None,

@@ -11,6 +11,7 @@ from opengte.errors import AccessError, InputError
 from opengte.serve.config.settings import ServerSettings
 from opengte.serve.console.accounts import Accounts, Membership, User
 from opengte.serve.console.guard import Guard, Visit
+from opengte.serve.console.ledger import UNIT, Ledger
 from opengte.serve.console.provider import Provider, mapped_teams
 
 ATTEMPT = "opengte_attempt"  # the cookie of a sign-in that is under way
@@ -21,8 +22,11 @@ BAD_LINK = "This link is unknown, was used, or is too old. Ask an operator for a
 class AccountPages:
     """The pages of accounts."""
 
-    def __init__(self, settings: ServerSettings, accounts: Accounts, guard: Guard) -> None:
+    def __init__(
+        self, settings: ServerSettings, accounts: Accounts, ledger: Ledger, guard: Guard
+    ) -> None:
         self._settings, self._accounts, self._guard = settings, accounts, guard
+        self._ledger = ledger
         self._provider = Provider(settings) if settings.oidc_issuer else None
         self._attempts = URLSafeTimedSerializer(accounts.secret(), salt="opengte.attempt")
 
@@ -97,7 +101,7 @@ class AccountPages:
         )
         if user is None:
             raise AccessError("This account is disabled. Ask an operator.", True)
-        response = self._signed_in(visit, user)
+        response = await self._signed_in(visit, user)
         response.delete_cookie(ATTEMPT)
         return response
 
@@ -111,9 +115,11 @@ class AccountPages:
         user = await asyncio.to_thread(self._accounts.redeem, token)
         if user is None:
             raise AccessError(BAD_LINK, False)
-        return self._signed_in(visit, user)
+        return await self._signed_in(visit, user)
 
-    def _signed_in(self, visit: Visit, user: User) -> Response:
+    async def _signed_in(self, visit: Visit, user: User) -> Response:
+        free = int(self._settings.free_credit * UNIT)
+        await asyncio.to_thread(self._ledger.welcome, user.id, free)
         response = visit.to("console/account")
         self._guard.sessions.sign_in(visit.request, response, user)
         return response

@@ -35,9 +35,30 @@ SCHEMA = (
     """CREATE TABLE IF NOT EXISTS audit (
         id TEXT PRIMARY KEY, time DOUBLE PRECISION NOT NULL, actor TEXT NOT NULL,
         action TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS credit (
+        team TEXT PRIMARY KEY, granted BIGINT NOT NULL, used BIGINT NOT NULL,
+        leased BIGINT NOT NULL, budget BIGINT, month TEXT NOT NULL, month_used BIGINT NOT NULL,
+        alerted INTEGER NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS ledger (
+        id TEXT PRIMARY KEY, time DOUBLE PRECISION NOT NULL, team TEXT NOT NULL,
+        amount BIGINT NOT NULL, kind TEXT NOT NULL, note TEXT NOT NULL, actor TEXT NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS leases (
+        journal TEXT NOT NULL, team TEXT NOT NULL, amount BIGINT NOT NULL,
+        PRIMARY KEY (journal, team))""",
+    "CREATE TABLE IF NOT EXISTS journals (name TEXT PRIMARY KEY, shipped BIGINT NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS uses (
+        day TEXT NOT NULL, team TEXT NOT NULL, key TEXT NOT NULL, model TEXT NOT NULL,
+        requests BIGINT NOT NULL, tokens BIGINT NOT NULL, amount BIGINT NOT NULL,
+        PRIMARY KEY (day, team, key, model))""",
+    """CREATE TABLE IF NOT EXISTS calls (
+        time DOUBLE PRECISION NOT NULL, team TEXT NOT NULL, key TEXT NOT NULL, model TEXT NOT NULL,
+        texts BIGINT NOT NULL, tokens BIGINT NOT NULL, amount BIGINT NOT NULL,
+        milliseconds BIGINT NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS calls_by_team ON calls (team, time)",
+    "CREATE INDEX IF NOT EXISTS ledger_by_team ON ledger (team, time)",
 )
 
-APPEND_ONLY = ("audit",)
+APPEND_ONLY = ("audit", "ledger")
 _KEEP_SQLITE = tuple(
     f"CREATE TRIGGER IF NOT EXISTS {table}_{change.lower()} BEFORE {change} ON {table} "
     f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"

@@ -6,6 +6,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from opengte.errors import InputError
+from opengte.serve.auth.keys import KeyFile
+from opengte.serve.config.paths import keys_folder
+from opengte.serve.config.settings import ServerSettings
 from opengte.serve.console.accounts import Accounts
 from opengte.serve.console.guard import Guard, Visit
 
@@ -13,8 +16,9 @@ from opengte.serve.console.guard import Guard, Visit
 class OperatorPages:
     """The pages of operators."""
 
-    def __init__(self, accounts: Accounts, guard: Guard) -> None:
+    def __init__(self, settings: ServerSettings, accounts: Accounts, guard: Guard) -> None:
         self._accounts, self._guard = accounts, guard
+        self._keys = KeyFile(keys_folder(settings))
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes."""
@@ -60,6 +64,8 @@ class OperatorPages:
             return await self._with_link(visit, user)
         if work in ("disable", "enable"):
             await asyncio.to_thread(accounts.set_disabled, user, work == "disable", actor)
+            if work == "disable":
+                await asyncio.to_thread(self._keys.revoke_made_by, user)
         elif work in ("operator", "member"):
             await asyncio.to_thread(accounts.set_operator, user, work == "operator", actor)
         elif work == "sign-out":

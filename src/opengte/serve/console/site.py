@@ -7,16 +7,22 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from opengte.serve.auth.authorizer import KeyAuthorizer
 from opengte.serve.config.paths import state_folder
 from opengte.serve.config.settings import ServerSettings
 from opengte.serve.console.account_pages import AccountPages
 from opengte.serve.console.accounts import Accounts
+from opengte.serve.console.credit_log import CreditLog
 from opengte.serve.console.database import open_database
 from opengte.serve.console.guard import Guard
+from opengte.serve.console.key_pages import KeyPages
+from opengte.serve.console.ledger import UNIT, Ledger
 from opengte.serve.console.model_pages import ModelPages
 from opengte.serve.console.operator_pages import OperatorPages
 from opengte.serve.console.rendering import PAGE_HEADERS, base_of
 from opengte.serve.console.sessions import Sessions
+from opengte.serve.console.use_api import UseApi, openapi_paths
+from opengte.serve.console.use_pages import UsePages
 from opengte.serve.observability.load_history import LoadHistory
 from opengte.serve.observability.metrics import Metrics
 from opengte.serve.types import Service
@@ -33,6 +39,7 @@ class Console:
         self,
         settings: ServerSettings,
         service: Service,
+        authorizer: KeyAuthorizer,
         metrics: Callable[[], Metrics],
         history: LoadHistory,
     ) -> None:
@@ -41,10 +48,22 @@ class Console:
         self.database = open_database(settings.console_database, folder)
         accounts = Accounts(self.database)
         guard = Guard(Sessions(accounts))
+        ledger = Ledger(self.database)
+        self.credit = CreditLog(
+            ledger,
+            folder,
+            settings.price_of,
+            int(settings.credit_block * UNIT),
+            settings.currency,
+        )
+        self.paths = openapi_paths()
         self._parts = (
             ModelPages(settings, service, metrics, history, guard.visitor),
-            AccountPages(settings, accounts, guard),
-            OperatorPages(accounts, guard),
+            AccountPages(settings, accounts, ledger, guard),
+            KeyPages(settings, accounts, guard),
+            UsePages(settings, accounts, ledger, guard),
+            UseApi(settings, service, authorizer, ledger),
+            OperatorPages(settings, accounts, guard),
         )
 
     def routes(self) -> list[BaseRoute]:
@@ -52,7 +71,8 @@ class Console:
         return [*(route for part in self._parts for route in part.routes()), _HOME]
 
     def close(self) -> None:
-        """Close the tables."""
+        """Book what was charged, and close the tables."""
+        self.credit.close()
         self.database.close()
 
     def around(self, app: ASGIApp) -> ASGIApp:

@@ -68,7 +68,7 @@ def to_failure(
         kind,
         _message(error, kind),
         param=_param(error),
-        retry_after=getattr(error, "retry_after", None),
+        retry_after=getattr(error, "retry_after", None) or None,  # 0: it does not help
         limit=max_length_of(model, statuses) if kind == "too_long" else None,
         model=model,
     )
@@ -111,7 +111,7 @@ def retry_headers(failure: RequestFailure) -> list[tuple[str, str]]:
         seconds = max(failure.retry_after, 0.001)
         headers.append(("retry-after", str(math.ceil(seconds))))
         headers.append(("retry-after-ms", str(math.ceil(seconds * 1000))))
-    elif failure.kind in ("deadline", "internal"):
+    elif failure.kind in ("deadline", "internal", "limited"):
         # OpenAI's clients would otherwise send the same request again at once
         headers.append(("x-should-retry", "false"))
     if failure.kind == "unauthenticated":

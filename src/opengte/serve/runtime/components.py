@@ -102,6 +102,7 @@ class Components:
         self.tracer: Tracer | None = tracing.open_tracer(settings)
         self._extension = ServerExtension(()) if extend is None else extend(self)
         self.console = self._open_console() if settings.console else None
+        self.authorizer.credit = self.console.credit if self.console is not None else None
         routed = build_app(self.service, self.authorizer, self._app_options())
         paths = [getattr(route, "path", "") for route in routed.routes]
         names = [model.name for model in settings.models]
@@ -178,6 +179,8 @@ class Components:
                 self.update_gauges()
                 if self.authorizer.usage is not None:
                     await asyncio.to_thread(self.authorizer.usage.flush)
+                if self.console is not None:
+                    await asyncio.to_thread(self.console.credit.flush)
             except Exception as error:  # one failure must not end all updates
                 logs.failure("cannot update the gauges or the usage records", error)
             await asyncio.sleep(_TICK)
@@ -203,7 +206,9 @@ class Components:
     def _open_console(self) -> "Console":
         from opengte.serve.console.site import Console
 
-        return Console(self.settings, self.service, lambda: self.metrics, self.load_history)
+        return Console(
+            self.settings, self.service, self.authorizer, lambda: self.metrics, self.load_history
+        )
 
     def _app_options(self) -> AppOptions:
         settings = self.settings
@@ -234,7 +239,7 @@ class Components:
                 *(self.console.routes() if self.console else ()),
                 *self._extension.routes,
             ],
-            extra_paths=self._extension.paths,
+            extra_paths={**self._extension.paths, **(self.console.paths if self.console else {})},
             middleware=middleware,
         )
 
