@@ -14,7 +14,7 @@ from opengte.serve.auth.keys import KeyFile
 from opengte.serve.console.accounts import Accounts
 from opengte.serve.console.credit_log import JOURNALS, CreditLog, parse_calls
 from opengte.serve.console.database import DatabaseError, open_database
-from opengte.serve.console.ledger import UNIT, Call, Ledger, amount_of, cost_of
+from opengte.serve.console.ledger import UNIT, ChargedCall, Ledger, amount_of, cost_of
 from tests.support.stores import postgres
 
 ATTACK = "=1+1<script>alert(1)</script>"
@@ -36,7 +36,7 @@ def log_of(ledger, folder, block=1000, price="0.001"):
 
 
 def call(team="t", amount=10, key="k", model="m", at=1_800_000_000.0):
-    return Call(at, team, key, model, 1, amount, amount, 5)
+    return ChargedCall(at, team, key, model, 1, amount, amount, 5)
 
 
 def consistent(ledger, *teams):
@@ -295,7 +295,9 @@ def test_ledger_and_answers_agree_after_kills(ledger, tmp_path, request, rounds)
 
 def test_half_lines_are_left_out():
     line = "1.5\tt\tk\tm\t1\t2\t3\t4\n"
-    assert parse_calls((line + "1.5\tt\tk").encode()) == [Call(1.5, "t", "k", "m", 1, 2, 3, 4)]
+    assert parse_calls((line + "1.5\tt\tk").encode()) == [
+        ChargedCall(1.5, "t", "k", "m", 1, 2, 3, 4)
+    ]
 
 
 # ---------------------------------------------------------------- requests

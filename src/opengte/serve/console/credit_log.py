@@ -22,7 +22,7 @@ from pathlib import Path
 
 from opengte.errors import CreditError, OpenGTEError
 from opengte.serve.console.database import DatabaseError
-from opengte.serve.console.ledger import UNIT, Call, Ledger, cost_of
+from opengte.serve.console.ledger import UNIT, ChargedCall, Ledger, cost_of
 from opengte.serve.observability import logs
 
 JOURNALS = "credit-*.journal"
@@ -43,8 +43,8 @@ class CreditLog:
         self._left: dict[str, int] = {}  # leased and not charged; negative after an underestimate
         self._lent: dict[str, int] = {}  # while the database was away
         self._used_at: dict[str, float] = {}
-        self._pending: list[Call] = []
-        self._batch: tuple[int, list[Call]] | None = None  # what is being booked
+        self._pending: list[ChargedCall] = []
+        self._batch: tuple[int, list[ChargedCall]] | None = None  # what is being booked
         self._lock = threading.Lock()  # of the fields above and the journal
         self._shipping = threading.Lock()
         self._away_until = 0.0
@@ -100,7 +100,7 @@ class CreditLog:
         """Charge a request for its tokens: safe against a kill once this returns."""
         amount = cost_of(tokens, self._price(model))
         name = model.replace("\t", " ").replace("\n", " ")
-        call = Call(time.time(), team, key, name, texts, tokens, amount, int(1000 * seconds))
+        call = ChargedCall(time.time(), team, key, name, texts, tokens, amount, int(1000 * seconds))
         with self._lock:
             self._left[team] = self._left.get(team, 0) + reserved - amount
             if not tokens:
@@ -214,13 +214,13 @@ class CreditLog:
             os.close(self._journal)
 
 
-def parse_calls(content: bytes) -> list[Call]:
+def parse_calls(content: bytes) -> list[ChargedCall]:
     """Return the calls in lines of a journal; an incomplete line is left out."""
     calls = []
     for line in content.decode("utf-8", "replace").split("\n")[:-1]:
         cells = line.split("\t")
         if len(cells) == 8:
-            calls.append(Call(float(cells[0]), *cells[1:4], *map(int, cells[4:])))  # type: ignore[arg-type]
+            calls.append(ChargedCall(float(cells[0]), *cells[1:4], *map(int, cells[4:])))  # type: ignore[arg-type]
     return calls
 
 

@@ -27,7 +27,7 @@ _LOCK = (
 
 
 @dataclass(frozen=True)
-class Call:
+class ChargedCall:
     """One answered request, without its texts."""
 
     time: float
@@ -194,7 +194,7 @@ class Ledger:
         )
         return int(rows[0][0]) if rows else 0
 
-    def ship(self, journal: str, start: int, end: int, calls: Sequence[Call]) -> list[str]:
+    def ship(self, journal: str, start: int, end: int, calls: Sequence[ChargedCall]) -> list[str]:
         """Book the calls of a journal between two offsets, once; return the teams to be alerted.
 
         One that is booked already, by a process that took the journal over, is left out.
@@ -234,7 +234,7 @@ class Ledger:
         )
         return [Use(*row) for row in rows]
 
-    def calls(self, team: str, limit: int = 100) -> list[Call]:
+    def calls(self, team: str, limit: int = 100) -> list[ChargedCall]:
         """Return a team's last requests, the newest first."""
         rows = self.database.run(
             lambda execute: execute(
@@ -243,7 +243,7 @@ class Ledger:
                 (team, limit),
             )
         )
-        return [Call(*row) for row in rows]
+        return [ChargedCall(*row) for row in rows]
 
     def entries(self, team: str, limit: int = 100) -> list[LedgerEntry]:
         """Return the last lines of a team's ledger, the newest first."""
@@ -289,7 +289,7 @@ def _shrink(execute: Execute, journal: str, team: str, amount: int) -> None:
     execute("UPDATE credit SET leased = leased - ? WHERE team = ?", (amount, team))
 
 
-def _book(execute: Execute, journal: str, calls: Sequence[Call]) -> list[str]:
+def _book(execute: Execute, journal: str, calls: Sequence[ChargedCall]) -> list[str]:
     """Write calls into every table; teams in order, so that processes cannot block each other."""
     by_team: dict[str, int] = {}
     by_key: dict[tuple[str, str, str, str], list[int]] = {}

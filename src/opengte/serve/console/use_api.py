@@ -22,7 +22,7 @@ from opengte.serve.protocols.base import STATUSES
 from opengte.serve.types import Service, find_named
 
 
-class Estimate(msgspec.Struct, forbid_unknown_fields=True):
+class CostQuestion(msgspec.Struct, forbid_unknown_fields=True):
     """What a bulk job would cost: its texts, or its tokens if they are known."""
 
     model: str
@@ -107,7 +107,7 @@ class UseApi:
             body += chunk
             if len(body) > self._settings.max_body_bytes:
                 raise InputError("the body is too large; send the number of tokens instead")
-        asked = msgspec.json.decode(body, type=Estimate)
+        asked = msgspec.json.decode(body, type=CostQuestion)
         named = find_named(asked.model, self._service.models())
         model = asked.model if named is None else named.name
         tokens = asked.tokens
@@ -146,8 +146,8 @@ def _day(text: str) -> str:
 
 def openapi_paths() -> dict[str, Any]:
     """Return the routes' part of the OpenAPI document."""
-    schema = msgspec.json.schema(Estimate)
-    body = json.loads(json.dumps(schema["$defs"]["Estimate"]))
+    schema = msgspec.json.schema(CostQuestion)
+    body = json.loads(json.dumps(schema["$defs"]["CostQuestion"]))
     days = [
         {"name": name, "in": "query", "schema": {"type": "string", "pattern": "^[0-9-]{0,10}$"}}
         for name in ("since", "until")
