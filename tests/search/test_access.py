@@ -413,7 +413,7 @@ def test_limits_of_a_key_hold_for_searches(guarded):
 
 
 def test_a_file_of_keys_from_before_conditions_still_works(tmp_path):
-    old = keys.SCHEMA.replace(",\n    documents TEXT ", "\n    -- ")
+    old = keys.SCHEMA.split(",\n    documents TEXT")[0] + "\n)"
     assert "documents TEXT" not in old
     with sqlite3.connect(tmp_path / "keys.db") as database:
         database.execute(old)

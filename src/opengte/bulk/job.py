@@ -66,7 +66,7 @@ def embed_files(
 
     >>> _ = Path("rows.jsonl").write_text('{"id": "a", "text": "Cats sleep."}\\n{"id": "b"}')
     >>> counts = embed_files(encoder, "rows.jsonl", "vectors.npy", on_invalid=print)
-    InvalidRow(number=2, reason='has no field `text`; choose one with --text-field')
+    InvalidRow(number=2, reason='has no field `text`, only `id`; choose one with --text-field')
     >>> counts.written, counts.failed, Path("vectors.npy").exists()
     (1, 1, True)
     """

@@ -74,7 +74,7 @@ class Commands(LazyGroup):
             return super().invoke(ctx)
 
 
-@click.group(cls=Commands, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, table=COMMANDS)
 @click.version_option(__version__, prog_name="gte")
 def main() -> None:
     """Embed, compare, search and rerank texts with the General Text Embeddings models.

@@ -24,6 +24,7 @@ class LazyGroup(click.Group):
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
+        self.context_settings.setdefault("help_option_names", ["-h", "--help"])
         self.table = table
         self.default = default
 
