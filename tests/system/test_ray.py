@@ -18,7 +18,8 @@ paths = os.pathsep.join(path for path in sys.path if path)
 
 def run(settings, **variables):
     options = {"num_cpus": 0.5, "runtime_env": {"env_vars": {"PYTHONPATH": paths, **variables}}}
-    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+    env = {"env_vars": {"PYTHONPATH": paths}}
+    ray.init(address="local", num_cpus=2, include_dashboard=False, runtime_env=env)
     serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
     application = ray_app.deployment(settings, num_replicas=2, ray_actor_options=options)
     serve.run(application, route_prefix="/")
