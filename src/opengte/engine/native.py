@@ -249,8 +249,6 @@ def _as_spec(plan: Plan, layout: WeightLayout) -> dict[str, Any]:
         ],
         "position_bias": _bias_spec(plan),
         "layers": list(spec["layers"]),
-        "dense": list(spec["dense"]),  # this and `pooling` are for an extension built before
-        "pooling": "latent" if plan.latent else plan.poolings[0] if plan.poolings else "none",
         "steps": [_step_spec(step) for step in plan.dense],
         "token_head": [{"slot": slot, **asdict(dense)} for slot, dense in plan.token_head],
         "poolings": ["mean"] if plan.latent else list(plan.poolings),

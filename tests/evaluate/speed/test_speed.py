@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from opengte.checkpoint import read_checkpoint
 from opengte.cli import main
+from opengte.engine import native_extension
 from opengte.errors import EngineError, InputError, ServiceError
 from opengte.evaluate.speed import machine, measure, operations, prices, report, server, texts
 from opengte.evaluate.speed.measure import Setting, SpeedResult
@@ -62,6 +63,14 @@ def test_prices(text, hourly):
     assert prices.cost_per_million(hourly, 1e6 / 3600) == pytest.approx(hourly)
 
 
+@pytest.mark.parametrize(
+    ("hourly", "told"), [(0.1, "cheaper from 35% of its time"), (1.0, "is never cheaper")]
+)
+def test_the_verdict_compares_with_the_cheapest_list_price(hourly, told):
+    made = SpeedResult("m", Setting("int8", 1), "native", {"mixed": 10_000.0})
+    assert told in report.verdict(report.speed_rows([made], hourly), hourly)
+
+
 @pytest.mark.parametrize("text", ["", "0.09", "-1/h", "1/year", "h/1"])
 def test_a_price_that_is_none(text):
     with pytest.raises(InputError, match=r"price is .*expected an amount and a time"):
@@ -110,7 +119,7 @@ def test_every_precision_on_all_threads_and_on_one(monkeypatch):
 
 def test_the_product_has_a_rate(model):
     rate = machine.product_rate(read_checkpoint(model).plan, "fp32", 2)
-    assert rate is None or rate > 0
+    assert (rate is not None and rate > 0) == native_extension.available()
 
 
 def test_a_server_under_load(model):

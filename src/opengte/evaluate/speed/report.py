@@ -129,10 +129,12 @@ def verdict(rows: Sequence[dict[str, Any]], price: float | None) -> str:
         return f"{said} Give the price of the machine, such as `--price 0.09/h`, for costs."
     cost = best["cost_per_million"]
     cheapest = min(prices.LIST_PRICES, key=lambda one: one.dollars)
+    share = cost / cheapest.dollars
+    compared = f"cheaper from {share:.0%} of its time in use" if share <= 1 else "never cheaper"
     return (
         f"{said} A million tokens cost {cost:.5f} if it is busy all the time; the cheapest list "
         f"price is {cheapest.dollars:g} dollars ({cheapest.service}, {cheapest.model}), and this "
-        f"machine is cheaper from {cost / cheapest.dollars:.0%} of its time in use."
+        f"machine is {compared}."
     )
 
 

@@ -129,11 +129,12 @@ class _Load:
     async def idle(self, seconds: float) -> float:
         """Send a short query again and again, alone; ServiceError if the first is refused."""
         taken: list[float] = []
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(taken) < LEAST:
+        sent, end = 0, time.perf_counter() + seconds
+        while time.perf_counter() < end or sent < LEAST:
             start = time.perf_counter()
-            if await self._send([QUERY], must=not taken) or len(taken) < LEAST:
+            if await self._send([QUERY], must=not sent):
                 taken.append(1000 * (time.perf_counter() - start))
+            sent += 1
         return median(taken)
 
     async def closed(self, seconds: float) -> dict[str, float]:
